@@ -1,0 +1,3 @@
+"""edged: one small language model, many tasks, over MQTT."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,204 @@
+"""What behaviour (worker, control, health) needs of the resources: Protocols. The fakes and the real ones keep them.
+
+`tests/` holds a contract test for each, run against the fake in `edged/testing.py` and the real thing alike.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from edged.conversation import Turn
+from edged.mqtt.settlement import Ticket
+from edged.wire import Publication
+from edged.work import Work, WorkEvent
+
+# ------------------------------------------------------------------------------------------------------ the link
+
+
+class Sent(StrEnum):
+    """What became of a publication."""
+
+    CONFIRMED = "confirmed"  # QoS 1: the broker's PUBACK; QoS 0: handed to the socket
+    REFUSED = "refused"  # the broker answered with a failure: not authorised, quota exceeded, ...
+    TOO_LARGE = "too_large"  # over the broker's Maximum Packet Size; it was not sent
+    DROPPED = "dropped"  # QoS 0 while the outbox is full or there is no connection
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """The end of a publication; `reason` in words for all but CONFIRMED."""
+
+    sent: Sent
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LinkState:
+    """The link at a glance.
+
+    Attributes:
+        connected_since: monotonic seconds; None while there is no connection.
+        unacked: deliveries of this connection without an ack.
+        outbox: publications without an end.
+        fault: why there is no connection, in words; None while all is well.
+        taken_over: another client connected with our client id; the link does not reconnect.
+        last_progress: monotonic seconds of the network thread's last turn; a watchdog's food.
+    """
+
+    connected_since: float | None
+    reconnects: int
+    unacked: int
+    outbox: int
+    protocol: str | None
+    fault: str | None
+    taken_over: bool
+    last_progress: float
+
+
+class Link(Protocol):
+    """Deliveries in (by callback), publications and acks out. Callable from every thread; never waits for the network."""
+
+    def publish(self, publication: Publication, on_done: Callable[[Outcome], None] | None = None) -> None:
+        """Send, or keep until it can be sent (QoS 1). `on_done` is called once, in the network thread."""
+        ...
+
+    def settle(self, ticket: Ticket) -> None:
+        """Ack a delivery as soon as the order of arrival allows; void tickets are ignored."""
+        ...
+
+    def unsubscribe(self) -> None:
+        """Take no more deliveries; the broker keeps what comes for our session."""
+        ...
+
+    def state(self) -> LinkState: ...
+
+
+# ---------------------------------------------------------------------------------------------------- the engine
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineState:
+    """The engine at a glance; times in monotonic seconds, token counts since the start.
+
+    Attributes:
+        last_token_at: when a token was last decoded or a label scored; None before the first.
+        last_progress: when the step loop last turned; a watchdog's food.
+        fault: why the engine does not work, in words; None while all is well.
+    """
+
+    waiting: int
+    running: int
+    last_token_at: float | None
+    last_progress: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    steps: int
+    step_rows: int
+    cache_hits: int
+    cache_misses: int
+    cache_bytes: int
+    cache_capacity: int
+    fault: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """The loaded model."""
+
+    id: str
+    architecture: str
+    format: str
+    device: str
+    threads: int
+    parameters: int
+    weight_bytes: int
+    load_s: float
+    max_context_tokens: int
+    max_new_tokens: int
+
+
+class Engine(Protocol):
+    """Runs work; answers by events. Callable from every thread; never blocks on the model."""
+
+    def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
+        """Take work in. Its events come in the engine's thread; exactly one of them is an end.
+
+        `on_event` must be quick and must not raise. A Classification ends with `Classified`, a generation
+        with any number of `TextDelta` (if streamed) and then `Generated`, either with `Failed`.
+        """
+        ...
+
+    def cancel(self, key: str) -> None:
+        """End work early: `Generated(finish_reason="cancelled")` where text exists, else `Failed(Cancelled)`."""
+        ...
+
+    def state(self) -> EngineState: ...
+
+    @property
+    def model(self) -> ModelInfo: ...
+
+
+# --------------------------------------------------------------------------------------------------- the journal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One answered request, as it is recorded.
+
+    Attributes:
+        request_id: names the request, together with `fingerprint`.
+        fingerprint: a hash of what was asked (task, session, text, params): the same id with another question
+            is another request.
+        packet_id: of the delivery that is not settled yet; lets a redelivery without an id of its own find its
+            entry after a crash. None at QoS 0.
+        payload: the result or error as published.
+        session: whose turns these are; None stores no turns.
+        turns: added to the session in the same transaction.
+        at: wall-clock seconds since the epoch.
+    """
+
+    request_id: str
+    fingerprint: str
+    packet_id: int | None
+    payload: bytes
+    session: str | None
+    turns: tuple[Turn, ...]
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """What the journal remembers of a request."""
+
+    request_id: str
+    payload: bytes
+
+
+class Journal(Protocol):
+    """Results and conversations that outlive the process. Used by one thread; raises `edged.errors.JournalFault`."""
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        """Keep all of `entries` or none (one transaction). A request recorded before is left as it is."""
+        ...
+
+    def find(self, request_id: str, fingerprint: str) -> Recorded | None:
+        """The answer given to this request before."""
+        ...
+
+    def find_unsettled(self, packet_id: int, fingerprint: str) -> Recorded | None:
+        """The answer to a delivery that was recorded, perhaps published, but never settled."""
+        ...
+
+    def settled(self, requests: Iterable[tuple[str, str]]) -> None:
+        """Note that these requests' (id, fingerprint) deliveries were acked: their packet ids may be used again."""
+        ...
+
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        """The session's turns, oldest first."""
+        ...
+
+    def forget(self, session: str) -> int:
+        """Delete the session's turns, and the text of its results; gives how many turns there were."""
+        ...

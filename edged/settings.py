@@ -1,0 +1,204 @@
+"""Every setting, its meaning, its default and what is allowed. Pure: reads no environment and no file.
+
+`edged/config.py` fills it; the rest of the program is handed the parts that it needs.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from edged.wire import is_publishable
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+class TlsSettings(Section):
+    """TLS towards the broker. `ca` alone turns it on; `cert` and `key` add a client certificate."""
+
+    enabled: bool = Field(False, description="Speak TLS with the system's certificate authorities.")
+    ca: Path | None = Field(None, description="File of the certificate authorities to trust; turns TLS on.")
+    cert: Path | None = Field(None, description="Our certificate, for brokers that ask for one.")
+    key: Path | None = Field(None, description="The private key of `cert`.")
+
+    @property
+    def is_on(self) -> bool:
+        return self.enabled or self.ca is not None or self.cert is not None
+
+    @model_validator(mode="after")
+    def _pair(self) -> "TlsSettings":
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key are given together")
+        return self
+
+
+class MqttSettings(Section):
+    """The broker and how to speak to it."""
+
+    host: str = Field(
+        "localhost", min_length=1, description="Host name or address; with transport unix, the socket's path."
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="Port; default 1883, with TLS 8883, websockets 9001.")
+    transport: Literal["tcp", "websockets", "unix"] = Field("tcp", description="How the broker is reached.")
+    websocket_path: str = Field("/mqtt", pattern=r"^/", description="Path of the WebSocket endpoint.")
+    protocol: Literal["auto", "5", "3.1.1"] = Field("auto", description="MQTT version; auto tries 5, then 3.1.1.")
+    username: str | None = Field(None, description="User name at the broker.")
+    password: SecretStr | None = Field(
+        None, description="Password; better given as the systemd credential mqtt_password."
+    )
+    client_id: str | None = Field(None, min_length=1, max_length=128, description="Default: edged-<prefix>-<node>.")
+    keepalive: int = Field(30, ge=5, le=3600, description="Seconds between signs of life on an idle connection.")
+    session_expiry: int = Field(
+        604800,
+        ge=0,
+        le=0xFFFFFFFE,
+        description="Seconds the broker keeps our session and its queue while we are away (MQTT 5).",
+    )
+    will_delay: int = Field(5, ge=0, le=3600, description="Seconds before a lost connection shows as offline (MQTT 5).")
+    tls: TlsSettings = TlsSettings()
+    reply_topics: tuple[str, ...] = Field(
+        ("edged/#",), min_length=1, description="Topic filters: a Response Topic or reply_to must match one of them."
+    )
+    outbox: int = Field(1000, ge=10, le=1_000_000, description="Answers that may wait for the broker.")
+
+    @field_validator("reply_topics", mode="after")
+    @classmethod
+    def _filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:
+        for each in filters:
+            levels = each.split("/")
+            bad = not each or "#" in levels[:-1] or any(len(lv) > 1 and ("#" in lv or "+" in lv) for lv in levels)
+            if bad or "\0" in each or each.startswith("$"):
+                raise ValueError(f"{each!r} is no topic filter: '+' and '#' stand alone in a level, '#' only last")
+        return filters
+
+    @property
+    def resolved_port(self) -> int:
+        """The port in force."""
+        if self.port is not None:
+            return self.port
+        if self.transport == "websockets":
+            return 9001
+        return 8883 if self.tls.is_on else 1883
+
+
+class ModelSettings(Section):
+    """The one model."""
+
+    id: str = Field("Qwen/Qwen1.5-0.5B-Chat", min_length=1, description="A preset, a hub id, a folder, or a GGUF file.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one.")
+    format: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto",
+        description="How weights are held: auto is bf16 where the device is fast at it, else fp32 (CPU) or fp16 (GPU).",
+    )
+
+
+class EngineSettings(Section):
+    """Limits of the engine; memory is planned from them at the start."""
+
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the model; 0 takes every core.")
+    max_batch: int = Field(8, ge=1, le=256, description="Sequences that run side by side.")
+    max_context_tokens: int = Field(
+        2048, ge=128, le=131072, description="Prompt and reply together; older turns are dropped."
+    )
+    max_new_tokens: int = Field(128, ge=1, le=32768, description="Longest reply when the request asks for no other.")
+    prefill_chunk_tokens: int = Field(
+        256, ge=16, le=8192, description="Prompt tokens of one step; bounds the stall of running replies."
+    )
+    prefix_cache_mb: int = Field(
+        256, ge=0, le=1_000_000, description="Memory for the KV of prompt prefixes and conversations."
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> "EngineSettings":
+        if self.max_new_tokens >= self.max_context_tokens:
+            raise ValueError("max_new_tokens must be below max_context_tokens: the prompt needs room too")
+        return self
+
+
+class QueueSettings(Section):
+    """The daemon's own queue; the broker's is behind it."""
+
+    capacity: int = Field(64, ge=1, le=65535, description="Requests in hand; also our Receive Maximum at the broker.")
+
+
+class LimitSettings(Section):
+    """What a request may weigh."""
+
+    payload_bytes: int = Field(65536, ge=64, le=268_435_455, description="Largest request payload.")
+    text_chars: int = Field(8000, ge=1, le=10_000_000, description="Longest text, in characters.")
+
+
+class HealthSettings(Section):
+    """How often health is told, and how it is earned."""
+
+    interval: float = Field(30.0, ge=1, le=3600, description="Seconds between reports on R/health.")
+    probe_interval: float = Field(
+        60.0, ge=1, le=3600, description="Seconds without a decoded token after which one is decoded as a probe."
+    )
+    stall_after: float = Field(
+        60.0, ge=1, le=3600, description="Seconds without progress, with work in hand, that count as a stall."
+    )
+
+
+class JournalSettings(Section):
+    """The record of results and conversations."""
+
+    keep_hours: float = Field(24.0, gt=0, le=8784, description="Hours that a result is kept for repeated requests.")
+    session_hours: float = Field(168.0, gt=0, le=87840, description="Hours that a silent conversation is kept.")
+    max_mb: int = Field(256, ge=8, le=1_000_000, description="Size of the database; the oldest results go first.")
+    keep_text: bool = Field(
+        True, description="false keeps no text: repeated requests run again, sessions have no history."
+    )
+
+
+class LogSettings(Section):
+    """What is logged, and how."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="User text shows only at debug.")
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="auto: colours on a terminal, JSON elsewhere."
+    )
+
+
+_NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"
+
+
+class Settings(Section):
+    """All settings."""
+
+    node: Annotated[str, Field(min_length=1, max_length=128, pattern=_NAME)] = Field(
+        "edge", description="This box's name; one topic level. Default: the host's name."
+    )
+    prefix: str = Field("edged", min_length=1, max_length=256, description="First level(s) of every topic.")
+    state_dir: Path = Field(Path("/var/lib/edged"), description="Where the journal lives.")
+    model_dir: Path = Field(Path("/var/cache/edged"), description="Where model files are stored.")
+    language: Literal["auto", "zh", "en"] = Field(
+        "auto", description="Prompt language; auto goes by the text's script."
+    )
+    half_width: bool = Field(True, description="Make full-width punctuation and letters half-width before the model.")
+    shutdown_timeout: float = Field(20.0, ge=0, le=600, description="Seconds for work in flight to finish on SIGTERM.")
+    mqtt: MqttSettings = MqttSettings()
+    model: ModelSettings = ModelSettings()
+    engine: EngineSettings = EngineSettings()
+    queue: QueueSettings = QueueSettings()
+    limits: LimitSettings = LimitSettings()
+    health: HealthSettings = HealthSettings()
+    journal: JournalSettings = JournalSettings()
+    log: LogSettings = LogSettings()
+
+    @field_validator("prefix")
+    @classmethod
+    def _publishable(cls, prefix: str) -> str:
+        if not is_publishable(prefix) or prefix.startswith("/") or prefix.endswith("/"):
+            raise ValueError("a prefix has no wildcard, does not start with '$' and neither starts nor ends with '/'")
+        return prefix
+
+    @property
+    def client_id(self) -> str:
+        """The stable name of our session at the broker."""
+        return self.mqtt.client_id or f"edged-{self.prefix.replace('/', '-')}-{self.node}"

@@ -1,0 +1,203 @@
+"""What a task is, and the built-in ones: prompts, labels, languages, as data. Pure.
+
+Every prompt that the model ever sees is written here (or in the operator's settings, in the same form).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from edged.text import Language
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """One answer of a classification.
+
+    Attributes:
+        canonical: its name on the wire, the same in every language.
+        emoji: shown beside it; may be empty.
+        names: its name in each prompt language; these words are also what the model's probability is read of.
+    """
+
+    canonical: str
+    names: Mapping[Language, str]
+    emoji: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Example:
+    """A solved case shown in the prompt."""
+
+    text: str
+    label: str  # canonical
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifyPrompt:
+    """The prompt of a classification in one language.
+
+    It reads: role, then each example as `case` with its label's name, then `case` with the text, and the model
+    is asked how probable each label's name is next. All before the text is the same for every request, so its
+    KV cache is computed once.
+
+    Attributes:
+        role: who the model is and what it judges.
+        case: one case with `{text}` and, at its end, `{label}`.
+        examples: solved cases, as many of one label as of another.
+        neutral_texts: texts that carry no polarity, or as much of one as of the other; the mean label probability
+            over them is the prompt's own bias, and is taken out (contextual calibration: Zhao et al. 2021,
+            domain-context calibration: Fei et al. 2023).
+    """
+
+    role: str
+    case: str
+    examples: tuple[Example, ...]
+    neutral_texts: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassifySpec:
+    """Scores the labels of a text; one forward pass, nothing generated.
+
+    Attributes:
+        neutral: the label given when the best two labels are nearer than `neutral_margin`; it is not scored by
+            the model itself.
+    """
+
+    name: str
+    labels: tuple[Label, ...]
+    prompts: Mapping[Language, ClassifyPrompt]
+    neutral: Label | None = None
+    neutral_margin: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sampling:
+    """How the next token is drawn (temperature 0 takes the most probable one)."""
+
+    temperature: float = 0.7
+    top_p: float = 0.9
+    top_k: int = 40
+    repetition_penalty: float = 1.1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateSpec:
+    """Writes text through the model's own chat template."""
+
+    name: str
+    system: Mapping[Language, str]
+    sampling: Sampling = field(default_factory=Sampling)
+    max_tokens: int | None = None  # None: the engine's limit
+    keeps_history: bool = True
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComposeSpec:
+    """Runs several tasks on the same text, side by side; each gives one key of the result."""
+
+    name: str
+    parts: tuple[str, ...]
+
+
+TaskSpec = ClassifySpec | GenerateSpec | ComposeSpec
+PartSpec = ClassifySpec | GenerateSpec
+
+
+class Tasks:
+    """The tasks this daemon knows, by name."""
+
+    def __init__(self, specs: Iterable[TaskSpec]) -> None:
+        self._specs: Mapping[str, TaskSpec] = MappingProxyType({spec.name: spec for spec in specs})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._specs
+
+    def __iter__(self) -> Iterator[TaskSpec]:
+        return iter(self._specs.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names, in the order they were given."""
+        return tuple(self._specs)
+
+    def parts(self, name: str) -> tuple[PartSpec, ...]:
+        """Give the tasks that the model runs for `name`: itself, or a composition's parts in order.
+
+        Raises:
+            KeyError: no such task.
+        """
+        spec = self._specs[name]
+        if not isinstance(spec, ComposeSpec):
+            return (spec,)
+        return tuple(part for each in spec.parts for part in self.parts(each))
+
+    def keeps_history(self, name: str) -> bool:
+        """Whether turns of a session are read and written by this task."""
+        return any(isinstance(part, GenerateSpec) and part.keeps_history for part in self.parts(name))
+
+
+POSITIVE = Label(canonical="positive", names={"zh": "正面", "en": "positive"}, emoji="😄")
+NEGATIVE = Label(canonical="negative", names={"zh": "负面", "en": "negative"}, emoji="😢")
+NEUTRAL = Label(canonical="neutral", names={"zh": "中性", "en": "neutral"}, emoji="😐")
+
+_SENTIMENT_EN = ClassifyPrompt(
+    role="You are a cold, exact sentiment analyst. You judge only whether a text is positive or negative.\n\n",
+    case="Review: {text}\nSentiment: {label}\n\n",
+    examples=(
+        Example(text="The battery lasts for days and the screen is gorgeous.", label="positive"),
+        Example(text="It broke after a week and nobody answered my emails.", label="negative"),
+        Example(text="A dull, lifeless story that wastes a good cast.", label="negative"),
+        Example(text="The staff were kind and the room was spotless.", label="positive"),
+    ),
+    neutral_texts=(
+        "",
+        "N/A",
+        "The device is on the table.",
+        "It was delivered on Tuesday.",
+        "The film runs for two hours.",
+        "The hotel has forty rooms and a car park.",
+        "The good parts and the bad parts are about even.",
+        "I liked some of it and disliked the rest.",
+    ),
+)
+_SENTIMENT_ZH = ClassifyPrompt(
+    role="你是一个冷静、客观的情感分析师,只判断文本的情感极性:正面或负面。\n\n",
+    case="评论:{text}\n情感:{label}\n\n",
+    examples=(
+        Example(text="电池很耐用,屏幕也非常漂亮,我很满意。", label="positive"),
+        Example(text="用了一个星期就坏了,客服也没有人理我。", label="negative"),
+        Example(text="剧情沉闷,浪费时间,看到一半就想走。", label="negative"),
+        Example(text="服务员很热情,房间干净又舒服。", label="positive"),
+    ),
+    neutral_texts=(
+        "",
+        "无",
+        "设备放在桌子上。",
+        "包裹是星期二送到的。",
+        "这部电影时长两个小时。",
+        "酒店有四十个房间和一个停车场。",
+        "优点和缺点差不多一样多。",
+        "有些地方我喜欢,有些地方我不喜欢。",
+    ),
+)
+
+SENTIMENT = ClassifySpec(
+    name="sentiment",
+    labels=(POSITIVE, NEGATIVE),
+    prompts={"en": _SENTIMENT_EN, "zh": _SENTIMENT_ZH},
+    neutral=NEUTRAL,
+    neutral_margin=0.1,
+)
+REPLY = GenerateSpec(
+    name="reply",
+    system={
+        "en": "You are a warm, empathetic assistant. You understand how the user feels and answer kindly, "
+        "sincerely and briefly, in two or three sentences.",
+        "zh": "你是一个温暖、有同理心的助手。你理解用户的感受,用真诚、友善的语气简短地回答,不超过三句话。",
+    },
+)
+MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
+
+BUILT_IN = Tasks((MESSAGE, SENTIMENT, REPLY))

@@ -1,0 +1,486 @@
+"""The contract with the outside: topics, requests in, results and errors out.
+
+`decode` turns an MQTT message into a `Request` or a `Rejected`, once, at the border; `encode_*` turn answers
+into payloads. Pure: sends nothing, knows no broker and no clock.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from edged.conversation import Turn
+from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
+from edged.tasks import Tasks
+from edged.work import FinishReason, Params, Usage
+
+MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
+MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
+MAX_HISTORY_TURNS = 256
+
+
+# --------------------------------------------------------------------------------------------- messages, topics
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """An MQTT message as it came. Fields of MQTT 5 are None on MQTT 3.1.1."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+    content_type: str | None = None
+    expiry_s: int | None = None  # what is left of the message's expiry when it reached us
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """An MQTT message to send."""
+
+    topic: str
+    payload: bytes
+    qos: int = 0
+    retain: bool = False
+    correlation_data: bytes | None = None
+    response_topic: str | None = None
+    content_type: str | None = "application/json"
+    expiry_s: int | None = None
+
+
+def is_publishable(topic: str) -> bool:
+    """Whether a client may publish to `topic`: not empty, no wildcard, no NUL, not a broker's own, not too long."""
+    return (
+        bool(topic)
+        and not topic.startswith("$")
+        and not any(c in topic for c in "+#\0")
+        and len(topic.encode("utf-8", "surrogatepass")) <= MAX_TOPIC_BYTES
+    )
+
+
+def topic_matches(topic_filter: str, topic: str) -> bool:
+    """Whether `topic` is covered by `topic_filter` (MQTT 5, section 4.7)."""
+    if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
+        return False
+    levels = topic.split("/")
+    wanted = topic_filter.split("/")
+    for i, want in enumerate(wanted):
+        if want == "#":
+            return True
+        if i == len(levels) or want not in {"+", levels[i]}:
+            return False
+    return len(levels) == len(wanted)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Topics:
+    """Where everything is on the broker: all topics below `{prefix}/{node}`."""
+
+    prefix: str
+    node: str
+
+    @property
+    def root(self) -> str:
+        return f"{self.prefix}/{self.node}"
+
+    @property
+    def requests(self) -> str:
+        """The filter of all task requests."""
+        return f"{self.root}/in/#"
+
+    @property
+    def controls(self) -> str:
+        """The filter of all control requests."""
+        return f"{self.root}/request/+"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status"
+
+    @property
+    def health(self) -> str:
+        return f"{self.root}/health"
+
+    @property
+    def info(self) -> str:
+        return f"{self.root}/info"
+
+    def tail(self, topic: str) -> str:
+        """The part of a request's topic below `in/`: a task, or a task and a session."""
+        return topic.removeprefix(f"{self.root}/in").removeprefix("/")
+
+    def out(self, tail: str) -> str:
+        """Where the result of a request with this tail goes by default."""
+        return f"{self.root}/out/{tail}" if tail else f"{self.root}/out"
+
+    def control(self, topic: str) -> str | None:
+        """The command that a control topic names; None for any other topic."""
+        head = f"{self.root}/request/"
+        return topic.removeprefix(head) if topic.startswith(head) else None
+
+    def response(self, command: str) -> str:
+        """Where the answer to a control request goes by default."""
+        return f"{self.root}/response/{command}"
+
+    def speaks_for_a_daemon(self, topic: str) -> bool:
+        """Whether `topic` is one that daemons listen to or speak on: an answer there could loop or deceive."""
+        head, _, rest = topic.partition(f"{self.prefix}/")
+        if head or not rest:
+            return False
+        _, _, below_node = rest.partition("/")
+        return below_node.split("/")[0] in {"in", "request", "response", "status", "health", "info"}
+
+
+# ------------------------------------------------------------------------------------------------- the request
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+_Stop = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+    Field(max_length=8),
+    BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
+]
+_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^/+#\x00-\x1f\x7f]+$")]
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ParamsBody(BaseModel):
+    """Wishes for the reply's sampling; what is left out takes the task's own value."""
+
+    model_config = _STRICT
+
+    max_tokens: Annotated[int, Field(ge=1, le=32768)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1000)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: _Stop = ()
+
+
+class TurnBody(BaseModel):
+    """One turn of a conversation that the caller keeps itself."""
+
+    model_config = _STRICT
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class RequestBody(BaseModel):
+    """A request as JSON. A payload that is no JSON object is taken as the bare text."""
+
+    model_config = _STRICT
+
+    text: str
+    id: _Name | None = None
+    session: _Name | None = None
+    stream: bool = False
+    reply_to: Annotated[str, Field(min_length=1)] | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
+    params: ParamsBody = ParamsBody()
+    history: Annotated[tuple[TurnBody, ...], Field(max_length=MAX_HISTORY_TURNS)] | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where an answer goes, and what must come back with it."""
+
+    topic: str
+    qos: int
+    correlation_data: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A request that is of the contract's form.
+
+    Attributes:
+        id: the caller's, or one made for it.
+        has_own_id: whether the caller gave `id`, so that it may repeat the request under it.
+        history: the caller's own turns; then nothing of the session is stored. None: the session's turns count.
+        time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
+    """
+
+    id: str
+    has_own_id: bool
+    task: str
+    text: str
+    address: Address
+    session: str | None = None
+    stream: bool = False
+    params: Params = Params()
+    history: tuple[Turn, ...] | None = None
+    time_left_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A message that is no request, with whom to tell and why."""
+
+    id: str
+    task: str
+    address: Address
+    error: RequestError
+    session: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contract:
+    """What `decode` holds a message against."""
+
+    topics: Topics
+    tasks: Tasks
+    reply_topics: tuple[str, ...]  # filters
+    payload_bytes: int
+    text_chars: int
+
+
+def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Rejected:
+    """Read a message below `in/`.
+
+    Args:
+        message: as it came; its topic matches `contract.topics.requests`.
+        contract: what is allowed.
+        new_id: the id to use when neither the JSON nor the Correlation Data gives one.
+
+    Returns:
+        The request, or why there is none. Never raises, whatever the bytes.
+    """
+    tail = contract.topics.tail(message.topic)
+    task, _, topic_session = tail.partition("/")
+    default = contract.topics.out(tail)
+    address = Address(
+        topic=default if is_publishable(default) else contract.topics.out(""),
+        qos=min(message.qos, 1),
+        correlation_data=message.correlation_data,
+    )
+    request_id = _id_of(message.correlation_data)
+    try:
+        if message.response_topic is not None:
+            address = _readdressed(address, message.response_topic, contract, field="response_topic")
+        body = _read_body(message, contract)
+        if body.id is not None:
+            request_id = body.id
+        if body.reply_to is not None:
+            address = _readdressed(address, body.reply_to, contract, field="reply_to")
+        return Request(
+            id=request_id or new_id,
+            has_own_id=request_id is not None,
+            task=_known(task, contract.tasks),
+            text=_checked_text(body.text, contract, field="text"),
+            address=address,
+            session=_session(tail, body.session),
+            stream=body.stream,
+            params=Params(**body.params.model_dump()),
+            history=_history(body.history, contract),
+            time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
+        )
+    except RequestError as error:
+        session = topic_session if len(topic_session) <= MAX_NAME_CHARS else None
+        return Rejected(id=request_id or new_id, task=task, address=address, error=error, session=session or None)
+
+
+def _id_of(correlation_data: bytes | None) -> str | None:
+    """Correlation Data as an id: itself where it is a printable name, else in hex."""
+    if not correlation_data:
+        return None
+    try:
+        name = correlation_data.decode()
+    except UnicodeDecodeError:
+        name = ""
+    if not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARS:
+        name = correlation_data.hex()[:MAX_NAME_CHARS]
+    return name
+
+
+def _readdressed(address: Address, topic: str, contract: Contract, *, field: str) -> Address:
+    allowed = (
+        is_publishable(topic)
+        and any(topic_matches(pattern, topic) for pattern in contract.reply_topics)
+        and not contract.topics.speaks_for_a_daemon(topic)
+    )
+    if not allowed:
+        raise ForbiddenTopic(
+            "an answer may go only to a topic without wildcards that matches mqtt.reply_topics "
+            f"({', '.join(contract.reply_topics)}) and is no daemon's own",
+            field=field,
+        )
+    return Address(topic=topic, qos=address.qos, correlation_data=address.correlation_data)
+
+
+def _read_body(message: Message, contract: Contract) -> RequestBody:
+    if message.retain:
+        raise BadRequest("a retained request would be answered at every start; publish it without the retain flag")
+    if len(message.payload) > contract.payload_bytes:
+        raise TooLarge(f"the payload has {len(message.payload)} bytes; at most {contract.payload_bytes} are taken")
+    try:
+        text = message.payload.decode()
+    except UnicodeDecodeError as error:
+        raise BadEncoding(f"the payload is not UTF-8 (byte {error.start})") from error
+    kind = (message.content_type or "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or (kind != "text/plain" and text.lstrip("\ufeff \t\r\n").startswith("{"))
+    if not is_json:
+        return RequestBody(text=text)
+    try:
+        return RequestBody.model_validate_json(text.lstrip("\ufeff"))
+    except ValidationError as error:
+        raise _bad_request(error) from error
+
+
+def _bad_request(error: ValidationError) -> BadRequest:
+    """The first fault in words, with no part of the user's input but the name of a field of the contract."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "json_invalid":
+        return BadRequest(f"the payload is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if first["type"] == "extra_forbidden":
+        return BadRequest("this key is not known", field=".".join(path)[:MAX_NAME_CHARS])
+    return BadRequest(first["msg"], field=".".join(path)[:MAX_NAME_CHARS] or None)
+
+
+def _known(task: str, tasks: Tasks) -> str:
+    if task not in tasks:
+        raise UnknownTask(f"there is no such task; there are: {', '.join(tasks.names)}")
+    return task
+
+
+def _checked_text(text: str, contract: Contract, *, field: str) -> str:
+    if "\0" in text:
+        raise BadRequest("the text has a NUL character", field=field)
+    if not text.strip():
+        raise BadRequest("the text is empty", field=field)
+    if len(text) > contract.text_chars:
+        raise TooLarge(f"the text has {len(text)} characters; at most {contract.text_chars} are taken", field=field)
+    return text
+
+
+_SESSION: TypeAdapter[str] = TypeAdapter(_Name)
+
+
+def _session(tail: str, body_session: str | None) -> str | None:
+    _, slash, topic_session = tail.partition("/")
+    if not slash:
+        return body_session
+    try:
+        _SESSION.validate_python(topic_session)
+    except ValidationError as error:
+        raise BadRequest(
+            f"a session is one topic level of 1 to {MAX_NAME_CHARS} characters", field="session"
+        ) from error
+    if body_session not in {None, topic_session}:
+        raise BadRequest("the topic names another session than the JSON", field="session")
+    return topic_session
+
+
+def _history(turns: tuple[TurnBody, ...] | None, contract: Contract) -> tuple[Turn, ...] | None:
+    if turns is None:
+        return None
+    return tuple(
+        Turn(role=turn.role, content=_checked_text(turn.content, contract, field=f"history.{i}.content"))
+        for i, turn in enumerate(turns)
+    )
+
+
+def _nearer(expiry_s: int | None, deadline_ms: int | None) -> int | None:
+    limits = [limit for limit in (None if expiry_s is None else 1000 * expiry_s, deadline_ms) if limit is not None]
+    return min(limits, default=None)
+
+
+# -------------------------------------------------------------------------------------------------- the answer
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """A label with its probability; `scores` by canonical name, the neutral label included if the task has one."""
+
+    label: str
+    name: str
+    emoji: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A generated text and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+Output = Classification | Reply
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultTimings:
+    """Milliseconds of a request, from its receipt; tokens per second of its decoding."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    first_token_ms: float
+    total_ms: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """An answered request. `outputs` by part: `sentiment`, `reply`, or the name of a task of one's own."""
+
+    id: str
+    task: str
+    session: str | None
+    node: str
+    model: str
+    time: str  # RFC 3339, UTC
+    outputs: Mapping[str, Output]
+    usage: Usage
+    timings: ResultTimings
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8 JSON without NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def encode_result(result: Result) -> bytes:
+    """The JSON of a result."""
+    head: dict[str, Any] = {"id": result.id, "task": result.task, "status": "ok"}
+    if result.session is not None:
+        head["session"] = result.session
+    head |= {"node": result.node, "model": result.model, "time": result.time}
+    head |= {name: asdict(output) for name, output in result.outputs.items()}
+    return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
+
+
+def encode_error(
+    *, request_id: str, task: str, session: str | None, node: str, time: str, error: RequestError
+) -> bytes:
+    """The JSON of an error."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.field is not None:
+        body["field"] = error.field
+    if error.retry_after_ms is not None:
+        body["retry_after_ms"] = error.retry_after_ms
+    head: dict[str, Any] = {"id": request_id, "task": task, "status": "error"}
+    if session is not None:
+        head["session"] = session
+    return encode(head | {"node": node, "time": time, "error": body})
+
+
+def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, Any]) -> bytes:
+    """The JSON of a stream's chunk `seq`: a whole classification, or `{"delta": …}` of a reply."""
+    return encode({"id": request_id, "seq": seq, part: value})
+
+
+def request_schema() -> dict[str, Any]:
+    """The JSON Schema of a request."""
+    return RequestBody.model_json_schema()

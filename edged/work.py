@@ -1,0 +1,108 @@
+"""What an engine is asked, and what it answers: the records between the worker and any engine. Pure."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edged.conversation import Turn
+from edged.errors import RequestError
+from edged.tasks import PartSpec
+from edged.text import Language
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Params:
+    """A caller's wishes for generation; None leaves the task's own value."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One task on one text: one sequence in the engine.
+
+    Attributes:
+        key: names the work in every event and in `cancel`; unique among the work in hand.
+        text: the user's words as they came; the engine normalises them.
+        turns: the conversation before `text`, oldest first; for classification always empty.
+        seed: what sampling draws from, when the caller gave no seed of its own.
+        stream: whether `TextDelta` events are wanted.
+        deadline: monotonic seconds after which no more work is done on it.
+    """
+
+    key: str
+    spec: PartSpec
+    text: str
+    language: Language
+    turns: tuple[Turn, ...] = ()
+    params: Params = Params()
+    seed: int = 0
+    stream: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one piece of work: `cached_tokens` of the `prompt_tokens` were not computed again."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """Milliseconds of one piece of work in the engine; `first_token_ms` counts from submission."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    first_token_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextDelta:
+    """More of a reply's text. Whole characters only; never part of a stop string or a special token."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classified:
+    """The end of a classification: a calibrated probability for each scored label, by canonical name."""
+
+    key: str
+    scores: dict[str, float]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """The end of a generation."""
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The end of work that has no answer."""
+
+    key: str
+    error: RequestError
+
+
+WorkEvent = TextDelta | Classified | Generated | Failed
