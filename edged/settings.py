@@ -109,6 +109,13 @@ class EngineSettings(Section):
     prefill_chunk_tokens: int = Field(
         256, ge=16, le=8192, description="Prompt tokens of one step; bounds the stall of running replies."
     )
+    kv_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Memory for the KV of running sequences; 0 takes what max_batch full contexts need, "
+        "at most a quarter of the free memory.",
+    )
     prefix_cache_mb: int = Field(
         256, ge=0, le=1_000_000, description="Memory for the KV of prompt prefixes and conversations."
     )

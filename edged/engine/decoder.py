@@ -1,0 +1,327 @@
+"""The lean decoder: the forward pass of Qwen2, Qwen3, Llama, Mistral and SmolLM2, and no more.
+
+All rows of a step, of whatever sequence, go through the linear layers as one flat batch, so the weights are read
+once; only attention looks at sequences. Equal to transformers' own forward (a test holds it to that).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+
+import torch
+from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
+from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from edged.engine.kv_cache import KVShape, SequenceKV
+from edged.engine.linear import Dense, Format, Linear, compute_dtype
+from edged.engine.model import Span
+
+ARCHITECTURES = frozenset({"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"})
+_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+
+GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]  # by Hugging Face name; checks the shape
+HasTensor = Callable[[str], bool]
+
+
+def supports(config: PretrainedConfig, *, max_context_tokens: int) -> bool:
+    """Whether the lean decoder computes exactly what this checkpoint means."""
+    architecture = (config.architectures or [""])[0]
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    return (
+        architecture in ARCHITECTURES
+        and config.hidden_act == "silu"
+        and config.rope_parameters.get("rope_type", "default") in _STATIC_ROPE
+        and (window is None or window >= max_context_tokens)
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shape:
+    """The sizes of a decoder-only transformer with grouped-query attention."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    eps: float
+
+    @classmethod
+    def of(cls, config: PretrainedConfig) -> "_Shape":
+        heads = config.num_attention_heads
+        return cls(
+            layers=config.num_hidden_layers,
+            hidden=config.hidden_size,
+            mlp=config.intermediate_size,
+            heads=heads,
+            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+            vocab=config.vocab_size,
+            eps=config.rms_norm_eps,
+        )
+
+
+@dataclass(slots=True)
+class _Layer:
+    attention_norm: torch.Tensor  # (hidden,)
+    qkv: Linear  # hidden -> (heads + 2 kv_heads) x head_dim
+    q_norm: torch.Tensor | None  # (head_dim,), Qwen3
+    k_norm: torch.Tensor | None
+    out: Linear  # heads x head_dim -> hidden
+    mlp_norm: torch.Tensor
+    gate_up: Linear  # hidden -> 2 mlp
+    down: Linear  # mlp -> hidden
+
+
+@dataclass(slots=True)
+class _Rows:
+    """One span's place in the flat batch of a step.
+
+    Attributes:
+        first: its first row; `count` rows belong to it.
+        mask: (1, 1, group x count, past + count), added to the scores; None where every row sees all.
+    """
+
+    kv: SequenceKV
+    first: int
+    count: int
+    past: int
+    mask: torch.Tensor | None
+
+
+class Decoder:
+    """A loaded model; see `edged.engine.model.CausalModel`."""
+
+    shares_prefixes = True
+
+    def __init__(
+        self,
+        *,
+        shape: _Shape,
+        kv_shape: KVShape,
+        embedding: torch.Tensor,
+        layers: list[_Layer],
+        norm: torch.Tensor,
+        head: Linear,
+        rope: torch.Tensor,
+    ) -> None:
+        """`embedding` is (vocab, hidden), `rope` (2, positions, head_dim): cosines and sines."""
+        self.vocab_size = shape.vocab
+        self.bytes_per_token = kv_shape.bytes_per_token
+        self._shape = shape
+        self._kv_shape = kv_shape
+        self._embedding = embedding
+        self._layers = layers
+        self._norm = norm
+        self._head = head
+        self._rope = rope
+
+    def allocate(self, capacity: int) -> SequenceKV:
+        return self._kv_shape.allocate(capacity)
+
+    def fork(self, source: SequenceKV, length: int, capacity: int) -> SequenceKV:
+        return self._kv_shape.fork(source, length, capacity)
+
+    def forward(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:
+        device = self._kv_shape.device
+        tokens = [t for span in spans for t in (*span.tokens, *(token for _, token in span.branches))]
+        positions = [p for span in spans for p in _positions(span)]
+        rows = self._lay_out(spans)
+        wanted = [r.first + i for r, span in zip(rows, spans, strict=True) for i in span.wanted]
+
+        x = self._embedding[torch.tensor(tokens, device=device)]  # (T, hidden)
+        cos, sin = self._rope[:, torch.tensor(positions, device=device)].unsqueeze(2)  # each (T, 1, head_dim)
+        for index, layer in enumerate(self._layers):
+            x = x + self._attend(index, layer, self._rms_norm(x, layer.attention_norm), cos, sin, rows)
+            gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, dim=-1)
+            x = x + layer.down(F.silu(gate) * up)
+        logits: torch.Tensor = self._head(self._rms_norm(x[wanted], self._norm)).float().cpu()
+        for span in spans:
+            span.kv.length += len(span.tokens)
+        return logits
+
+    def _attend(
+        self,
+        index: int,
+        layer: _Layer,
+        x: torch.Tensor,
+        cos: torch.Tensor,
+        sin: torch.Tensor,
+        rows: list[_Rows],
+    ) -> torch.Tensor:
+        """Attention of every sequence over its own keys: (T, hidden) -> (T, hidden)."""
+        s = self._shape
+        qkv = layer.qkv(x).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_dim)
+        keys = s.heads + s.kv_heads
+        q, k, v = qkv[:, : s.heads], qkv[:, s.heads : keys], qkv[:, keys:]  # (T, heads or kv_heads, head_dim)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q, k = self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)
+        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
+        out = torch.empty_like(q)
+        group = s.heads // s.kv_heads
+        for r in rows:
+            here = slice(r.first, r.first + r.count)
+            end = r.past + r.count
+            r.kv.keys[index, :, r.past : end] = k[here].transpose(0, 1)
+            r.kv.values[index, :, r.past : end] = v[here].transpose(0, 1)
+            # The query heads that share a key head become rows of one matrix: no key is copied for them.
+            queries = q[here].view(r.count, s.kv_heads, group, s.head_dim).permute(1, 2, 0, 3)
+            answer = F.scaled_dot_product_attention(
+                queries.reshape(1, s.kv_heads, group * r.count, s.head_dim),
+                r.kv.keys[index, None, :, :end],
+                r.kv.values[index, None, :, :end],
+                attn_mask=r.mask,
+            )
+            answer = answer.view(s.kv_heads, group, r.count, s.head_dim).permute(2, 0, 1, 3)
+            out[here] = answer.reshape(r.count, s.heads, s.head_dim)
+        return layer.out(out.view(x.shape[0], s.heads * s.head_dim))
+
+    def _lay_out(self, spans: Sequence[Span[SequenceKV]]) -> list[_Rows]:
+        counts = [len(span.tokens) + len(span.branches) for span in spans]
+        firsts = [0, *accumulate(counts)]
+        group = self._shape.heads // self._shape.kv_heads
+        return [
+            _Rows(kv=span.kv, first=first, count=count, past=span.kv.length, mask=self._mask(span, group))
+            for span, first, count in zip(spans, firsts, counts, strict=False)
+        ]
+
+    def _mask(self, span: Span[SequenceKV], group: int) -> torch.Tensor | None:
+        sees = visibility(len(span.tokens), span.branches)
+        if sees.shape[0] == 1:
+            return None
+        past = sees.new_ones((sees.shape[0], span.kv.length))
+        sees = torch.cat((past, sees), dim=1).repeat(group, 1)  # (group x count, past + count)
+        mask = torch.zeros(sees.shape, dtype=self._kv_shape.dtype).masked_fill_(~sees, float("-inf"))
+        return mask[None, None].to(self._kv_shape.device)
+
+    def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return F.rms_norm(x, (x.shape[-1],), weight, self._shape.eps)
+
+
+def visibility(tokens: int, branches: Sequence[tuple[int, int]]) -> torch.Tensor:
+    """Which row of a span sees which: (rows, rows) booleans; a branch row sees its parent's line and itself."""
+    count = tokens + len(branches)
+    sees = torch.ones((count, count), dtype=torch.bool).tril()
+    for row, (parent, _) in enumerate(branches, start=tokens):
+        sees[row] = sees[parent]
+        sees[row, row] = True
+    return sees
+
+
+def _positions(span: Span[SequenceKV]) -> list[int]:
+    positions = list(range(span.kv.length, span.kv.length + len(span.tokens)))
+    for parent, _ in span.branches:
+        positions.append(positions[parent] + 1)
+    return positions
+
+
+def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary position embedding, halves form (Su et al. 2021, as in GPT-NeoX): x is (T, heads, head_dim)."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-right, left), dim=-1) * sin
+
+
+def _rope_table(config: PretrainedConfig, shape: _Shape, positions: int, dtype: torch.dtype) -> torch.Tensor:
+    """Cosines and sines for every position: (2, positions, head_dim)."""
+    parameters = config.rope_parameters
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+        frequencies, scale = 1.0 / parameters["rope_theta"] ** exponents, 1.0
+    else:
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
+    angles = torch.cat((angles, angles), dim=-1)
+    return torch.stack((angles.cos() * scale, angles.sin() * scale)).to(dtype)
+
+
+def load(
+    config: PretrainedConfig,
+    *,
+    tensor: GetTensor,
+    has: HasTensor,
+    weight_format: Format,
+    device: torch.device,
+    max_context_tokens: int,
+) -> tuple[Decoder, int]:
+    """Build a decoder from a checkpoint, tensor by tensor: beside the model, only one layer is ever held.
+
+    Args:
+        config: one that `supports` accepts.
+        tensor: reads a tensor by name and checks its shape; raises ModelUnavailable.
+        has: whether the checkpoint has a tensor of that name.
+        weight_format: how the matrices are held.
+        device: where.
+        max_context_tokens: positions to prepare.
+
+    Returns:
+        The decoder, and its number of parameters (a tied head counted once).
+    """
+    reader = _Reader(tensor=tensor, has=has, dtype=compute_dtype(weight_format), device=device)
+    shape = _Shape.of(config)
+    embedding = reader.read("model.embed_tokens.weight", (shape.vocab, shape.hidden))
+    layers = [_load_layer(reader, shape, f"model.layers.{index}.") for index in range(shape.layers)]
+    norm = reader.read("model.norm.weight", (shape.hidden,))
+    tied = config.tie_word_embeddings or not has("lm_head.weight")
+    head = Dense(embedding if tied else reader.read("lm_head.weight", (shape.vocab, shape.hidden)))
+    kv_shape = KVShape(
+        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=device
+    )
+    # Branches of a last step may stand a few positions past the limit.
+    rope = _rope_table(config, shape, max_context_tokens + 64, reader.dtype).to(device)
+    decoder = Decoder(
+        shape=shape, kv_shape=kv_shape, embedding=embedding, layers=layers, norm=norm, head=head, rope=rope
+    )
+    return decoder, reader.parameters
+
+
+@dataclass(slots=True)
+class _Reader:
+    """Reads tensors in the type and on the device where they will stay."""
+
+    tensor: GetTensor
+    has: HasTensor
+    dtype: torch.dtype
+    device: torch.device
+    parameters: int = 0
+
+    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        value = self.tensor(name, shape)
+        self.parameters += value.numel()
+        return value.to(device=self.device, dtype=self.dtype, copy=True)
+
+    def read_if_there(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
+        return self.read(name, shape) if self.has(name) else None
+
+    def linear(self, parts: Sequence[tuple[str, int]], inputs: int) -> Linear:
+        """Stack the matrices of `parts` (name, outputs) that share their input into one."""
+        weight = torch.cat([self.read(f"{name}.weight", (outputs, inputs)) for name, outputs in parts])
+        biases = [self.read_if_there(f"{name}.bias", (outputs,)) for name, outputs in parts]
+        if all(bias is None for bias in biases):
+            return Dense(weight)
+        filled = [
+            weight.new_zeros(outputs) if bias is None else bias
+            for bias, (_, outputs) in zip(biases, parts, strict=True)
+        ]
+        return Dense(weight, torch.cat(filled))
+
+
+def _load_layer(reader: _Reader, shape: _Shape, at: str) -> _Layer:
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    attention, mlp = f"{at}self_attn.", f"{at}mlp."
+    return _Layer(
+        attention_norm=reader.read(f"{at}input_layernorm.weight", (shape.hidden,)),
+        qkv=reader.linear(
+            [(f"{attention}q_proj", queries), (f"{attention}k_proj", keys), (f"{attention}v_proj", keys)],
+            shape.hidden,
+        ),
+        q_norm=reader.read_if_there(f"{attention}q_norm.weight", (shape.head_dim,)),
+        k_norm=reader.read_if_there(f"{attention}k_norm.weight", (shape.head_dim,)),
+        out=reader.linear([(f"{attention}o_proj", shape.hidden)], queries),
+        mlp_norm=reader.read(f"{at}post_attention_layernorm.weight", (shape.hidden,)),
+        gate_up=reader.linear([(f"{mlp}gate_proj", shape.mlp), (f"{mlp}up_proj", shape.mlp)], shape.hidden),
+        down=reader.linear([(f"{mlp}down_proj", shape.hidden)], shape.mlp),
+    )

@@ -1,0 +1,447 @@
+"""The step loop: admit, run, deliver. The one thread that owns the model and all keys and values.
+
+Other threads hand in work and cancellations; answers leave as events. A step that fails is tried again sequence by
+sequence, so that only the one at fault gets the error.
+"""
+
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic
+
+import structlog
+import torch
+
+from edged.engine.detokenize import TextStream
+from edged.engine.model import CausalModel, K, Span
+from edged.engine.prefix_cache import PrefixCache
+from edged.engine.prompt import Classification, Prompter
+from edged.engine.sampling import make_generator
+from edged.engine.scheduler import admit, plan
+from edged.engine.scoring import mean_prior
+from edged.engine.sequence import Classifying, Clocked, Emit, Generating, sampling_of
+from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown
+from edged.ports import EngineState, ModelInfo
+from edged.tasks import ClassifySpec, GenerateSpec, Tasks
+from edged.text import LANGUAGES, Language
+from edged.work import Classified, Failed, Params, Work, WorkEvent
+
+log = structlog.get_logger(__name__)
+
+_IDLE_S = 0.5  # how long an idle loop sleeps before it shows that it is alive
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What the engine may take."""
+
+    max_batch: int
+    max_new_tokens: int
+    prefill_chunk_tokens: int
+    kv_bytes: int
+    prefix_cache_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded(Generic[K]):
+    """A model ready to run."""
+
+    model: CausalModel[K]
+    prompter: Prompter
+    info: ModelInfo
+    limits: Limits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Submitted:
+    work: Work
+    emit: Emit
+    number: int
+    at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Cancel:
+    key: str
+
+
+_Command = _Submitted | _Cancel | None  # None wakes the loop
+
+
+@dataclass(slots=True)
+class _Counts:
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    step_rows: int = 0
+    last_token_at: float | None = None
+    last_progress: float = field(default_factory=time.monotonic)
+
+
+class Engine(Generic[K]):
+    """Runs work on one model; see `edged.ports.Engine`."""
+
+    def __init__(
+        self, load: Callable[[], Loaded[K]], *, tasks: Tasks, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """`load` is called in the engine's thread; `tasks` are warmed up before the engine is ready."""
+        self._load = load
+        self._tasks = tasks
+        self._clock = clock
+        self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
+        self._waiting: dict[str, Classifying[K] | Generating[K]] = {}
+        self._running: dict[str, Classifying[K] | Generating[K]] = {}
+        self._priors: dict[tuple[str, Language], list[float]] = {}
+        self._counts = _Counts()
+        self._number = 0
+        self._number_lock = threading.Lock()
+        self._stopping = threading.Event()
+        self._settled = threading.Event()  # ready, or failed to become so
+        self._failure: BaseException | None = None
+        self._fault: str | None = None
+        self._loaded: Loaded[K] | None = None
+        self._cache: PrefixCache[K] = PrefixCache(capacity_bytes=0)
+        self._banned = torch.empty(0, dtype=torch.long)
+        self._ends: frozenset[int] = frozenset()
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+
+    # ----------------------------------------------------------------------------- called from other threads
+
+    def start(self) -> None:
+        """Load and warm up in the engine's thread; `wait_ready` tells when."""
+        self._thread.start()
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait until work is answered at full speed.
+
+        Returns:
+            False when `timeout` seconds were not enough.
+
+        Raises:
+            EdgedError: the model cannot be loaded (ModelUnavailable), or the thread met a bug.
+        """
+        if not self._settled.wait(timeout):
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the thread after the step that runs; work left over fails with ShuttingDown."""
+        self._stopping.set()
+        self._commands.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
+    def submit(self, work: Work, on_event: Emit) -> None:
+        with self._number_lock:
+            self._number += 1
+            number = self._number
+        self._commands.put(_Submitted(work=work, emit=on_event, number=number, at=self._clock()))
+
+    def cancel(self, key: str) -> None:
+        self._commands.put(_Cancel(key=key))
+
+    def state(self) -> EngineState:
+        counts, cache = self._counts, self._cache
+        return EngineState(
+            waiting=len(self._waiting) + self._commands.qsize(),
+            running=len(self._running),
+            last_token_at=counts.last_token_at,
+            last_progress=counts.last_progress,
+            prompt_tokens=counts.prompt_tokens,
+            cached_tokens=counts.cached_tokens,
+            completion_tokens=counts.completion_tokens,
+            steps=counts.steps,
+            step_rows=counts.step_rows,
+            cache_hits=cache.hits,
+            cache_misses=cache.misses,
+            cache_bytes=cache.nbytes,
+            cache_capacity=cache.capacity_bytes,
+            fault=self._fault,
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        return self._ready.info
+
+    # --------------------------------------------------------------------------------- the engine's own thread
+
+    @property
+    def _ready(self) -> Loaded[K]:
+        if self._loaded is None:
+            raise ModelError("the model is not loaded yet")
+        return self._loaded
+
+    def _main(self) -> None:
+        try:
+            with torch.inference_mode():
+                self._begin()
+                self._settled.set()
+                while not self._stopping.is_set():
+                    self._take_commands(wait=not self._running and not self._waiting)
+                    self._step()
+        except Exception as error:
+            # The top of the thread: a fault here must be seen, not lost.
+            self._fault = f"the engine stopped: {error}"
+            self._failure = error
+            if not isinstance(error, EdgedError):
+                log.exception("engine_died")
+        finally:
+            self._settled.set()
+            self._refuse_the_rest()
+
+    def _begin(self) -> None:
+        """Load, then run every task once: pins the prompts' beginnings and learns the priors."""
+        loaded = self._load()
+        self._loaded = loaded
+        self._ends = loaded.prompter.end_tokens()
+        self._banned = torch.tensor(sorted(loaded.prompter.banned_tokens(loaded.model.vocab_size)), dtype=torch.long)
+        self._cache = PrefixCache(capacity_bytes=loaded.limits.prefix_cache_bytes)
+        for name in self._tasks.names:
+            for spec in self._tasks.parts(name):
+                for language in LANGUAGES:
+                    if isinstance(spec, ClassifySpec):
+                        self._warm_classification(spec, language)
+                    else:
+                        self._warm_generation(spec, language)
+        self._counts = _Counts()
+
+    def _warm_classification(self, spec: ClassifySpec, language: Language) -> None:
+        if (spec.name, language) in self._priors:
+            return
+        self._priors[spec.name, language] = [0.0] * len(spec.labels)
+        self._pin(self._ready.prompter.classification(spec, text="", language=language).prefix)
+        observed = [
+            [math.log(score) for score in self._score(spec, text, language).values()]
+            for text in spec.prompts[language].neutral_texts
+        ]
+        self._priors[spec.name, language] = mean_prior(observed)
+
+    def _score(self, spec: ClassifySpec, text: str, language: Language) -> dict[str, float]:
+        event = self._run_alone(Work(key="warm-up", spec=spec, text=text, language=language))
+        if not isinstance(event, Classified):
+            raise ModelError(f"warm-up of task {spec.name} failed: {event}")
+        return {name: max(score, 1e-12) for name, score in event.scores.items()}
+
+    def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
+        self._pin(self._ready.prompter.shared_beginning(spec, language))
+        event = self._run_alone(
+            Work(key="warm-up", spec=spec, text="Hi", language=language, params=Params(max_tokens=2))
+        )
+        if isinstance(event, Failed):
+            raise event.error
+
+    def _pin(self, tokens: Sequence[int]) -> None:
+        """Compute the keys and values of a beginning that many prompts share, and keep them for good."""
+        model = self._ready.model
+        if not tokens or not model.shares_prefixes:
+            return
+        length, source = self._cache.match(tokens)
+        if source is not None and length == len(tokens):
+            return
+        kv = model.allocate(len(tokens)) if source is None else model.fork(source, length, len(tokens))
+        chunk = self._ready.limits.prefill_chunk_tokens
+        for start in range(kv.length, len(tokens), chunk):
+            model.forward([Span(kv=kv, tokens=tokens[start : start + chunk])])
+        self._cache.put(tokens, kv, kv.nbytes, pinned=True)
+
+    def _run_alone(self, work: Work) -> WorkEvent:
+        """Run one piece of work to its end before any other."""
+        events: list[WorkEvent] = []
+        self._take(_Submitted(work=work, emit=events.append, number=0, at=self._clock()))
+        while work.key in self._waiting or work.key in self._running:
+            self._step()
+        return events[-1]
+
+    def _take_commands(self, *, wait: bool) -> None:
+        self._counts.last_progress = self._clock()
+        try:
+            command = self._commands.get(timeout=_IDLE_S) if wait else self._commands.get_nowait()
+            while True:
+                self._obey(command)
+                command = self._commands.get_nowait()
+        except queue.Empty:
+            return
+
+    def _obey(self, command: _Command) -> None:
+        if isinstance(command, _Submitted):
+            self._take(command)
+        elif isinstance(command, _Cancel):
+            sequence = self._waiting.pop(command.key, None) or self._running.get(command.key)
+            if sequence is not None:
+                sequence.stop_early("cancelled", self._clock())
+                self._drop_done()
+
+    def _take(self, submitted: _Submitted) -> None:
+        """Make a sequence of the work, or fail it."""
+        work = submitted.work
+        try:
+            if work.deadline is not None and submitted.at >= work.deadline:
+                raise Expired("the deadline passed before work began")
+            self._waiting[work.key] = self._sequence(submitted)
+        except RequestError as error:
+            submitted.emit(Failed(key=work.key, error=error))
+        except Exception as error:
+            # A tokenizer or template that chokes on one text must not end the loop for all.
+            log.exception("prompt_failed", key=work.key)
+            submitted.emit(Failed(key=work.key, error=ModelError(f"no prompt can be made: {type(error).__name__}")))
+
+    def _sequence(self, submitted: _Submitted) -> Classifying[K] | Generating[K]:
+        work, ready = submitted.work, self._ready
+        spec, prompter = work.spec, ready.prompter
+        clock = Clocked(submitted=submitted.at, admitted=submitted.at)
+        if isinstance(spec, ClassifySpec):
+            question = prompter.classification(spec, text=work.text, language=work.language)
+            return Classifying(
+                work=work,
+                emit=submitted.emit,
+                number=submitted.number,
+                clock=clock,
+                prompt=question.tokens,
+                nbytes=self._capacity(question) * ready.model.bytes_per_token,
+                plan=question,
+                spec=spec,
+                prior=self._priors[spec.name, work.language],
+            )
+        limit = work.params.max_tokens or spec.max_tokens or ready.limits.max_new_tokens
+        opening = prompter.generation(
+            spec, text=work.text, language=work.language, turns=work.turns, max_new_tokens=limit
+        )
+        return Generating(
+            work=work,
+            emit=submitted.emit,
+            number=submitted.number,
+            clock=clock,
+            prompt=opening.tokens,
+            nbytes=(len(opening.tokens) + opening.max_new_tokens) * ready.model.bytes_per_token,
+            plan=opening,
+            sampling=sampling_of(spec.sampling, work.params),
+            generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
+            text=TextStream(prompter.decode, (*opening.stops, *work.params.stop)),
+            end_tokens=self._ends,
+            banned=self._banned,
+        )
+
+    @staticmethod
+    def _capacity(question: Classification) -> int:
+        return len(question.tokens) + len(question.labels.branches)
+
+    def _step(self) -> None:
+        """Run one step of all that is ready."""
+        self._expire()
+        self._admit()
+        limits = self._ready.limits
+        rows = plan([each.candidate() for each in self._running.values()], prefill_tokens=limits.prefill_chunk_tokens)
+        if not rows:
+            return
+        batch = [self._running[key] for key in rows]
+        spans = [sequence.span(rows[sequence.key]) for sequence in batch]
+        try:
+            logits = self._ready.model.forward(spans)
+        except Exception as error:  # noqa: BLE001 - torch raises RuntimeError for anything; the request is answered
+            log.warning("step_failed", sequences=len(batch), error=str(error))
+            self._cache.clear()
+            self._one_by_one(batch, spans)
+        else:
+            self._deliver(batch, spans, logits)
+        self._drop_done()
+
+    def _one_by_one(self, batch: Sequence[Classifying[K] | Generating[K]], spans: Sequence[Span[K]]) -> None:
+        """Run each span of a failed step alone; who fails again is at fault."""
+        for sequence, span in zip(batch, spans, strict=True):
+            try:
+                logits = self._ready.model.forward([span])
+            except Exception as error:
+                # As in _step: whatever torch raised, this request has an answer and the others go on.
+                log.exception("request_failed", key=sequence.key)
+                sequence.fail(ModelError(f"the model failed on this request: {type(error).__name__}"))
+            else:
+                self._deliver([sequence], [span], logits)
+
+    def _deliver(
+        self,
+        batch: Sequence[Classifying[K] | Generating[K]],
+        spans: Sequence[Span[K]],
+        logits: torch.Tensor,
+    ) -> None:
+        now = self._clock()
+        first = 0
+        for sequence, span in zip(batch, spans, strict=True):
+            wanted = len(span.wanted)
+            sequence.accept(logits[first : first + wanted], now)
+            first += wanted
+        counts = self._counts
+        counts.steps += 1
+        counts.step_rows += sum(len(span.tokens) for span in spans)
+        if first:
+            counts.last_token_at = now
+
+    def _admit(self) -> None:
+        if not self._waiting:
+            return
+        ready = self._ready
+        keys = admit(
+            [each.candidate() for each in self._waiting.values()],
+            running=[each.candidate() for each in self._running.values()],
+            max_batch=ready.limits.max_batch,
+            max_bytes=ready.limits.kv_bytes,
+        )
+        for key in keys:
+            sequence = self._waiting.pop(key)
+            self._running[key] = sequence
+            sequence.clock.admitted = self._clock()
+            self._make_room(sequence)
+
+    def _make_room(self, sequence: Classifying[K] | Generating[K]) -> None:
+        """Give a sequence its keys and values, with as much of the prompt as is cached."""
+        model = self._ready.model
+        capacity = sequence.nbytes // model.bytes_per_token
+        length, source = self._cache.match(sequence.prompt) if model.shares_prefixes else (0, None)
+        length = min(length, len(sequence.prompt) - 1)  # the last token is run for its logits
+        sequence.memory = model.allocate(capacity) if source is None else model.fork(source, length, capacity)
+        sequence.cached = sequence.kv.length
+        self._counts.prompt_tokens += len(sequence.prompt)
+        self._counts.cached_tokens += sequence.cached
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for sequence in (*self._waiting.values(), *self._running.values()):
+            if sequence.work.deadline is not None and now >= sequence.work.deadline:
+                sequence.stop_early("deadline", now)
+        self._drop_done()
+
+    def _drop_done(self) -> None:
+        for key in [key for key, sequence in self._waiting.items() if sequence.done]:
+            del self._waiting[key]
+        for key in [key for key, sequence in self._running.items() if sequence.done]:
+            self._retire(self._running.pop(key))
+
+    def _retire(self, sequence: Classifying[K] | Generating[K]) -> None:
+        """Keep what was computed for the conversation's next turn. A classified text does not come again."""
+        if isinstance(sequence, Generating):
+            self._counts.completion_tokens += len(sequence.generated)
+            tokens = (*sequence.prompt, *sequence.generated)[: sequence.kv.length]
+            if self._ready.model.shares_prefixes and sequence.generated:
+                self._cache.put(tokens, sequence.kv, sequence.kv.nbytes)
+
+    def _refuse_the_rest(self) -> None:
+        """Answer all that is left; nobody waits for ever."""
+        error: RequestError = ShuttingDown("the daemon is shutting down")
+        if self._fault is not None:
+            error = ModelError("the engine stopped; the daemon will be restarted")
+        for sequence in (*self._waiting.values(), *self._running.values()):
+            sequence.fail(error)
+        self._waiting.clear()
+        self._running.clear()
+        while True:
+            try:
+                command = self._commands.get_nowait()
+            except queue.Empty:
+                return
+            if isinstance(command, _Submitted):
+                command.emit(Failed(key=command.work.key, error=error))

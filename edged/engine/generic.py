@@ -1,0 +1,102 @@
+"""Every other causal language model, through transformers' own forward. Slower, and right for all of them.
+
+Sequences run one after the other. `accelerate` places what does not fit one device.
+"""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+
+from edged.engine.linear import Format, compute_dtype
+from edged.engine.model import Span
+
+
+@dataclass(slots=True)
+class GenericKV:
+    """The cache of one sequence; what it holds is the architecture's own affair."""
+
+    cache: DynamicCache
+    bytes_per_token: int
+    length: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        return self.length * self.bytes_per_token
+
+
+class GenericModel:
+    """A model of transformers; see `edged.engine.model.CausalModel`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        text_config = model.config.get_text_config()
+        heads = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
+        head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+        self.vocab_size: int = text_config.vocab_size
+        self.bytes_per_token: int = 2 * text_config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
+        # A state-space layer cannot be cut short. Where every layer has keys and values, a prefix can.
+        self.shares_prefixes = not getattr(model, "_is_stateful", False)
+        self._model = model
+
+    def allocate(self, capacity: int) -> GenericKV:  # noqa: ARG002 - transformers grows the cache itself
+        # Without the config, layers with a sliding window keep all keys too, so that `fork` can cut anywhere;
+        # the window itself is kept by the model's masks.
+        return GenericKV(cache=DynamicCache(), bytes_per_token=self.bytes_per_token)
+
+    def fork(self, source: GenericKV, length: int, capacity: int) -> GenericKV:  # noqa: ARG002 - see allocate
+        cache = copy.deepcopy(source.cache)
+        cache.crop(length)
+        return GenericKV(cache=cache, bytes_per_token=self.bytes_per_token, length=length)
+
+    def forward(self, spans: Sequence[Span[GenericKV]]) -> torch.Tensor:
+        logits = [row for span in spans for row in self._run_span(span)]
+        for span in spans:
+            span.kv.length += len(span.tokens)
+        return torch.stack(logits) if logits else torch.empty((0, self.vocab_size))
+
+    def _run_span(self, span: Span[GenericKV]) -> list[torch.Tensor]:
+        """Logits of the span's wanted rows; each branch is run as a line of its own and cut off again."""
+        # What a failed step left behind is cut off first.
+        if span.kv.length and span.kv.cache.get_seq_length() > span.kv.length:
+            span.kv.cache.crop(span.kv.length)
+        kept = len(span.tokens) - min(span.wanted, default=len(span.tokens) - 1)
+        tail = self._run(span.kv.cache, span.tokens, keep=max(kept, 1))
+        rows = dict(enumerate(tail, start=len(span.tokens) - len(tail)))
+        end = span.kv.length + len(span.tokens)
+        lines: list[list[int]] = []
+        for index, (parent, token) in enumerate(span.branches):
+            at = parent - len(span.tokens)
+            if at < 0 and parent != len(span.tokens) - 1:
+                raise ValueError("a branch grows from the last token or from another branch")
+            lines.append([*(lines[at] if at >= 0 else []), token])
+            line_cache = copy.deepcopy(span.kv.cache) if not self.shares_prefixes else span.kv.cache
+            rows[len(span.tokens) + index] = self._run(line_cache, lines[-1], keep=1)[0]
+            if self.shares_prefixes:
+                span.kv.cache.crop(end)
+        return [rows[i] for i in span.wanted]
+
+    def _run(self, cache: DynamicCache, tokens: Sequence[int], *, keep: int) -> torch.Tensor:
+        """Extend `cache` by `tokens`: logits of the last `keep` rows, (keep, vocab), fp32 on the CPU."""
+        ids = torch.tensor([list(tokens)], device=self._model.device)
+        output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        logits: torch.Tensor = output.logits[0]
+        return logits.float().cpu()
+
+
+def load(
+    path: Path, config: PretrainedConfig, *, weight_format: Format, device: torch.device
+) -> tuple[GenericModel, int]:
+    """Load a folder through transformers; gives the model and its number of parameters."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=compute_dtype(weight_format),
+        device_map="auto" if device.type == "cuda" else None,
+        trust_remote_code=False,
+        use_safetensors=True,
+    )
+    model.train(mode=False)
+    return GenericModel(model), sum(parameter.numel() for parameter in model.parameters())

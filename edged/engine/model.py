@@ -1,0 +1,67 @@
+"""What the step loop needs of a model: spans in, logits out. The lean decoder and transformers' models keep it.
+
+Knows no request, no text and no sampling.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+
+
+class KeyValues(Protocol):
+    """The keys and values of one sequence, as far as it was computed."""
+
+    @property
+    def length(self) -> int:
+        """Tokens held."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Memory taken, spare room included."""
+        ...
+
+
+K = TypeVar("K", bound=KeyValues)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Span(Generic[K]):
+    """Rows of one sequence in one step: `tokens` come right after what `kv` holds.
+
+    Attributes:
+        branches: rows after `tokens` that form a tree and are forgotten after the step: (parent, token), where
+            parent is the index of an earlier row of this span. A row sees the sequence up to its parent's line.
+        wanted: the rows whose logits are asked for, rising.
+    """
+
+    kv: K
+    tokens: Sequence[int]
+    branches: Sequence[tuple[int, int]] = ()
+    wanted: Sequence[int] = ()
+
+
+class CausalModel(Protocol[K]):
+    """A causal language model with its weights."""
+
+    vocab_size: int
+    bytes_per_token: int  # of keys and values
+    shares_prefixes: bool  # whether `fork` may cut a sequence short
+
+    def allocate(self, capacity: int) -> K:
+        """Make room for a sequence of at most `capacity` tokens (branches of the last step included)."""
+        ...
+
+    def fork(self, source: K, length: int, capacity: int) -> K:
+        """Make a new sequence that begins with the first `length` tokens of `source`, which stays as it is."""
+        ...
+
+    def forward(self, spans: Sequence[Span[K]]) -> torch.Tensor:
+        """Run one step and extend each span's `kv` by its `tokens` (only if the whole step succeeds).
+
+        Returns:
+            Logits of the wanted rows, in order, fp32 on the CPU: (sum of wanted, vocab_size).
+        """
+        ...

@@ -1,0 +1,120 @@
+"""Which computed prefixes are kept: LRU over token sequences, bounded by bytes. Pure: the values are opaque.
+
+An entry serves every prompt that begins as its tokens do, for as many tokens as they share. Losing an entry costs
+time, never a different answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+V = TypeVar("V")
+_BLOCK = 16  # tokens; entries are found by their whole blocks, then matched token by token
+
+
+@dataclass(slots=True)
+class _Entry(Generic[V]):
+    tokens: tuple[int, ...]
+    value: V
+    nbytes: int
+    pinned: bool
+
+
+@dataclass(slots=True)
+class PrefixCache(Generic[V]):
+    """Values by token prefix. Pinned entries count towards the bytes, yet stay."""
+
+    capacity_bytes: int
+    nbytes: int = 0
+    hits: int = 0
+    misses: int = 0
+    # Insertion order is the order of use: the first is the least recently used.
+    _entries: dict[tuple[int, ...], _Entry[V]] = field(default_factory=dict)
+    # The entries that begin with these whole blocks (a hash of them), the latest first in mind.
+    _by_blocks: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
+
+    def match(self, tokens: Sequence[int]) -> tuple[int, V | None]:
+        """Find the entry that shares the longest beginning with `tokens`.
+
+        Returns:
+            How many tokens are shared, and the value; (0, None) where nothing is.
+        """
+        best_length, best = 0, None
+        candidates = self._candidates(tokens)
+        for key in candidates:
+            shared = shared_length(self._entries[key].tokens, tokens)
+            if shared > best_length:
+                best_length, best = shared, key
+        if best is None:
+            self.misses += 1
+            return 0, None
+        self.hits += 1
+        entry = self._entries.pop(best)
+        self._entries[best] = entry
+        return best_length, entry.value
+
+    def put(self, tokens: Sequence[int], value: V, nbytes: int, *, pinned: bool = False) -> None:
+        """Keep `value` for `tokens`; the least recently used entries make room. Too large a value is not kept.
+
+        An entry whose tokens the new one begins with is replaced: the new one serves all that it served.
+        """
+        key = tuple(tokens)
+        if not pinned and self._pinned_bytes() + nbytes > self.capacity_bytes:
+            return
+        for other in [k for k in self._candidates(key) if key[: len(k)] == k and not self._entries[k].pinned]:
+            self._remove(other)
+        if key in self._entries:
+            return  # a pinned entry of the same tokens
+        self._entries[key] = _Entry(tokens=key, value=value, nbytes=nbytes, pinned=pinned)
+        self.nbytes += nbytes
+        for block_hash in _block_hashes(key):
+            self._by_blocks.setdefault(block_hash, []).append(key)
+        self._evict()
+
+    def clear(self) -> None:
+        """Drop all that is not pinned."""
+        for key in [key for key, entry in self._entries.items() if not entry.pinned]:
+            self._remove(key)
+
+    def _candidates(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
+        """The entries that share the most whole blocks with `tokens`."""
+        found: list[tuple[int, ...]] = []
+        for block_hash in _block_hashes(tokens):
+            deeper = self._by_blocks.get(block_hash)
+            if not deeper:
+                break
+            found = deeper
+        return list(found)
+
+    def _pinned_bytes(self) -> int:
+        return sum(entry.nbytes for entry in self._entries.values() if entry.pinned)
+
+    def _evict(self) -> None:
+        for key in [key for key, entry in self._entries.items() if not entry.pinned]:
+            if self.nbytes <= self.capacity_bytes:
+                return
+            self._remove(key)
+
+    def _remove(self, key: tuple[int, ...]) -> None:
+        self.nbytes -= self._entries.pop(key).nbytes
+        for block_hash in _block_hashes(key):
+            keys = self._by_blocks[block_hash]
+            keys.remove(key)
+            if not keys:
+                del self._by_blocks[block_hash]
+
+
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens `a` and `b` have in common at their beginning."""
+    for i, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return i
+    return min(len(a), len(b))
+
+
+def _block_hashes(tokens: Sequence[int]) -> list[int]:
+    """A hash of each beginning of whole blocks; a shorter sequence has one of its own, from no block at all."""
+    hashes = [0]
+    for start in range(0, len(tokens) - _BLOCK + 1, _BLOCK):
+        hashes.append(hash((hashes[-1], tuple(tokens[start : start + _BLOCK]))))
+    return hashes

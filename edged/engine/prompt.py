@@ -1,0 +1,253 @@
+"""Task and texts to token ids: the model's chat template, the tasks' own prompts, the budget of the context.
+
+The user's words are tokenized apart from the template around them, with special tokens read as plain text: no
+text can end a turn, open another role or reach the system prompt.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, Protocol
+
+from edged.conversation import Role, Turn, trim
+from edged.engine.prefix_cache import shared_length
+from edged.engine.scoring import LabelTrie
+from edged.errors import ModelUnavailable, TooLong
+from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec
+from edged.text import Language, normalise
+
+MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
+
+# A private-use pair around an index stands for a text while the template is rendered.
+_SLOT = "\ue000{}\ue001"
+_SLOTS = re.compile("\ue000(\\d+)\ue001")
+# For models without a chat template of their own.
+_PLAIN = {
+    "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:", ("\nUser:", "\nAssistant:")),
+    "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:", ("\n用户:", "\n助手:")),
+}
+
+
+class Tokenizer(Protocol):
+    """What is used of a transformers tokenizer."""
+
+    chat_template: str | None
+    all_special_ids: list[int]
+    eos_token_id: int | None
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> Any: ...
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> Any: ...
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
+
+
+_DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """A classification as tokens: `prefix` is the same for every text, `suffix` holds the text."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    labels: LabelTrie
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        return self.prefix + self.suffix
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """A prompt to continue, with the room that is left for it and the strings that end it."""
+
+    tokens: tuple[int, ...]
+    max_new_tokens: int
+    stops: tuple[str, ...]
+
+
+class Prompter:
+    """Makes prompts for one model."""
+
+    def __init__(self, tokenizer: Tokenizer, *, max_context_tokens: int, half_width: bool) -> None:
+        self._tokenizer = tokenizer
+        self._max_context_tokens = max_context_tokens
+        self._half_width = half_width
+        self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
+
+    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> Classification:
+        """Make the prompt that asks for a label of `text`.
+
+        Raises:
+            TooLong: the text does not fit the context.
+        """
+        prompt = spec.prompts[language]
+        before, after = _around_text(prompt)
+        head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
+        # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
+        words = self._plain(tail + self._clean(text)) if self._clean(text) else self._plain(tail.strip())
+        question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
+        shown = "".join(self._solved(spec, prompt, language)) + head
+        result = Classification(
+            prefix=self._literal(prompt.role + shown),
+            suffix=words + self._literal(question),
+            labels=self._labels(spec, language, label_space),
+        )
+        room = self._max_context_tokens - len(result.tokens) - len(result.labels.branches)
+        if room < 0:
+            raise TooLong(
+                f"the text does not fit: it is {-room} tokens over the model's context of {self._max_context_tokens}",
+                field="text",
+            )
+        return result
+
+    def generation(
+        self, spec: GenerateSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
+    ) -> Generation:
+        """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
+
+        Raises:
+            TooLong: the text leaves no room for a reply even without history.
+        """
+        system = spec.system[language]
+        asked = Turn(role="user", content=self._clean(text))
+        cleaned = [Turn(role=turn.role, content=self._clean(turn.content)) for turn in turns]
+        alone = self._chat(system, [asked], language)
+        kept = trim(
+            cleaned,
+            count=lambda turn: len(self._plain(turn.content)) + self._turn_overhead,
+            budget=self._max_context_tokens - max_new_tokens - len(alone),
+        )
+        tokens = self._chat(system, [*kept, asked], language) if kept else alone
+        room = self._max_context_tokens - len(tokens)
+        if room < min(MIN_NEW_TOKENS, max_new_tokens):
+            raise TooLong(
+                f"the text takes {len(alone)} tokens of the model's context of {self._max_context_tokens} and "
+                "leaves no room for a reply",
+                field="text",
+            )
+        stops = () if self._tokenizer.chat_template else _PLAIN[language][4]
+        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), stops=stops)
+
+    def shared_beginning(self, spec: GenerateSpec, language: Language) -> tuple[int, ...]:
+        """The tokens with which every prompt of `spec` begins, whatever is said."""
+        one, other = (
+            self._chat(spec.system[language], [Turn(role="user", content=text)], language) for text in ("a", "b")
+        )
+        return one[: shared_length(one, other)]
+
+    def end_tokens(self) -> frozenset[int]:
+        """The tokens with which this model ends its turn: the tokenizer's, and the one its template writes."""
+        ends = {self._tokenizer.eos_token_id} - {None}
+        if self._tokenizer.chat_template:
+            turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
+            after_answer = _SLOTS.split(self._apply_template(turns))[4]
+            first = self._literal(after_answer)[:1]
+            ends |= set(first) & set(self._tokenizer.all_special_ids)
+        return frozenset(end for end in ends if end is not None)
+
+    def banned_tokens(self, vocab_size: int) -> frozenset[int]:
+        """The tokens that a reply never holds: special ones, and rows of the head without a token (padding)."""
+        unused = range(len(self._tokenizer), vocab_size)
+        return frozenset({*self._tokenizer.all_special_ids, *unused}) - self.end_tokens()
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Tokens as text, special tokens left out."""
+        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+
+    def _clean(self, text: str) -> str:
+        return normalise(text, half_width=self._half_width)
+
+    def _plain(self, text: str) -> tuple[int, ...]:
+        """Tokens of somebody's words: nothing in them is special."""
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return tuple(encoded["input_ids"])
+
+    def _tokenize_literal(self, text: str) -> tuple[int, ...]:
+        """Tokens of our own words and the template's, special tokens included."""
+        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
+        return tuple(encoded["input_ids"])
+
+    def _solved(self, spec: ClassifySpec, prompt: ClassifyPrompt, language: Language) -> list[str]:
+        names = {label.canonical: label.names[language] for label in spec.labels}
+        return [prompt.case.format(text=each.text, label=names[each.label]) for each in prompt.examples]
+
+    def _labels(self, spec: ClassifySpec, language: Language, space: str) -> LabelTrie:
+        words = [label.names[language] for label in spec.labels]
+        labels = [self._literal(space + word) for word in words]
+        prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
+        if prefixes:  # "good" and "good enough": only the line's end tells that a label is over
+            labels = [self._literal(f"{space}{word}\n") for word in words]
+        try:
+            return LabelTrie.of(labels)
+        except ValueError as error:
+            raise ModelUnavailable(
+                f"the labels of task {spec.name} ({', '.join(words)}) cannot be told apart by this model's "
+                f"tokenizer: {error}; choose other words"
+            ) from error
+
+    def _chat(self, system: str, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
+        """A conversation up to where the assistant's words begin."""
+        rendered = self._render(_with_system(system, turns, fold=not self._takes_system), language)
+        pieces = _SLOTS.split(rendered)  # literal, index, literal, index, ..., literal
+        texts = [turn.content for turn in _with_system(system, turns, fold=not self._takes_system)]
+        tokens: list[int] = []
+        for i, piece in enumerate(pieces):
+            tokens += self._plain(texts[int(piece)]) if i % 2 else self._literal(piece) if piece else ()
+        return tuple(tokens)
+
+    def _render(self, turns: Sequence[Turn], language: Language) -> str:
+        slots = [Turn(role=turn.role, content=_SLOT.format(i)) for i, turn in enumerate(turns)]
+        if self._tokenizer.chat_template:
+            return self._apply_template(slots)
+        head, user, assistant, opening, _ = _PLAIN[language]
+        forms = {"user": user, "assistant": assistant, "system": head.replace("{system}", "{text}")}
+        return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
+
+    def _apply_template(self, turns: Sequence[Turn]) -> str:
+        rendered: str = self._tokenizer.apply_chat_template(
+            [{"role": turn.role, "content": turn.content} for turn in turns],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
+        )
+        return rendered
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether the template has a system role; else the instruction goes before the user's first words."""
+        if not self._tokenizer.chat_template:
+            return True
+        probe = [Turn(role="system", content=_SLOT.format(0)), Turn(role="user", content=_SLOT.format(1))]
+        try:
+            return _SLOT.format(0) in self._apply_template(probe)
+        except Exception:  # noqa: BLE001 - a template refuses by raising whatever it likes
+            return False
+
+    @cached_property
+    def _turn_overhead(self) -> int:
+        """Tokens that the template puts around one turn, at most."""
+        slot = Turn(role="user", content="")
+        pair = [Turn(role="user", content=""), Turn(role="assistant", content="")]
+        return max(
+            len(self._chat("", [*pair, slot], language)) - len(self._chat("", [slot], language))
+            for language in ("en", "zh")
+        )
+
+
+def _around_text(prompt: ClassifyPrompt) -> tuple[str, str]:
+    """A case up to its text, and from its text to its label."""
+    question, _, _ = prompt.case.partition("{label}")
+    before, _, after = question.partition("{text}")
+    return before, after
+
+
+def _with_system(system: str, turns: Sequence[Turn], *, fold: bool) -> list[Turn]:
+    if not fold:
+        return [Turn(role="system", content=system), *turns]
+    first, *rest = turns
+    return [Turn(role=first.role, content=f"{system}\n\n{first.content}"), *rest]

@@ -1,0 +1,43 @@
+"""Logits to the next token, with a random generator of its own for each sequence.
+
+So the same seed gives the same text, whatever else runs in the batch.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from edged.tasks import Sampling
+
+_PENALTY_WINDOW = 256  # tokens looked back at for repetitions
+
+
+def make_generator(seed: int) -> torch.Generator:
+    """Give the random generator of one sequence."""
+    return torch.Generator(device="cpu").manual_seed(seed)
+
+
+def sample(logits: torch.Tensor, *, how: Sampling, generated: Sequence[int], generator: torch.Generator) -> int:
+    """Draw the next token.
+
+    Args:
+        logits: (vocab,), fp32; may hold -inf for tokens that are not allowed. It may be changed in place.
+        how: temperature 0 takes the most probable token; top_k 0 and top_p 1 leave all tokens in.
+        generated: the sequence's own tokens so far, which `repetition_penalty` makes less likely
+            (Keskar et al. 2019; the prompt is not penalised: a reply may name what the user named).
+        generator: advanced by one draw unless temperature is 0.
+    """
+    if how.repetition_penalty != 1.0 and generated:
+        seen = torch.tensor(sorted(set(generated[-_PENALTY_WINDOW:])))
+        scores = logits[seen]
+        logits[seen] = torch.where(scores > 0, scores / how.repetition_penalty, scores * how.repetition_penalty)
+    if how.temperature == 0:
+        return int(logits.argmax())
+    count = min(how.top_k or logits.shape[0], logits.shape[0])
+    values, tokens = logits.topk(count)  # falling
+    probabilities = torch.softmax(values / how.temperature, dim=0)
+    if how.top_p < 1.0:
+        before = probabilities.cumsum(0) - probabilities
+        probabilities = probabilities.masked_fill(before >= how.top_p, 0.0)  # the first always stays
+    drawn = torch.multinomial(probabilities, 1, generator=generator)
+    return int(tokens[drawn])

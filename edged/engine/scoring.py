@@ -1,0 +1,80 @@
+"""Logits to label probabilities: each label's whole token sequence counts, not its first token alone.
+
+The labels form a trie. Its inner nodes are run as branches behind the prompt in the same step, so any number of
+labels of any length costs one forward pass.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelTrie:
+    """The tokens of all labels, merged where they begin alike.
+
+    Attributes:
+        branches: inner nodes as (parent, token); parent -1 is the end of the prompt, else an index of `branches`.
+        steps: for each label its path as (node, token): the token's log-probability is read at that node.
+    """
+
+    branches: tuple[tuple[int, int], ...]
+    steps: tuple[tuple[tuple[int, int], ...], ...]
+
+    @classmethod
+    def of(cls, labels: Sequence[Sequence[int]]) -> "LabelTrie":
+        """Build the trie of labels given as tokens.
+
+        Raises:
+            ValueError: a label has no tokens, or is the beginning of another (their probabilities would not
+                exclude each other; end both with the same mark).
+        """
+        nodes: dict[tuple[int, ...], int] = {(): -1}
+        branches: list[tuple[int, int]] = []
+        steps: list[tuple[tuple[int, int], ...]] = []
+        for label in map(tuple, labels):
+            if not label:
+                raise ValueError("a label has no tokens")
+            if any(other is not label and tuple(other)[: len(label)] == label for other in labels):
+                raise ValueError("a label is the beginning of another")
+            path: list[tuple[int, int]] = []
+            for depth, token in enumerate(label):
+                head = label[:depth]
+                if head not in nodes:
+                    branches.append((nodes[head[:-1]], head[-1]))
+                    nodes[head] = len(branches) - 1
+                path.append((nodes[head], token))
+            steps.append(tuple(path))
+        return cls(branches=tuple(branches), steps=tuple(steps))
+
+
+def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie) -> list[float]:
+    """Log-probability of each label against the others.
+
+    Args:
+        logits: (1 + len(trie.branches), vocab): at the end of the prompt, then at each branch.
+        trie: of the labels.
+
+    Returns:
+        Natural logarithms that sum to 1 as probabilities.
+    """
+    log_probabilities = torch.log_softmax(logits.double(), dim=-1)
+    raw = [sum(float(log_probabilities[node + 1, token]) for node, token in path) for path in trie.steps]
+    return torch.log_softmax(torch.tensor(raw, dtype=torch.float64), dim=0).tolist()
+
+
+def calibrate(log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
+    """Take the prompt's own bias out: p(label | text) / p(label | no content), normalised (Zhao et al. 2021)."""
+    corrected = torch.tensor(log_probabilities, dtype=torch.float64) - torch.tensor(prior, dtype=torch.float64)
+    return torch.softmax(corrected, dim=0).tolist()
+
+
+def mean_prior(observed: Sequence[Sequence[float]]) -> list[float]:
+    """The prior of a prompt: mean log-probability of each label over texts that favour none."""
+    return torch.tensor(observed, dtype=torch.float64).mean(dim=0).tolist()
+
+
+def by_label(names: Sequence[str], probabilities: Sequence[float]) -> Mapping[str, float]:
+    """Name the probabilities."""
+    return dict(zip(names, probabilities, strict=True))

@@ -1,0 +1,248 @@
+"""One piece of work while it runs: which rows it needs next, and what it makes of their logits.
+
+Emits its own events. Knows nothing of other sequences, of threads or of the cache.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic
+
+import torch
+
+from edged.engine.detokenize import TextStream
+from edged.engine.model import K, Span
+from edged.engine.prompt import Classification, Generation
+from edged.engine.sampling import sample
+from edged.engine.scheduler import Candidate, Urgency
+from edged.engine.scoring import by_label, calibrate, label_log_probabilities
+from edged.errors import Cancelled, Expired, ModelError, RequestError
+from edged.tasks import ClassifySpec, Sampling
+from edged.work import (
+    Classified,
+    Failed,
+    FinishReason,
+    Generated,
+    Params,
+    TextDelta,
+    Timings,
+    Usage,
+    Work,
+    WorkEvent,
+)
+
+Emit = Callable[[WorkEvent], None]
+
+
+@dataclass(slots=True, kw_only=True)
+class Clocked:
+    """When things happened to a piece of work, in monotonic seconds."""
+
+    submitted: float
+    admitted: float
+    first_token: float | None = None
+
+    def timings(self, now: float) -> Timings:
+        """The times so far, in milliseconds."""
+        first = now if self.first_token is None else self.first_token
+        return Timings(
+            queue_ms=1000 * (self.admitted - self.submitted),
+            prefill_ms=1000 * (first - self.admitted),
+            decode_ms=1000 * (now - first),
+            first_token_ms=1000 * (first - self.submitted),
+            total_ms=1000 * (now - self.submitted),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Running(Generic[K]):
+    """What the two kinds of sequences share.
+
+    Attributes:
+        prompt: all tokens of the prompt; the first `cached` of them were taken from the prefix cache.
+        nbytes: memory of the keys and values at their longest.
+        memory: the keys and values; None until the sequence is admitted.
+        done: the end event was emitted.
+    """
+
+    work: Work
+    emit: Emit
+    number: int
+    clock: Clocked
+    prompt: Sequence[int]
+    nbytes: int
+    memory: K | None = None
+    cached: int = 0
+    done: bool = False
+
+    @property
+    def key(self) -> str:
+        return self.work.key
+
+    @property
+    def kv(self) -> K:
+        if self.memory is None:
+            raise RuntimeError("a sequence runs only after it was admitted")
+        return self.memory
+
+    @property
+    def prompt_left(self) -> int:
+        return max(len(self.prompt) - self.kv.length, 0) if self.memory is not None else len(self.prompt)
+
+    def fail(self, error: RequestError) -> None:
+        """End without an answer."""
+        self._end(Failed(key=self.key, error=error))
+
+    def _end(self, event: WorkEvent) -> None:
+        self.done = True
+        self.emit(event)
+
+    def _usage(self, completion_tokens: int) -> Usage:
+        return Usage(prompt_tokens=len(self.prompt), cached_tokens=self.cached, completion_tokens=completion_tokens)
+
+
+@dataclass(slots=True, kw_only=True)
+class Classifying(Running[K]):
+    """Scores labels at the end of the prompt."""
+
+    plan: Classification
+    spec: ClassifySpec
+    prior: Sequence[float]
+
+    def candidate(self) -> Candidate:
+        return Candidate(
+            key=self.key,
+            urgency=Urgency.CLASSIFY,
+            number=self.number,
+            nbytes=self.nbytes,
+            prompt_left=self.prompt_left,
+        )
+
+    def span(self, rows: int) -> Span[K]:
+        """The next `rows` tokens of the prompt; with the last of them, the branches of the label trie."""
+        start = self.kv.length
+        tokens = self.prompt[start : start + rows]
+        if start + rows < len(self.prompt):
+            return Span(kv=self.kv, tokens=tokens)
+        branches = [(len(tokens) + parent, token) for parent, token in self.plan.labels.branches]
+        last = len(tokens) - 1
+        return Span(kv=self.kv, tokens=tokens, branches=branches, wanted=range(last, last + 1 + len(branches)))
+
+    def accept(self, logits: torch.Tensor, now: float) -> None:
+        """Take the logits of the wanted rows of the last span."""
+        if not len(logits):
+            return
+        if not bool(torch.isfinite(logits).all()):
+            self.fail(
+                ModelError("the model gave logits that are no numbers; check its files with `edged models verify`")
+            )
+            return
+        scores = calibrate(label_log_probabilities(logits, self.plan.labels), self.prior)
+        self.clock.first_token = now
+        self._end(
+            Classified(
+                key=self.key,
+                scores=dict(by_label([label.canonical for label in self.spec.labels], scores)),
+                usage=self._usage(0),
+                timings=self.clock.timings(now),
+            )
+        )
+
+    def stop_early(self, reason: FinishReason, now: float) -> None:  # noqa: ARG002 - as Generating has it
+        """End before the answer."""
+        self.fail(_early(reason))
+
+
+@dataclass(slots=True, kw_only=True)
+class Generating(Running[K]):
+    """Writes a reply token by token."""
+
+    plan: Generation
+    sampling: Sampling
+    generator: torch.Generator
+    text: TextStream
+    end_tokens: frozenset[int]
+    banned: torch.Tensor  # token ids
+    generated: list[int] = field(default_factory=list)
+
+    def candidate(self) -> Candidate:
+        return Candidate(
+            key=self.key,
+            urgency=Urgency.GENERATE,
+            number=self.number,
+            nbytes=self.nbytes,
+            prompt_left=self.prompt_left,
+        )
+
+    def span(self, rows: int) -> Span[K]:
+        """The next `rows` tokens of the prompt, or the token drawn last."""
+        start = self.kv.length
+        if start >= len(self.prompt):
+            return Span(kv=self.kv, tokens=self.generated[-1:], wanted=(0,))
+        tokens = self.prompt[start : start + rows]
+        return Span(kv=self.kv, tokens=tokens, wanted=(len(tokens) - 1,) if start + rows >= len(self.prompt) else ())
+
+    def accept(self, logits: torch.Tensor, now: float) -> None:
+        """Draw the next token from the wanted row of the last span."""
+        if not len(logits):
+            return
+        row = logits[0]
+        if not bool(torch.isfinite(row).all()):
+            self.fail(
+                ModelError("the model gave logits that are no numbers; check its files with `edged models verify`")
+            )
+            return
+        row[self.banned] = float("-inf")
+        if not self.text.text:  # a reply has at least one word
+            row[list(self.end_tokens)] = float("-inf")
+        token = sample(row, how=self.sampling, generated=self.generated, generator=self.generator)
+        if self.clock.first_token is None:
+            self.clock.first_token = now
+        if token in self.end_tokens:
+            self._finish("stop", now)
+            return
+        self.generated.append(token)
+        self._show(self.text.push(token))
+        if self.text.stopped:
+            self._finish("stop", now)
+        elif len(self.generated) >= self.plan.max_new_tokens:
+            self._finish("length", now)
+
+    def stop_early(self, reason: FinishReason, now: float) -> None:
+        """End with the text there is; without any, fail."""
+        if self.generated:
+            self._finish(reason, now)
+        else:
+            self.fail(_early(reason))
+
+    def _finish(self, reason: FinishReason, now: float) -> None:
+        self._show(self.text.finish())
+        self._end(
+            Generated(
+                key=self.key,
+                text=self.text.text,
+                finish_reason=reason,
+                usage=self._usage(len(self.generated)),
+                timings=self.clock.timings(now),
+            )
+        )
+
+    def _show(self, piece: str) -> None:
+        if piece and self.work.stream:
+            self.emit(TextDelta(key=self.key, text=piece))
+
+
+def _early(reason: FinishReason) -> RequestError:
+    if reason == "deadline":
+        return Expired("the deadline passed before there was an answer")
+    return Cancelled("the request was cancelled before there was an answer")
+
+
+def sampling_of(default: Sampling, params: Params) -> Sampling:
+    """The task's sampling with the caller's wishes laid over it."""
+    wishes = {
+        "temperature": params.temperature,
+        "top_p": params.top_p,
+        "top_k": params.top_k,
+        "repetition_penalty": params.repetition_penalty,
+    }
+    return replace(default, **{name: value for name, value in wishes.items() if value is not None})  # type: ignore[arg-type]
