@@ -57,7 +57,7 @@ class LinkState:
 
 
 class Link(Protocol):
-    """Deliveries in (by callback), publications and acks out. Callable from every thread; never waits for the network."""
+    """Deliveries in (by callback), publications and acks out. For every thread; never waits for the network."""
 
     def publish(self, publication: Publication, on_done: Callable[[Outcome], None] | None = None) -> None:
         """Send, or keep until it can be sent (QoS 1). `on_done` is called once, in the network thread."""

@@ -7,13 +7,15 @@ into payloads. Pure: sends nothing, knows no broker and no clock.
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edged.conversation import Turn
 from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
-from edged.tasks import Tasks
+from edged.tasks import ClassifySpec, Tasks
+from edged.text import Language
 from edged.work import FinishReason, Params, Usage
 
 MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
@@ -265,12 +267,12 @@ def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Re
     request_id = _id_of(message.correlation_data)
     try:
         if message.response_topic is not None:
-            address = _readdressed(address, message.response_topic, contract, field="response_topic")
+            address = redirect(address, message.response_topic, contract, field="response_topic")
         body = _read_body(message, contract)
         if body.id is not None:
             request_id = body.id
         if body.reply_to is not None:
-            address = _readdressed(address, body.reply_to, contract, field="reply_to")
+            address = redirect(address, body.reply_to, contract, field="reply_to")
         return Request(
             id=request_id or new_id,
             has_own_id=request_id is not None,
@@ -301,7 +303,12 @@ def _id_of(correlation_data: bytes | None) -> str | None:
     return name
 
 
-def _readdressed(address: Address, topic: str, contract: Contract, *, field: str) -> Address:
+def redirect(address: Address, topic: str, contract: Contract, *, field: str) -> Address:
+    """Send the answer to the topic that the caller asked for.
+
+    Raises:
+        ForbiddenTopic: the daemon may not publish there.
+    """
     allowed = (
         is_publishable(topic)
         and any(topic_matches(pattern, topic) for pattern in contract.reply_topics)
@@ -399,7 +406,7 @@ def _nearer(expiry_s: int | None, deadline_ms: int | None) -> int | None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
-    """A label with its probability; `scores` by canonical name, the neutral label included if the task has one."""
+    """A label with its probability; `scores` has the labels that the model scored, by canonical name."""
 
     label: str
     name: str
@@ -446,6 +453,11 @@ class Result:
     timings: ResultTimings
 
 
+def rfc3339(seconds: float) -> str:
+    """Wall-clock seconds since the epoch as UTC text, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 def encode(value: Mapping[str, Any]) -> bytes:
     """Compact UTF-8 JSON without NaN."""
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
@@ -484,3 +496,63 @@ def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, An
 def request_schema() -> dict[str, Any]:
     """The JSON Schema of a request."""
     return RequestBody.model_json_schema()
+
+
+def result_schema(tasks: Tasks) -> dict[str, Any]:
+    """The JSON Schema of an answer, good or bad."""
+    defs: dict[str, Any] = {
+        kind.__name__: TypeAdapter(kind).json_schema() for kind in (Classification, Reply, Usage, ResultTimings)
+    }
+    outputs = {
+        part.name: {"$ref": f"#/$defs/{'Classification' if isinstance(part, ClassifySpec) else 'Reply'}"}
+        for name in tasks.names
+        for part in tasks.parts(name)
+    }
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["id", "task", "status", "node", "time"],
+        "properties": {
+            "id": text,
+            "task": text,
+            "session": text,
+            "status": {"enum": ["ok", "error"]},
+            "node": text,
+            "model": text,
+            "time": {"type": "string", "format": "date-time"},
+            **outputs,
+            "usage": {"$ref": "#/$defs/Usage"},
+            "timings": {"$ref": "#/$defs/ResultTimings"},
+            "error": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {
+                    "code": {"enum": sorted(each.code for each in RequestError.__subclasses__())},
+                    "message": text,
+                    "field": text,
+                    "retry_after_ms": {"type": "integer"},
+                },
+            },
+        },
+        "$defs": defs,
+    }
+
+
+def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:
+    """Turn label probabilities into an answer: the most probable label, or the neutral one when it is a near tie.
+
+    With a neutral label that the model does not score, `score` of it is 1 minus the distance of the best two.
+    """
+    first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
+    margin = scores[first] - scores[second]
+    label = next(each for each in spec.labels if each.canonical == first)
+    score = scores[first]
+    if spec.neutral is not None and margin < spec.neutral_margin:
+        label, score = spec.neutral, 1.0 - margin
+    return Classification(
+        label=label.canonical,
+        name=label.names[language],
+        emoji=label.emoji,
+        score=round(score, 4),
+        scores={name: round(value, 4) for name, value in scores.items()},
+    )

@@ -281,8 +281,6 @@ class Engine(Generic[K]):
         """Make a sequence of the work, or fail it."""
         work = submitted.work
         try:
-            if work.deadline is not None and submitted.at >= work.deadline:
-                raise Expired("the deadline passed before work began")
             self._waiting[work.key] = self._sequence(submitted)
         except RequestError as error:
             submitted.emit(Failed(key=work.key, error=error))
@@ -294,6 +292,8 @@ class Engine(Generic[K]):
     def _sequence(self, submitted: _Submitted) -> Classifying[K] | Generating[K]:
         work, ready = submitted.work, self._ready
         spec, prompter = work.spec, ready.prompter
+        if work.deadline is not None and submitted.at >= work.deadline:
+            raise Expired("the deadline passed before work began")
         clock = Clocked(submitted=submitted.at, admitted=submitted.at)
         if isinstance(spec, ClassifySpec):
             question = prompter.classification(spec, text=work.text, language=work.language)

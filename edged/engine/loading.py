@@ -117,7 +117,7 @@ def _check_memory(what: str, needed: int, free: int) -> None:
 
 
 def _kv_bytes(engine: EngineSettings, one_context: int, free: int) -> int:
-    """Memory for running sequences: the setting, or full contexts for the whole batch within a quarter of what is free."""
+    """Memory for running sequences: the setting, or full contexts for the batch within a quarter of what is free."""
     wanted = engine.kv_mb * _MIB or max(min(engine.max_batch * one_context, free // 4), one_context)
     _check_memory("keys and values of one full context", one_context, wanted)
     _check_memory(

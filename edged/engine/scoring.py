@@ -33,10 +33,11 @@ class LabelTrie:
         nodes: dict[tuple[int, ...], int] = {(): -1}
         branches: list[tuple[int, int]] = []
         steps: list[tuple[tuple[int, int], ...]] = []
-        for label in map(tuple, labels):
+        for index, label in enumerate(map(tuple, labels)):
             if not label:
                 raise ValueError("a label has no tokens")
-            if any(other is not label and tuple(other)[: len(label)] == label for other in labels):
+            others = [tuple(other) for i, other in enumerate(labels) if i != index]
+            if any(other[: len(label)] == label for other in others):
                 raise ValueError("a label is the beginning of another")
             path: list[tuple[int, int]] = []
             for depth, token in enumerate(label):

@@ -1,0 +1,276 @@
+"""The commands. Each imports what it needs when it runs, so that `--help` is quick."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edged import __version__
+from edged.errors import EdgedError, ExitCode, FatalError, SettingsError
+from edged.settings import Settings
+
+_RAW = argparse.RawDescriptionHelpFormatter
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; gives its exit code (`edged.errors.ExitCode`)."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], ExitCode] = options.command
+    try:
+        return command(options)
+    except FatalError as error:
+        print(f"edged: {error}", file=sys.stderr)
+        return error.exit_code
+    except EdgedError as error:
+        print(f"edged: {error}", file=sys.stderr)
+        return ExitCode.BUG
+    except (KeyboardInterrupt, BrokenPipeError):
+        return ExitCode.INTERRUPTED
+
+
+# ---------------------------------------------------------------------------------------------------- the options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edged",
+        description="One small language model, many tasks, over MQTT.",
+        epilog="exit codes: 0 done, 2 usage or settings, 3 model, 4 broker, 5 interrupted work, 70 a bug",
+    )
+    parser.add_argument("--version", action="version", version=f"edged {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add(commands, "run", _run, "serve until SIGTERM", "EDGED_NODE=kitchen edged run --config /etc/edged/edged.toml")
+    demo = _add(commands, "demo", _demo, "show it all on a private broker", "edged demo", with_settings=False)
+    demo.add_argument("--model", default="smollm2-135m-instruct", help="preset, folder or GGUF file (%(default)s)")
+    ask = _add(commands, "ask", _ask, "ask a running daemon once", "edged ask 'I love this phone' --stream")
+    ask.add_argument("text", metavar="TEXT", help="the message; - reads standard input")
+    ask.add_argument("--task", default="message", help="the task (%(default)s)")
+    ask.add_argument("--session", help="continue this conversation")
+    ask.add_argument("--stream", action="store_true", help="print words as they come")
+    ask.add_argument("--json", action="store_true", help="print the messages as they are on the wire")
+    _add_timeout(ask)
+    chat = _add(commands, "chat", _chat, "talk with a running daemon; quit or 退出 ends it", "edged chat")
+    chat.add_argument("--session", help="continue this conversation (default: a new one)")
+    _add_timeout(chat)
+    check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
+    _add_timeout(check)
+    _add_models(commands)
+    config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
+    what = config.add_mutually_exclusive_group(required=True)
+    what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
+    what.add_argument("--show", action="store_true", help="the settings in force, secrets masked")
+    what.add_argument("--schema", action="store_true", help="the JSON Schema of the settings")
+    return parser
+
+
+def _add(
+    commands: Any,
+    name: str,
+    command: Callable[[argparse.Namespace], ExitCode],
+    summary: str,
+    example: str,
+    *,
+    with_settings: bool = True,
+) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=summary, epilog=f"example:\n  {example}", formatter_class=_RAW
+    )
+    parser.set_defaults(command=command)
+    if with_settings:
+        parser.add_argument("--config", type=Path, metavar="FILE", help="settings file (TOML)")
+        parser.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="one setting by its dotted name, e.g. mqtt.host=broker.lan; may be repeated",
+        )
+    return parser
+
+
+def _add_timeout(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait (%(default)s)")
+
+
+def _add_models(commands: Any) -> None:
+    models = commands.add_parser("models", help="the model store", description="the model store")
+    actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
+    pull = _add(actions, "pull", _models_pull, "fetch a model", "edged models pull smollm2-135m-instruct")
+    pull.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    _add(actions, "list", _models_list, "what is there, and what can be fetched by name", "edged models list")
+    verify = _add(actions, "verify", _models_verify, "check a model's files", "edged models verify")
+    verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    from edged import config
+
+    flags: dict[str, str] = {}
+    for each in options.set:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise SettingsError(f"--set {each}: write NAME=VALUE, for example --set mqtt.host=broker.lan")
+        flags[name] = value
+    return config.load(flags=flags, config_file=options.config)
+
+
+# --------------------------------------------------------------------------------------------------- the commands
+
+
+def _run(options: argparse.Namespace) -> ExitCode:
+    from edged import config, logs
+    from edged.daemon import Daemon
+
+    settings = _settings(options)
+    logs.configure(settings.log.level, settings.log.format)
+    return Daemon(settings, config.systemd()).run()
+
+
+def _demo(options: argparse.Namespace) -> ExitCode:
+    from edged import config, demo
+    from edged.models import Store
+
+    model_dir = config.load(flags={}, config_file=None).model_dir
+    Store(model_dir).pull(options.model)
+    return demo.run(model=options.model, model_dir=model_dir)
+
+
+def _ask(options: argparse.Namespace) -> ExitCode:
+    from edged.client import Client
+
+    text = sys.stdin.read() if options.text == "-" else options.text
+    fields: dict[str, Any] = {"stream": True} if options.stream else {}
+    if options.session:
+        fields["session"] = options.session
+    with Client(_quiet_settings(options), timeout=options.timeout) as client:
+        for answer in client.stream(text, task=options.task, **fields):
+            if options.json:
+                print(json.dumps(answer.body, ensure_ascii=False), flush=True)
+            elif answer.is_chunk:
+                _print_chunk(answer.body)
+            else:
+                _print_result(answer.body, streamed=options.stream)
+    return _exit_code_of(answer.body)
+
+
+def _exit_code_of(body: Mapping[str, Any]) -> ExitCode:
+    if body["status"] == "ok":
+        return ExitCode.DONE
+    codes = {"model_error": ExitCode.MODEL, "busy": ExitCode.BROKER, "shutting_down": ExitCode.BROKER}
+    return codes.get(body["error"]["code"], ExitCode.USAGE)
+
+
+def _chat(options: argparse.Namespace) -> ExitCode:
+    import uuid
+
+    from edged.client import Client
+
+    session = options.session or f"chat-{uuid.uuid4().hex[:8]}"
+    with Client(_quiet_settings(options), timeout=options.timeout) as client:
+        print("quit or 退出 ends the talk")
+        while (text := _read_line()) is not None:
+            for answer in client.stream(text, session=session, stream=True):
+                if answer.is_chunk:
+                    _print_chunk(answer.body)
+                else:
+                    _print_result(answer.body, streamed=True)
+    return ExitCode.DONE
+
+
+def _read_line() -> str | None:
+    """The next line that is not empty; None at the end of the talk."""
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            return None
+        if text.lower() in {"quit", "exit", "退出"}:
+            return None
+        if text:
+            return text
+
+
+def _check(options: argparse.Namespace) -> ExitCode:
+    from edged import check
+
+    return check.run(_quiet_settings(options), timeout=options.timeout, say=print)
+
+
+def _models_pull(options: argparse.Namespace) -> ExitCode:
+    from edged.models import Store
+
+    settings = _settings(options)
+    print(Store(settings.model_dir).pull(options.id or settings.model.id, settings.model.revision))
+    return ExitCode.DONE
+
+
+def _models_list(options: argparse.Namespace) -> ExitCode:
+    from edged.models import Store
+
+    for line in Store(_settings(options).model_dir).describe():
+        print(line)
+    return ExitCode.DONE
+
+
+def _models_verify(options: argparse.Namespace) -> ExitCode:
+    from edged.models import Store
+
+    settings = _settings(options)
+    print(Store(settings.model_dir).verify(options.id or settings.model.id, settings.model.revision))
+    return ExitCode.DONE
+
+
+def _config(options: argparse.Namespace) -> ExitCode:
+    from edged import config
+
+    if options.example:
+        print(config.example(), end="")
+    elif options.schema:
+        print(json.dumps(config.schema(), indent=2, ensure_ascii=False))
+    else:
+        print(config.show(_settings(options)), end="")
+    return ExitCode.DONE
+
+
+def _quiet_settings(options: argparse.Namespace) -> Settings:
+    """The settings of a command for people: only warnings are logged."""
+    from edged import logs
+
+    settings = _settings(options)
+    logs.configure("error", "console")
+    return settings
+
+
+# ------------------------------------------------------------------------------------------------------- printing
+
+
+def _print_chunk(body: Mapping[str, Any]) -> None:
+    for name, value in body.items():
+        if isinstance(value, Mapping) and "delta" in value:
+            print(value["delta"], end="", flush=True)
+        elif isinstance(value, Mapping):
+            print(_label(name, value), flush=True)
+
+
+def _print_result(body: Mapping[str, Any], *, streamed: bool) -> None:
+    if body["status"] == "error":
+        error = body["error"]
+        print(f"error {error['code']}: {error['message']}", file=sys.stderr)
+        return
+    if streamed:
+        print()
+    for name, value in body.items():
+        if streamed or not isinstance(value, Mapping):
+            continue
+        if "label" in value:
+            print(_label(name, value))
+        elif "text" in value:
+            print(value["text"])
+    timings, usage = body["timings"], body["usage"]
+    print(f"[{timings['total_ms']:.0f} ms, {usage['completion_tokens']} tokens]", file=sys.stderr)
+
+
+def _label(name: str, value: Mapping[str, Any]) -> str:
+    return f"{name}: {value['emoji']} {value['label']} ({value['name']}) {value['score']:.2f}".replace("  ", " ")

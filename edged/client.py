@@ -1,0 +1,120 @@
+"""A client of the contract: asks a daemon and waits for the answer. Used by the commands, the demo and the tests."""
+
+import json
+import queue
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from edged.errors import BrokerUnavailable
+from edged.mqtt.link import Link
+from edged.mqtt.settlement import Delivery
+from edged.ports import LinkState
+from edged.settings import Settings
+from edged.wire import Publication, Topics, encode, topic_matches
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Answer:
+    """A message that came back: chunks first, where they were asked for, then the result or error."""
+
+    body: Mapping[str, Any]
+    is_chunk: bool
+
+
+class Client:
+    """One connection to the broker, for one daemon. A context manager."""
+
+    def __init__(self, settings: Settings, *, timeout: float) -> None:
+        """`timeout` in seconds: for the connection, and for the next message of an answer."""
+        self._topics = Topics(prefix=settings.prefix, node=settings.node)
+        self._timeout = timeout
+        name = f"edged-client-{uuid.uuid4().hex[:12]}"
+        self._replies = f"{self._topics.root}/reply/{name}"
+        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
+        self._states: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._link = Link(
+            settings=settings.mqtt,
+            client_id=name,
+            subscriptions=(f"{self._replies}/#", self._topics.status),
+            will=None,
+            receive_maximum=100,
+            on_delivery=self._on_delivery,
+            on_change=self._changes.put,
+            ephemeral=True,
+        )
+        self._where = f"{settings.mqtt.host}:{settings.mqtt.resolved_port}"
+
+    def __enter__(self) -> Self:
+        self._link.start()
+        try:
+            self._wait_connected()
+        except BaseException:
+            self._link.stop(None, 1.0)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.stop(None, 1.0)
+
+    def ask(self, text: str, *, task: str = "message", **fields: Any) -> Mapping[str, Any]:
+        """Give the result or error of one request; `fields` are those of the request's JSON.
+
+        Raises:
+            BrokerUnavailable: no answer came in time, with what the daemon's status says.
+        """
+        *_, last = self.stream(text, task=task, **fields)
+        return last.body
+
+    def stream(self, text: str, *, task: str = "message", **fields: Any) -> Iterator[Answer]:
+        """Give the chunks of one request, if `stream=True`, and its result or error last."""
+        request_id = uuid.uuid4().hex
+        reply_to = f"{self._replies}/{request_id[:8]}"
+        body = {"text": text, "id": request_id, "reply_to": reply_to, **fields}
+        self._link.publish(Publication(topic=f"{self._topics.root}/in/{task}", payload=encode(body), qos=1))
+        while True:
+            try:
+                answer = self._answers.get(timeout=self._timeout)
+            except queue.Empty:
+                raise BrokerUnavailable(
+                    f"no answer in {self._timeout:g} s from {self._topics.root} at {self._where}; {self._status()}"
+                ) from None
+            if answer.body.get("id") != request_id:
+                continue
+            yield answer
+            if not answer.is_chunk:
+                return
+
+    def _status(self) -> str:
+        state = "nothing"
+        while not self._states.empty():
+            state = self._states.get()
+        if state == "nothing":
+            return "no daemon of this name was ever there (EDGED_NODE, EDGED_PREFIX); start one with `edged run`"
+        return f"its status says: {state}"
+
+    def _wait_connected(self) -> None:
+        state: LinkState | None = None
+        while state is None or state.connected_since is None:
+            try:
+                state = self._changes.get(timeout=self._timeout)
+            except queue.Empty:
+                state = self._link.state()
+                if state.connected_since is not None:
+                    return
+                reason = state.fault or f"no connection in {self._timeout:g} s"
+                raise BrokerUnavailable(f"the broker at {self._where}: {reason}") from None
+            if state.fault is not None:
+                raise BrokerUnavailable(f"the broker at {self._where}: {state.fault}")
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
+        body = json.loads(message.payload)
+        if topic_matches(self._topics.status, message.topic):
+            self._states.put(str(body.get("state")))
+        else:
+            self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))

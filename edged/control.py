@@ -1,0 +1,179 @@
+"""Control requests: `R/request/<command>` in, `R/response/<command>` out. Runs in the worker's thread.
+
+Who may control the daemon is decided by the broker's access list on `R/request/#`.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edged.errors import BadEncoding, BadRequest, JournalFault, ModelError, RequestError, TooLarge
+from edged.mqtt.settlement import Delivery
+from edged.ports import Engine, Link, Outcome
+from edged.tasks import GenerateSpec
+from edged.wire import Address, Contract, Publication, encode, redirect
+from edged.work import Failed, Params, Work, WorkEvent
+from edged.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+Respond = Callable[[Mapping[str, Any] | RequestError], None]
+
+COMMANDS = ("ping", "cancel", "forget", "session", "log_level", "drain")
+
+
+class ControlBody(BaseModel):
+    """A control request as JSON; an empty payload is an empty object."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    transaction: str | int | None = None
+    id: str | None = Field(None, description="cancel: the request's id")
+    session: str | None = Field(None, description="forget, session: whose turns")
+    level: str | None = Field(None, description="log_level: debug, info, warning or error")
+
+
+PROBE = GenerateSpec(name="probe", system={"en": "Say OK.", "zh": "说好。"}, max_tokens=1, keeps_history=False)
+
+
+class Prober:
+    """Decodes one real token, to know that the engine can."""
+
+    def __init__(self, engine: Engine, *, clock: Callable[[], float], timeout_s: float) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._number = 0
+
+    def probe(self, on_end: Callable[[float | None], None]) -> None:
+        """Decode; `on_end` gets the milliseconds it took, or None on failure, in the engine's thread."""
+        with self._lock:
+            self._number += 1
+            key = f"probe/{self._number}"
+        begin = self._clock()
+
+        def on_event(event: WorkEvent) -> None:
+            on_end(None if isinstance(event, Failed) else 1000 * (self._clock() - begin))
+
+        work = Work(
+            key=key,
+            spec=PROBE,
+            text="OK",
+            language="en",
+            params=Params(max_tokens=1, temperature=0.0),
+            deadline=begin + self._timeout_s,
+        )
+        self._engine.submit(work, on_event)
+
+
+class Control:
+    """Obeys control requests, one answer each."""
+
+    def __init__(
+        self,
+        *,
+        contract: Contract,
+        link: Link,
+        prober: Prober,
+        set_log_level: Callable[[str], None],
+        drain: Callable[[], None],
+    ) -> None:
+        """`set_log_level` raises ValueError for a level that there is not; `drain` ends the daemon."""
+        self._contract = contract
+        self._link = link
+        self._prober = prober
+        self._set_log_level = set_log_level
+        self._drain = drain
+
+    def handle(self, delivery: Delivery, worker: Worker) -> None:
+        """Obey the request in `delivery`; in the worker's thread."""
+        message = delivery.message
+        command = self._contract.topics.control(message.topic) or ""
+        address = Address(
+            topic=self._contract.topics.response(command),
+            qos=min(message.qos, 1),
+            correlation_data=message.correlation_data,
+        )
+        body = ControlBody()
+        try:
+            if message.response_topic is not None:
+                address = redirect(address, message.response_topic, self._contract, field="response_topic")
+            body = self._read(message.payload)
+            self._obey(command, body, worker, self._responder(delivery, address, body))
+        except RequestError as error:
+            self._responder(delivery, address, body)(error)
+        except JournalFault as fault:
+            self._responder(delivery, address, body)(ModelError(f"the journal cannot be changed now: {fault}"))
+
+    def _read(self, payload: bytes) -> ControlBody:
+        if len(payload) > self._contract.payload_bytes:
+            raise TooLarge(f"the payload has {len(payload)} bytes; at most {self._contract.payload_bytes} are taken")
+        try:
+            text = payload.decode()
+        except UnicodeDecodeError as error:
+            raise BadEncoding("the payload is not UTF-8") from error
+        try:
+            return ControlBody.model_validate_json(text) if text.strip() else ControlBody()
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+            raise BadRequest(first["msg"], field=".".join(map(str, first["loc"])) or None) from error
+
+    def _obey(self, command: str, body: ControlBody, worker: Worker, respond: Respond) -> None:
+        if command == "ping":
+            self._prober.probe(lambda ms: respond(ModelError("no token was decoded") if ms is None else {"ms": ms}))
+        elif command == "cancel":
+            respond({"cancelled": worker.cancel(_needed(body.id, "id"))})
+        elif command == "forget":
+            respond({"turns": worker.forget(_needed(body.session, "session"))})
+        elif command == "session":
+            respond({"turns": [asdict(turn) for turn in worker.turns(_needed(body.session, "session"))]})
+        elif command == "log_level":
+            respond(self._change_log_level(_needed(body.level, "level")))
+        elif command == "drain":
+            respond({"state": "draining"})
+            self._drain()
+        else:
+            raise BadRequest(f"there is no such command; there are: {', '.join(COMMANDS)}")
+
+    def _change_log_level(self, level: str) -> Mapping[str, Any]:
+        try:
+            self._set_log_level(level)
+        except ValueError as error:
+            raise BadRequest(str(error), field="level") from error
+        return {"level": level}
+
+    def _responder(self, delivery: Delivery, address: Address, body: ControlBody) -> Respond:
+        def settle(_: Outcome) -> None:
+            if delivery.ticket is not None:
+                self._link.settle(delivery.ticket)
+
+        def respond(answer: Mapping[str, Any] | RequestError) -> None:
+            if isinstance(answer, RequestError):
+                fields: dict[str, Any] = {
+                    "status": "error",
+                    "error": {"code": answer.code, "message": answer.message, "field": answer.field},
+                }
+            else:
+                fields = {"status": "ok", "data": answer}
+            if body.transaction is not None:
+                fields["transaction"] = body.transaction
+            publication = Publication(
+                topic=address.topic,
+                payload=encode(fields),
+                qos=address.qos,
+                correlation_data=address.correlation_data,
+            )
+            self._link.publish(publication, settle)
+
+        return respond
+
+
+def _needed(value: str | None, field: str) -> str:
+    if value is None:
+        raise BadRequest("this field is required", field=field)
+    return value

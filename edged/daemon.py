@@ -1,0 +1,293 @@
+"""The daemon: which part is made of what, in which order they start and stop, and what a signal does.
+
+Nothing is decided here about a request; see `worker.py` for that, and `health.py` for what the world is told.
+"""
+
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import structlog
+
+from edged import __version__, logs, system
+from edged.config import Systemd
+from edged.control import Control, Prober
+from edged.engine import loading
+from edged.engine.engine import Engine
+from edged.errors import BrokerUnavailable, ExitCode, FatalError
+from edged.health import Health, State
+from edged.health import Limits as HealthLimits
+from edged.info import describe
+from edged.journal import SqliteJournal
+from edged.metrics import Metrics
+from edged.models import Store
+from edged.mqtt.link import Link
+from edged.mqtt.settlement import Delivery
+from edged.ports import Engine as EnginePort
+from edged.ports import LinkState
+from edged.settings import Settings
+from edged.systemd import Notifier
+from edged.tasks import BUILT_IN, Tasks
+from edged.wire import Contract, Publication, Topics, encode
+from edged.worker import Worker
+
+log = structlog.get_logger(__name__)
+
+_TICK_S = 1.0
+_LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
+_FINAL_S = 5.0  # for the last message and the last disk write
+
+
+class StoppableEngine(EnginePort):
+    """An engine as the daemon starts and stops it."""
+
+    def start(self) -> None: ...
+
+    def wait_ready(self, timeout: float | None = None) -> bool: ...
+
+    def stop(self, timeout: float = 10.0) -> None: ...
+
+
+def contract_of(settings: Settings, tasks: Tasks) -> Contract:
+    """The contract with the outside that these settings make."""
+    return Contract(
+        topics=Topics(prefix=settings.prefix, node=settings.node),
+        tasks=tasks,
+        reply_topics=settings.mqtt.reply_topics,
+        payload_bytes=settings.limits.payload_bytes,
+        text_chars=settings.limits.text_chars,
+    )
+
+
+def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
+    """The real engine on the model of the settings."""
+
+    def load() -> loading.Loaded:  # type: ignore[type-arg] - whichever decoder the model needs
+        path = Store(settings.model_dir).path(settings.model.id, settings.model.revision)
+        return loading.load(
+            loading.Plan(path=path, model=settings.model, engine=settings.engine, half_width=settings.half_width)
+        )
+
+    return Engine(load, tasks=tasks)
+
+
+@dataclass(slots=True)
+class _Signals:
+    """What the outside asked of the main thread."""
+
+    wake: threading.Event
+    asked_to_stop: int = 0
+
+    def on_signal(self, number: int, _: FrameType | None) -> None:
+        log.info("signal", name=signal.Signals(number).name)
+        self.ask()
+
+    def ask(self) -> None:
+        self.asked_to_stop += 1
+        self.wake.set()
+
+
+class Daemon:
+    """One model, one broker, one process."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        systemd: Systemd,
+        *,
+        make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
+        tasks: Tasks = BUILT_IN,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._contract = contract_of(settings, tasks)
+        self._clock = clock
+        self._started = clock()
+        self._systemd = systemd
+        self._notifier = Notifier(systemd.notify_socket)
+        self._signals = _Signals(threading.Event())
+        self._metrics = Metrics()
+        self._journal = SqliteJournal(
+            settings.state_dir / "journal.db",
+            keep_hours=settings.journal.keep_hours,
+            session_hours=settings.journal.session_hours,
+            max_mb=settings.journal.max_mb,
+            keep_text=settings.journal.keep_text,
+        )
+        self._engine = make_engine(settings, tasks)
+        topics = self._contract.topics
+        boot_id = uuid.uuid4().hex[:12]
+        prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
+        self._link = Link(
+            settings=settings.mqtt,
+            client_id=settings.client_id,
+            subscriptions=(topics.requests, topics.controls),
+            will=Publication(
+                topic=topics.status,
+                payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
+                qos=1,
+                retain=True,
+            ),
+            receive_maximum=settings.queue.capacity,
+            on_delivery=self._on_delivery,
+            on_change=self._on_link_change,
+        )
+        self._worker = Worker(
+            contract=self._contract,
+            engine=self._engine,
+            link=self._link,
+            journal=self._journal,
+            metrics=self._metrics,
+            capacity=settings.queue.capacity,
+            language=None if settings.language == "auto" else settings.language,
+            on_control=self._on_control,
+            clock=clock,
+        )
+        self._control = Control(
+            contract=self._contract,
+            link=self._link,
+            prober=prober,
+            set_log_level=logs.set_level,
+            drain=self._signals.ask,
+        )
+        self._health = Health(
+            topics=topics,
+            engine=self._engine,
+            link=self._link,
+            worker=self._worker.state,
+            metrics=self._metrics,
+            system=lambda: system.read(settings.state_dir),
+            prober=prober,
+            limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
+            interval=settings.health.interval,
+            boot_id=boot_id,
+            version=__version__,
+            started=self._started,
+            clock=clock,
+            wall_clock=time.time,
+        )
+
+    def run(self) -> ExitCode:
+        """Serve until a signal or a fatal fault; gives the exit code.
+
+        Raises:
+            FatalError: the model cannot be loaded, or another daemon has our name.
+        """
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._signals.on_signal)
+        _make_private(self._settings.state_dir)
+        log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
+        self._notifier.status("connecting")
+        self._link.start()
+        self._link.publish(self._health.status())
+        try:
+            if self._load():
+                self._serve()
+            return self._shut_down()
+        except FatalError as error:
+            self._health.become(State.STOPPED, (str(error),))
+            self._stop_parts(None)
+            raise
+
+    # ---------------------------------------------------------------------------------------------- start, serve
+
+    def _load(self) -> bool:
+        """Load and warm up; False when a signal came first."""
+        self._notifier.status(f"loading {self._settings.model.id}")
+        self._engine.start()
+        while not self._engine.wait_ready(_TICK_S):
+            self._notifier.extend_timeout(_LOAD_GRACE_S)
+            self._check_name_is_ours()
+            if self._signals.asked_to_stop:
+                return False
+        self._worker.start()
+        self._publish_info()
+        self._health.become(State.READY)
+        self._notifier.ready()
+        log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
+        return True
+
+    def _serve(self) -> None:
+        while not self._signals.asked_to_stop:
+            self._health.tick()
+            self._check_name_is_ours()
+            self._check_parts_live()
+            reasons = "; ".join(self._health.reasons)
+            self._notifier.status(f"{self._health.state}: {reasons}" if reasons else str(self._health.state))
+            if self._health.makes_progress:
+                self._notifier.watchdog()
+            self._signals.wake.wait(_TICK_S)
+
+    def _check_name_is_ours(self) -> None:
+        if self._link.state().taken_over:
+            raise BrokerUnavailable(
+                f"another client connected to the broker as {self._settings.client_id}: two daemons have one name; "
+                "give one of them another EDGED_NODE"
+            )
+
+    def _check_parts_live(self) -> None:
+        """A part that died does not come back by itself; systemd starts us anew and the broker has the work."""
+        died = self._engine.state().fault or self._worker.state().died
+        if died is not None:
+            raise FatalError(died)
+
+    def _publish_info(self) -> None:
+        info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
+        self._link.publish(Publication(topic=self._contract.topics.info, payload=encode(info), qos=1, retain=True))
+
+    # ------------------------------------------------------------------------------------- the network thread's
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        self._worker.on_delivery(delivery)
+
+    def _on_link_change(self, state: LinkState) -> None:
+        if state.connected_since is not None:
+            log.info("broker_connected", protocol=state.protocol, reconnects=state.reconnects)
+        elif state.fault is not None:
+            log.warning("broker_lost", reason=state.fault)
+        self._signals.wake.set()
+
+    def _on_control(self, delivery: Delivery) -> None:
+        self._control.handle(delivery, self._worker)
+
+    # -------------------------------------------------------------------------------------------------- shut down
+
+    def _shut_down(self) -> ExitCode:
+        """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start."""
+        begin = self._clock()
+        timeout = self._settings.shutdown_timeout
+        self._notifier.stopping()
+        self._notifier.status("draining")
+        self._health.become(State.DRAINING)
+        self._link.unsubscribe()
+        self._worker.drain()
+        asked = self._signals.asked_to_stop
+        finished = False
+        while not finished and self._clock() - begin < timeout and self._signals.asked_to_stop == asked:
+            finished = self._worker.wait_idle(0.1)
+        if not finished:
+            log.warning("work_handed_back", jobs=self._worker.state().jobs)
+            self._worker.abandon()
+            self._worker.wait_idle(1.0)
+        self._stop_parts(self._health.status(State.STOPPED))
+        log.info("stopped", seconds=round(self._clock() - begin, 2))
+        return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
+
+    def _stop_parts(self, final: Publication | None) -> None:
+        self._worker.call(self._journal.close)
+        self._worker.stop(_FINAL_S)
+        self._engine.stop(_FINAL_S)
+        self._link.stop(final, _FINAL_S)
+
+
+def _make_private(folder: Path) -> None:
+    """Make the state folder. A folder that cannot be made shows as a fault of the journal, not as the end."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        log.warning("state_dir", path=str(folder), reason=error.strerror)

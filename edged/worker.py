@@ -1,0 +1,606 @@
+"""The worker: take, answer, record, publish, settle. One thread owns every job; others only put events in.
+
+A delivery is settled when its answer has the broker's PUBACK, and not before. Answers are recorded before they are
+published, many in one transaction, so a crash at any point ends in the same answer.
+"""
+
+import queue
+import threading
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import structlog
+
+from edged.conversation import Turn
+from edged.errors import Busy, Cancelled, Expired, Fate, JournalFault, RequestError, ShuttingDown, TooLarge
+from edged.job import Addressee, Chunk, Job, fingerprint_of, seed_of
+from edged.metrics import Metrics
+from edged.mqtt.settlement import Delivery, Ticket
+from edged.ports import Engine, Entry, Journal, Link, Outcome, Recorded, Sent
+from edged.tasks import GenerateSpec
+from edged.text import Language, language_of
+from edged.wire import (
+    Address,
+    Contract,
+    Publication,
+    Rejected,
+    Request,
+    decode,
+    encode_chunk,
+    encode_error,
+    encode_result,
+    rfc3339,
+)
+from edged.work import Work, WorkEvent
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 256  # events handled between two commits
+_TICK_S = 0.5
+_UNRECORDED = 1000  # entries kept for a journal that cannot be written
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WorkerState:
+    """The worker at a glance; `oldest` and `last_progress` in monotonic seconds."""
+
+    jobs: int
+    capacity: int
+    oldest: float | None
+    last_progress: float
+    journal_fault: str | None
+    died: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Happened:
+    number: int
+    part: str
+    event: WorkEvent
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Published:
+    number: int
+    place: Addressee
+    outcome: Outcome
+
+
+_Call = Callable[[], None]  # run in the worker's thread
+_Event = Delivery | _Happened | _Published | _Call
+
+
+class Worker:
+    """Answers deliveries below `in/`; hands those below `request/` to `on_control`."""
+
+    def __init__(
+        self,
+        *,
+        contract: Contract,
+        engine: Engine,
+        link: Link,
+        journal: Journal,
+        metrics: Metrics,
+        capacity: int,
+        language: Language | None,
+        on_control: Callable[[Delivery], None],
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    ) -> None:
+        """`language` None goes by each text's script."""
+        self._contract = contract
+        self._engine = engine
+        self._link = link
+        self._journal = journal
+        self._metrics = metrics
+        self._capacity = capacity
+        self._language = language
+        self._on_control = on_control
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._new_id = new_id
+        self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
+        self._jobs: dict[int, Job] = {}
+        self._by_identity: dict[tuple[str, str], Job] = {}
+        self._sessions: dict[str, deque[Job]] = {}  # the first of each is being answered
+        self._complete: list[Job] = []  # answered since the last commit
+        self._settled: list[tuple[str, str]] = []
+        self._unrecorded: deque[Entry] = deque(maxlen=_UNRECORDED)
+        self._numbers = 0
+        self._service_s = 1.0  # a moving mean of the time between two answers while busy
+        self._last_answer: float | None = None
+        self._draining = False
+        self._stopping = False
+        self._idle = threading.Event()
+        self._journal_fault: str | None = None
+        self._died: str | None = None
+        self._last_progress = clock()
+        self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
+
+    # ------------------------------------------------------------------------------ called from other threads
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End the thread; what is in hand stays unacked at the broker."""
+        self._events.put(self._stop)
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+
+    def on_delivery(self, delivery: Delivery) -> None:
+        """Take a delivery in; for the link's thread."""
+        self._events.put(delivery)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Run `function` in the worker's thread, between two events."""
+        self._events.put(function)
+
+    def drain(self) -> None:
+        """Begin no new work; `wait_idle` tells when what is in hand is done."""
+        self._events.put(self._begin_drain)
+
+    def wait_idle(self, timeout: float) -> bool:
+        """After `drain`: wait until every job is answered and confirmed."""
+        return self._idle.wait(timeout)
+
+    def abandon(self) -> None:
+        """After `drain`: give up what is left. QoS 1 goes back to the broker, QoS 0 is told."""
+        self._events.put(self._give_up)
+
+    def state(self) -> WorkerState:
+        jobs = list(self._jobs.values())
+        return WorkerState(
+            jobs=len(jobs),
+            capacity=self._capacity,
+            oldest=min((job.received for job in jobs), default=None),
+            last_progress=self._last_progress,
+            journal_fault=self._journal_fault,
+            died=self._died,
+        )
+
+    # -------------------------------------------------------------------- for control, in the worker's thread
+
+    def cancel(self, request_id: str) -> int:
+        """Cancel the jobs of this id, waiting or running; gives how many there were."""
+        jobs = [job for job in self._jobs.values() if job.request.id == request_id and job.payload is None]
+        for job in jobs:
+            if job.submitted is None:
+                self._finish_with(job, Cancelled("the request was cancelled before there was an answer"))
+            else:
+                self._cancel_parts(job)
+        return len(jobs)
+
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        """The conversation so far: as recorded, and what could not be recorded yet."""
+        try:
+            recorded = self._journal.turns(session)
+        except JournalFault as fault:
+            self._note(fault)
+            recorded = ()
+        return recorded + tuple(t for entry in self._unrecorded if entry.session == session for t in entry.turns)
+
+    def forget(self, session: str) -> int:
+        """Delete a conversation; gives how many turns it had.
+
+        Raises:
+            JournalFault: the disk still has it.
+        """
+        kept = [entry for entry in self._unrecorded if entry.session != session]
+        self._unrecorded.clear()
+        self._unrecorded.extend(kept)
+        return self._journal.forget(session)
+
+    # ---------------------------------------------------------------------------------- the worker's own thread
+
+    def _main(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn()
+        except Exception as error:
+            # The top of the thread: whoever supervises must see that it is gone.
+            self._died = f"the worker stopped: {type(error).__name__}: {error}"
+            log.exception("worker_died")
+
+    def _turn(self) -> None:
+        """Handle the events at hand, then commit and publish once for all of them."""
+        try:
+            self._handle(self._events.get(timeout=_TICK_S))
+            for _ in range(_BATCH):
+                self._handle(self._events.get_nowait())
+        except queue.Empty:
+            pass
+        self._expire_waiting()
+        self._commit()
+        self._last_progress = self._clock()
+        if self._draining and not self._jobs:
+            self._idle.set()
+
+    def _handle(self, event: _Event) -> None:
+        if isinstance(event, Delivery):
+            self._take(event)
+        elif isinstance(event, _Happened):
+            self._advance(event)
+        elif isinstance(event, _Published):
+            self._confirmed(event)
+        else:
+            event()
+
+    # take
+
+    def _take(self, delivery: Delivery) -> None:
+        if self._contract.topics.control(delivery.message.topic) is not None:
+            self._on_control(delivery)
+            return
+        self._metrics.received()
+        if delivery.redelivered:
+            self._metrics.redelivered()
+        if self._draining and delivery.ticket is not None:
+            return  # unacked: the broker keeps it for the next daemon
+        decoded = decode(delivery.message, contract=self._contract, new_id=self._new_id())
+        if isinstance(decoded, Rejected):
+            self._reject(decoded, delivery)
+        else:
+            self._take_request(decoded, delivery)
+
+    def _take_request(self, request: Request, delivery: Delivery) -> None:
+        fingerprint = fingerprint_of(request)
+        running = self._in_hand(request, fingerprint, delivery)
+        if running is not None:
+            self._metrics.duplicate()
+            new_places = running.join(request.address, delivery)
+            if running.payload is not None:
+                self._publish(running, new_places)
+            return
+        job = self._make_job(request, fingerprint, delivery)
+        recorded = self._recorded(request, fingerprint, delivery)
+        if recorded is not None:
+            self._metrics.duplicate()
+            job.request = replace(request, id=recorded.request_id)
+            job.payload = recorded.payload
+            self._add(job)
+            self._publish(job, job.addressees)
+            return
+        try:
+            self._check_admissible(job)
+        except RequestError as error:
+            self._add(job)
+            self._finish_with(job, error)
+            return
+        self._add(job)
+        log.info("request_received", request_id=request.id, task=request.task, session=request.session)
+        self._enqueue(job)
+
+    def _in_hand(self, request: Request, fingerprint: str, delivery: Delivery) -> Job | None:
+        """The job of the same request, if it has not ended yet."""
+        if request.has_own_id:
+            return self._by_identity.get((request.id, fingerprint))
+        if not delivery.redelivered or delivery.ticket is None:
+            return None
+        return next(
+            (
+                job
+                for job in self._jobs.values()
+                if job.fingerprint == fingerprint and job.packet_id == delivery.ticket.packet_id
+            ),
+            None,
+        )
+
+    def _recorded(self, request: Request, fingerprint: str, delivery: Delivery) -> Recorded | None:
+        """The answer that this request, or this very delivery before a crash, was given."""
+        try:
+            if request.has_own_id:
+                return self._journal.find(request.id, fingerprint)
+            if delivery.redelivered and delivery.ticket is not None:
+                return self._journal.find_unsettled(delivery.ticket.packet_id, fingerprint)
+        except JournalFault as fault:
+            self._note(fault)
+        return None
+
+    def _make_job(self, request: Request, fingerprint: str, delivery: Delivery) -> Job:
+        self._numbers += 1
+        ticket = delivery.ticket
+        left = request.time_left_ms
+        return Job(
+            number=self._numbers,
+            request=request,
+            fingerprint=fingerprint,
+            language=self._language or language_of(request.text),
+            parts={spec.name: spec for spec in self._contract.tasks.parts(request.task)},
+            addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
+            packet_id=ticket.packet_id if ticket is not None else None,
+            received=delivery.received_at,
+            deadline=None if left is None else delivery.received_at + left / 1000,
+        )
+
+    def _check_admissible(self, job: Job) -> None:
+        if self._draining:
+            raise ShuttingDown("the daemon is shutting down; send it again when it is back", retry_after_ms=5000)
+        if job.deadline is not None and self._clock() >= job.deadline:
+            raise Expired("the request's time was over when it was received")
+        if job.is_lossy and len(self._jobs) >= self._capacity:
+            raise Busy(
+                f"{len(self._jobs)} requests are in hand and this one came at QoS 0; send it again later, or at "
+                "QoS 1, where the broker keeps it",
+                retry_after_ms=max(100, int(1000 * self._service_s)),
+            )
+
+    def _add(self, job: Job) -> None:
+        self._jobs[job.number] = job
+        self._by_identity[job.identity] = job
+
+    def _reject(self, rejected: Rejected, delivery: Delivery) -> None:
+        log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
+        self._metrics.failed(rejected.error.code)
+        payload = encode_error(
+            request_id=rejected.id,
+            task=rejected.task,
+            session=rejected.session,
+            node=self._contract.topics.node,
+            time=self._now_text(),
+            error=rejected.error,
+        )
+        self._answer(delivery.ticket, rejected.address, payload)
+
+    def _answer(self, ticket: Ticket | None, address: Address, payload: bytes) -> None:
+        """Publish an answer that belongs to no job, and settle what it answers."""
+
+        def on_done(_: Outcome) -> None:
+            if ticket is not None:
+                self._link.settle(ticket)
+
+        self._link.publish(_publication(address, payload), on_done)
+
+    # answer
+
+    def _enqueue(self, job: Job) -> None:
+        """Start the job, or let it wait for the earlier turns of its session."""
+        session = self._session_of(job)
+        if session is not None:
+            line = self._sessions.setdefault(session, deque())
+            line.append(job)
+            if len(line) > 1:
+                return
+        self._start(job)
+
+    def _session_of(self, job: Job) -> str | None:
+        """The session whose turns this job reads and writes, if it does."""
+        request = job.request
+        if request.history is not None or not self._contract.tasks.keeps_history(request.task):
+            return None
+        return request.session
+
+    def _start(self, job: Job) -> None:
+        session = self._session_of(job)
+        turns = job.request.history or (self.turns(session) if session is not None else ())
+        job.submitted = self._clock()
+        for part, spec in job.parts.items():
+            with_history = isinstance(spec, GenerateSpec) and spec.keeps_history
+            work = Work(
+                key=f"{job.number}/{part}",
+                spec=spec,
+                text=job.request.text,
+                language=job.language,
+                turns=turns if with_history else (),
+                params=job.request.params,
+                seed=seed_of(*job.identity),
+                stream=job.request.stream and isinstance(spec, GenerateSpec),
+                deadline=job.deadline,
+            )
+            self._engine.submit(work, self._listener(job.number, part))
+
+    def _listener(self, number: int, part: str) -> Callable[[WorkEvent], None]:
+        return lambda event: self._events.put(_Happened(number=number, part=part, event=event))
+
+    def _advance(self, happened: _Happened) -> None:
+        job = self._jobs.get(happened.number)
+        if job is None or job.payload is not None:
+            return  # it failed by another part, or was given up
+        for chunk in job.take(happened.part, happened.event):
+            self._stream(job, chunk)
+        if job.error is not None:
+            self._cancel_parts(job)
+            self._finish_with(job, job.error)
+        elif job.is_complete:
+            self._complete.append(job)
+
+    def _cancel_parts(self, job: Job) -> None:
+        for part in job.parts:
+            if part not in job.events:
+                self._engine.cancel(f"{job.number}/{part}")
+
+    def _stream(self, job: Job, chunk: Chunk) -> None:
+        payload = encode_chunk(request_id=job.request.id, seq=chunk.seq, part=chunk.part, value=chunk.value)
+        for place in job.addressees:
+            address = Address(
+                topic=f"{place.address.topic}/stream", qos=0, correlation_data=place.address.correlation_data
+            )
+            self._link.publish(_publication(address, payload))
+
+    def _expire_waiting(self) -> None:
+        """The engine watches the deadlines of what it has; those that wait for their session's turn are ours."""
+        now = self._clock()
+        for line in list(self._sessions.values()):
+            for job in list(line)[1:]:
+                if job.deadline is not None and now >= job.deadline:
+                    self._finish_with(job, Expired("the deadline passed before work began"))
+
+    # record, publish, settle
+
+    def _finish_with(self, job: Job, error: RequestError) -> None:
+        """End a job with an error; a request that may be tried again elsewhere goes back to the broker."""
+        if error.fate is Fate.RETRY and not job.is_lossy:
+            self._leave(job)
+            return
+        self._metrics.failed(error.code)
+        log.info("request_failed", request_id=job.request.id, code=error.code, session=job.request.session)
+        job.payload = encode_error(
+            request_id=job.request.id,
+            task=job.request.task,
+            session=job.request.session,
+            node=self._contract.topics.node,
+            time=self._now_text(),
+            error=error,
+        )
+        self._next_in_session(job)
+        self._publish(job, job.addressees)
+
+    def _commit(self) -> None:
+        """Record what was answered since the last time, in one transaction, then publish it."""
+        complete, self._complete = self._complete, []
+        settled, self._settled = self._settled, []
+        entries = [self._complete_job(job) for job in complete]
+        try:
+            if self._unrecorded or entries:
+                self._journal.record([*self._unrecorded, *entries])
+                self._unrecorded.clear()
+                self._journal_fault = None
+            if settled:
+                self._journal.settled(settled)
+        except JournalFault as fault:
+            # Answering goes on; what could not be recorded is tried again with the next commit.
+            self._note(fault)
+            self._unrecorded.extend(entries)
+        for job in complete:
+            self._next_in_session(job)
+            self._publish(job, job.addressees)
+
+    def _complete_job(self, job: Job) -> Entry:
+        now = self._clock()
+        result = job.result(
+            node=self._contract.topics.node, model=self._engine.model.id, time=self._now_text(), now=now
+        )
+        job.payload = encode_result(result)
+        session = self._session_of(job)
+        self._count(job, now)
+        log.info(
+            "request_answered",
+            request_id=job.request.id,
+            session=job.request.session,
+            total_ms=result.timings.total_ms,
+            tokens=result.usage.completion_tokens,
+        )
+        return Entry(
+            request_id=job.request.id,
+            fingerprint=job.fingerprint,
+            packet_id=job.packet_id,
+            payload=job.payload,
+            session=session,
+            turns=job.turns() if session is not None else (),
+            at=self._wall_clock(),
+        )
+
+    def _count(self, job: Job, now: float) -> None:
+        timings, usage = job.timings(now), job.usage()
+        self._metrics.answered(
+            now,
+            total_ms=timings.total_ms,
+            queue_ms=timings.queue_ms,
+            first_token_ms=timings.first_token_ms,
+            sentiment_ms=job.classified_ms(),
+        )
+        self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        if self._last_answer is not None and len(self._jobs) > 1:
+            self._service_s = 0.8 * self._service_s + 0.2 * (now - self._last_answer)
+        self._last_answer = now
+
+    def _publish(self, job: Job, places: list[Addressee]) -> None:
+        for place in list(places):
+            self._send(job, place, job.payload or b"")
+
+    def _send(self, job: Job, place: Addressee, payload: bytes) -> None:
+        number = job.number
+
+        def on_done(outcome: Outcome) -> None:
+            self._events.put(_Published(number=number, place=place, outcome=outcome))
+
+        self._link.publish(_publication(place.address, payload), on_done)
+
+    def _confirmed(self, published: _Published) -> None:
+        job = self._jobs.get(published.number)
+        if job is None or published.place not in job.addressees:
+            return
+        sent = published.outcome.sent
+        if sent is Sent.TOO_LARGE:
+            self._send_instead(job, published)
+            return
+        if sent is not Sent.CONFIRMED:
+            log.warning("answer_not_sent", request_id=job.request.id, fate=sent, reason=published.outcome.reason)
+            self._metrics.failed(f"publish_{sent}")
+        # A refused answer would be refused again: the delivery is settled, the operator is told.
+        if sent is not Sent.DROPPED or job.is_lossy:
+            for ticket in published.place.tickets:
+                self._link.settle(ticket)
+        job.addressees.remove(published.place)
+        if not job.addressees:
+            if job.packet_id is not None:
+                self._settled.append(job.identity)
+            self._leave(job)
+
+    def _send_instead(self, job: Job, published: _Published) -> None:
+        """The broker takes no packet of this size: say so in a small one."""
+        error = TooLarge(f"the result does not fit the broker: {published.outcome.reason}")
+        payload = encode_error(
+            request_id=job.request.id,
+            task=job.request.task,
+            session=None,
+            node=self._contract.topics.node,
+            time=self._now_text(),
+            error=error,
+        )
+        if job.payload == payload or len(payload) >= len(job.payload or b""):
+            log.warning("answer_not_sent", request_id=job.request.id, reason=published.outcome.reason)
+            self._confirmed(replace(published, outcome=Outcome(sent=Sent.REFUSED, reason=published.outcome.reason)))
+            return
+        job.payload = payload
+        self._send(job, published.place, payload)
+
+    def _leave(self, job: Job) -> None:
+        """The job is over."""
+        self._jobs.pop(job.number, None)
+        if self._by_identity.get(job.identity) is job:
+            del self._by_identity[job.identity]
+        self._next_in_session(job)
+
+    def _next_in_session(self, job: Job) -> None:
+        """Let the session's next turn begin once this one is recorded."""
+        session = self._session_of(job)
+        line = self._sessions.get(session) if session is not None else None
+        if line is None or session is None or job not in line:
+            return
+        was_first = line[0] is job
+        line.remove(job)
+        if not line:
+            del self._sessions[session]
+        elif was_first:
+            self._start(line[0])
+
+    def _note(self, fault: JournalFault) -> None:
+        if self._journal_fault != str(fault):
+            log.warning("journal_fault", reason=str(fault))
+        self._journal_fault = str(fault)
+
+    def _now_text(self) -> str:
+        return rfc3339(self._wall_clock())
+
+    # the end
+
+    def _begin_drain(self) -> None:
+        self._draining = True
+
+    def _give_up(self) -> None:
+        for job in list(self._jobs.values()):
+            if job.payload is None:
+                self._cancel_parts(job)
+                self._finish_with(job, ShuttingDown("the daemon is shutting down"))
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+
+def _publication(address: Address, payload: bytes) -> Publication:
+    return Publication(topic=address.topic, payload=payload, qos=address.qos, correlation_data=address.correlation_data)

@@ -1,0 +1,65 @@
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.engine.detokenize import TextStream
+
+
+def by_bytes(tokens: Sequence[int]) -> str:
+    """A byte-level tokenizer: the hardest case, where every token may end inside a character."""
+    return bytes(tokens).decode(errors="replace")
+
+
+def streamed(text: str, stops: Sequence[str] = ()) -> tuple[list[str], TextStream]:
+    stream = TextStream(by_bytes, stops)
+    pieces = []
+    for byte in text.encode():
+        pieces.append(stream.push(byte))
+        if stream.stopped:
+            break
+    pieces.append(stream.finish())
+    return pieces, stream
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\ufffd"), max_size=40))
+def test_pieces_join_to_the_stripped_text_and_no_character_is_cut(text: str) -> None:
+    pieces, stream = streamed(text)
+    assert "".join(pieces) == text.strip() == stream.text
+    assert not any("\ufffd" in piece for piece in pieces)
+
+
+@given(
+    st.text(alphabet="abc \n", max_size=40),
+    st.lists(st.text(alphabet="abc\n", min_size=1, max_size=4), max_size=3),
+)
+def test_no_stop_string_is_ever_shown(text: str, stops: list[str]) -> None:
+    pieces, stream = streamed(text, stops)
+    shown = "".join(pieces)
+    assert shown == stream.text
+    assert not any(stop in shown for stop in stops)
+    body = text.lstrip()
+    ends = [body.find(stop) for stop in stops if stop in body]
+    assert shown == (body[: min(ends)] if ends else body).rstrip()
+
+
+def test_a_stop_string_across_tokens_stops() -> None:
+    pieces, stream = streamed("Hello\nUser: you", ["\nUser:"])
+    assert stream.stopped
+    assert "".join(pieces) == "Hello"
+
+
+def test_a_beginning_of_a_stop_string_is_shown_once_it_is_none() -> None:
+    pieces, _ = streamed("a\nUse it", ["\nUser:"])
+    assert "".join(pieces) == "a\nUse it"
+
+
+@pytest.mark.parametrize("text", ["😀 好", "é", "👩‍🚀"])
+def test_an_unfinished_character_at_the_end_is_dropped(text: str) -> None:
+    stream = TextStream(by_bytes)
+    for byte in ("ok " + text).encode()[:-1]:
+        stream.push(byte)
+    stream.finish()
+    assert "\ufffd" not in stream.text
+    assert stream.text.startswith("ok")

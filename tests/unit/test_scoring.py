@@ -1,0 +1,60 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.engine.scoring import LabelTrie, calibrate, label_log_probabilities, mean_prior
+
+
+def chain(logits: dict[tuple[int, ...], list[float]], label: list[int]) -> float:
+    """The log-probability of a label by the chain rule, straight from the definition."""
+    total = 0.0
+    for depth, token in enumerate(label):
+        row = logits[tuple(label[:depth])]
+        total += row[token] - math.log(sum(map(math.exp, row)))
+    return total
+
+
+labels_of_digits = st.lists(
+    st.lists(st.integers(0, 4), min_size=1, max_size=4).map(lambda label: [*label, 5]),  # 5 ends each
+    min_size=2,
+    max_size=5,
+    unique_by=tuple,
+)
+
+
+@given(labels_of_digits)
+def test_each_label_is_scored_by_all_its_tokens(labels: list[list[int]]) -> None:
+    trie = LabelTrie.of(labels)
+    heads = {(): 0}
+    for label in labels:
+        for depth in range(1, len(label)):
+            heads.setdefault(tuple(label[:depth]), len(heads))
+    generator = torch.Generator().manual_seed(len(heads))
+    table = {head: torch.randn(6, generator=generator).tolist() for head in heads}
+    # The rows in the order of the trie's branches: follow each from its parent.
+    lines: list[tuple[int, ...]] = []
+    for parent, token in trie.branches:
+        lines.append((*(lines[parent] if parent >= 0 else ()), token))
+    rows = torch.tensor([table[()], *(table[line] for line in lines)])
+    wanted = torch.log_softmax(torch.tensor([chain(table, label) for label in labels], dtype=torch.float64), 0)
+    assert label_log_probabilities(rows, trie) == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert len(trie.branches) == len(heads) - 1
+
+
+def test_single_token_labels_need_no_branches() -> None:
+    assert LabelTrie.of([[3], [4]]).branches == ()
+
+
+@pytest.mark.parametrize("labels", [[[1], [1, 2]], [[1], [1]], [[], [1]]])
+def test_labels_that_cannot_be_told_apart_are_refused(labels: list[list[int]]) -> None:
+    with pytest.raises(ValueError, match="label"):
+        LabelTrie.of(labels)
+
+
+def test_calibration_takes_the_prior_out() -> None:
+    biased = [math.log(0.9), math.log(0.1)]
+    assert calibrate(biased, biased) == pytest.approx([0.5, 0.5])
+    assert calibrate(biased, mean_prior([[math.log(0.5)] * 2] * 3)) == pytest.approx([0.9, 0.1])
