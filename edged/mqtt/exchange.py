@@ -1,0 +1,222 @@
+"""What is said on one connection, from CONNECT to its end: the protocol between inbox, outbox and broker.
+
+Knows no paho, no thread and no retry; the clock and whom to tell come as arguments.
+"""
+
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from edged.mqtt.connection import (
+    Accepted,
+    Arrived,
+    Closed,
+    Confirmed,
+    Connection,
+    Event,
+    Rejected,
+    Subscribed,
+    Unreadable,
+)
+from edged.mqtt.inbox import Inbox
+from edged.mqtt.outbox import CONFIRMED, Entry, Limits, Outbox
+from edged.mqtt.settlement import Delivery, Ticket
+from edged.ports import Outcome, Sent
+
+ANSWER_TIMEOUT = 10.0  # seconds for the broker to answer CONNECT or SUBSCRIBE
+CONFIRM_TIMEOUT = 60.0  # seconds in which one PUBACK at least must come while publications are in flight
+RESUBSCRIBE_AFTER = 30.0  # seconds until refused subscriptions are tried again: somebody may have mended the ACL
+_SHARED = "$share/"
+
+log = structlog.get_logger(__name__)
+
+
+class Exchange:
+    """One connection's exchange with the broker.
+
+    Attributes:
+        accepted: the broker's answer to CONNECT; None until it took us in.
+        accepted_at: when it did, in the clock's seconds.
+        rejected: the broker's answer to CONNECT, when it did not.
+        is_up: whether subscriptions were asked for and answered.
+        refused: the subscriptions that the broker refused, and why.
+        closed: how the connection ended; None while it stands.
+    """
+
+    def __init__(
+        self,
+        *,
+        connection: Connection,
+        subscriptions: Sequence[str],
+        keeps_subscriptions: bool,
+        inbox: Inbox,
+        outbox: Outbox,
+        deliver: Callable[[Delivery], None],
+        end: Callable[[Entry, Outcome], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Assign; `open` connects.
+
+        Args:
+            connection: a new one.
+            subscriptions: topic filters, each at QoS 1.
+            keeps_subscriptions: whether the broker has all of them already if it has our session.
+            inbox: what arrives goes there first.
+            outbox: where publications come from.
+            deliver: takes what the inbox hands over.
+            end: takes the publications that came to their end.
+            clock: monotonic seconds.
+        """
+        self.accepted: Accepted | None = None
+        self.accepted_at: float | None = None
+        self.rejected: Rejected | None = None
+        self.is_up = False
+        self.refused: dict[str, str] = {}
+        self.closed: Closed | None = None
+        self._connection = connection
+        self._subscriptions = subscriptions
+        self._keeps_subscriptions = keeps_subscriptions
+        self._inbox = inbox
+        self._outbox = outbox
+        self._deliver = deliver
+        self._end = end
+        self._clock = clock
+        self._limits = Limits()
+        self._answer_by: float | None = None
+        self._confirm_by = 0.0
+        self._resubscribe_at: float | None = None
+
+    @property
+    def is_subscribed(self) -> bool:
+        """Whether the broker has all our subscriptions."""
+        return self.is_up and not self.refused
+
+    def open(self) -> None:
+        """Connect; see `Connection.open`."""
+        self._connection.open()
+        self._answer_by = self._clock() + ANSWER_TIMEOUT
+
+    def turn(self, *, readable: bool, writable: bool) -> None:
+        """Take in what the broker says.
+
+        Raises:
+            TimeoutError: the broker leaves CONNECT, SUBSCRIBE or PUBLISH without an answer.
+        """
+        for event in self._connection.turn(readable=readable, writable=writable):
+            self._take(event)
+        if self.closed is None and not self._connection.is_open:
+            self.closed = Closed(reason="the connection was lost", by_broker=False)
+        if self.closed is None:
+            self._watch(self._clock())
+
+    def _watch(self, now: float) -> None:
+        if self._answer_by is not None and now >= self._answer_by:
+            raise TimeoutError(f"no word in {ANSWER_TIMEOUT:.0f} s")
+        if not self._outbox.in_flight:
+            self._confirm_by = now + CONFIRM_TIMEOUT
+        elif now >= self._confirm_by:
+            raise TimeoutError(f"no PUBACK in {CONFIRM_TIMEOUT:.0f} s")
+        if self._resubscribe_at is not None and now >= self._resubscribe_at:
+            self._subscribe(tuple(self.refused))
+
+    def flush(self) -> None:
+        """Send what waits, as far as broker and socket take it."""
+        connection = self._connection
+        while connection.is_open and not connection.is_congested and (entry := self._outbox.take()) is not None:
+            refusal = self._limits.refusal(entry.publication)
+            if refusal is None:
+                self._send(entry)
+            else:
+                self._end(entry, refusal)
+
+    def settle(self, ticket: Ticket) -> None:
+        """Ack what may be acked now that `ticket`'s delivery is done."""
+        self._ack(self._inbox.settle(ticket))
+        self._hand_over()
+
+    def leave_groups(self) -> None:
+        """Leave the shared work to others; see `Inbox.draining` for the rest."""
+        groups = [each for each in self._subscriptions if each.startswith(_SHARED)]
+        if groups and self.accepted is not None:
+            self._connection.unsubscribe(groups)
+
+    # ------------------------------------------------------------------------------------------------- incoming
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case Accepted():
+                self._begin(event)
+            case Rejected():
+                self.rejected = event
+            case Subscribed():
+                self._subscribed(event.refused)
+            case Arrived():
+                self._inbox.arrived(
+                    event.message, packet_id=event.packet_id, redelivered=event.redelivered, now=self._clock()
+                )
+                self._hand_over()
+            case Unreadable():
+                self._drop(event)
+            case Confirmed():
+                self._confirm_by = self._clock() + CONFIRM_TIMEOUT
+                ended = self._outbox.confirmed(event.packet_id, event.refusal)
+                if ended is not None:
+                    self._end(*ended)
+            case Closed():
+                # The first reason is the true one.
+                self.closed = self.closed or event
+
+    def _begin(self, accepted: Accepted) -> None:
+        self.accepted = accepted
+        self.accepted_at = self._clock()
+        self._answer_by = None
+        self._limits = accepted.limits
+        self._outbox.connected(accepted.limits)
+        filters = [each for each in self._subscriptions if not (self._inbox.draining and each.startswith(_SHARED))]
+        # MQTT 3.1.1 cannot subscribe without getting all retained messages again, so not without need.
+        has_them = accepted.session_present and self._keeps_subscriptions and not accepted.limits.properties
+        if filters and not has_them:
+            self._subscribe(filters)
+        else:
+            self.is_up = True
+
+    def _subscribe(self, filters: Sequence[str]) -> None:
+        self._resubscribe_at = None
+        self._answer_by = self._clock() + ANSWER_TIMEOUT
+        self._connection.subscribe(filters)
+
+    def _subscribed(self, refused: dict[str, str]) -> None:
+        self._answer_by = None
+        self._resubscribe_at = self._clock() + RESUBSCRIBE_AFTER if refused else None
+        self.refused = refused
+        self.is_up = True
+
+    def _hand_over(self) -> None:
+        for delivery in self._inbox.release():
+            self._deliver(delivery)
+
+    def _drop(self, event: Unreadable) -> None:
+        """Ack, in its turn, what nobody can read: it would come again for ever."""
+        log.warning("unreadable_message_dropped", qos=event.qos)
+        if event.qos:
+            self._ack(self._inbox.skip(event.packet_id))
+
+    # ------------------------------------------------------------------------------------------------- outgoing
+
+    def _ack(self, packet_ids: Sequence[int]) -> None:
+        for packet_id in packet_ids:
+            self._connection.ack(packet_id)
+
+    def _send(self, entry: Entry) -> None:
+        try:
+            packet_id = self._connection.publish(self._limits.adapt(entry.publication))
+        except Exception as error:
+            # It is in nobody's list now: without an end here it would never have one.
+            self._end(entry, Outcome(sent=Sent.REFUSED, reason=f"it cannot be sent: {error}"))
+            raise
+        if packet_id is not None:
+            self._outbox.sent(entry, packet_id)
+        elif self._connection.is_open:
+            self._end(entry, CONFIRMED)
+        else:
+            self._end(entry, Outcome(sent=Sent.DROPPED, reason="the connection was lost"))

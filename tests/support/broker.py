@@ -1,0 +1,134 @@
+"""A private mosquitto for tests: on free ports of 127.0.0.1 and a socket of its own, gone with the test."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from edged.settings import MqttSettings
+
+READY_TIMEOUT = 20.0
+
+
+def find_mosquitto() -> str:
+    """The broker's program. Missing, it skips the test on a laptop and fails it in CI."""
+    # Debian puts it where the PATH of a plain user does not look.
+    found = os.environ.get("EDGED_MOSQUITTO") or shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
+    if found is not None:
+        return found
+    reason = "mosquitto is not installed (apt-get install mosquitto, or name it in EDGED_MOSQUITTO)"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def free_port() -> int:
+    """A TCP port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(slots=True, kw_only=True)
+class Broker:
+    """A mosquitto with one listener of each transport.
+
+    Attributes:
+        folder: where its files live; a Unix socket's path must be short.
+        config: further lines of its configuration, valid for all listeners.
+        tls: further lines that make the TCP listener speak TLS.
+    """
+
+    folder: Path
+    config: Sequence[str] = ()
+    tls: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+    websocket_port: int = field(default_factory=free_port)
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def unix_socket(self) -> Path:
+        return self.folder / "mqtt.sock"
+
+    def settings(self, **more: object) -> MqttSettings:
+        """How to reach it over TCP, unless `more` says otherwise."""
+        return MqttSettings.model_validate({"host": "127.0.0.1", "port": self.port, "keepalive": 5} | more)
+
+    def start(self) -> None:
+        """Start, and wait until it listens. After `kill` it comes back on the same ports, with the same sessions."""
+        program = find_mosquitto()
+        lines = [
+            "user root",  # when started by root, keep the right to our folder; else without effect
+            "per_listener_settings false",
+            "persistence true",
+            f"persistence_location {self.folder}/",
+            "autosave_interval 1",
+            "autosave_on_changes true",  # a killed broker must find its sessions again
+            *(["allow_anonymous true"] if not any("password_file" in line for line in self.config) else []),
+            *self.config,
+            f"listener {self.port} 127.0.0.1",
+            *self.tls,
+            f"listener {self.websocket_port} 127.0.0.1",
+            "protocol websockets",
+            f"listener 0 {self.unix_socket}",
+        ]
+        config = self.folder / "mosquitto.conf"
+        config.write_text("\n".join(lines) + "\n")
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen([program, "-c", config, "-v"], stdout=log, stderr=log)
+        self._wait_until_ready()
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + READY_TIMEOUT
+        while time.monotonic() < deadline:
+            if self._process is None or self._process.poll() is not None:
+                break
+            try:
+                for port in (self.port, self.websocket_port):
+                    socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            except OSError:
+                time.sleep(0.02)
+            else:
+                return
+        pytest.fail(f"mosquitto does not start:\n{self.log()}")
+
+    def log(self) -> str:
+        return (self.folder / "mosquitto.log").read_text(errors="replace")
+
+    def stop(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let it stay connected and answer nothing."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def reload(self) -> None:
+        """Let it read its password and ACL files again."""
+        self._signal(signal.SIGHUP)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        self._signal(signal.SIGCONT)
+        self._signal(number)
+        if self._process is not None:
+            self._process.wait(READY_TIMEOUT)
+            self._process = None
+        self.unix_socket.unlink(missing_ok=True)
