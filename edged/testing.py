@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
 from edged.mqtt.inbox import Inbox
 from edged.mqtt.outbox import CONFIRMED, Limits, unsendable
 from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import LinkState, Outcome, Sent
+from edged.ports import EngineState, LinkState, ModelInfo, Outcome, Sent
+from edged.tasks import ClassifySpec
 from edged.wire import Message, Publication
+from edged.work import Classified, Failed, Generated, TextDelta, Timings, Usage, Work, WorkEvent
 
 T = TypeVar("T")
 
@@ -212,3 +215,126 @@ class FakeLink:
             self.errors.append(error)
             return False
         return True
+
+
+# ---------------------------------------------------------------------------------------------------- the engine
+
+
+class ScriptedEngine:
+    """A `ports.Engine` without a model: answers by rule, in the calling thread, before `submit` returns.
+
+    A text that holds the word "bad" gets the last label, every other the first; a reply repeats the text.
+
+    Attributes:
+        auto: whether work is answered at once; else by `finish`.
+        submitted: all work that came in, in order.
+        faults: text -> the error that work on it ends with.
+    """
+
+    def __init__(self, *, auto: bool = True, clock: Callable[[], float] = lambda: 0.0) -> None:
+        self.auto = auto
+        self.submitted: list[Work] = []
+        self.faults: dict[str, RequestError] = {}
+        self._clock = clock
+        self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
+        self._answered = 0
+        self._last: float | None = None
+
+    def start(self) -> None:
+        """Nothing to load."""
+
+    def wait_ready(self, timeout: float | None = None) -> bool:  # noqa: ARG002 - always ready
+        return True
+
+    def stop(self, timeout: float = 10.0) -> None:  # noqa: ARG002 - nothing to wait for
+        for key in list(self._open):
+            self._end(key, Failed(key=key, error=ShuttingDown("the engine stopped")))
+
+    def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
+        self.submitted.append(work)
+        self._open[work.key] = (work, on_event)
+        if self.auto:
+            self.finish(work.key)
+
+    def cancel(self, key: str) -> None:
+        if key in self._open:
+            self._end(key, Failed(key=key, error=Cancelled("cancelled before there was an answer")))
+
+    def finish(self, key: str | None = None) -> None:
+        """Answer the work of this key, or the oldest."""
+        key = key if key is not None else next(iter(self._open))
+        work, on_event = self._open[key]
+        if work.text in self.faults:
+            self._end(key, Failed(key=key, error=self.faults[work.text]))
+        elif work.deadline is not None and self._clock() >= work.deadline:
+            self._end(key, Failed(key=key, error=Expired("the deadline passed before there was an answer")))
+        elif isinstance(work.spec, ClassifySpec):
+            self._end(key, Classified(key=key, scores=_rule(work), usage=_usage(work, 0), timings=_TIMINGS))
+        else:
+            words = f"You said: {work.text.strip()}".split(" ")[: work.params.max_tokens]
+            for i, word in enumerate(words if work.stream else ()):
+                on_event(TextDelta(key=key, text=f" {word}" if i else word))
+            self._end(
+                key,
+                Generated(
+                    key=key,
+                    text=" ".join(words),
+                    finish_reason="stop" if work.params.max_tokens is None else "length",
+                    usage=_usage(work, len(words)),
+                    timings=_TIMINGS,
+                ),
+            )
+
+    def state(self) -> EngineState:
+        return EngineState(
+            waiting=0,
+            running=len(self._open),
+            last_token_at=self._last,
+            last_progress=self._clock(),
+            prompt_tokens=0,
+            cached_tokens=0,
+            completion_tokens=0,
+            steps=self._answered,
+            step_rows=self._answered,
+            cache_hits=0,
+            cache_misses=0,
+            cache_bytes=0,
+            cache_capacity=0,
+            fault=None,
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        return ModelInfo(
+            id="scripted",
+            architecture="none",
+            format="fp32",
+            device="cpu",
+            threads=1,
+            parameters=0,
+            weight_bytes=0,
+            load_s=0.0,
+            max_context_tokens=2048,
+            max_new_tokens=128,
+        )
+
+    def _end(self, key: str, event: WorkEvent) -> None:
+        _, on_event = self._open.pop(key)
+        self._answered += 1
+        self._last = self._clock()
+        on_event(event)
+
+
+_TIMINGS = Timings(queue_ms=0.0, prefill_ms=0.0, decode_ms=0.0, first_token_ms=0.0, total_ms=0.0)
+
+
+def _usage(work: Work, completion_tokens: int) -> Usage:
+    return Usage(prompt_tokens=len(work.text.split()), cached_tokens=0, completion_tokens=completion_tokens)
+
+
+def _rule(work: Work) -> dict[str, float]:
+    if not isinstance(work.spec, ClassifySpec):
+        raise TypeError(f"{work.spec.name} classifies nothing")
+    names = [label.canonical for label in work.spec.labels]
+    chosen = names[-1] if "bad" in work.text else names[0]
+    return {name: 0.9 if name == chosen else 0.1 / (len(names) - 1) for name in names}

@@ -200,16 +200,16 @@ class Worker:
     def _main(self) -> None:
         try:
             while not self._stopping:
-                self._turn()
+                self.turn(_TICK_S)
         except Exception as error:
             # The top of the thread: whoever supervises must see that it is gone.
             self._died = f"the worker stopped: {type(error).__name__}: {error}"
             log.exception("worker_died")
 
-    def _turn(self) -> None:
-        """Handle the events at hand, then commit and publish once for all of them."""
+    def turn(self, wait_s: float) -> None:
+        """Handle the events at hand, waiting for the first, then commit and publish once for all of them."""
         try:
-            self._handle(self._events.get(timeout=_TICK_S))
+            self._handle(self._events.get(timeout=wait_s) if wait_s > 0 else self._events.get_nowait())
             for _ in range(_BATCH):
                 self._handle(self._events.get_nowait())
         except queue.Empty:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 
 from edged.engine.linear import Format, compute_dtype
 from edged.engine.model import Span
@@ -37,8 +38,10 @@ class GenericModel:
         head_dim = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
         self.vocab_size: int = text_config.vocab_size
         self.bytes_per_token: int = 2 * text_config.num_hidden_layers * heads * head_dim * model.dtype.itemsize
-        # A state-space layer cannot be cut short. Where every layer has keys and values, a prefix can.
-        self.shares_prefixes = not getattr(model, "_is_stateful", False)
+        # Where every layer has keys and values, a sequence can be cut short; a recurrent state cannot.
+        # (Configs without layer_types are of plain attention or, for the pure state-space ones, have no heads.)
+        kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
+        self.shares_prefixes = kinds <= {"full_attention", "sliding_attention"}
         self._model = model
 
     def allocate(self, capacity: int) -> GenericKV:  # noqa: ARG002 - transformers grows the cache itself
@@ -48,7 +51,7 @@ class GenericModel:
 
     def fork(self, source: GenericKV, length: int, capacity: int) -> GenericKV:  # noqa: ARG002 - see allocate
         cache = copy.deepcopy(source.cache)
-        cache.crop(length)
+        _cut(cache, length)
         return GenericKV(cache=cache, bytes_per_token=self.bytes_per_token, length=length)
 
     def forward(self, spans: Sequence[Span[GenericKV]]) -> torch.Tensor:
@@ -59,9 +62,7 @@ class GenericModel:
 
     def _run_span(self, span: Span[GenericKV]) -> list[torch.Tensor]:
         """Logits of the span's wanted rows; each branch is run as a line of its own and cut off again."""
-        # What a failed step left behind is cut off first.
-        if span.kv.length and span.kv.cache.get_seq_length() > span.kv.length:
-            span.kv.cache.crop(span.kv.length)
+        _cut(span.kv.cache, span.kv.length)  # what a failed step may have left behind
         kept = len(span.tokens) - min(span.wanted, default=len(span.tokens) - 1)
         tail = self._run(span.kv.cache, span.tokens, keep=max(kept, 1))
         rows = dict(enumerate(tail, start=len(span.tokens) - len(tail)))
@@ -75,7 +76,7 @@ class GenericModel:
             line_cache = copy.deepcopy(span.kv.cache) if not self.shares_prefixes else span.kv.cache
             rows[len(span.tokens) + index] = self._run(line_cache, lines[-1], keep=1)[0]
             if self.shares_prefixes:
-                span.kv.cache.crop(end)
+                _cut(span.kv.cache, end)
         return [rows[i] for i in span.wanted]
 
     def _run(self, cache: DynamicCache, tokens: Sequence[int], *, keep: int) -> torch.Tensor:
@@ -84,6 +85,13 @@ class GenericModel:
         output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep)
         logits: torch.Tensor = output.logits[0]
         return logits.float().cpu()
+
+
+def _cut(cache: DynamicCache, length: int) -> None:
+    """Shorten every layer to `length` tokens; after a step that failed half-way they differ in length."""
+    for layer in cache.layers:
+        if isinstance(layer, DynamicLayer) and layer.get_seq_length() > length:
+            layer.crop(length - layer.get_seq_length())
 
 
 def load(

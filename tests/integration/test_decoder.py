@@ -1,0 +1,167 @@
+"""The laws of the forward pass, on tiny random models of every architecture that the lean decoder knows."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+
+from edged.engine import decoder, generic
+from edged.engine.model import CausalModel, Span
+from edged.errors import ModelUnavailable
+from tests.support import tiny
+
+CONTEXT = 256
+TOKENS = tiny.random_tokens(60, 512)
+Pair = tuple[CausalModel[Any], PreTrainedModel]
+
+
+def lean(model: PreTrainedModel, **overrides: torch.Tensor) -> decoder.Decoder:
+    tensors = {**model.state_dict(), **overrides}
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+    built, _ = decoder.load(
+        model.config,
+        tensor=lambda name, _: tensors[name],
+        has=tensors.__contains__,
+        weight_format="fp32",
+        device=torch.device("cpu"),
+        max_context_tokens=CONTEXT,
+    )
+    return built
+
+
+@pytest.fixture(params=[*tiny.CONFIGS, "generic"], scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A model of ours beside transformers' own."""
+    name = request.param
+    reference = tiny.make(tiny.CONFIGS["qwen2" if name == "generic" else name])
+    if name != "generic":
+        return lean(reference), reference
+    folder = tiny.save(reference, tmp_path_factory.mktemp("generic"))
+    model, _ = generic.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))
+    return model, reference
+
+
+def reference_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Tensor:
+    logits: torch.Tensor = model(torch.tensor([list(tokens)])).logits[0]
+    return logits.float()
+
+
+def all_logits(model: CausalModel[Any], tokens: Sequence[int]) -> torch.Tensor:
+    kv = model.allocate(CONTEXT)
+    return model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Any:
+    with torch.inference_mode():
+        yield
+
+
+def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+
+
+def test_equals_transformers(pair: Pair) -> None:
+    ours, theirs = pair
+    close(all_logits(ours, TOKENS), reference_logits(theirs, TOKENS))
+
+
+def test_chunked_equals_whole(pair: Pair) -> None:
+    ours, _ = pair
+    kv = ours.allocate(CONTEXT)
+    chunks = [
+        ours.forward([Span(kv=kv, tokens=TOKENS[a:b], wanted=range(b - a))])
+        for a, b in ((0, 1), (1, 20), (20, 21), (21, 60))
+    ]
+    close(torch.cat(chunks), all_logits(ours, TOKENS))
+    assert kv.length == len(TOKENS)
+
+
+def test_cached_equals_uncached_and_the_source_stays_as_it_was(pair: Pair) -> None:
+    ours, _ = pair
+    source = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=source, tokens=TOKENS)])
+    other = [*TOKENS[:25], *tiny.random_tokens(20, 512, seed=1)]
+    fork = ours.fork(source, 25, CONTEXT)
+    close(
+        ours.forward([Span(kv=fork, tokens=other[25:], wanted=range(20))]),
+        all_logits(ours, other)[25:],
+    )
+    again = ours.fork(source, 59, CONTEXT)
+    close(ours.forward([Span(kv=again, tokens=TOKENS[59:], wanted=(0,))])[0], all_logits(ours, TOKENS)[59])
+
+
+def test_alone_equals_in_a_batch(pair: Pair) -> None:
+    ours, _ = pair
+    lengths = (60, 1, 17, 33)
+    prompts = [tiny.random_tokens(length, 512, seed=length) for length in lengths]
+    started = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=started, tokens=TOKENS[:40])])
+    spans = [Span(kv=ours.allocate(CONTEXT), tokens=each, wanted=(len(each) - 1,)) for each in prompts]
+    together = ours.forward([spans[0], Span(kv=started, tokens=TOKENS[40:41], wanted=(0,)), *spans[1:]])
+    close(together[1], all_logits(ours, TOKENS[:41])[40])
+    for row, prompt in zip(together[[0, 2, 3, 4]], prompts, strict=True):
+        close(row, all_logits(ours, prompt)[-1])
+
+
+def test_branches_are_lines_of_their_own(pair: Pair) -> None:
+    ours, theirs = pair
+    kv = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
+    span = Span(kv=kv, tokens=TOKENS[10:13], branches=[(2, 7), (3, 8), (2, 9)], wanted=(2, 3, 4, 5))
+    rows = ours.forward([span])
+    stem = TOKENS[:13]
+    long, short = reference_logits(theirs, [*stem, 7, 8]), reference_logits(theirs, [*stem, 9])
+    close(rows, torch.stack((long[12], long[13], long[14], short[13])))
+    assert kv.length == 13
+    close(ours.forward([Span(kv=kv, tokens=[TOKENS[13]], wanted=(0,))])[0], reference_logits(theirs, TOKENS[:14])[13])
+
+
+def test_a_failed_step_changes_nothing(pair: Pair) -> None:
+    ours, _ = pair
+    kv = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
+    with pytest.raises((IndexError, RuntimeError)):
+        ours.forward([Span(kv=kv, tokens=TOKENS[10:12]), Span(kv=ours.allocate(4), tokens=[10**6])])
+    assert kv.length == 10
+    close(ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])[0], all_logits(ours, TOKENS[:12])[11])
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Qwen2Config(hidden_act="gelu"),
+        LlamaConfig(rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}),
+        Qwen2Config(use_sliding_window=True, sliding_window=64, max_window_layers=0),
+    ],
+    ids=["activation", "rope", "window"],
+)
+def test_what_the_lean_decoder_would_compute_wrongly_is_left_to_transformers(config: PretrainedConfig) -> None:
+    config.architectures = ["Qwen2ForCausalLM" if isinstance(config, Qwen2Config) else "LlamaForCausalLM"]
+    assert not decoder.supports(config, max_context_tokens=CONTEXT)
+
+
+def test_a_loader_that_finds_fault_is_heard() -> None:
+    def refuse(name: str, _: tuple[int, ...]) -> torch.Tensor:
+        raise ModelUnavailable(f"{name} is missing")
+
+    config = tiny.make(tiny.CONFIGS["qwen2"]).config
+    with pytest.raises(ModelUnavailable, match="embed_tokens"):
+        decoder.load(
+            config,
+            tensor=refuse,
+            has=lambda _: True,
+            weight_format="fp32",
+            device=torch.device("cpu"),
+            max_context_tokens=CONTEXT,
+        )
+
+
+def test_a_tied_head_is_held_once(tmp_path: Path) -> None:
+    model = lean(tiny.make(tiny.CONFIGS["qwen2"]))
+    head: Any = model._head
+    assert head.weight.data_ptr() == model._embedding.data_ptr()

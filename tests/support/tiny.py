@@ -1,0 +1,69 @@
+"""Tiny random models, made on the spot: the real architectures and code paths, no weights to fetch."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+_SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 512,
+}
+CONFIGS: dict[str, PretrainedConfig] = {
+    "qwen2": Qwen2Config(**_SIZES, tie_word_embeddings=True),
+    "qwen2_untied": Qwen2Config(**_SIZES, tie_word_embeddings=False),
+    "qwen3": Qwen3Config(**_SIZES, head_dim=32, tie_word_embeddings=True),
+    "llama": LlamaConfig(**_SIZES, tie_word_embeddings=True),
+    "llama_biases": LlamaConfig(**_SIZES, attention_bias=True, mlp_bias=False, tie_word_embeddings=False),
+    "llama3_rope": LlamaConfig(
+        **_SIZES,
+        rope_parameters={
+            "rope_type": "llama3",
+            "rope_theta": 10000.0,
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    ),
+    "mistral": MistralConfig(**_SIZES, sliding_window=None, tie_word_embeddings=False),
+}
+
+
+def make(config: PretrainedConfig, *, seed: int = 0) -> PreTrainedModel:
+    """A model with random weights; norms and biases are random too, so that none can be left out unseen."""
+    torch.manual_seed(seed)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.normal_(1.0, 0.3)
+    model.config.architectures = [type(model).__name__]
+    return model.train(mode=False)
+
+
+def save(model: PreTrainedModel, folder: Path) -> Path:
+    """A checkpoint folder, as the hub has them."""
+    model.save_pretrained(folder)
+    return folder
+
+
+def random_tokens(count: int, vocab_size: int, *, seed: int = 0) -> list[int]:
+    """Tokens that mean nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens: Iterable[int] = torch.randint(0, vocab_size, (count,), generator=generator).tolist()
+    return list(tokens)

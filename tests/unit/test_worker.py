@@ -1,0 +1,347 @@
+"""The worker between a fake link, a scripted engine and a journal in memory: what is answered, recorded and settled."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from edged.conversation import Turn
+from edged.errors import JournalFault, ModelError
+from edged.metrics import Metrics
+from edged.mqtt.settlement import Delivery
+from edged.ports import Entry, Outcome, Sent
+from edged.tasks import BUILT_IN
+from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
+from edged.wire import Contract, Message, Publication, Topics
+from edged.worker import Worker
+
+ROOT = "edged/box"
+
+
+class BrokenJournal(MemoryJournal):
+    """A disk that can be broken and mended."""
+
+    broken = False
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        if self.broken:
+            raise JournalFault("the disk is full")
+        super().record(entries)
+
+
+class Bench:
+    """A worker with everything around it, run by hand."""
+
+    def __init__(self, *, capacity: int = 4, auto: bool = True, journal: MemoryJournal | None = None) -> None:
+        self.now = 100.0
+        self.link = FakeLink(clock=self.clock)
+        self.engine = ScriptedEngine(auto=auto, clock=self.clock)
+        self.journal = journal or MemoryJournal()
+        self.metrics = Metrics()
+        self.controls: list[Delivery] = []
+        self.ids = iter(f"made-{i}" for i in range(1000))
+        contract = Contract(
+            topics=Topics(prefix="edged", node="box"),
+            tasks=BUILT_IN,
+            reply_topics=("edged/#",),
+            payload_bytes=4096,
+            text_chars=1000,
+        )
+        self.worker = Worker(
+            contract=contract,
+            engine=self.engine,
+            link=self.link,
+            journal=self.journal,
+            metrics=self.metrics,
+            capacity=capacity,
+            language=None,
+            on_control=self.controls.append,
+            clock=self.clock,
+            wall_clock=lambda: 1_700_000_000.0 + self.now,
+            new_id=lambda: next(self.ids),
+        )
+        self.link.on_delivery = self.worker.on_delivery
+
+    def clock(self) -> float:
+        return self.now
+
+    def send(self, payload: str | bytes | dict[str, Any], *, tail: str = "message", qos: int = 1, **fields: Any) -> Delivery:
+        raw = json.dumps(payload).encode() if isinstance(payload, dict) else payload
+        message = Message(
+            topic=f"{ROOT}/in/{tail}", payload=raw.encode() if isinstance(raw, str) else raw, qos=qos, **fields
+        )
+        delivery = self.link.deliver(message)
+        self.turn()
+        return delivery
+
+    def turn(self) -> None:
+        for _ in range(6):
+            self.worker.turn(0)
+        assert self.worker.state().died is None
+        assert not self.link.errors
+
+    def answers(self, topic: str = f"{ROOT}/out/message") -> list[dict[str, Any]]:
+        return [json.loads(each.payload) for each in self.link.published if each.topic == topic]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_plain_text_gets_sentiment_and_reply_and_is_settled_after_it(bench: Bench) -> None:
+    bench.link.auto = False
+    delivery = bench.send("hello there")
+    (answer,) = bench.answers()
+    assert answer["status"] == "ok"
+    assert answer["sentiment"]["label"] == "positive"
+    assert answer["sentiment"]["emoji"] == "😄"
+    assert answer["reply"] == {"text": "You said: hello there", "finish_reason": "stop"}
+    assert answer["node"] == "box"
+    assert bench.link.acked == []
+    bench.link.finish()
+    bench.turn()
+    assert bench.link.acked == [delivery]
+
+
+def test_chinese_gets_a_chinese_label(bench: Bench) -> None:
+    bench.send("今天心情很好")
+    assert bench.answers()[0]["sentiment"]["name"] == "正面"
+
+
+def test_the_answer_goes_to_the_response_topic_with_its_correlation(bench: Bench) -> None:
+    bench.send("hi", response_topic="edged/app/replies", correlation_data=b"\x01\xff")
+    (publication,) = bench.link.published
+    assert publication.topic == "edged/app/replies"
+    assert publication.correlation_data == b"\x01\xff"
+
+
+def test_an_error_goes_where_the_result_would_have_gone_and_the_next_is_answered(bench: Bench) -> None:
+    bad = bench.send(b"\xff", response_topic="edged/app/replies")
+    good = bench.send("fine")
+    assert bench.answers("edged/app/replies")[0]["error"]["code"] == "bad_encoding"
+    assert bench.answers()[0]["status"] == "ok"
+    assert bench.link.acked == [bad, good]
+
+
+def test_qos_0_is_answered_at_qos_0(bench: Bench) -> None:
+    bench.send("hi", qos=0)
+    assert [each.qos for each in bench.link.published] == [0]
+
+
+def test_a_stream_starts_with_the_sentiment(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send({"text": "one two", "stream": True})
+    sentiment, reply = bench.engine.submitted
+    bench.engine.finish(reply.key)
+    bench.turn()
+    assert bench.answers(f"{ROOT}/out/message/stream") == []
+    bench.engine.finish(sentiment.key)
+    bench.turn()
+    chunks = bench.answers(f"{ROOT}/out/message/stream")
+    assert [chunk["seq"] for chunk in chunks] == list(range(len(chunks)))
+    assert chunks[0]["sentiment"]["label"] == "positive"
+    text = "".join(chunk["reply"]["delta"] for chunk in chunks[1:])
+    assert text == bench.answers()[0]["reply"]["text"] == "You said: one two"
+
+
+def test_a_repeated_id_gets_the_recorded_answer_without_a_second_inference(bench: Bench) -> None:
+    request = {"text": "hello", "id": "a-1", "session": "s"}
+    bench.send(request)
+    bench.send(request)
+    first, second = bench.answers()
+    assert first == second
+    assert len(bench.engine.submitted) == 2  # sentiment and reply, once
+    assert len(bench.journal.turns("s")) == 2
+
+
+def test_the_same_id_with_another_text_is_another_request(bench: Bench) -> None:
+    bench.send({"text": "one", "id": "1"})
+    bench.send({"text": "two", "id": "1"})
+    assert [answer["reply"]["text"] for answer in bench.answers()] == ["You said: one", "You said: two"]
+
+
+def test_a_redelivery_joins_the_job_in_hand(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send("hello", tail="reply")
+    bench.link.disconnect()
+    bench.link.reconnect()
+    bench.turn()
+    assert len(bench.engine.submitted) == 1
+    bench.engine.finish()
+    bench.turn()
+    assert len(bench.answers(f"{ROOT}/out/reply")) == 1
+    assert [each.redelivered for each in bench.link.acked] == [True]
+
+
+def test_a_delivery_that_was_answered_before_a_crash_is_answered_the_same(bench: Bench) -> None:
+    bench.link.auto = False  # the answer leaves, its PUBACK never comes
+    bench.send("hello", tail="reply/s")
+    before = bench.answers(f"{ROOT}/out/reply/s")[0]
+
+    after = Bench(journal=bench.journal)
+    after.link = bench.link
+    after.link.auto = True
+    after.worker._link = bench.link
+    bench.link.on_delivery = after.worker.on_delivery
+    bench.link.disconnect()
+    bench.link.reconnect()
+    after.turn()
+    assert after.engine.submitted == []
+    assert bench.answers(f"{ROOT}/out/reply/s")[-1] == before
+    assert len(after.journal.turns("s")) == 2
+    assert len(bench.link.acked) == 1
+
+
+def test_turns_of_a_session_wait_for_each_other(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send("first", tail="reply/s")
+    bench.send("second", tail="reply/s")
+    assert [work.text for work in bench.engine.submitted] == ["first"]
+    bench.engine.finish()
+    bench.turn()
+    assert bench.engine.submitted[1].turns == (
+        Turn(role="user", content="first"),
+        Turn(role="assistant", content="You said: first"),
+    )
+
+
+def test_history_of_the_callers_own_is_used_and_nothing_is_stored(bench: Bench) -> None:
+    history = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    bench.send({"text": "c", "session": "s", "history": history}, tail="reply")
+    assert [turn.content for turn in bench.engine.submitted[0].turns] == ["a", "b"]
+    assert bench.journal.turns("s") == ()
+
+
+def test_a_full_house_is_busy_for_qos_0_and_keeps_qos_1(bench: Bench) -> None:
+    bench.engine.auto = False
+    for i in range(4):
+        bench.send(f"text {i}", tail="sentiment")
+    bench.send("too much", tail="sentiment", qos=0)
+    error = bench.answers(f"{ROOT}/out/sentiment")[0]["error"]
+    assert error["code"] == "busy"
+    assert error["retry_after_ms"] >= 100
+    bench.send("waits", tail="sentiment")
+    for _ in range(5):
+        bench.engine.finish()
+        bench.turn()
+    assert len(bench.link.acked) == 5
+
+
+def test_a_message_that_expired_on_the_way_is_not_worked_on(bench: Bench) -> None:
+    bench.send("late", expiry_s=0)
+    assert bench.answers()[0]["error"]["code"] == "expired"
+    assert bench.engine.submitted == []
+
+
+def test_a_deadline_passes_while_the_session_is_busy(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send("first", tail="reply/s")
+    bench.send({"text": "second", "deadline_ms": 500}, tail="reply/s")
+    bench.now += 1.0
+    bench.turn()
+    assert bench.answers(f"{ROOT}/out/reply/s")[0]["error"]["code"] == "expired"
+
+
+def test_a_part_that_fails_fails_the_request_and_stops_the_other(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send("boom")
+    bench.engine.faults["boom"] = ModelError("it broke")
+    bench.engine.finish()
+    bench.turn()
+    assert [answer["error"]["code"] for answer in bench.answers()] == ["model_error"]
+    assert bench.engine.state().running == 0
+    assert len(bench.link.acked) == 1
+
+
+def test_a_cancelled_request_is_answered_once(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send({"text": "hello", "id": "x"})
+    bench.worker.call(lambda: bench.worker.cancel("x") and None)
+    bench.turn()
+    assert [answer["error"]["code"] for answer in bench.answers()] == ["cancelled"]
+
+
+def test_a_broken_journal_stops_no_answer_and_loses_no_turn() -> None:
+    journal = BrokenJournal()
+    bench = Bench(journal=journal)
+    journal.broken = True
+    bench.send("one", tail="reply/s")
+    assert bench.answers(f"{ROOT}/out/reply/s")[0]["status"] == "ok"
+    assert bench.worker.state().journal_fault == "the disk is full"
+    bench.send("two", tail="reply/s")
+    assert [turn.content for turn in bench.engine.submitted[1].turns] == ["one", "You said: one"]
+    journal.broken = False
+    bench.send("three", tail="reply/s")
+    assert bench.worker.state().journal_fault is None
+    assert [turn.content for turn in journal.turns("s")][::2] == ["one", "two", "three"]
+
+
+def test_a_result_too_large_for_the_broker_becomes_an_error(bench: Bench) -> None:
+    bench.link.auto = False
+    bench.send("hello")
+    bench.link.finish(Outcome(sent=Sent.TOO_LARGE, reason="the broker takes 100 bytes"))
+    bench.turn()
+    assert bench.answers()[-1]["error"]["code"] == "too_large"
+    bench.link.finish()
+    bench.turn()
+    assert len(bench.link.acked) == 1
+
+
+def test_a_refused_answer_is_settled_all_the_same(bench: Bench) -> None:
+    bench.link.auto = False
+    bench.send("hello")
+    bench.link.finish(Outcome(sent=Sent.REFUSED, reason="not authorised"))
+    bench.turn()
+    assert len(bench.link.acked) == 1
+    assert bench.worker.state().jobs == 0
+
+
+def test_drain_finishes_what_runs_and_leaves_the_rest_to_the_broker(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send("running", tail="reply")
+    bench.worker.drain()
+    bench.turn()
+    bench.send("new at qos 1", tail="reply")
+    bench.send("new at qos 0", tail="reply", qos=0)
+    assert not bench.worker.wait_idle(0)
+    bench.engine.finish()
+    bench.turn()
+    assert bench.worker.wait_idle(0)
+    codes = [answer.get("error", {}).get("code") for answer in bench.answers(f"{ROOT}/out/reply")]
+    assert codes == ["shutting_down", None]
+    assert [each.message.payload for each in bench.link.acked] == [b"running"]
+
+
+def test_what_is_abandoned_stays_unacked(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.send("qos 1", tail="reply")
+    bench.send("qos 0", tail="reply", qos=0)
+    bench.worker.drain()
+    bench.worker.abandon()
+    bench.turn()
+    assert bench.worker.wait_idle(0)
+    assert bench.link.acked == []
+    assert [answer["error"]["code"] for answer in bench.answers(f"{ROOT}/out/reply")] == ["shutting_down"]
+
+
+def test_control_messages_go_to_control(bench: Bench) -> None:
+    bench.link.deliver(Message(topic=f"{ROOT}/request/ping", payload=b"", qos=1))
+    bench.turn()
+    assert [each.message.topic for each in bench.controls] == [f"{ROOT}/request/ping"]
+
+
+def test_a_seed_is_made_of_the_request_so_that_a_second_run_says_the_same(bench: Bench) -> None:
+    bench.send({"text": "hello", "id": "1"}, tail="reply")
+    bench.send({"text": "hello", "id": "2"}, tail="reply")
+    other = Bench()
+    other.send({"text": "hello", "id": "1"}, tail="reply")
+    assert bench.engine.submitted[0].seed == other.engine.submitted[0].seed != bench.engine.submitted[1].seed
+
+
+def test_no_publication_goes_out_twice(bench: Bench) -> None:
+    for i in range(20):
+        bench.send({"text": f"text {i}", "id": str(i)})
+    seen: list[Publication] = bench.link.published
+    assert len({each.payload for each in seen}) == len(seen) == 20
