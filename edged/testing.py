@@ -6,16 +6,17 @@ They ship with the package, and pass the same contract tests as the real things.
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from edged.conversation import Turn
 from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
 from edged.mqtt.inbox import Inbox
 from edged.mqtt.outbox import CONFIRMED, Limits, unsendable
 from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import EngineState, LinkState, ModelInfo, Outcome, Sent
+from edged.ports import EngineState, Entry, LinkState, ModelInfo, Outcome, Recorded, Sent
 from edged.tasks import ClassifySpec
 from edged.wire import Message, Publication
 from edged.work import Classified, Failed, Generated, TextDelta, Timings, Usage, Work, WorkEvent
@@ -338,3 +339,46 @@ def _rule(work: Work) -> dict[str, float]:
     names = [label.canonical for label in work.spec.labels]
     chosen = names[-1] if "bad" in work.text else names[0]
     return {name: 0.9 if name == chosen else 0.1 / (len(names) - 1) for name in names}
+
+
+# --------------------------------------------------------------------------------------------------- the journal
+
+
+class MemoryJournal:
+    """A `ports.Journal` that forgets with the process."""
+
+    def __init__(self) -> None:
+        self._entries: dict[tuple[str, str], Entry] = {}
+        self._unsettled: dict[tuple[int, str], tuple[str, str]] = {}
+        self._turns: dict[str, list[Turn]] = {}
+
+    def record(self, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            key = (entry.request_id, entry.fingerprint)
+            if key in self._entries:
+                continue
+            self._entries[key] = entry
+            if entry.packet_id is not None:
+                self._unsettled[entry.packet_id, entry.fingerprint] = key
+            if entry.session is not None:
+                self._turns.setdefault(entry.session, []).extend(entry.turns)
+
+    def find(self, request_id: str, fingerprint: str) -> Recorded | None:
+        entry = self._entries.get((request_id, fingerprint))
+        return None if entry is None else Recorded(request_id=request_id, payload=entry.payload)
+
+    def find_unsettled(self, packet_id: int, fingerprint: str) -> Recorded | None:
+        key = self._unsettled.get((packet_id, fingerprint))
+        return None if key is None else self.find(*key)
+
+    def settled(self, requests: Iterable[tuple[str, str]]) -> None:
+        done = set(requests)
+        self._unsettled = {unsettled: key for unsettled, key in self._unsettled.items() if key not in done}
+
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        return tuple(self._turns.get(session, ()))
+
+    def forget(self, session: str) -> int:
+        for key in [key for key, entry in self._entries.items() if entry.session == session]:
+            del self._entries[key]
+        return len(self._turns.pop(session, ()))
