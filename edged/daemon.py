@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -18,18 +19,17 @@ from edged import __version__, logs, system
 from edged.config import Systemd
 from edged.control import Control, Prober
 from edged.engine import loading
-from edged.engine.engine import Engine
+from edged.engine.engine import Engine, Loaded
 from edged.errors import BrokerUnavailable, ExitCode, FatalError
 from edged.health import Health, State
 from edged.health import Limits as HealthLimits
 from edged.info import describe
-from edged.journal import SqliteJournal
+from edged.journal import JournalLimits, SqliteJournal
 from edged.metrics import Metrics
 from edged.models import Store
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
-from edged.ports import Engine as EnginePort
-from edged.ports import LinkState
+from edged.ports import LinkState, StoppableEngine
 from edged.settings import Settings
 from edged.systemd import Notifier
 from edged.tasks import BUILT_IN, Tasks
@@ -41,16 +41,6 @@ log = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
-
-
-class StoppableEngine(EnginePort):
-    """An engine as the daemon starts and stops it."""
-
-    def start(self) -> None: ...
-
-    def wait_ready(self, timeout: float | None = None) -> bool: ...
-
-    def stop(self, timeout: float = 10.0) -> None: ...
 
 
 def contract_of(settings: Settings, tasks: Tasks) -> Contract:
@@ -67,7 +57,7 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
 def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     """The real engine on the model of the settings."""
 
-    def load() -> loading.Loaded:  # type: ignore[type-arg] - whichever decoder the model needs
+    def load() -> Loaded[Any]:
         path = Store(settings.model_dir).path(settings.model.id, settings.model.revision)
         return loading.load(
             loading.Plan(path=path, model=settings.model, engine=settings.engine, half_width=settings.half_width)
@@ -114,10 +104,7 @@ class Daemon:
         self._metrics = Metrics()
         self._journal = SqliteJournal(
             settings.state_dir / "journal.db",
-            keep_hours=settings.journal.keep_hours,
-            session_hours=settings.journal.session_hours,
-            max_mb=settings.journal.max_mb,
-            keep_text=settings.journal.keep_text,
+            JournalLimits(**settings.journal.model_dump()),
         )
         self._engine = make_engine(settings, tasks)
         topics = self._contract.topics
@@ -222,6 +209,7 @@ class Daemon:
             if self._health.makes_progress:
                 self._notifier.watchdog()
             self._signals.wake.wait(_TICK_S)
+            self._signals.wake.clear()
 
     def _check_name_is_ours(self) -> None:
         if self._link.state().taken_over:

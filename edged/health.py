@@ -7,13 +7,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
 from edged.control import Prober
 from edged.metrics import Metrics
-from edged.ports import Engine, EngineState, Link, LinkState
+from edged.ports import Engine, EngineState, Link, LinkState, Readings
 from edged.wire import Publication, Topics, encode, rfc3339
 from edged.worker import WorkerState
 
@@ -29,18 +29,6 @@ class State(StrEnum):
     DRAINING = "draining"
     STOPPED = "stopped"
     OFFLINE = "offline"
-
-
-class System(Protocol):
-    """Readings of the box; None where it does not tell."""
-
-    cpu_percent: float | None
-    load: float | None
-    memory_rss_mb: float | None
-    memory_available_mb: float | None
-    temperature_c: float | None
-    throttled: bool | None
-    disk_free_mb: float | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +83,7 @@ class Health:
         link: Link,
         worker: Callable[[], WorkerState],
         metrics: Metrics,
-        system: Callable[[], System],
+        system: Callable[[], Readings],
         prober: Prober,
         limits: Limits,
         interval: float,
@@ -236,7 +224,7 @@ class Health:
                 "outbox": link.outbox,
                 "protocol": link.protocol,
             },
-            "system": asdict(self._system()),  # type: ignore[call-overload]
+            "system": asdict(self._system()),
             "probe": self._probe_fields(now),
         }
 

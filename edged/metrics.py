@@ -121,6 +121,4 @@ def quantiles(values: Sequence[float]) -> dict[str, float | None]:
     ranked = sorted(values)
     if not ranked:
         return {"p50": None, "p95": None, "p99": None}
-    return {
-        f"p{percent}": round(ranked[max(0, -(-percent * len(ranked) // 100) - 1)], 1) for percent in (50, 95, 99)
-    }
+    return {f"p{percent}": round(ranked[max(0, -(-percent * len(ranked) // 100) - 1)], 1) for percent in (50, 95, 99)}

@@ -140,6 +140,22 @@ class Engine(Protocol):
     def model(self) -> ModelInfo: ...
 
 
+class StoppableEngine(Engine, Protocol):
+    """An engine as the daemon starts and stops it."""
+
+    def start(self) -> None:
+        """Begin to load; returns at once."""
+        ...
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait for the end of warm-up; False when `timeout` seconds were not enough. Raises why it cannot be."""
+        ...
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End; work left over fails with ShuttingDown."""
+        ...
+
+
 # --------------------------------------------------------------------------------------------------- the journal
 
 
@@ -202,3 +218,22 @@ class Journal(Protocol):
     def forget(self, session: str) -> int:
         """Delete the session's turns, and the text of its results; gives how many turns there were."""
         ...
+
+
+# ------------------------------------------------------------------------------------------------------- the box
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Readings:
+    """One look at the box; None for what it does not tell.
+
+    `cpu_percent` is of the whole box since the look before, `load` the mean of one minute.
+    """
+
+    cpu_percent: float | None
+    load: float | None
+    memory_rss_mb: float | None
+    memory_available_mb: float | None
+    temperature_c: float | None
+    throttled: bool | None
+    disk_free_mb: float | None

@@ -65,6 +65,12 @@ class MqttSettings(Section):
     )
     outbox: int = Field(1000, ge=10, le=1_000_000, description="Answers that may wait for the broker.")
 
+    @field_validator("reply_topics", mode="before")
+    @classmethod
+    def _split(cls, filters: object) -> object:
+        """In the environment a list is text with commas."""
+        return tuple(each.strip() for each in filters.split(",")) if isinstance(filters, str) else filters
+
     @field_validator("reply_topics", mode="after")
     @classmethod
     def _filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:

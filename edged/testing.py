@@ -169,15 +169,13 @@ class FakeLink:
 
     def _publish(self, pending: _Pending) -> None:
         publication = pending.publication
-        reason = unsendable(publication)
-        refusal = self.limits.refusal(publication)
-        if reason is not None:
+        if (reason := unsendable(publication)) is not None:
             self._call(pending.on_done, Outcome(sent=Sent.REFUSED, reason=reason))
         elif self._taken_over or (self._connected_since is None and publication.qos == 0):
             self._drop(pending)
         elif self._connected_since is None:
             self._waiting.append(pending)
-        elif refusal is not None:
+        elif (refusal := self.limits.refusal(publication)) is not None:
             self._call(pending.on_done, refusal)
         else:
             self.published.append(publication)

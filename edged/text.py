@@ -29,10 +29,12 @@ def normalise(text: str, *, half_width: bool) -> str:
 
     Line breaks become line feeds. Format characters that shape emoji and scripts (ZWJ, variation selectors) stay.
     """
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
     if half_width:
         text = text.translate(_HALF_WIDTH)
-    return "".join(c for c in text if c in _KEPT_CONTROLS or unicodedata.category(c) != "Cc").strip()
+    text = "".join(c for c in text if c in _KEPT_CONTROLS or unicodedata.category(c) != "Cc")
+    # Last, because what was taken out or made narrow may bring a letter and its accent together.
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def is_han(char: str) -> bool:

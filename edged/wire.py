@@ -4,7 +4,9 @@
 into payloads. Pure: sends nothing, knows no broker and no clock.
 """
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from edged.text import Language
 from edged.work import FinishReason, Params, Usage
 
 MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
+MAX_TOPIC_LEVELS = 200  # mosquitto ends the connection of a client that publishes deeper
 MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
 
@@ -54,13 +57,20 @@ class Publication:
     expiry_s: int | None = None
 
 
+# Wildcards, and what brokers take for malformed UTF-8: mosquitto ends the connection of a client that sends a control
+# character or a non-character (MQTT 5, section 1.5.4, lets it).
+_NON_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_UNPUBLISHABLE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]")
+
+
 def is_publishable(topic: str) -> bool:
-    """Whether a client may publish to `topic`: not empty, no wildcard, no NUL, not a broker's own, not too long."""
+    """Whether a client may publish to `topic` without risk to its connection, and it is no topic of the broker's."""
     return (
         bool(topic)
         and not topic.startswith("$")
-        and not any(c in topic for c in "+#\0")
-        and len(topic.encode("utf-8", "surrogatepass")) <= MAX_TOPIC_BYTES
+        and not _UNPUBLISHABLE.search(topic)
+        and topic.count("/") < MAX_TOPIC_LEVELS
+        and len(topic.encode()) <= MAX_TOPIC_BYTES
     )
 
 
@@ -141,7 +151,9 @@ class Topics:
 
 
 def _one_or_many(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
 
 
 _Stop = Annotated[
@@ -291,16 +303,17 @@ def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Re
 
 
 def _id_of(correlation_data: bytes | None) -> str | None:
-    """Correlation Data as an id: itself where it is a printable name, else in hex."""
+    """Correlation Data as an id: itself where it is a printable name, else in hex; if that is too long, its hash."""
     if not correlation_data:
         return None
     try:
         name = correlation_data.decode()
     except UnicodeDecodeError:
         name = ""
-    if not name.isprintable() or not 0 < len(name) <= MAX_NAME_CHARS:
-        name = correlation_data.hex()[:MAX_NAME_CHARS]
-    return name
+    if name.isprintable() and 0 < len(name) <= MAX_NAME_CHARS:
+        return name
+    name = correlation_data.hex()
+    return name if len(name) <= MAX_NAME_CHARS else hashlib.blake2b(correlation_data).hexdigest()
 
 
 def redirect(address: Address, topic: str, contract: Contract, *, field: str) -> Address:

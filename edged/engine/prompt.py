@@ -8,7 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any, Protocol
+
+from transformers import PreTrainedTokenizerBase
 
 from edged.conversation import Role, Turn, trim
 from edged.engine.prefix_cache import shared_length
@@ -27,22 +28,6 @@ _PLAIN = {
     "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:", ("\nUser:", "\nAssistant:")),
     "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:", ("\n用户:", "\n助手:")),
 }
-
-
-class Tokenizer(Protocol):
-    """What is used of a transformers tokenizer."""
-
-    chat_template: str | None
-    all_special_ids: list[int]
-    eos_token_id: int | None
-
-    def __len__(self) -> int: ...
-
-    def __call__(self, text: str, *, add_special_tokens: bool, split_special_tokens: bool) -> Any: ...
-
-    def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> Any: ...
-
-    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool) -> str: ...
 
 
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
@@ -73,7 +58,7 @@ class Generation:
 class Prompter:
     """Makes prompts for one model."""
 
-    def __init__(self, tokenizer: Tokenizer, *, max_context_tokens: int, half_width: bool) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_context_tokens: int, half_width: bool) -> None:
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
         self._half_width = half_width
@@ -157,7 +142,7 @@ class Prompter:
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special tokens left out."""
-        return self._tokenizer.decode(tokens, skip_special_tokens=True)
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _clean(self, text: str) -> str:
         return normalise(text, half_width=self._half_width)
@@ -209,13 +194,13 @@ class Prompter:
         return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
 
     def _apply_template(self, turns: Sequence[Turn]) -> str:
-        rendered: str = self._tokenizer.apply_chat_template(
+        rendered = self._tokenizer.apply_chat_template(
             [{"role": turn.role, "content": turn.content} for turn in turns],
             tokenize=False,
             add_generation_prompt=True,
             enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
         )
-        return rendered
+        return str(rendered)
 
     @cached_property
     def _takes_system(self) -> bool:

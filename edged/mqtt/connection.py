@@ -417,6 +417,9 @@ def _describe(publication: Publication, packet_type: int) -> Properties:
 
 
 def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
+    for path in (tls.ca, tls.cert, tls.key):
+        if path is not None:
+            path.open("rb").close()  # its error names the file, which that of ssl does not
     context = ssl.create_default_context(cafile=tls.ca)
     if tls.cert is not None:
         context.load_cert_chain(tls.cert, tls.key)

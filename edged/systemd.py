@@ -1,0 +1,52 @@
+"""What systemd is told: sd_notify(3), over one datagram socket. Without a socket, nothing happens.
+
+Telling systemd never fails the daemon.
+"""
+
+import socket
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Notifier:
+    """Sends the states of sd_notify(3)."""
+
+    def __init__(self, address: str | None) -> None:
+        """`address` is $NOTIFY_SOCKET: a path, or `@` and an abstract name; None outside systemd."""
+        self._address = "\0" + address[1:] if address and address.startswith("@") else address
+        self._said = ""
+
+    def ready(self) -> None:
+        """The service has started."""
+        self._send("READY=1")
+
+    def status(self, text: str) -> None:
+        """One line for `systemctl status`; sent when it changes."""
+        line = " ".join(text.split())
+        if line != self._said:
+            self._said = line
+            self._send(f"STATUS={line}")
+
+    def watchdog(self) -> None:
+        """The service is alive."""
+        self._send("WATCHDOG=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Starting or stopping takes this much longer."""
+        self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
+
+    def stopping(self) -> None:
+        """The service goes down."""
+        self._send("STOPPING=1")
+
+    def _send(self, state: str) -> None:
+        if not self._address:
+            return
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_systemd:
+                to_systemd.settimeout(1.0)
+                to_systemd.sendto(state.encode(), self._address)
+        except OSError as error:
+            log.debug("notify_failed", state=state, reason=error.strerror)
