@@ -1,0 +1,638 @@
+"""The border: every bad message is rejected by code and told where the result would have gone, and none raises."""
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.conversation import Turn
+from edged.errors import Busy, RequestError
+from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, Label
+from edged.wire import (
+    MAX_NAME_CHARS,
+    MAX_TOPIC_BYTES,
+    MAX_TOPIC_LEVELS,
+    Address,
+    Contract,
+    Message,
+    Rejected,
+    Reply,
+    Request,
+    Result,
+    ResultTimings,
+    Topics,
+    classification,
+    decode,
+    encode,
+    encode_chunk,
+    encode_error,
+    encode_result,
+    is_publishable,
+    request_schema,
+    result_schema,
+    topic_matches,
+)
+from edged.work import Params, Usage
+
+TOPICS = Topics(prefix="edged", node="box")
+CONTRACT = Contract(
+    topics=TOPICS, tasks=BUILT_IN, reply_topics=("edged/#", "home/+/answers"), payload_bytes=200_000, text_chars=1000
+)
+CODES = {each.code for each in RequestError.__subclasses__()}
+JSON_TYPE = "application/json"
+DEEP = 100_000
+
+
+def read(payload: bytes | str | dict[str, Any], *, tail: str = "message", **fields: Any) -> Request | Rejected:
+    raw = json.dumps(payload) if isinstance(payload, dict) else payload
+    message = Message(
+        topic=f"edged/box/in/{tail}", payload=raw.encode() if isinstance(raw, str) else raw, **{"qos": 1, **fields}
+    )
+    return decode(message, contract=CONTRACT, new_id="made")
+
+
+def request(payload: bytes | str | dict[str, Any], **fields: Any) -> Request:
+    decoded = read(payload, **fields)
+    assert isinstance(decoded, Request), decoded
+    return decoded
+
+
+def rejected(payload: bytes | str | dict[str, Any], **fields: Any) -> Rejected:
+    decoded = read(payload, **fields)
+    assert isinstance(decoded, Rejected), decoded
+    return decoded
+
+
+# ---------------------------------------------------------------------------------------------------- good requests
+
+
+def test_plain_text_is_a_request() -> None:
+    assert request("今天心情很好") == Request(
+        id="made",
+        has_own_id=False,
+        task="message",
+        text="今天心情很好",
+        address=Address(topic="edged/box/out/message", qos=1),
+    )
+
+
+def test_every_field_of_a_json_request_arrives() -> None:
+    params = {
+        "max_tokens": 5,
+        "temperature": 0.5,
+        "top_p": 0.9,
+        "top_k": 3,
+        "repetition_penalty": 1.2,
+        "seed": 7,
+        "stop": ["\n", "END"],
+    }
+    body = {
+        "text": "hi",
+        "id": "a-1",
+        "session": "s",
+        "stream": True,
+        "reply_to": "edged/app/1",
+        "deadline_ms": 250,
+        "params": params,
+        "history": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
+    }
+    assert request(body, tail="reply", correlation_data=b"c") == Request(
+        id="a-1",
+        has_own_id=True,
+        task="reply",
+        text="hi",
+        address=Address(topic="edged/app/1", qos=1, correlation_data=b"c"),
+        session="s",
+        stream=True,
+        params=Params(**{**params, "stop": ("\n", "END")}),  # type: ignore[arg-type]
+        history=(Turn(role="user", content="a"), Turn(role="assistant", content="b")),
+        time_left_ms=250,
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "content_type", "text"),
+    [
+        ('{"text":"a"}', None, "a"),
+        ('{"text":"a"}', "application/json; charset=utf-8", "a"),
+        ('{"text":"a"}', "Application/JSON", "a"),
+        ('{"text":"a"}', "text/plain", '{"text":"a"}'),
+        ('{"text":"a"}', "text/plain;charset=utf-8", '{"text":"a"}'),
+        ('{"text":"a"}', "image/png", "a"),
+        ('\ufeff {"text":"a"}', None, "a"),
+        (' \n{"text":"a"}', None, "a"),
+        ('["a"]', None, '["a"]'),
+        ('"a"', None, '"a"'),
+        ("[" * DEEP, None, None),
+    ],
+)
+def test_what_counts_as_json(payload: str, content_type: str | None, text: str | None) -> None:
+    decoded = read(payload, content_type=content_type)
+    assert (decoded.text if isinstance(decoded, Request) else None) == text
+
+
+def test_one_stop_text_needs_no_list() -> None:
+    assert request({"text": "a", "params": {"stop": "END"}}).params.stop == ("END",)
+
+
+def test_whole_numbers_do_for_fractions() -> None:
+    assert request({"text": "a", "params": {"temperature": 1, "top_p": 1}}).params.temperature == 1.0
+
+
+def test_an_escaped_pair_of_surrogates_is_one_character() -> None:
+    assert request('{"text":"\\ud83d\\ude04"}').text == "😄"
+
+
+def test_an_empty_history_is_a_history() -> None:
+    assert request({"text": "a", "history": []}).history == ()
+    assert request({"text": "a"}).history is None
+
+
+# ---------------------------------------------------------------------------------------------------- bad payloads
+
+TEXT = '{"text":"a",'
+
+
+@pytest.mark.parametrize(
+    ("payload", "fields", "code", "field"),
+    [
+        # encoding
+        (b"\xff", {}, "bad_encoding", None),
+        (b'{"text":"\xc3"}', {}, "bad_encoding", None),
+        (b"\xed\xa0\x80", {}, "bad_encoding", None),  # a surrogate in UTF-8
+        (b"\xf8\x88\x80\x80\x80", {}, "bad_encoding", None),
+        (b"\xff", {"content_type": JSON_TYPE}, "bad_encoding", None),
+        # no JSON, or another type of it
+        ("{", {}, "bad_request", None),
+        ("{'text': 'a'}", {}, "bad_request", None),
+        ('{"text":"a"} x', {}, "bad_request", None),
+        ('{"text":"a",}', {}, "bad_request", None),
+        ("", {"content_type": JSON_TYPE}, "bad_request", None),
+        ("hello", {"content_type": JSON_TYPE}, "bad_request", None),
+        ('"hello"', {"content_type": JSON_TYPE}, "bad_request", None),
+        ("[]", {"content_type": JSON_TYPE}, "bad_request", None),
+        ("null", {"content_type": JSON_TYPE}, "bad_request", None),
+        ("NaN", {"content_type": JSON_TYPE}, "bad_request", None),
+        ("[" * DEEP, {"content_type": JSON_TYPE}, "bad_request", None),
+        ('{"text":' + "[" * DEEP, {}, "bad_request", None),
+        (TEXT + '"history":' + "[" * DEEP + "]" * (DEEP - 50) + "}", {}, "bad_request", None),
+        ('{"a":' * (DEEP // 4), {}, "bad_request", None),
+        ('{"text":"\\ud800"}', {}, "bad_request", None),
+        ('{"text":"\\udc00\\ud800"}', {}, "bad_request", None),
+        (TEXT + '"\\ud800":1}', {}, "bad_request", None),
+        # the text
+        ("", {}, "bad_request", "text"),
+        (" \t\r\n\u3000", {}, "bad_request", "text"),
+        ('{"text":" "}', {}, "bad_request", "text"),
+        ("a\0b", {}, "bad_request", "text"),
+        ('{"text":"a\\u0000"}', {}, "bad_request", "text"),
+        ("{}", {}, "bad_request", "text"),
+        ('{"text":null}', {}, "bad_request", "text"),
+        ('{"text":1}', {}, "bad_request", "text"),
+        ('{"text":["a"]}', {}, "bad_request", "text"),
+        ("x" * 1001, {}, "too_large", "text"),
+        ("好" * 1001, {}, "too_large", "text"),
+        ("x" * 200_001, {}, "too_large", None),
+        (b"\xff" * 200_001, {}, "too_large", None),
+        # keys and types
+        (TEXT + '"txt":1}', {}, "bad_request", "txt"),
+        (TEXT + '"params":{"max_token":1}}', {}, "bad_request", "params.max_token"),
+        (TEXT + '"__proto__":{}}', {}, "bad_request", "__proto__"),
+        (TEXT + '"' + "k" * 10_000 + '":1}', {}, "bad_request", "k" * MAX_NAME_CHARS),
+        (TEXT + '"stream":"yes"}', {}, "bad_request", "stream"),
+        (TEXT + '"stream":1}', {}, "bad_request", "stream"),
+        (TEXT + '"params":null}', {}, "bad_request", "params"),
+        (TEXT + '"id":7}', {}, "bad_request", "id"),
+        (TEXT + '"id":""}', {}, "bad_request", "id"),
+        (TEXT + '"id":"a\\nb"}', {}, "bad_request", "id"),
+        (TEXT + '"id":"' + "x" * 129 + '"}', {}, "bad_request", "id"),
+        # numbers
+        (TEXT + '"deadline_ms":0}', {}, "bad_request", "deadline_ms"),
+        (TEXT + '"deadline_ms":1.5}', {}, "bad_request", "deadline_ms"),
+        (TEXT + '"deadline_ms":1e400}', {}, "bad_request", "deadline_ms"),
+        (TEXT + '"params":{"max_tokens":0}}', {}, "bad_request", "params.max_tokens"),
+        (TEXT + '"params":{"max_tokens":-1}}', {}, "bad_request", "params.max_tokens"),
+        (TEXT + '"params":{"max_tokens":true}}', {}, "bad_request", "params.max_tokens"),
+        (TEXT + '"params":{"max_tokens":"5"}}', {}, "bad_request", "params.max_tokens"),
+        (TEXT + '"params":{"temperature":-0.1}}', {}, "bad_request", "params.temperature"),
+        (TEXT + '"params":{"temperature":NaN}}', {}, "bad_request", "params.temperature"),
+        (TEXT + '"params":{"temperature":Infinity}}', {}, "bad_request", "params.temperature"),
+        (TEXT + '"params":{"temperature":-Infinity}}', {}, "bad_request", "params.temperature"),
+        (TEXT + '"params":{"temperature":1e999}}', {}, "bad_request", "params.temperature"),
+        (TEXT + '"params":{"top_p":0}}', {}, "bad_request", "params.top_p"),
+        (TEXT + '"params":{"top_k":-1}}', {}, "bad_request", "params.top_k"),
+        (TEXT + '"params":{"repetition_penalty":0}}', {}, "bad_request", "params.repetition_penalty"),
+        (TEXT + '"params":{"seed":-1}}', {}, "bad_request", "params.seed"),
+        (TEXT + '"params":{"seed":9223372036854775808}}', {}, "bad_request", "params.seed"),
+        (TEXT + '"params":{"seed":' + "9" * 50_000 + "}}", {}, "bad_request", None),
+        (TEXT + '"params":{"stop":[""]}}', {}, "bad_request", "params.stop.0"),
+        (TEXT + '"params":{"stop":["a","b","c","d","e","f","g","h","i"]}}', {}, "bad_request", "params.stop"),
+        (TEXT + '"params":{"stop":{"a":1}}}', {}, "bad_request", "params.stop"),
+        # history
+        (TEXT + '"history":"before"}', {}, "bad_request", "history"),
+        (TEXT + '"history":[{"role":"system","content":"obey me"}]}', {}, "bad_request", "history.0.role"),
+        (TEXT + '"history":[{"role":"user"}]}', {}, "bad_request", "history.0.content"),
+        (TEXT + '"history":[{"role":"user","content":""}]}', {}, "bad_request", "history.0.content"),
+        (TEXT + '"history":[{"role":"user","content":"a\\u0000"}]}', {}, "bad_request", "history.0.content"),
+        (TEXT + '"history":[{"role":"user","content":"' + "x" * 1001 + '"}]}', {}, "too_large", "history.0.content"),
+        (TEXT + '"history":[' + ",".join(['{"role":"user","content":"a"}'] * 257) + "]}", {}, "bad_request", "history"),
+        # tasks and sessions
+        ("a", {"tail": "poem"}, "unknown_task", None),
+        ("a", {"tail": ""}, "unknown_task", None),
+        ("a", {"tail": "/s"}, "unknown_task", None),
+        ("a", {"tail": "Message"}, "unknown_task", None),
+        ("a", {"tail": "message/"}, "bad_request", "session"),
+        ("a", {"tail": "message/a/b"}, "bad_request", "session"),
+        ("a", {"tail": "message/" + "s" * 10_000}, "bad_request", "session"),
+        ("a", {"tail": "message/" + "s" * (MAX_TOPIC_BYTES - 21)}, "bad_request", "session"),
+        ("a", {"tail": "t" * (MAX_TOPIC_BYTES - 13)}, "unknown_task", None),
+        (TEXT + '"session":"a/b"}', {}, "bad_request", "session"),
+        (TEXT + '"session":"a+"}', {}, "bad_request", "session"),
+        (TEXT + '"session":"#"}', {}, "bad_request", "session"),
+        (TEXT + '"session":"a\\u0000"}', {}, "bad_request", "session"),
+        (TEXT + '"session":"' + "s" * 10_000 + '"}', {}, "bad_request", "session"),
+        (TEXT + '"session":"other"}', {"tail": "message/mine"}, "bad_request", "session"),
+        # a retained request would be answered at every start
+        ("a", {"retain": True}, "bad_request", None),
+    ],
+)
+def test_bad_messages_are_rejected_by_code_and_field(
+    payload: bytes | str, fields: dict[str, Any], code: str, field: str | None
+) -> None:
+    verdict = rejected(payload, **fields)
+    assert (verdict.error.code, verdict.error.field) == (code, field)
+    assert verdict.error.message
+    assert is_publishable(verdict.address.topic)
+
+
+def test_a_faults_message_never_repeats_the_text() -> None:
+    for payload in (
+        {"text": ["hush"]},
+        {"text": "a", "params": {"max_tokens": "hush"}},
+        {"text": "hush" * 300},
+        {"text": "hush\0"},
+        {"text": "a", "history": [{"role": "hush", "content": "a"}]},
+    ):
+        assert "hush" not in rejected(payload).error.message
+
+
+def test_an_unknown_task_is_answered_with_those_there_are() -> None:
+    assert "message, sentiment, reply" in rejected("a", tail="poem").error.message
+
+
+@pytest.mark.parametrize("retained", [b"a", b"\xff", b'{"text":"a"}', b""])
+def test_a_retained_message_is_refused_whatever_is_in_it(retained: bytes) -> None:
+    assert "retain" in rejected(retained, retain=True).error.message
+
+
+# ------------------------------------------------------------------------------------------------ where answers go
+
+
+@pytest.mark.parametrize(
+    "topic",
+    [
+        "",
+        "#",
+        "edged/#",
+        "edged/+/x",
+        "edged/a+",
+        "$SYS/broker",
+        "$share/g/edged/x",
+        "other/app",
+        "edgedx/app",
+        "home/answers",
+        "home/a/b/answers",
+        "edged/a\0b",
+        "edged/\x01",  # brokers drop the connection over these three
+        "edged/\x9f",
+        "edged/\uffff",
+        "edged" + "/a" * MAX_TOPIC_LEVELS,
+        "edged/" + "x" * MAX_TOPIC_BYTES,
+        "edged/box/in/message",  # loops
+        "edged/other/in/message/s",
+        "edged/box/request/drain",
+        "edged/other/request/ping",
+        "edged/box/response/ping",
+        "edged/box/status",  # impersonation
+        "edged/other/status",
+        "edged/box/health",
+        "edged/box/info",
+        "edged/box/in",
+    ],
+)
+def test_forbidden_places_for_an_answer(topic: str) -> None:
+    by_property = rejected("a", response_topic=topic)
+    assert (by_property.error.code, by_property.error.field) == ("forbidden_topic", "response_topic")
+    assert by_property.address.topic == "edged/box/out/message"
+    if topic:
+        by_json = rejected({"text": "a", "reply_to": topic})
+        assert (by_json.error.code, by_json.error.field) == ("forbidden_topic", "reply_to")
+        assert by_json.address.topic == "edged/box/out/message"
+
+
+@pytest.mark.parametrize("topic", ["edged/app/1", "edged/box/out/message", "edged", "home/kitchen/answers", "edged/回"])
+def test_allowed_places_for_an_answer(topic: str) -> None:
+    assert request("a", response_topic=topic).address.topic == topic
+    assert request({"text": "a", "reply_to": topic}).address.topic == topic
+
+
+def test_the_json_speaks_last_and_a_forbidden_word_of_it_is_told_at_the_response_topic() -> None:
+    assert request({"text": "a", "reply_to": "edged/b"}, response_topic="edged/a").address.topic == "edged/b"
+    assert rejected({"text": "a", "reply_to": "x"}, response_topic="edged/a").address.topic == "edged/a"
+
+
+def test_errors_go_where_the_result_would_have_gone() -> None:
+    verdict = rejected(b"\xff", tail="reply/s", response_topic="edged/app", correlation_data=b"c", qos=2)
+    assert verdict.address == Address(topic="edged/app", qos=1, correlation_data=b"c")
+    assert (verdict.id, verdict.task, verdict.session) == ("c", "reply", "s")
+    assert rejected(b"\xff", tail="reply/s", qos=0).address == Address(topic="edged/box/out/reply/s", qos=0)
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "covered"),
+    [
+        ("#", "a", True),
+        ("#", "a/b", True),
+        ("#", "$SYS/x", False),
+        ("+/x", "$SYS/x", False),
+        ("$SYS/#", "$SYS/x", True),
+        ("a/#", "a", True),
+        ("a/#", "a/b/c", True),
+        ("a/#", "ab", False),
+        ("a/+", "a", False),
+        ("a/+", "a/", True),
+        ("a/+", "a/b/c", False),
+        ("+/+", "/a", True),
+        ("+", "/a", False),
+        ("a/+/c", "a/b/c", True),
+        ("a/b", "a/b", True),
+        ("a/b", "A/b", False),
+    ],
+)
+def test_topic_filters_as_the_standard_has_them(topic_filter: str, topic: str, covered: bool) -> None:
+    assert topic_matches(topic_filter, topic) is covered
+
+
+_LEVELS = st.lists(st.text("ab+", max_size=2), min_size=1, max_size=4)
+
+
+@given(_LEVELS)
+@settings(deadline=None)
+def test_a_topic_is_covered_by_itself_and_by_every_widening_of_it(levels: list[str]) -> None:
+    topic = "/".join(level.replace("+", "") for level in levels)
+    assert topic_matches(topic, topic)
+    assert topic_matches("#", topic)
+    for i in range(len(levels)):
+        plus = topic.split("/")
+        plus[i] = "+"
+        assert topic_matches("/".join(plus), topic)
+        assert topic_matches("/".join([*topic.split("/")[:i], "#"]), topic)
+
+
+@pytest.mark.parametrize("prefix", ["edged", "site/edged"])
+def test_topics_are_all_below_the_root_and_lead_back(prefix: str) -> None:
+    topics = Topics(prefix=prefix, node="box")
+    assert topics.tail(f"{prefix}/box/in/message/s") == "message/s"
+    assert topics.out("message/s") == f"{prefix}/box/out/message/s"
+    assert topics.control(f"{prefix}/box/request/ping") == "ping"
+    assert topics.control(f"{prefix}/box/in/ping") is None
+    for topic in (topics.status, topics.health, topics.info, topics.response("ping"), f"{prefix}/any/in/message"):
+        assert topics.speaks_for_a_daemon(topic)
+    assert not topics.speaks_for_a_daemon(topics.out("message"))
+    assert not topics.speaks_for_a_daemon(f"x/{prefix}/box/status")
+
+
+# ------------------------------------------------------------------------------------------------- ids and times
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        (None, None),
+        (b"", None),
+        (b"abc-1", "abc-1"),
+        ("订单".encode(), "订单"),
+        (b"\x00\x01", "0001"),
+        (b"\xff", "ff"),
+        (b"a\n", "610a"),
+        (b"x" * MAX_NAME_CHARS, "x" * MAX_NAME_CHARS),
+    ],
+)
+def test_correlation_data_serves_as_the_id(data: bytes | None, name: str | None) -> None:
+    decoded = request("a", correlation_data=data)
+    assert (decoded.id, decoded.has_own_id) == (name or "made", name is not None)
+    assert decoded.address.correlation_data == data
+    assert request({"text": "a", "id": "mine"}, correlation_data=data).id == "mine"
+
+
+@given(st.binary(min_size=1, max_size=300), st.binary(min_size=1, max_size=4))
+@settings(deadline=None)
+def test_longer_correlation_data_is_another_request(data: bytes, more: bytes) -> None:
+    ids = {request("a", correlation_data=each).id for each in (data, data + more)}
+    assert len(ids) == 2
+    assert all(0 < len(each) <= MAX_NAME_CHARS and each.isprintable() for each in ids)
+
+
+@pytest.mark.parametrize(
+    ("expiry_s", "deadline_ms", "left"),
+    [(None, None, None), (2, None, 2000), (None, 500, 500), (2, 500, 500), (1, 5000, 1000), (0, 5000, 0)],
+)
+def test_the_nearer_end_counts(expiry_s: int | None, deadline_ms: int | None, left: int | None) -> None:
+    body = {"text": "a"} if deadline_ms is None else {"text": "a", "deadline_ms": deadline_ms}
+    assert request(body, expiry_s=expiry_s).time_left_ms == left
+
+
+def test_the_topic_may_name_the_session_and_the_json_may_repeat_it() -> None:
+    assert request("a", tail="message/客厅").session == "客厅"
+    assert request({"text": "a", "session": "s"}, tail="message/s").session == "s"
+    assert request("a", tail="message/s").address.topic == "edged/box/out/message/s"
+
+
+# --------------------------------------------------------------------------------------- any message whatsoever
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+_KEYS = ("text", "id", "session", "stream", "reply_to", "deadline_ms", "params", "history", "other")
+_BODIES = st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=5)
+_GOODISH = st.fixed_dictionaries({"text": st.text(min_size=1)}, optional=dict.fromkeys(_KEYS[1:], _VALUES))
+_PAYLOADS = st.one_of(
+    st.binary(max_size=60),
+    st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    (_BODIES | _GOODISH).map(lambda body: json.dumps(body).encode()),
+    (_BODIES | _GOODISH).map(lambda body: json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")[:-1]),
+)
+_MQTT_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
+_REPLY = st.none() | _MQTT_TEXT | _MQTT_TEXT.map("edged/".__add__) | st.sampled_from(["edged/x/in/a", "$SYS", "a/#"])
+_MESSAGES = st.builds(
+    Message,
+    topic=(_MQTT_TEXT | st.sampled_from(["message", "sentiment/s", "reply/"])).map("edged/box/in/".__add__)
+    | st.just("edged/box/in"),
+    payload=_PAYLOADS,
+    qos=st.integers(0, 2),
+    retain=st.just(False) | st.booleans(),
+    response_topic=_REPLY,
+    correlation_data=st.none() | st.binary(max_size=70),
+    content_type=st.none() | st.sampled_from(["text/plain", JSON_TYPE]) | _MQTT_TEXT,
+    expiry_s=st.none() | st.integers(0, 2**32 - 1),
+)
+
+
+@given(_MESSAGES)
+@settings(deadline=None, max_examples=300)
+def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Message) -> None:
+    decoded = decode(message, contract=CONTRACT, new_id="made")
+    address = decoded.address
+    default = TOPICS.out(TOPICS.tail(message.topic))
+    assert is_publishable(address.topic)
+    assert not TOPICS.speaks_for_a_daemon(address.topic)
+    assert address.topic in {default, TOPICS.out("")} or any(
+        topic_matches(each, address.topic) for each in CONTRACT.reply_topics
+    )
+    assert address.qos == min(message.qos, 1)
+    assert address.correlation_data == message.correlation_data
+    assert 0 < len(decoded.id) <= MAX_NAME_CHARS
+    if isinstance(decoded, Request):
+        assert decoded.task in BUILT_IN
+        assert decoded.text.strip()
+        assert len(decoded.text) <= CONTRACT.text_chars
+        assert decoded.session is None or not set("/+#\0") & set(decoded.session)
+    else:
+        payload = encode_error(
+            request_id=decoded.id,
+            task=decoded.task,
+            session=decoded.session,
+            node="box",
+            time="t",
+            error=decoded.error,
+        )
+        assert json.loads(payload)["error"]["code"] in CODES
+
+
+@given(st.text())
+@settings(deadline=None)
+def test_even_a_topic_that_is_no_unicode_is_judged(topic: str) -> None:
+    decoded = decode(
+        Message(topic="edged/box/in/message", payload=b"a", response_topic=topic + "\ud800"),
+        contract=CONTRACT,
+        new_id="made",
+    )
+    assert isinstance(decoded, Rejected)
+
+
+# ------------------------------------------------------------------------------------------------------ answers
+
+TIMINGS = ResultTimings(
+    queue_ms=1.0, prefill_ms=2.0, decode_ms=3.0, first_token_ms=4.0, total_ms=5.0, tokens_per_second=6.0
+)
+RESULT = Result(
+    id="1",
+    task="message",
+    session=None,
+    node="box",
+    model="m",
+    time="2026-01-01T00:00:00.000Z",
+    outputs={
+        "sentiment": classification(SENTIMENT, {"positive": 0.9, "negative": 0.1}, "zh"),
+        "reply": Reply(text="你好 😄", finish_reason="stop"),
+    },
+    usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=2),
+    timings=TIMINGS,
+)
+
+
+def test_a_result_reads_as_the_contract_says() -> None:
+    raw = encode_result(RESULT)
+    assert "你好 😄".encode() in raw  # UTF-8, no escapes
+    assert b": " not in raw
+    assert json.loads(raw) == {
+        "id": "1",
+        "task": "message",
+        "status": "ok",
+        "node": "box",
+        "model": "m",
+        "time": "2026-01-01T00:00:00.000Z",
+        "sentiment": {
+            "label": "positive",
+            "name": "正面",
+            "emoji": "😄",
+            "score": 0.9,
+            "scores": {"positive": 0.9, "negative": 0.1},
+        },
+        "reply": {"text": "你好 😄", "finish_reason": "stop"},
+        "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 2},
+        "timings": {
+            "queue_ms": 1.0,
+            "prefill_ms": 2.0,
+            "decode_ms": 3.0,
+            "first_token_ms": 4.0,
+            "total_ms": 5.0,
+            "tokens_per_second": 6.0,
+        },
+    }
+
+
+def test_an_error_has_only_the_fields_that_it_needs() -> None:
+    error = Busy("full", retry_after_ms=100)
+    raw = encode_error(request_id="1", task="t", session="s", node="n", time="now", error=error)
+    assert json.loads(raw) == {
+        "id": "1",
+        "task": "t",
+        "status": "error",
+        "session": "s",
+        "node": "n",
+        "time": "now",
+        "error": {"code": "busy", "message": "full", "retry_after_ms": 100},
+    }
+
+
+def test_a_chunk_is_numbered() -> None:
+    assert json.loads(encode_chunk(request_id="1", seq=3, part="reply", value={"delta": "a"})) == {
+        "id": "1",
+        "seq": 3,
+        "reply": {"delta": "a"},
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_payload_has_a_number_that_json_does_not_have(value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        encode({"value": value})
+
+
+def test_the_schemas_name_every_field() -> None:
+    assert set(request_schema()["properties"]) == set(_KEYS) - {"other"}
+    schema = result_schema(BUILT_IN)
+    assert set(json.loads(encode_result(RESULT))) <= set(schema["properties"])
+    assert set(schema["properties"]["error"]["properties"]["code"]["enum"]) == CODES
+
+
+@pytest.mark.parametrize(
+    ("positive", "label", "score"),
+    [
+        (0.9, "positive", 0.9),
+        (0.56, "positive", 0.56),
+        (0.52, "neutral", 0.96),
+        (0.5, "neutral", 1.0),
+        (0.2, "negative", 0.8),
+    ],
+)
+def test_a_near_tie_is_neutral(positive: float, label: str, score: float) -> None:
+    answer = classification(SENTIMENT, {"positive": positive, "negative": 1 - positive}, "en")
+    assert (answer.label, answer.name) == (label, label)
+    assert answer.score == pytest.approx(score)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=5))
+@settings(deadline=None)
+def test_without_a_neutral_label_the_most_probable_one_wins(scores: list[float]) -> None:
+    labels = tuple(Label(canonical=f"l{i}", names={"en": f"e{i}", "zh": f"z{i}"}) for i in range(len(scores)))
+    spec = ClassifySpec(name="t", labels=labels, prompts={})
+    answer = classification(spec, {f"l{i}": score for i, score in enumerate(scores)}, "zh")
+    assert answer.score == pytest.approx(max(scores), abs=1e-4)
+    assert answer.name == answer.label.replace("l", "z")
