@@ -35,6 +35,7 @@ class Exchange:
     """One connection's exchange with the broker.
 
     Attributes:
+        asked: whether CONNECT was sent.
         accepted: the broker's answer to CONNECT; None until it took us in.
         accepted_at: when it did, in the clock's seconds.
         rejected: the broker's answer to CONNECT, when it did not.
@@ -67,6 +68,7 @@ class Exchange:
             end: takes the publications that came to their end.
             clock: monotonic seconds.
         """
+        self.asked = False
         self.accepted: Accepted | None = None
         self.accepted_at: float | None = None
         self.rejected: Rejected | None = None
@@ -94,6 +96,7 @@ class Exchange:
     def open(self) -> None:
         """Connect; see `Connection.open`."""
         self._connection.open()
+        self.asked = True
         self._answer_by = self._clock() + ANSWER_TIMEOUT
 
     def turn(self, *, readable: bool, writable: bool) -> None:

@@ -29,6 +29,7 @@ from edged.wire import Publication
 
 HEARTBEAT = 1.0  # seconds between two turns of the thread when nothing happens
 LEAVE_TIMEOUT = 2.0  # seconds for DISCONNECT to get out
+SUSPICIOUS = 3  # connections in a row that ended soon after they were made
 JOIN_GRACE = 15.0  # seconds beyond the timeout of `stop`: an attempt to connect cannot be cut short
 
 STOPPED = "the link has stopped"
@@ -108,6 +109,7 @@ class Link:
         self._stop_at: float | None = None
         self._says_goodbye = True
         self._connections = 0
+        self._short_lived = 0  # connections in a row
         self._protocol: str | None = None
         self._connected_since: float | None = None
         self._fault: str | None = "not connected yet"
@@ -279,11 +281,15 @@ class Link:
         if closed is not None and closed.taken_over:
             self._taken_over, fault = True, TAKEN_OVER
             self._drop_all(TAKEN_OVER)
+        now = self._clock()
+        lived = 0.0 if exchange.accepted_at is None else now - exchange.accepted_at
+        self._short_lived = self._short_lived + 1 if was_up and lived < self._backoff.lasting else 0
+        if self._short_lived >= SUSPICIOUS and not self._taken_over:
+            # Only MQTT 5 can tell of a takeover, and mosquitto 2.0.11 does not even then.
+            fault += f"; perhaps another client is connected as {self._identity.client_id!r}"
         is_news = self._change(fault)
         if self._taken_over or self._has_another_version(exchange):
             return
-        now = self._clock()
-        lived = 0.0 if exchange.accepted_at is None else now - exchange.accepted_at
         wait = self._backoff.next(lived=lived)
         (log.warning if was_up or is_news else log.debug)("link_lost", fault=fault, retry_in=round(wait, 1))
         self._pause(wait)
@@ -295,7 +301,7 @@ class Link:
         if exchange.accepted is not None or exchange.rejected is not None:
             self._versions.understood()
             return False
-        return exchange.closed is not None and self._versions.hung_up()
+        return exchange.asked and self._versions.unanswered()
 
     def _pause(self, seconds: float) -> None:
         """Wait with no connection."""

@@ -17,7 +17,7 @@ class Backoff:
 
     first: float = 0.2  # seconds
     ceiling: float = 30.0
-    lasting: float = 10.0  # a connection that lived this long makes the next wait short again
+    lasting: float = 60.0  # a connection that lived this long makes the next wait short again
     random: Random = field(default_factory=Random)
     _failures: int = 0
 
@@ -34,8 +34,8 @@ class Backoff:
 class VersionChoice:
     """The version to try next, out of those allowed.
 
-    A broker that knows no MQTT 5 says so, or just hangs up. The first is believed until the end; the second may have
-    had any reason, so a version that came of a guess is left again when its connection ends.
+    A broker that knows no MQTT 5 says so, or hangs up, or is lost for words. The first is believed until the end; the
+    others may have any reason, so a version that came of a guess is left again when its connection ends.
     """
 
     allowed: Sequence[Version]
@@ -52,8 +52,8 @@ class VersionChoice:
         self._guessed = False
         return self._advance()
 
-    def hung_up(self) -> bool:
-        """The broker closed the connection before it answered. Tells whether another version is left to try."""
+    def unanswered(self) -> bool:
+        """The broker hung up or kept silent when asked. Tells whether another version is left to try."""
         if self._works:
             return False
         self._guessed = True

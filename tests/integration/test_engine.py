@@ -270,7 +270,9 @@ def test_a_text_over_the_context_is_refused_and_long_history_is_trimmed(start: S
     engine = start()
     assert isinstance(error_of(run(engine, reply("r", "很长" * CONTEXT))["r"]), TooLong)
     assert isinstance(error_of(run(engine, sentiment("s", "很长" * CONTEXT))["s"]), TooLong)
-    turns = tuple(Turn(role=role, content=f"{i} 这是一句很长的话" * 4) for i in range(30) for role in ("user", "assistant"))  # type: ignore[arg-type]
+    turns = tuple(
+        Turn(role=role, content=f"{i} 这是一句很长的话" * 4) for i in range(30) for role in ("user", "assistant")
+    )  # type: ignore[arg-type]
     event = run(engine, reply("h", turns=turns))["h"]
     assert isinstance(event, Generated)
     assert CONTEXT // 2 < event.usage.prompt_tokens <= CONTEXT - 12

@@ -1,6 +1,38 @@
+"""Files that `tests/run.sh` fetches: paths from the environment. Missing ones skip on a laptop and fail in CI."""
+
 import os
 from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def small_model() -> Path:
+    """The GGUF file of SmolLM2-135M-Instruct."""
+    return _path("EDGED_TEST_MODEL")
 
 
 def qwen_tokenizer() -> Path:
-    return Path(os.environ["EDGED_TEST_QWEN_TOKENIZER"])
+    """A folder with the real tokenizer of Qwen1.5. Its config ends a turn with the wrong token, as base models' do."""
+    return _path("EDGED_TEST_QWEN_TOKENIZER")
+
+
+def mosquitto_client(name: str) -> Path:
+    """`mosquitto_pub`, `mosquitto_sub` or `mosquitto_rr`."""
+    return _path("EDGED_MOSQUITTO_CLIENTS") / name
+
+
+def _path(variable: str) -> Path:
+    value = os.environ.get(variable)
+    if value is None:
+        _missing(f"{variable} is not set; `sh tests/run.sh` fetches what the tests need")
+    path = Path(value)
+    if not path.exists():
+        _missing(f"{variable}: there is no {path}")
+    return path
+
+
+def _missing(reason: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)

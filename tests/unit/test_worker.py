@@ -66,7 +66,9 @@ class Bench:
     def clock(self) -> float:
         return self.now
 
-    def send(self, payload: str | bytes | dict[str, Any], *, tail: str = "message", qos: int = 1, **fields: Any) -> Delivery:
+    def send(
+        self, payload: str | bytes | dict[str, Any], *, tail: str = "message", qos: int = 1, **fields: Any
+    ) -> Delivery:
         raw = json.dumps(payload).encode() if isinstance(payload, dict) else payload
         message = Message(
             topic=f"{ROOT}/in/{tail}", payload=raw.encode() if isinstance(raw, str) else raw, qos=qos, **fields

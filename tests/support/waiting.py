@@ -1,0 +1,33 @@
+"""Waiting in tests: for an event where there is one, else by looking again."""
+
+import queue
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+TIMEOUT = 30.0  # generous: it is spent only by a test that fails
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], what: str = "the condition") -> T:
+    """Look until `condition` gives something true, and give that."""
+    deadline = time.monotonic() + TIMEOUT
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true in {TIMEOUT:.0f} s")
+        time.sleep(0.005)
+    return value
+
+
+def take(source: "queue.SimpleQueue[T]", number: int) -> list[T]:
+    """The next `number` things that come."""
+    return [source.get(timeout=TIMEOUT) for _ in range(number)]
+
+
+def drain(source: "queue.SimpleQueue[T]") -> list[T]:
+    """All that is there now."""
+    found = []
+    while not source.empty():
+        found.append(source.get_nowait())
+    return found
