@@ -180,7 +180,7 @@ def _tensor_info(reader: _Reader) -> tuple[str, TensorInfo]:
     """A tensor's entry; its offset still counts from where the tensors begin."""
     name = reader.string()
     dimensions = reader.scalar("<I")
-    if not 1 <= dimensions <= 4:  # noqa: PLR2004 - GGML_MAX_DIMS
+    if not 1 <= dimensions <= 4:
         raise ValueError(f"tensor {name} of {dimensions} dimensions")
     shape = tuple(reversed([reader.scalar("<Q") for _ in range(dimensions)]))  # the file has the fastest one first
     kind = GGMLQuantizationType(reader.scalar("<I"))
