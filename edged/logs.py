@@ -1,53 +1,59 @@
-"""Logging, configured once: one event a line, JSON for machines, colour for people. Everybody else just logs."""
+"""Logging, configured once: one event a line, JSON for machines, colour for people. Everybody else just logs.
+
+Tracebacks are written without the values of variables: those may hold what users wrote, or a password.
+"""
 
 import logging
 import sys
-import warnings
+from collections.abc import Iterator
 from typing import IO, Literal
 
 import structlog
+from structlog.processors import ExceptionRenderer, JSONRenderer, TimeStamper
+from structlog.stdlib import ProcessorFormatter
+from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import Processor
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_SELF_WILLED = {"transformers", "huggingface_hub", "torch"}  # libraries that write to standard error by themselves
+_MAX_FRAMES = 30
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
 def configure(level: Level, form: Literal["auto", "json", "console"], stream: IO[str] | None = None) -> None:
     """Send all logs to `stream` (standard error): ours, those of the libraries, and Python's warnings.
 
-    `auto` is colour on a terminal and JSON elsewhere.
+    `auto` is colour on a terminal and JSON elsewhere. To be called after the libraries are imported.
     """
     out = stream or sys.stderr
     as_json = form == "json" or (form == "auto" and not out.isatty())
-    shared: list[structlog.typing.Processor] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        TimeStamper(fmt="iso", utc=True),
     ]
-    last: list[structlog.typing.Processor] = (
-        [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(ensure_ascii=False)]
-        if as_json
-        else [structlog.dev.ConsoleRenderer(colors=out.isatty())]
-    )
     handler = logging.StreamHandler(out)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
+        ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+            processors=[
+                ProcessorFormatter.remove_processors_meta,
+                *(_for_machines() if as_json else _for_people(colors=out.isatty())),
+            ],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong; their info lines may hold what users wrote.
     root.setLevel(logging.WARNING)
+    for logger in _loggers_of(_SELF_WILLED):
+        logger.handlers.clear()
+        logger.propagate = True
     logging.captureWarnings(capture=True)
-    warnings.simplefilter("default")
     structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
+        processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=False,
@@ -64,3 +70,22 @@ def set_level(level: str) -> None:
     if level not in _LEVELS:
         raise ValueError(f"there is no level {level!r}; there are: {', '.join(_LEVELS)}")
     logging.getLogger("edged").setLevel(_LEVELS[level])
+
+
+def _for_machines() -> list[Processor]:
+    frames = ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)
+    return [ExceptionRenderer(frames), JSONRenderer(ensure_ascii=False)]
+
+
+def _for_people(*, colors: bool) -> list[Processor]:
+    return [structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)]
+
+
+def _loggers_of(libraries: set[str]) -> Iterator[logging.Logger]:
+    """The loggers of `libraries` that have a stream of their own."""
+    for logger in logging.root.manager.loggerDict.values():
+        if not isinstance(logger, logging.Logger) or logger.name.partition(".")[0] not in libraries:
+            continue
+        # Not of a subclass: some of those are taps for tools, with levels that nobody wants to read.
+        if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
+            yield logger
