@@ -9,6 +9,8 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
+_SEND_S = 1.0
+
 
 class Notifier:
     """Sends the states of sd_notify(3)."""
@@ -17,6 +19,7 @@ class Notifier:
         """`address` is $NOTIFY_SOCKET: a path, or `@` and an abstract name; None outside systemd."""
         self._address = "\0" + address[1:] if address and address.startswith("@") else address
         self._said = ""
+        self._complained = False
 
     def ready(self) -> None:
         """The service has started."""
@@ -46,7 +49,10 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_systemd:
-                to_systemd.settimeout(1.0)
-                to_systemd.sendto(state.encode(), self._address)
+                to_systemd.settimeout(_SEND_S)
+                # A path in a status may have bytes that are no text.
+                to_systemd.sendto(state.encode(errors="replace"), self._address)
         except OSError as error:
-            log.debug("notify_failed", state=state, reason=error.strerror)
+            if not self._complained:
+                log.debug("notify_failed", state=state, reason=str(error))
+            self._complained = True
