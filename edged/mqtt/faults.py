@@ -16,7 +16,7 @@ def in_words(error: Exception, settings: MqttSettings) -> str:
         case ssl.SSLCertVerificationError():
             return f"the certificate of {where} is not trusted: {error.verify_message}"
         case ssl.SSLError():
-            return f"TLS with {where} failed: {error.reason or error}"
+            return f"TLS with {where} failed: {error.strerror or error}"
         case TimeoutError():
             return f"{where} did not answer in time" + (f": {error}" if str(error) else "")
         case ConnectionRefusedError():

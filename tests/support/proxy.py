@@ -20,6 +20,8 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
+        self._flows = threading.Event()
+        self._flows.set()
 
     def __enter__(self) -> Self:
         self.restore()
@@ -34,6 +36,7 @@ class Proxy:
         """Let connections through."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that who sends soon feels a `pause`
         listener.bind(("127.0.0.1", self.port))
         listener.listen()
         self.port = listener.getsockname()[1]
@@ -42,12 +45,20 @@ class Proxy:
 
     def cut(self) -> None:
         """End all connections without a word, and take no more."""
+        self._flows.set()
         with self._lock:
             sockets = [*self._sockets, *([self._listener] if self._listener is not None else [])]
             self._sockets.clear()
             self._listener = None
         for each in sockets:
             _close(each)
+
+    def pause(self) -> None:
+        """Take no bytes from anybody, and cut nothing."""
+        self._flows.clear()
+
+    def resume(self) -> None:
+        self._flows.set()
 
     def sent(self, kind: int, *, to_broker: bool) -> list[Packet]:
         """The packets of one kind and direction that passed so far."""
@@ -75,6 +86,7 @@ class Proxy:
             while data := source.recv(65536):
                 buffer += data
                 self.packets.extend(Packet(to_broker, *each) for each in split(buffer))
+                self._flows.wait()
                 target.sendall(data)
         for each in (source, target):
             with self._lock:

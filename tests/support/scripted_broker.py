@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+import ssl
 import threading
 from collections.abc import Callable
 from types import TracebackType
@@ -29,6 +30,11 @@ def puback(publish: Packet, code: int = 0) -> bytes:
     return encode(packets.PUBACK, publish.packet_id.to_bytes(2) + bytes((code, 0)))
 
 
+def publish(topic: str, payload: bytes) -> bytes:
+    """A message at QoS 0, on MQTT 5."""
+    return packets.encode(packets.PUBLISH, len(topic).to_bytes(2) + topic.encode() + b"\0" + payload)
+
+
 def well_behaved(packet: Packet) -> bytes | None:
     """What a broker of MQTT 5 answers, to build scripts upon."""
     match packet.kind:
@@ -51,8 +57,9 @@ class ScriptedBroker:
         packets: what came, over all connections.
     """
 
-    def __init__(self, script: Callable[[Packet], bytes | None]) -> None:
+    def __init__(self, script: Callable[[Packet], bytes | None], *, tls: ssl.SSLContext | None = None) -> None:
         self.script = script
+        self._tls = tls
         self.packets: list[Packet] = []
         self.port = 0
         self._listener = socket.socket()
@@ -85,6 +92,8 @@ class ScriptedBroker:
         with contextlib.suppress(OSError):
             while True:
                 connection, _ = self._listener.accept()
+                if self._tls is not None:
+                    connection = self._tls.wrap_socket(connection, server_side=True)
                 self._connections.append(connection)
                 self._spawn(self._serve, connection)
 

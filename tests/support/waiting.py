@@ -10,7 +10,7 @@ TIMEOUT = 30.0  # generous: it is spent only by a test that fails
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T], what: str = "the condition") -> T:
+def eventually(condition: Callable[[], T | None], what: str = "the condition") -> T:
     """Look until `condition` gives something true, and give that."""
     deadline = time.monotonic() + TIMEOUT
     while not (value := condition()):
