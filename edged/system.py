@@ -1,6 +1,10 @@
-"""Readings of the box: processor, memory, disk, heat. What a box does not tell is None."""
+"""Readings of the box: processor, memory, disk, heat. What a box does not tell is None.
+
+A reading never raises: sandboxes hide parts of /proc, and drivers of sensors have their moods.
+"""
 
 import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -8,47 +12,41 @@ import psutil
 from edged.ports import Readings
 
 _MIB = 1 << 20
-_THROTTLED = Path("/sys/devices/platform/soc/soc:firmware/get_throttled")  # Raspberry Pi
-_THROTTLED_NOW = 0xF  # under-voltage, frequency capped, throttled, soft temperature limit
-_CPU_SENSORS = ("cpu_thermal", "cpu-thermal", "coretemp", "k10temp", "soc_thermal")
+_SYS = Path("/sys")
+_THROTTLED = "devices/platform/soc/soc:firmware/get_throttled"  # Raspberry Pi
+_THROTTLED_NOW = 0xF  # under-voltage, frequency capped, throttled, soft temperature limit; higher bits: since the boot
+_CPU_SENSORS = ("cpu_thermal", "cpu-thermal", "soc_thermal", "soc-thermal", "coretemp", "k10temp", "zenpower", "acpitz")
+_NOT_TOLD = (OSError, psutil.Error, LookupError, ValueError, AttributeError)
 
 
-def read(folder: Path) -> Readings:
-    """Read all; `folder` is on the disk in question. A hidden /proc or a missing sensor gives None."""
-    cpu = load = rss = available = disk = None
-    with contextlib.suppress(OSError, psutil.Error):
-        cpu = psutil.cpu_percent()
-    with contextlib.suppress(OSError):
-        load = round(psutil.getloadavg()[0], 2)
-    with contextlib.suppress(OSError, psutil.Error):
-        rss = round(psutil.Process().memory_info().rss / _MIB, 1)
-    with contextlib.suppress(OSError, psutil.Error):
-        available = round(psutil.virtual_memory().available / _MIB, 1)
-    with contextlib.suppress(OSError):
-        disk = round(psutil.disk_usage(str(folder)).free / _MIB, 1)
+def read(folder: Path, *, sys: Path = _SYS) -> Readings:
+    """Read all; `folder` is on the disk in question, `sys` where the kernel shows its devices."""
+    throttled = _number(lambda: int((sys / _THROTTLED).read_text(), 16))
     return Readings(
-        cpu_percent=cpu,
-        load=load,
-        memory_rss_mb=rss,
-        memory_available_mb=available,
-        temperature_c=_temperature(),
-        throttled=throttled(),
-        disk_free_mb=disk,
+        cpu_percent=_number(psutil.cpu_percent),
+        load=_number(lambda: psutil.getloadavg()[0], digits=2),
+        memory_rss_mb=_number(lambda: psutil.Process().memory_info().rss / _MIB),
+        memory_available_mb=_number(lambda: psutil.virtual_memory().available / _MIB),
+        temperature_c=_number(_temperature),
+        throttled=None if throttled is None else bool(int(throttled) & _THROTTLED_NOW),
+        disk_free_mb=_number(lambda: psutil.disk_usage(str(folder)).free / _MIB),
     )
 
 
-def _temperature() -> float | None:
-    with contextlib.suppress(OSError, AttributeError, psutil.Error):
-        sensors = psutil.sensors_temperatures()
-        for name in _CPU_SENSORS:
-            if sensors.get(name):
-                return round(sensors[name][0].current, 1)
+def _number(reading: Callable[[], float], digits: int = 1) -> float | None:
+    with contextlib.suppress(*_NOT_TOLD):
+        return round(reading(), digits)
     return None
 
 
-def throttled(path: Path = _THROTTLED) -> bool | None:
-    """Whether a Raspberry Pi is slowed down at this moment by heat or a weak supply."""
-    try:
-        return bool(int(path.read_text(), 16) & _THROTTLED_NOW)
-    except (OSError, ValueError):
-        return None
+def _temperature() -> float:
+    """Degrees Celsius of the first sensor that is known to sit at the processor.
+
+    Raises:
+        LookupError: there is none.
+    """
+    sensors = psutil.sensors_temperatures()
+    name = next((name for name in _CPU_SENSORS if sensors.get(name)), None)
+    if name is None:
+        raise LookupError("no sensor of the processor")
+    return sensors[name][0].current

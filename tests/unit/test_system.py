@@ -1,0 +1,78 @@
+"""Readings of the real box, and of boxes that hide things."""
+
+import json
+import math
+from collections import namedtuple
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import psutil
+import pytest
+
+from edged import system
+from edged.ports import Readings
+
+Sensor = namedtuple("Sensor", "label current")  # noqa: PYI024 - as psutil's own
+
+
+def test_this_box_tells_what_every_linux_tells(tmp_path: Path) -> None:
+    readings = system.read(tmp_path)
+    told = (
+        readings.cpu_percent,
+        readings.load,
+        readings.memory_rss_mb,
+        readings.memory_available_mb,
+        readings.disk_free_mb,
+    )
+    assert all(value is not None and math.isfinite(value) and value >= 0 for value in told)
+    assert (readings.memory_rss_mb or 0) > 1
+    json.dumps(asdict(readings), allow_nan=False)
+
+
+def test_a_box_that_hides_everything_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hidden() -> tuple[float, float, float]:
+        raise OSError("hidden")
+
+    monkeypatch.setattr(psutil, "PROCFS_PATH", str(tmp_path / "proc"))
+    monkeypatch.setattr(psutil, "getloadavg", hidden)
+    monkeypatch.setattr(psutil, "sensors_temperatures", dict)
+    readings = system.read(tmp_path / "nowhere", sys=tmp_path)
+    assert [getattr(readings, field.name) for field in fields(Readings)] == [None] * len(fields(Readings))
+
+
+@pytest.mark.parametrize(
+    ("content", "throttled"),
+    [("0", False), ("0x50000\n", False), ("50005", True), ("0x1\n", True), ("8", True), ("", None), ("what", None)],
+)
+def test_a_raspberry_pi_tells_whether_it_is_throttled_now(tmp_path: Path, content: str, throttled: bool | None) -> None:
+    file = tmp_path / "devices/platform/soc/soc:firmware/get_throttled"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    assert system.read(tmp_path, sys=tmp_path).throttled is throttled
+
+
+@pytest.mark.parametrize(
+    ("sensors", "celsius"),
+    [
+        ({"cpu_thermal": [Sensor("", 51.54)]}, 51.5),
+        ({"nvme": [Sensor("", 30.0)], "coretemp": [Sensor("Package id 0", 60.0), Sensor("Core 0", 55.0)]}, 60.0),
+        ({"k10temp": [], "acpitz": [Sensor("", 27.8)]}, 27.8),
+        ({"nvme": [Sensor("", 30.0)]}, None),
+        ({}, None),
+    ],
+)
+def test_the_processors_own_sensor_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sensors: dict[str, list[Sensor]], celsius: float | None
+) -> None:
+    monkeypatch.setattr(psutil, "sensors_temperatures", lambda: sensors)
+    assert system.read(tmp_path).temperature_c == celsius
+
+
+def test_a_moody_sensor_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def moody() -> None:
+        raise ValueError("could not convert string to float")
+
+    monkeypatch.setattr(psutil, "sensors_temperatures", moody)
+    readings = system.read(tmp_path)
+    assert readings.temperature_c is None
+    assert readings.disk_free_mb is not None
