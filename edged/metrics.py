@@ -18,8 +18,10 @@ class _Window:
     """The latest samples, as (time, value)."""
 
     samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
+    since: float | None = None  # when the first sample of all came
 
     def add(self, now: float, value: float) -> None:
+        self.since = now if self.since is None else self.since
         self.samples.append((now, value))
 
     def values(self, now: float) -> list[float]:
@@ -30,11 +32,11 @@ class _Window:
     def per_second(self, now: float) -> float:
         """The sum of the window over the time that it covers."""
         values = self.values(now)
-        if not values:
+        if not values or self.since is None:
             return 0.0
-        # A full window covers less than its length: its first sample is where counting begins.
-        covered = WINDOW_S if len(values) < _MAX_SAMPLES else now - self.samples[0][0]
-        return sum(values) / max(covered, 1.0)
+        # A young window has not covered its length yet; a full one has lost its older part.
+        begin = self.samples[0][0] if len(values) == _MAX_SAMPLES else max(self.since, now - WINDOW_S)
+        return sum(values) / max(now - begin, 1.0)
 
 
 class Metrics:

@@ -1,0 +1,147 @@
+"""Counters that add up, quantiles by definition, rates that hold at any age, memory that is bounded."""
+
+import json
+import sys
+import threading
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.metrics import WINDOW_S, Metrics, quantiles
+
+MILLISECONDS = st.floats(0, 1e7)
+
+
+def answered(metrics: Metrics, now: float, total_ms: float) -> None:
+    metrics.answered(now, total_ms=total_ms, queue_ms=0.0)
+
+
+def test_nothing_has_happened_yet() -> None:
+    empty = {"p50": None, "p95": None, "p99": None}
+    assert Metrics().snapshot(0.0) == {
+        "requests": {
+            "received": 0,
+            "answered": 0,
+            "duplicates": 0,
+            "redelivered": 0,
+            "errors": {},
+            "expired": 0,
+            "cancelled": 0,
+        },
+        "latency_ms": {"total": empty, "queue": empty, "first_token": empty, "sentiment": empty},
+        "tokens": {"prompt_per_s": 0.0, "completion_per_s": 0.0},
+    }
+
+
+def test_every_event_counts_once_in_its_place() -> None:
+    metrics = Metrics()
+    events: tuple[tuple[Callable[[], None], int], ...] = (
+        (metrics.received, 7),
+        (metrics.redelivered, 2),
+        (metrics.duplicate, 1),
+        (lambda: answered(metrics, 0.0, 1.0), 3),
+        (lambda: metrics.failed("busy"), 2),
+        (lambda: metrics.failed("expired"), 4),
+        (lambda: metrics.failed("cancelled"), 5),
+    )
+    for event, times in events:
+        for _ in range(times):
+            event()
+    assert metrics.snapshot(1.0)["requests"] == {
+        "received": 7,
+        "answered": 3,
+        "duplicates": 1,
+        "redelivered": 2,
+        "errors": {"busy": 2, "cancelled": 5, "expired": 4},
+        "expired": 4,
+        "cancelled": 5,
+    }
+
+
+def test_a_kind_of_latency_that_was_not_measured_stays_empty() -> None:
+    metrics = Metrics()
+    metrics.answered(0.0, total_ms=30.0, queue_ms=10.0, sentiment_ms=20.0)
+    latency = metrics.snapshot(1.0)["latency_ms"]
+    assert latency["total"] == {"p50": 30.0, "p95": 30.0, "p99": 30.0}
+    assert latency["sentiment"] == {"p50": 20.0, "p95": 20.0, "p99": 20.0}
+    assert latency["first_token"] == {"p50": None, "p95": None, "p99": None}
+
+
+@given(st.lists(MILLISECONDS, min_size=1, max_size=300))
+@settings(deadline=None)
+def test_a_quantile_is_the_least_value_that_enough_values_do_not_exceed(values: list[float]) -> None:
+    for name, found in quantiles(values).items():
+        share = int(name[1:]) / 100
+        least = min(value for value in values if sum(each <= value for each in values) >= share * len(values))
+        assert found == round(least, 1)
+
+
+def test_what_is_older_than_the_window_is_forgotten_and_the_counters_are_not() -> None:
+    metrics = Metrics()
+    answered(metrics, 0.0, 1000.0)
+    answered(metrics, 10.0, 1.0)
+    assert metrics.snapshot(WINDOW_S - 1)["latency_ms"]["total"]["p99"] == 1000.0  # type: ignore[index]
+    late = metrics.snapshot(WINDOW_S + 5)
+    assert late["latency_ms"]["total"] == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
+    assert late["requests"]["answered"] == 2
+    assert metrics.snapshot(2 * WINDOW_S)["latency_ms"]["total"]["p50"] is None  # type: ignore[index]
+
+
+@pytest.mark.parametrize("age_s", [20, 100, 299, 301, 1000])
+@pytest.mark.parametrize("times_a_second", [1, 10, 20])
+def test_a_steady_rate_reads_the_same_at_any_age(age_s: int, times_a_second: int) -> None:
+    metrics = Metrics()
+    for i in range(age_s * times_a_second):
+        metrics.tokens(i / times_a_second, prompt=30, cached=20, completion=5)
+    rates = metrics.snapshot(float(age_s))["tokens"]
+    assert rates["prompt_per_s"] == pytest.approx(10 * times_a_second, rel=0.02)
+    assert rates["completion_per_s"] == pytest.approx(5 * times_a_second, rel=0.02)
+
+
+def test_rates_fall_to_nothing_when_nothing_comes() -> None:
+    metrics = Metrics()
+    metrics.tokens(0.0, prompt=100, cached=0, completion=100)
+    readings = [metrics.snapshot(now)["tokens"]["completion_per_s"] for now in (0.0, 10.0, 100.0, WINDOW_S)]
+    assert readings == [100.0, 10.0, 1.0, 0.0]
+
+
+def test_a_busy_hour_takes_no_more_memory_than_a_busy_minute() -> None:
+    def weight(samples: int) -> int:
+        metrics = Metrics()
+        for i in range(samples):
+            answered(metrics, i / 1000, float(i))
+        return sum(sys.getsizeof(window.samples) for window in metrics._latencies.values())
+
+    assert weight(20_000) < 1.1 * weight(5_000)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1000), MILLISECONDS, st.integers(0, 10**6), st.integers(0, 10**6)), max_size=20))
+@settings(deadline=None)
+def test_a_snapshot_is_always_json_without_nan(events: list[tuple[float, float, int, int]]) -> None:
+    metrics = Metrics()
+    for now, ms, prompt, completion in sorted(events):
+        metrics.answered(now, total_ms=ms, queue_ms=ms, first_token_ms=ms, sentiment_ms=ms)
+        metrics.tokens(now, prompt, 0, completion)
+    json.dumps(metrics.snapshot(1000.0), allow_nan=False)
+
+
+def test_one_thread_writes_while_another_reads() -> None:
+    metrics = Metrics()
+    done = threading.Event()
+    seen: list[object] = []
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(metrics.snapshot(1.0)["requests"]["answered"])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for _ in range(3000):
+        answered(metrics, 0.5, 1.0)
+        metrics.failed("busy")
+    done.set()
+    reader.join(10)
+    assert seen == sorted(seen)  # type: ignore[type-var]
+    assert metrics.snapshot(1.0)["requests"]["errors"] == {"busy": 3000}
