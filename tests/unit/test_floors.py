@@ -11,7 +11,15 @@ ROOT = Path(edged.__file__).parent
 
 PURE = {
     *("edged", "edged.errors", "edged.text", "edged.conversation", "edged.work", "edged.tasks", "edged.wire"),
-    *("edged.settings", "edged.ports", "edged.metrics", "edged.job", "edged.mqtt", "edged.mqtt.settlement"),
+    *(
+        "edged.settings",
+        "edged.ports",
+        "edged.metrics",
+        "edged.presets",
+        "edged.job",
+        "edged.mqtt",
+        "edged.mqtt.settlement",
+    ),
     *("edged.mqtt.inbox", "edged.mqtt.outbox", "edged.mqtt.reconnect", "edged.engine", "edged.engine.scheduler"),
     *("edged.engine.prefix_cache", "edged.engine.detokenize"),
 }

