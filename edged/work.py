@@ -33,6 +33,7 @@ class Work:
         text: the user's words as they came; the engine normalises them.
         turns: the conversation before `text`, oldest first; for classification always empty.
         seed: what sampling draws from, when the caller gave no seed of its own.
+        continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
     """
@@ -44,6 +45,7 @@ class Work:
     turns: tuple[Turn, ...] = ()
     params: Params = Params()
     seed: int = 0
+    continues: bool = False
     stream: bool = False
     deadline: float | None = None
 

@@ -388,6 +388,7 @@ class Worker:
                 turns=turns if with_history else (),
                 params=job.request.params,
                 seed=seed_of(*job.identity),
+                continues=with_history and (session is not None or job.request.history is not None),
                 stream=job.request.stream and isinstance(spec, GenerateSpec),
                 deadline=job.deadline,
             )

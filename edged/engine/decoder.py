@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edged.engine.kv_cache import KVShape, SequenceKV
-from edged.engine.linear import Dense, Format, Linear, compute_dtype
+from edged.engine.linear import Dense, Format, Linear, compute_dtype, padded_rows
 from edged.engine.model import Span
 
 ARCHITECTURES = frozenset({"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"})
@@ -107,6 +107,7 @@ class Decoder:
         norm: torch.Tensor,
         head: Linear,
         rope: torch.Tensor,
+        weight_format: Format,
     ) -> None:
         """`embedding` is (vocab, hidden), `rope` (2, positions, head_dim): cosines and sines."""
         self.vocab_size = shape.vocab
@@ -118,6 +119,7 @@ class Decoder:
         self._norm = norm
         self._head = head
         self._rope = rope
+        self._weight_format = weight_format
 
     def allocate(self, capacity: int) -> SequenceKV:
         return self._kv_shape.allocate(capacity)
@@ -131,6 +133,11 @@ class Decoder:
         positions = [p for span in spans for p in _positions(span)]
         rows = self._lay_out(spans)
         wanted = [r.first + i for r, span in zip(rows, spans, strict=True) for i in span.wanted]
+        num_wanted = len(wanted)
+        # Rows that belong to no sequence; what they compute is not looked at.
+        tokens += [0] * (self._padded(len(tokens)) - len(tokens))
+        positions += [0] * (len(tokens) - len(positions))
+        wanted += [0] * (self._padded(num_wanted) - num_wanted)
 
         x = self._embedding[torch.tensor(tokens, device=device)]  # (T, hidden)
         cos, sin = self._rope[:, torch.tensor(positions, device=device)].unsqueeze(2)  # each (T, 1, head_dim)
@@ -138,7 +145,9 @@ class Decoder:
             x = x + self._attend(index, layer, self._rms_norm(x, layer.attention_norm), cos, sin, rows)
             gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        logits: torch.Tensor = self._head(self._rms_norm(x[wanted], self._norm)).float().cpu()
+        logits = torch.empty((0, self.vocab_size))
+        if num_wanted:  # a prompt that goes on in the next step needs no head
+            logits = self._head(self._rms_norm(x[wanted], self._norm))[:num_wanted].float().cpu()
         for span in spans:
             span.kv.length += len(span.tokens)
         return logits
@@ -160,7 +169,7 @@ class Decoder:
         if layer.q_norm is not None and layer.k_norm is not None:
             q, k = self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)
         q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        out = torch.empty_like(q)
+        out = torch.zeros_like(q)
         group = s.heads // s.kv_heads
         for r in rows:
             here = slice(r.first, r.first + r.count)
@@ -196,6 +205,9 @@ class Decoder:
         sees = torch.cat((past, sees), dim=1).repeat(group, 1)  # (group x count, past + count)
         mask = torch.zeros(sees.shape, dtype=self._kv_shape.dtype).masked_fill_(~sees, float("-inf"))
         return mask[None, None].to(self._kv_shape.device)
+
+    def _padded(self, rows: int) -> int:
+        return padded_rows(rows, self._weight_format, self._kv_shape.device)
 
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._shape.eps)
@@ -273,7 +285,14 @@ def load(
     # Branches of a last step may stand a few positions past the limit.
     rope = _rope_table(config, shape, max_context_tokens + 64, reader.dtype).to(device)
     decoder = Decoder(
-        shape=shape, kv_shape=kv_shape, embedding=embedding, layers=layers, norm=norm, head=head, rope=rope
+        shape=shape,
+        kv_shape=kv_shape,
+        embedding=embedding,
+        layers=layers,
+        norm=norm,
+        head=head,
+        rope=rope,
+        weight_format=weight_format,
     )
     return decoder, reader.parameters
 

@@ -422,12 +422,13 @@ class Engine(Generic[K]):
             self._retire(self._running.pop(key))
 
     def _retire(self, sequence: Classifying[K] | Generating[K]) -> None:
-        """Keep what was computed for the conversation's next turn. A classified text does not come again."""
-        if isinstance(sequence, Generating):
-            self._counts.completion_tokens += len(sequence.generated)
+        """Keep what was computed for the conversation's next turn."""
+        if not isinstance(sequence, Generating):
+            return
+        self._counts.completion_tokens += len(sequence.generated)
+        if sequence.work.continues and sequence.generated and self._ready.model.shares_prefixes:
             tokens = (*sequence.prompt, *sequence.generated)[: sequence.kv.length]
-            if self._ready.model.shares_prefixes and sequence.generated:
-                self._cache.put(tokens, sequence.kv, sequence.kv.nbytes)
+            self._cache.put(tokens, sequence.kv, sequence.kv.nbytes)
 
     def _refuse_the_rest(self) -> None:
         """Answer all that is left; nobody waits for ever."""

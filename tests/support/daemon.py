@@ -1,0 +1,166 @@
+"""The real daemon in a process of its own, and mosquitto's clients to speak with it."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.support import assets
+from tests.support.broker import Broker
+
+READY_S = 180.0  # a first start converts the model's tokenizer
+ANSWER_S = 90.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """A message as mosquitto_sub printed it."""
+
+    topic: str
+    payload: str
+    correlation: str = ""
+
+    @property
+    def json(self) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.payload)
+        return body
+
+
+class Watcher:
+    """A running mosquitto_sub."""
+
+    def __init__(self, broker: Broker, *topics: str, version: str = "5") -> None:
+        command = [str(assets.mosquitto_client("mosquitto_sub")), "-h", "127.0.0.1", "-p", str(broker.port)]
+        command += ["-V", version, "-q", "1", "-F", "%t\t%D\t%p" if version == "5" else "%t\t\t%p"]
+        for topic in topics:
+            command += ["-t", topic]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            topic, correlation, payload = line.rstrip("\n").split("\t", 2)
+            self._arrivals.put(Arrival(topic=topic, correlation=correlation, payload=payload))
+
+    def next(self, timeout: float = ANSWER_S) -> Arrival:
+        return self._arrivals.get(timeout=timeout)
+
+    def next_json(self) -> dict[str, Any]:
+        return self.next().json
+
+    def until(self, **fields: Any) -> dict[str, Any]:
+        """The next message whose JSON has these fields."""
+        while True:
+            body = self.next(READY_S).json
+            if all(body.get(name) == value for name, value in fields.items()):
+                return body
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+        self._reader.join(10)
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def publish(broker: Broker, topic: str, payload: str | bytes, *options: str, version: str = "5", qos: int = 1) -> None:
+    """Send by mosquitto_pub."""
+    command = [str(assets.mosquitto_client("mosquitto_pub")), "-h", "127.0.0.1", "-p", str(broker.port), "-t", topic]
+    raw = payload.encode() if isinstance(payload, str) else payload
+    body = "-s" if raw else "-n"
+    subprocess.run([*command, "-V", version, "-q", str(qos), body, *options], input=raw, check=True, timeout=30)
+
+
+@dataclass(slots=True, kw_only=True)
+class Daemon:
+    """`edged run` on the small real model."""
+
+    folder: Path
+    broker: Broker
+    node: str = "box"
+    more: Mapping[str, str] = field(default_factory=dict)
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def root(self) -> str:
+        return f"edged/{self.node}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        settings = {
+            "EDGED_NODE": self.node,
+            "EDGED_STATE_DIR": str(self.folder / "state"),
+            "EDGED_MQTT__HOST": "127.0.0.1",
+            "EDGED_MQTT__PORT": str(self.broker.port),
+            "EDGED_MODEL__ID": str(assets.small_model()),
+            "EDGED_LOG__LEVEL": "debug",
+        }
+        return {**os.environ, **settings, **self.more}
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "daemon.log").read_text()
+
+    def start(self) -> None:
+        with (self.folder / "daemon.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "edged", "run"], env=self.environment, stdout=log, stderr=log
+            )
+
+    def wait_ready(self) -> None:
+        watcher = Watcher(self.broker, f"{self.root}/status")
+        try:
+            watcher.until(state="ready")
+        finally:
+            watcher.stop()
+
+    def stop(self) -> int:
+        """SIGTERM; gives the exit code."""
+        return self.end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """What a power cut is to a process."""
+        self.end(signal.SIGKILL)
+
+    def end(self, number: signal.Signals) -> int:
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        return self._process.wait(60)
+
+    @property
+    def rss(self) -> int:
+        assert self._process is not None
+        rss: int = psutil.Process(self._process.pid).memory_info().rss
+        return rss
+
+    def command(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        """Run another command of edged beside it, for the same settings."""
+        return run_edged(arguments, self.environment, text=text)
+
+
+def run_edged(
+    arguments: Sequence[str], environment: Mapping[str, str], *, text: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of edged to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "edged", *arguments],
+        env=environment,
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
