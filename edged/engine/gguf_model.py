@@ -87,7 +87,10 @@ def config_of(file: GgufFile) -> PretrainedConfig:
         fields["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
     if architecture == "llama":
         fields["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
-    return config_class(**fields)
+    try:
+        return config_class(**fields)
+    except Exception as error:  # transformers' checks raise classes that it does not export
+        raise said.refused(f"its metadata contradict each other ({' '.join(str(error).split())})") from error
 
 
 def tensors_of(file: GgufFile, config: PretrainedConfig) -> dict[str, StoredTensor]:
