@@ -49,7 +49,7 @@ class Exchange:
         *,
         connection: Connection,
         subscriptions: Sequence[str],
-        keeps_subscriptions: bool,
+        has_subscribed: bool,
         inbox: Inbox,
         outbox: Outbox,
         deliver: Callable[[Delivery], None],
@@ -61,7 +61,7 @@ class Exchange:
         Args:
             connection: a new one.
             subscriptions: topic filters, each at QoS 1.
-            keeps_subscriptions: whether the broker has all of them already if it has our session.
+            has_subscribed: whether they were granted on an earlier connection of this link.
             inbox: what arrives goes there first.
             outbox: where publications come from.
             deliver: takes what the inbox hands over.
@@ -77,13 +77,14 @@ class Exchange:
         self.closed: Closed | None = None
         self._connection = connection
         self._subscriptions = subscriptions
-        self._keeps_subscriptions = keeps_subscriptions
+        self._has_subscribed = has_subscribed
         self._inbox = inbox
         self._outbox = outbox
         self._deliver = deliver
         self._end = end
         self._clock = clock
         self._limits = Limits()
+        self._ignores_retained = False
         self._answer_by: float | None = None
         self._confirm_by = 0.0
         self._resubscribe_at: float | None = None
@@ -154,12 +155,10 @@ class Exchange:
             case Subscribed():
                 self._subscribed(event.refused)
             case Arrived():
-                self._inbox.arrived(
-                    event.message, packet_id=event.packet_id, redelivered=event.redelivered, now=self._clock()
-                )
-                self._hand_over()
+                self._arrived(event)
             case Unreadable():
-                self._drop(event)
+                log.warning("unreadable_message_dropped", qos=event.qos)
+                self._skip(event.qos, event.packet_id)
             case Confirmed():
                 self._confirm_by = self._clock() + CONFIRM_TIMEOUT
                 ended = self._outbox.confirmed(event.packet_id, event.refusal)
@@ -176,9 +175,10 @@ class Exchange:
         self._limits = accepted.limits
         self._outbox.connected(accepted.limits)
         filters = [each for each in self._subscriptions if not (self._inbox.draining and each.startswith(_SHARED))]
-        # MQTT 3.1.1 cannot subscribe without getting all retained messages again, so not without need.
-        has_them = accepted.session_present and self._keeps_subscriptions and not accepted.limits.properties
-        if filters and not has_them:
+        # A broker that had a power cut may know our session and not what we subscribed to, so we always do. MQTT 3.1.1
+        # then brings the retained messages again, which is news to nobody.
+        self._ignores_retained = accepted.session_present and self._has_subscribed
+        if filters:
             self._subscribe(filters)
         else:
             self.is_up = True
@@ -198,11 +198,18 @@ class Exchange:
         for delivery in self._inbox.release():
             self._deliver(delivery)
 
-    def _drop(self, event: Unreadable) -> None:
-        """Ack, in its turn, what nobody can read: it would come again for ever."""
-        log.warning("unreadable_message_dropped", qos=event.qos)
-        if event.qos:
-            self._ack(self._inbox.skip(event.packet_id))
+    def _arrived(self, event: Arrived) -> None:
+        message = event.message
+        if message.retain and self._ignores_retained:
+            self._skip(message.qos, event.packet_id)
+            return
+        self._inbox.arrived(message, packet_id=event.packet_id, redelivered=event.redelivered, now=self._clock())
+        self._hand_over()
+
+    def _skip(self, qos: int, packet_id: int) -> None:
+        """Ack, in its turn, what is not handed over: else it would come again for ever."""
+        if qos:
+            self._ack(self._inbox.skip(packet_id))
 
     # ------------------------------------------------------------------------------------------------- outgoing
 

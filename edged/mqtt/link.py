@@ -214,7 +214,7 @@ class Link:
         exchange = Exchange(
             connection=connection,
             subscriptions=self._subscriptions,
-            keeps_subscriptions=self._has_subscribed,
+            has_subscribed=self._has_subscribed,
             inbox=self._inbox,
             outbox=self._outbox,
             deliver=self._deliver,

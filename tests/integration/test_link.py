@@ -557,6 +557,7 @@ def test_a_packet_of_the_largest_size_goes_and_one_byte_more_does_not(
 def test_what_waits_survives_the_death_of_the_broker(broker: Broker, run: Callable[..., Running], version: str) -> None:
     running = run(broker.settings(protocol=version), subscriptions=("bench/#",))
     running.wait_connected()
+    broker.freeze()  # what it confirms now it might lose with its memory, and that would be its fault
     endings = [running.publish(b"%d" % number) for number in range(100)]
     broker.kill()
     endings += [running.publish(b"%d" % number) for number in range(100, 200)]
@@ -785,6 +786,23 @@ def test_retained_messages_come_to_commands_and_not_to_daemons_that_return(
         assert (old.message.payload, old.message.retain) == (b"retained", True)
         peer.publish(REQUESTS, b"mark")
         assert [each.message.payload for each in take(daemon.deliveries, 1)] == [b"mark"]
+
+
+@pytest.mark.parametrize("version", [5, 4])
+def test_a_broker_that_forgot_our_subscriptions_is_told_again(run: Callable[..., Running], version: int) -> None:
+    def forgetful(packet: Packet) -> bytes | None:
+        match packet.kind:
+            case packets.CONNECT:
+                return welcome(version=version, session_present=True)
+            case packets.SUBSCRIBE if version == 4:
+                return packets.encode(packets.SUBACK, packet.body[:2] + b"\1")
+        return well_behaved(packet)
+
+    with ScriptedBroker(forgetful) as broker:
+        running = run(settings_of(broker, protocol="5" if version == 5 else "3.1.1"))
+        running.wait_connected()
+        broker.hang_up()
+        eventually(lambda: len(broker.received(packets.SUBSCRIBE)) == 2, "the second SUBSCRIBE")
 
 
 def test_an_ephemeral_link_leaves_no_session(broker: Broker, run: Callable[..., Running]) -> None:

@@ -15,9 +15,12 @@ HANG_UP = None
 SAY_NOTHING = b""
 
 
-def welcome(*, version: int = 5, properties: bytes = b"", code: int = 0) -> bytes:
-    """A CONNACK without a session."""
-    return encode(packets.CONNACK, bytes((0, code)) + (bytes((len(properties),)) + properties if version == 5 else b""))
+def welcome(*, version: int = 5, properties: bytes = b"", code: int = 0, session_present: bool = False) -> bytes:
+    """A CONNACK."""
+    return encode(
+        packets.CONNACK,
+        bytes((session_present, code)) + (bytes((len(properties),)) + properties if version == 5 else b""),
+    )
 
 
 def suback(subscribe: Packet, *codes: int) -> bytes:
@@ -87,6 +90,10 @@ class ScriptedBroker:
     def send(self, data: bytes) -> None:
         """Say something on the newest connection without being asked."""
         self._connections[-1].sendall(data)
+
+    def hang_up(self) -> None:
+        """End the newest connection without a word."""
+        self._connections[-1].shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
