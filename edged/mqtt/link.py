@@ -242,7 +242,7 @@ class Link:
                 self._leave(connection)
                 return STOPPED
             exchange.flush()
-            readable, writable = self._wait(HEARTBEAT, connection)
+            readable, writable = self._wait(self._up_to_stop(HEARTBEAT), connection)
             exchange.turn(readable=readable, writable=writable)
             self._follow(exchange)
         return exchange.closed.reason if exchange.rejected is None else exchange.rejected.reason
@@ -307,13 +307,14 @@ class Link:
         """Wait with no connection."""
         until = self._clock() + seconds
         while not self._is_done() and self._clock() < until:
-            self._wait(min(HEARTBEAT, until - self._clock()))
+            self._wait(self._up_to_stop(min(HEARTBEAT, until - self._clock())))
             self._take_wishes(None)
+
+    def _up_to_stop(self, seconds: float) -> float:
+        return seconds if self._stop_at is None else min(seconds, self._stop_at - self._clock())
 
     def _wait(self, seconds: float, connection: Connection | None = None) -> tuple[bool, bool]:
         """Wait for the bell or the socket; tells whether the socket can be read, and written if that is wanted."""
-        if self._stop_at is not None:
-            seconds = min(seconds, self._stop_at - self._clock())
         poller = select.poll()
         poller.register(self._bell.fileno(), select.POLLIN)
         fileno = -1
