@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from edged.answer import encode
 from edged.errors import BrokerUnavailable
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
 from edged.ports import LinkState
 from edged.settings import Settings
-from edged.wire import Publication, Topics, encode, topic_matches
+from edged.topics import Topics, topic_matches
+from edged.wire import Publication
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,11 +11,12 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from edged.answer import encode
 from edged.errors import BadEncoding, BadRequest, JournalFault, ModelError, RequestError, TooLarge
 from edged.mqtt.settlement import Delivery
 from edged.ports import Engine, Link, Outcome
 from edged.tasks import GenerateSpec
-from edged.wire import Address, Contract, Publication, encode, redirect
+from edged.wire import Address, Contract, Publication, redirect
 from edged.work import Failed, Params, Work, WorkEvent
 from edged.worker import Worker
 
@@ -129,9 +130,9 @@ class Control:
         elif command == "cancel":
             respond({"cancelled": worker.cancel(_needed(body.id, "id"))})
         elif command == "forget":
-            respond({"turns": worker.forget(_needed(body.session, "session"))})
+            respond({"turns": worker.recorder.forget(_needed(body.session, "session"))})
         elif command == "session":
-            respond({"turns": [asdict(turn) for turn in worker.turns(_needed(body.session, "session"))]})
+            respond({"turns": [asdict(turn) for turn in worker.recorder.turns(_needed(body.session, "session"))]})
         elif command == "log_level":
             respond(self._change_log_level(_needed(body.level, "level")))
         elif command == "drain":

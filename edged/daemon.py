@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from edged import __version__, logs, system
+from edged.answer import encode
 from edged.config import Systemd
 from edged.control import Control, Prober
 from edged.engine import loading
@@ -33,7 +34,8 @@ from edged.ports import LinkState, StoppableEngine
 from edged.settings import Settings
 from edged.systemd import Notifier
 from edged.tasks import BUILT_IN, Tasks
-from edged.wire import Contract, Publication, Topics, encode
+from edged.topics import Topics
+from edged.wire import Contract, Publication
 from edged.worker import Worker
 
 log = structlog.get_logger(__name__)

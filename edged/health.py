@@ -11,10 +11,12 @@ from typing import Any
 
 import structlog
 
+from edged.answer import encode, rfc3339
 from edged.control import Prober
 from edged.metrics import Metrics
 from edged.ports import Engine, EngineState, Link, LinkState, Readings
-from edged.wire import Publication, Topics, encode, rfc3339
+from edged.topics import Topics
+from edged.wire import Publication
 from edged.worker import WorkerState
 
 log = structlog.get_logger(__name__)

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from edged.answer import result_schema
 from edged.control import COMMANDS, ControlBody
 from edged.ports import ModelInfo
 from edged.settings import Settings
 from edged.tasks import ClassifySpec, ComposeSpec, Tasks, TaskSpec
-from edged.wire import Contract, request_schema, result_schema
+from edged.wire import Contract, request_schema
 
 
 def describe(*, contract: Contract, settings: Settings, model: ModelInfo, version: str) -> dict[str, Any]:

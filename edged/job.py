@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from edged.answer import Classification, Output, Reply, Result, ResultTimings, classification
 from edged.conversation import Turn
 from edged.errors import RequestError
 from edged.mqtt.settlement import Delivery, Ticket
 from edged.tasks import ClassifySpec, PartSpec
 from edged.text import Language
-from edged.wire import Address, Classification, Output, Reply, Request, Result, ResultTimings, classification
+from edged.wire import Address, Request
 from edged.work import Classified, Failed, Generated, TextDelta, Usage, WorkEvent
 
 

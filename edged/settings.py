@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from edged.wire import is_publishable
+from edged.topics import is_publishable
 
 
 class Section(BaseModel):

@@ -347,7 +347,7 @@ class MemoryJournal:
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
-        self._unsettled: dict[tuple[int, str], tuple[str, str]] = {}
+        self._settled: set[tuple[str, str]] = set()
         self._turns: dict[str, list[Turn]] = {}
 
     def record(self, entries: Sequence[Entry]) -> None:
@@ -356,8 +356,6 @@ class MemoryJournal:
             if key in self._entries:
                 continue
             self._entries[key] = entry
-            if entry.packet_id is not None:
-                self._unsettled[entry.packet_id, entry.fingerprint] = key
             if entry.session is not None:
                 self._turns.setdefault(entry.session, []).extend(entry.turns)
 
@@ -366,12 +364,13 @@ class MemoryJournal:
         return None if entry is None else Recorded(request_id=request_id, payload=entry.payload)
 
     def find_unsettled(self, packet_id: int, fingerprint: str) -> Recorded | None:
-        key = self._unsettled.get((packet_id, fingerprint))
-        return None if key is None else self.find(*key)
+        for key, entry in reversed(self._entries.items()):
+            if (entry.packet_id, entry.fingerprint) == (packet_id, fingerprint) and key not in self._settled:
+                return self.find(*key)
+        return None
 
     def settled(self, requests: Iterable[tuple[str, str]]) -> None:
-        done = set(requests)
-        self._unsettled = {unsettled: key for unsettled, key in self._unsettled.items() if key not in done}
+        self._settled |= self._entries.keys() & set(requests)
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         return tuple(self._turns.get(session, ()))
@@ -379,4 +378,5 @@ class MemoryJournal:
     def forget(self, session: str) -> int:
         for key in [key for key, entry in self._entries.items() if entry.session == session]:
             del self._entries[key]
+            self._settled.discard(key)
         return len(self._turns.pop(session, ()))

@@ -1,32 +1,25 @@
-"""The contract with the outside: topics, requests in, results and errors out.
+"""What comes in: MQTT messages, and what `decode` makes of them, once, at the border: a `Request` or a `Rejected`.
 
-`decode` turns an MQTT message into a `Request` or a `Rejected`, once, at the border; `encode_*` turn answers
-into payloads. Pure: sends nothing, knows no broker and no clock.
+Pure: sends nothing, knows no broker and no clock.
 """
 
 import hashlib
-import json
-import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edged.conversation import Turn
 from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
-from edged.tasks import ClassifySpec, Tasks
-from edged.text import Language
-from edged.work import FinishReason, Params, Usage
+from edged.tasks import Tasks
+from edged.topics import Topics, is_publishable, topic_matches
+from edged.work import Params
 
-MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
-MAX_TOPIC_LEVELS = 200  # mosquitto ends the connection of a client that publishes deeper
 MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
 
 
-# --------------------------------------------------------------------------------------------- messages, topics
+# ----------------------------------------------------------------------------------------------------- messages
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,96 +48,6 @@ class Publication:
     response_topic: str | None = None
     content_type: str | None = "application/json"
     expiry_s: int | None = None
-
-
-# Wildcards, and what brokers take for malformed UTF-8: mosquitto ends the connection of a client that sends a control
-# character or a non-character (MQTT 5, section 1.5.4, lets it).
-_NON_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
-_UNPUBLISHABLE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]")
-
-
-def is_publishable(topic: str) -> bool:
-    """Whether a client may publish to `topic` without risk to its connection, and it is no topic of the broker's."""
-    return (
-        bool(topic)
-        and not topic.startswith("$")
-        and not _UNPUBLISHABLE.search(topic)
-        and topic.count("/") < MAX_TOPIC_LEVELS
-        and len(topic.encode()) <= MAX_TOPIC_BYTES
-    )
-
-
-def topic_matches(topic_filter: str, topic: str) -> bool:
-    """Whether `topic` is covered by `topic_filter` (MQTT 5, section 4.7)."""
-    if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
-        return False
-    levels = topic.split("/")
-    wanted = topic_filter.split("/")
-    for i, want in enumerate(wanted):
-        if want == "#":
-            return True
-        if i == len(levels) or want not in {"+", levels[i]}:
-            return False
-    return len(levels) == len(wanted)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Topics:
-    """Where everything is on the broker: all topics below `{prefix}/{node}`."""
-
-    prefix: str
-    node: str
-
-    @property
-    def root(self) -> str:
-        return f"{self.prefix}/{self.node}"
-
-    @property
-    def requests(self) -> str:
-        """The filter of all task requests."""
-        return f"{self.root}/in/#"
-
-    @property
-    def controls(self) -> str:
-        """The filter of all control requests."""
-        return f"{self.root}/request/+"
-
-    @property
-    def status(self) -> str:
-        return f"{self.root}/status"
-
-    @property
-    def health(self) -> str:
-        return f"{self.root}/health"
-
-    @property
-    def info(self) -> str:
-        return f"{self.root}/info"
-
-    def tail(self, topic: str) -> str:
-        """The part of a request's topic below `in/`: a task, or a task and a session."""
-        return topic.removeprefix(f"{self.root}/in").removeprefix("/")
-
-    def out(self, tail: str) -> str:
-        """Where the result of a request with this tail goes by default."""
-        return f"{self.root}/out/{tail}" if tail else f"{self.root}/out"
-
-    def control(self, topic: str) -> str | None:
-        """The command that a control topic names; None for any other topic."""
-        head = f"{self.root}/request/"
-        return topic.removeprefix(head) if topic.startswith(head) else None
-
-    def response(self, command: str) -> str:
-        """Where the answer to a control request goes by default."""
-        return f"{self.root}/response/{command}"
-
-    def speaks_for_a_daemon(self, topic: str) -> bool:
-        """Whether `topic` is one that daemons listen to or speak on: an answer there could loop or deceive."""
-        head, _, rest = topic.partition(f"{self.prefix}/")
-        if head or not rest:
-            return False
-        _, _, below_node = rest.partition("/")
-        return below_node.split("/")[0] in {"in", "request", "response", "status", "health", "info"}
 
 
 # ------------------------------------------------------------------------------------------------- the request
@@ -414,158 +317,6 @@ def _nearer(expiry_s: int | None, deadline_ms: int | None) -> int | None:
     return min(limits, default=None)
 
 
-# -------------------------------------------------------------------------------------------------- the answer
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """A label with its probability; `scores` has the labels that the model scored, by canonical name."""
-
-    label: str
-    name: str
-    emoji: str
-    score: float
-    scores: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """A generated text and why it ended."""
-
-    text: str
-    finish_reason: FinishReason
-
-
-Output = Classification | Reply
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ResultTimings:
-    """Milliseconds of a request, from its receipt; tokens per second of its decoding."""
-
-    queue_ms: float
-    prefill_ms: float
-    decode_ms: float
-    first_token_ms: float
-    total_ms: float
-    tokens_per_second: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
-    """An answered request. `outputs` by part: `sentiment`, `reply`, or the name of a task of one's own."""
-
-    id: str
-    task: str
-    session: str | None
-    node: str
-    model: str
-    time: str  # RFC 3339, UTC
-    outputs: Mapping[str, Output]
-    usage: Usage
-    timings: ResultTimings
-
-
-def rfc3339(seconds: float) -> str:
-    """Wall-clock seconds since the epoch as UTC text, to the millisecond."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def encode(value: Mapping[str, Any]) -> bytes:
-    """Compact UTF-8 JSON without NaN."""
-    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def encode_result(result: Result) -> bytes:
-    """The JSON of a result."""
-    head: dict[str, Any] = {"id": result.id, "task": result.task, "status": "ok"}
-    if result.session is not None:
-        head["session"] = result.session
-    head |= {"node": result.node, "model": result.model, "time": result.time}
-    head |= {name: asdict(output) for name, output in result.outputs.items()}
-    return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
-
-
-def encode_error(
-    *, request_id: str, task: str, session: str | None, node: str, time: str, error: RequestError
-) -> bytes:
-    """The JSON of an error."""
-    body: dict[str, Any] = {"code": error.code, "message": error.message}
-    if error.field is not None:
-        body["field"] = error.field
-    if error.retry_after_ms is not None:
-        body["retry_after_ms"] = error.retry_after_ms
-    head: dict[str, Any] = {"id": request_id, "task": task, "status": "error"}
-    if session is not None:
-        head["session"] = session
-    return encode(head | {"node": node, "time": time, "error": body})
-
-
-def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, Any]) -> bytes:
-    """The JSON of a stream's chunk `seq`: a whole classification, or `{"delta": …}` of a reply."""
-    return encode({"id": request_id, "seq": seq, part: value})
-
-
 def request_schema() -> dict[str, Any]:
     """The JSON Schema of a request."""
     return RequestBody.model_json_schema()
-
-
-def result_schema(tasks: Tasks) -> dict[str, Any]:
-    """The JSON Schema of an answer, good or bad."""
-    defs: dict[str, Any] = {
-        kind.__name__: TypeAdapter(kind).json_schema() for kind in (Classification, Reply, Usage, ResultTimings)
-    }
-    outputs = {
-        part.name: {"$ref": f"#/$defs/{'Classification' if isinstance(part, ClassifySpec) else 'Reply'}"}
-        for name in tasks.names
-        for part in tasks.parts(name)
-    }
-    text = {"type": "string"}
-    return {
-        "type": "object",
-        "required": ["id", "task", "status", "node", "time"],
-        "properties": {
-            "id": text,
-            "task": text,
-            "session": text,
-            "status": {"enum": ["ok", "error"]},
-            "node": text,
-            "model": text,
-            "time": {"type": "string", "format": "date-time"},
-            **outputs,
-            "usage": {"$ref": "#/$defs/Usage"},
-            "timings": {"$ref": "#/$defs/ResultTimings"},
-            "error": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {
-                    "code": {"enum": sorted(each.code for each in RequestError.__subclasses__())},
-                    "message": text,
-                    "field": text,
-                    "retry_after_ms": {"type": "integer"},
-                },
-            },
-        },
-        "$defs": defs,
-    }
-
-
-def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:
-    """Turn label probabilities into an answer: the most probable label, or the neutral one when it is a near tie.
-
-    With a neutral label that the model does not score, `score` of it is 1 minus the distance of the best two.
-    """
-    first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
-    margin = scores[first] - scores[second]
-    label = next(each for each in spec.labels if each.canonical == first)
-    score = scores[first]
-    if spec.neutral is not None and margin < spec.neutral_margin:
-        label, score = spec.neutral, 1.0 - margin
-    return Classification(
-        label=label.canonical,
-        name=label.names[language],
-        emoji=label.emoji,
-        score=round(score, 4),
-        scores={name: round(value, 4) for name, value in scores.items()},
-    )

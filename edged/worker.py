@@ -14,33 +14,22 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from edged.conversation import Turn
-from edged.errors import Busy, Cancelled, Expired, Fate, JournalFault, RequestError, ShuttingDown, TooLarge
+from edged.answer import encode_chunk, encode_error, encode_result, rfc3339
+from edged.errors import Busy, Cancelled, Expired, Fate, RequestError, ShuttingDown, TooLarge
 from edged.job import Addressee, Chunk, Job, fingerprint_of, seed_of
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import Engine, Entry, Journal, Link, Outcome, Recorded, Sent
+from edged.ports import Engine, Entry, Journal, Link, Outcome, Sent
+from edged.recorder import Recorder
 from edged.tasks import GenerateSpec
 from edged.text import Language, language_of
-from edged.wire import (
-    Address,
-    Contract,
-    Publication,
-    Rejected,
-    Request,
-    decode,
-    encode_chunk,
-    encode_error,
-    encode_result,
-    rfc3339,
-)
+from edged.wire import Address, Contract, Publication, Rejected, Request, decode
 from edged.work import Work, WorkEvent
 
 log = structlog.get_logger(__name__)
 
 _BATCH = 256  # events handled between two commits
 _TICK_S = 0.5
-_UNRECORDED = 1000  # entries kept for a journal that cannot be written
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +63,11 @@ _Event = Delivery | _Happened | _Published | _Call
 
 
 class Worker:
-    """Answers deliveries below `in/`; hands those below `request/` to `on_control`."""
+    """Answers deliveries below `in/`; hands those below `request/` to `on_control`.
+
+    Attributes:
+        recorder: results and conversations; for the worker's thread, and so for `on_control`.
+    """
 
     def __init__(
         self,
@@ -95,7 +88,7 @@ class Worker:
         self._contract = contract
         self._engine = engine
         self._link = link
-        self._journal = journal
+        self.recorder = Recorder(journal)
         self._metrics = metrics
         self._capacity = capacity
         self._language = language
@@ -109,14 +102,12 @@ class Worker:
         self._sessions: dict[str, deque[Job]] = {}  # the first of each is being answered
         self._complete: list[Job] = []  # answered since the last commit
         self._settled: list[tuple[str, str]] = []
-        self._unrecorded: deque[Entry] = deque(maxlen=_UNRECORDED)
         self._numbers = 0
         self._service_s = 1.0  # a moving mean of the time between two answers while busy
         self._last_answer: float | None = None
         self._draining = False
         self._stopping = False
         self._idle = threading.Event()
-        self._journal_fault: str | None = None
         self._died: str | None = None
         self._last_progress = clock()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
@@ -159,7 +150,7 @@ class Worker:
             capacity=self._capacity,
             oldest=min((job.received for job in jobs), default=None),
             last_progress=self._last_progress,
-            journal_fault=self._journal_fault,
+            journal_fault=self.recorder.fault,
             died=self._died,
         )
 
@@ -174,26 +165,6 @@ class Worker:
             else:
                 self._cancel_parts(job)
         return len(jobs)
-
-    def turns(self, session: str) -> tuple[Turn, ...]:
-        """The conversation so far: as recorded, and what could not be recorded yet."""
-        try:
-            recorded = self._journal.turns(session)
-        except JournalFault as fault:
-            self._note(fault)
-            recorded = ()
-        return recorded + tuple(t for entry in self._unrecorded if entry.session == session for t in entry.turns)
-
-    def forget(self, session: str) -> int:
-        """Delete a conversation; gives how many turns it had.
-
-        Raises:
-            JournalFault: the disk still has it.
-        """
-        kept = [entry for entry in self._unrecorded if entry.session != session]
-        self._unrecorded.clear()
-        self._unrecorded.extend(kept)
-        return self._journal.forget(session)
 
     # ---------------------------------------------------------------------------------- the worker's own thread
 
@@ -257,7 +228,8 @@ class Worker:
                 self._publish(running, new_places)
             return
         job = self._make_job(request, fingerprint, delivery)
-        recorded = self._recorded(request, fingerprint, delivery)
+        again = delivery.ticket.packet_id if delivery.redelivered and delivery.ticket is not None else None
+        recorded = self.recorder.answer_before(request, fingerprint, redelivered_packet=again)
         if recorded is not None:
             self._metrics.duplicate()
             job.request = replace(request, id=recorded.request_id)
@@ -289,17 +261,6 @@ class Worker:
             ),
             None,
         )
-
-    def _recorded(self, request: Request, fingerprint: str, delivery: Delivery) -> Recorded | None:
-        """The answer that this request, or this very delivery before a crash, was given."""
-        try:
-            if request.has_own_id:
-                return self._journal.find(request.id, fingerprint)
-            if delivery.redelivered and delivery.ticket is not None:
-                return self._journal.find_unsettled(delivery.ticket.packet_id, fingerprint)
-        except JournalFault as fault:
-            self._note(fault)
-        return None
 
     def _make_job(self, request: Request, fingerprint: str, delivery: Delivery) -> Job:
         self._numbers += 1
@@ -376,7 +337,7 @@ class Worker:
 
     def _start(self, job: Job) -> None:
         session = self._session_of(job)
-        turns = job.request.history or (self.turns(session) if session is not None else ())
+        turns = job.request.history or (self.recorder.turns(session) if session is not None else ())
         job.submitted = self._clock()
         for part, spec in job.parts.items():
             with_history = isinstance(spec, GenerateSpec) and spec.keeps_history
@@ -455,17 +416,7 @@ class Worker:
         complete, self._complete = self._complete, []
         settled, self._settled = self._settled, []
         entries = [self._complete_job(job) for job in complete]
-        try:
-            if self._unrecorded or entries:
-                self._journal.record([*self._unrecorded, *entries])
-                self._unrecorded.clear()
-                self._journal_fault = None
-            if settled:
-                self._journal.settled(settled)
-        except JournalFault as fault:
-            # Answering goes on; what could not be recorded is tried again with the next commit.
-            self._note(fault)
-            self._unrecorded.extend(entries)
+        self.recorder.commit(entries, settled)
         for job in complete:
             self._next_in_session(job)
             self._publish(job, job.addressees)
@@ -579,11 +530,6 @@ class Worker:
             del self._sessions[session]
         elif was_first:
             self._start(line[0])
-
-    def _note(self, fault: JournalFault) -> None:
-        if self._journal_fault != str(fault):
-            log.warning("journal_fault", reason=str(fault))
-        self._journal_fault = str(fault)
 
     def _now_text(self) -> str:
         return rfc3339(self._wall_clock())

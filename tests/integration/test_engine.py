@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
-from edged.conversation import Role, Turn
+from edged.conversation import Turn
 from edged.engine import decoder
 from edged.engine.engine import Engine, Limits, Loaded
 from edged.engine.prompt import Prompter

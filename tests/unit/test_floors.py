@@ -11,6 +11,7 @@ ROOT = Path(edged.__file__).parent
 
 PURE = {
     *("edged", "edged.errors", "edged.text", "edged.conversation", "edged.work", "edged.tasks", "edged.wire"),
+    *("edged.topics", "edged.answer"),
     *(
         "edged.settings",
         "edged.ports",
@@ -25,7 +26,15 @@ PURE = {
 }
 RESOURCES = {"edged.config", "edged.logs", "edged.models", "edged.journal", "edged.systemd", "edged.system"}
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
-BEHAVIOUR = {"edged.worker", "edged.control", "edged.health", "edged.info", "edged.discovery", "edged.testing"}
+BEHAVIOUR = {
+    "edged.worker",
+    "edged.recorder",
+    "edged.control",
+    "edged.health",
+    "edged.info",
+    "edged.discovery",
+    "edged.testing",
+}
 TOP = {
     *("edged.daemon", "edged.client", "edged.demo", "edged.bench", "edged.evaluate", "edged.check", "edged.cli"),
     *("edged.top", "edged.__main__"),

@@ -8,33 +8,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.conversation import Turn
-from edged.errors import Busy, RequestError
-from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, Label
-from edged.wire import (
-    MAX_NAME_CHARS,
-    MAX_TOPIC_BYTES,
-    MAX_TOPIC_LEVELS,
-    Address,
-    Contract,
-    Message,
-    Rejected,
+from edged.answer import (
     Reply,
-    Request,
     Result,
     ResultTimings,
-    Topics,
     classification,
-    decode,
     encode,
     encode_chunk,
     encode_error,
     encode_result,
-    is_publishable,
-    request_schema,
     result_schema,
-    topic_matches,
 )
+from edged.conversation import Turn
+from edged.errors import Busy, RequestError
+from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, Label
+from edged.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
+from edged.wire import MAX_NAME_CHARS, Address, Contract, Message, Rejected, Request, decode, request_schema
 from edged.work import Params, Usage
 
 TOPICS = Topics(prefix="edged", node="box")

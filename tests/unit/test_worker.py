@@ -13,7 +13,8 @@ from edged.mqtt.settlement import Delivery
 from edged.ports import Entry, Outcome, Sent
 from edged.tasks import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
-from edged.wire import Contract, Message, Publication, Topics
+from edged.topics import Topics
+from edged.wire import Contract, Message, Publication
 from edged.worker import Worker
 
 ROOT = "edged/box"

@@ -1,0 +1,163 @@
+"""What goes out: results, errors and chunks of a stream, and their JSON. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from edged.errors import RequestError
+from edged.tasks import ClassifySpec, Tasks
+from edged.text import Language
+from edged.work import FinishReason, Usage
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """A label with its probability; `scores` has the labels that the model scored, by canonical name."""
+
+    label: str
+    name: str
+    emoji: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A generated text and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+Output = Classification | Reply
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultTimings:
+    """Milliseconds of a request, from its receipt; tokens per second of its decoding."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    first_token_ms: float
+    total_ms: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """An answered request. `outputs` by part: `sentiment`, `reply`, or the name of a task of one's own."""
+
+    id: str
+    task: str
+    session: str | None
+    node: str
+    model: str
+    time: str  # RFC 3339, UTC
+    outputs: Mapping[str, Output]
+    usage: Usage
+    timings: ResultTimings
+
+
+def rfc3339(seconds: float) -> str:
+    """Wall-clock seconds since the epoch as UTC text, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8 JSON without NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def encode_result(result: Result) -> bytes:
+    """The JSON of a result."""
+    head: dict[str, Any] = {"id": result.id, "task": result.task, "status": "ok"}
+    if result.session is not None:
+        head["session"] = result.session
+    head |= {"node": result.node, "model": result.model, "time": result.time}
+    head |= {name: asdict(output) for name, output in result.outputs.items()}
+    return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
+
+
+def encode_error(
+    *, request_id: str, task: str, session: str | None, node: str, time: str, error: RequestError
+) -> bytes:
+    """The JSON of an error."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.field is not None:
+        body["field"] = error.field
+    if error.retry_after_ms is not None:
+        body["retry_after_ms"] = error.retry_after_ms
+    head: dict[str, Any] = {"id": request_id, "task": task, "status": "error"}
+    if session is not None:
+        head["session"] = session
+    return encode(head | {"node": node, "time": time, "error": body})
+
+
+def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, Any]) -> bytes:
+    """The JSON of a stream's chunk `seq`: a whole classification, or `{"delta": …}` of a reply."""
+    return encode({"id": request_id, "seq": seq, part: value})
+
+
+def result_schema(tasks: Tasks) -> dict[str, Any]:
+    """The JSON Schema of an answer, good or bad."""
+    defs: dict[str, Any] = {
+        kind.__name__: TypeAdapter(kind).json_schema() for kind in (Classification, Reply, Usage, ResultTimings)
+    }
+    outputs = {
+        part.name: {"$ref": f"#/$defs/{'Classification' if isinstance(part, ClassifySpec) else 'Reply'}"}
+        for name in tasks.names
+        for part in tasks.parts(name)
+    }
+    text = {"type": "string"}
+    return {
+        "type": "object",
+        "required": ["id", "task", "status", "node", "time"],
+        "properties": {
+            "id": text,
+            "task": text,
+            "session": text,
+            "status": {"enum": ["ok", "error"]},
+            "node": text,
+            "model": text,
+            "time": {"type": "string", "format": "date-time"},
+            **outputs,
+            "usage": {"$ref": "#/$defs/Usage"},
+            "timings": {"$ref": "#/$defs/ResultTimings"},
+            "error": {
+                "type": "object",
+                "required": ["code", "message"],
+                "properties": {
+                    "code": {"enum": sorted(each.code for each in RequestError.__subclasses__())},
+                    "message": text,
+                    "field": text,
+                    "retry_after_ms": {"type": "integer"},
+                },
+            },
+        },
+        "$defs": defs,
+    }
+
+
+def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:
+    """Turn label probabilities into an answer: the most probable label, or the neutral one when it is a near tie.
+
+    With a neutral label that the model does not score, `score` of it is 1 minus the distance of the best two.
+    """
+    first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
+    margin = scores[first] - scores[second]
+    label = next(each for each in spec.labels if each.canonical == first)
+    score = scores[first]
+    if spec.neutral is not None and margin < spec.neutral_margin:
+        label, score = spec.neutral, 1.0 - margin
+    return Classification(
+        label=label.canonical,
+        name=label.names[language],
+        emoji=label.emoji,
+        score=round(score, 4),
+        scores={name: round(value, 4) for name, value in scores.items()},
+    )

@@ -1,0 +1,95 @@
+"""MQTT topics: where everything is on the broker, and which topics may be published to. Pure."""
+
+import re
+from dataclasses import dataclass
+
+MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
+MAX_TOPIC_LEVELS = 200  # mosquitto ends the connection of a client that publishes deeper
+# Wildcards, and what brokers take for malformed UTF-8: mosquitto ends the connection of a client that sends a control
+# character or a non-character (MQTT 5, section 1.5.4, lets it).
+_NON_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
+_UNPUBLISHABLE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]")
+
+
+def is_publishable(topic: str) -> bool:
+    """Whether a client may publish to `topic` without risk to its connection, and it is no topic of the broker's."""
+    return (
+        bool(topic)
+        and not topic.startswith("$")
+        and not _UNPUBLISHABLE.search(topic)
+        and topic.count("/") < MAX_TOPIC_LEVELS
+        and len(topic.encode()) <= MAX_TOPIC_BYTES
+    )
+
+
+def topic_matches(topic_filter: str, topic: str) -> bool:
+    """Whether `topic` is covered by `topic_filter` (MQTT 5, section 4.7)."""
+    if topic.startswith("$") and topic_filter[:1] in {"+", "#"}:
+        return False
+    levels = topic.split("/")
+    wanted = topic_filter.split("/")
+    for i, want in enumerate(wanted):
+        if want == "#":
+            return True
+        if i == len(levels) or want not in {"+", levels[i]}:
+            return False
+    return len(levels) == len(wanted)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Topics:
+    """Where everything is on the broker: all topics below `{prefix}/{node}`."""
+
+    prefix: str
+    node: str
+
+    @property
+    def root(self) -> str:
+        return f"{self.prefix}/{self.node}"
+
+    @property
+    def requests(self) -> str:
+        """The filter of all task requests."""
+        return f"{self.root}/in/#"
+
+    @property
+    def controls(self) -> str:
+        """The filter of all control requests."""
+        return f"{self.root}/request/+"
+
+    @property
+    def status(self) -> str:
+        return f"{self.root}/status"
+
+    @property
+    def health(self) -> str:
+        return f"{self.root}/health"
+
+    @property
+    def info(self) -> str:
+        return f"{self.root}/info"
+
+    def tail(self, topic: str) -> str:
+        """The part of a request's topic below `in/`: a task, or a task and a session."""
+        return topic.removeprefix(f"{self.root}/in").removeprefix("/")
+
+    def out(self, tail: str) -> str:
+        """Where the result of a request with this tail goes by default."""
+        return f"{self.root}/out/{tail}" if tail else f"{self.root}/out"
+
+    def control(self, topic: str) -> str | None:
+        """The command that a control topic names; None for any other topic."""
+        head = f"{self.root}/request/"
+        return topic.removeprefix(head) if topic.startswith(head) else None
+
+    def response(self, command: str) -> str:
+        """Where the answer to a control request goes by default."""
+        return f"{self.root}/response/{command}"
+
+    def speaks_for_a_daemon(self, topic: str) -> bool:
+        """Whether `topic` is one that daemons listen to or speak on: an answer there could loop or deceive."""
+        head, _, rest = topic.partition(f"{self.prefix}/")
+        if head or not rest:
+            return False
+        _, _, below_node = rest.partition("/")
+        return below_node.split("/")[0] in {"in", "request", "response", "status", "health", "info"}
