@@ -1,7 +1,8 @@
 """Results and conversations on disk (SQLite): what was answered is known after a crash. Used by one thread.
 
 A database that cannot be used now raises `JournalFault` and is tried again later; one that is corrupt is moved
-aside, so that the daemon goes on with a fresh one.
+aside, so that the daemon goes on with a fresh one. With `keep_text` off nothing is kept: a repeated request runs
+again (its seed is made of the request, so it gets the same text), and sessions have no history.
 """
 
 import contextlib
@@ -20,9 +21,12 @@ from edged.ports import Entry, Recorded
 
 log = structlog.get_logger(__name__)
 
-_RETRY_S = 5.0  # between two attempts to open a database that cannot be used
+_RETRY_S = 5.0  # between two attempts to open a database that cannot be opened
+_BUSY_S = 1.0  # that another program may hold the database
 _PRUNE_S = 60.0
-_PRUNE_ROWS = 500  # results deleted at once when the file is too large
+_MAX_TURNS = 1000  # of a session that are read: the newest; more fit no context
+_CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+_STILL_READABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY}
 
 # One step a version; a new step is added, none is ever changed.
 _MIGRATIONS = (
@@ -62,16 +66,16 @@ class JournalLimits:
 
 
 class SqliteJournal:
-    """See `edged.ports.Journal`. Opens itself when it is first used."""
+    """See `edged.ports.Journal`. Opens itself when it is first used, and again after `close`."""
 
     def __init__(self, path: Path, limits: JournalLimits, *, clock: Callable[[], float] = time.time) -> None:
         self._path = path
         self._limits = limits
         self._clock = clock
         self._connection: sqlite3.Connection | None = None
+        self._fault = ""  # why it could not be opened
         self._tried_at = float("-inf")
         self._pruned_at = float("-inf")
-        self._fault = ""
 
     def close(self) -> None:
         """Write all to the file and let go of it."""
@@ -80,12 +84,15 @@ class SqliteJournal:
             self._connection = None
 
     def record(self, entries: Sequence[Entry]) -> None:
-        if not self._limits.keep_text:
-            return
-        with self._using() as db, db:
-            for entry in entries:
-                self._insert(db, entry)
-        self._prune_if_due()
+        with self._using() as db:
+            if not self._limits.keep_text:
+                return
+            with db:
+                for entry in entries:
+                    self._insert(db, entry)
+            is_due = abs(self._clock() - self._pruned_at) >= _PRUNE_S
+            if is_due or self._is_too_large(db):
+                self._prune(db)
 
     def find(self, request_id: str, fingerprint: str) -> Recorded | None:
         return self._find("request_id = ? AND fingerprint = ?", (request_id, fingerprint))
@@ -100,81 +107,102 @@ class SqliteJournal:
             )
 
     def turns(self, session: str) -> tuple[Turn, ...]:
-        oldest = self._clock() - 3600 * self._limits.session_hours
         with self._using() as db:
-            rows: list[tuple[Role, str, float]] = db.execute(
-                "SELECT role, content, at FROM turns WHERE session = ? ORDER BY number", (session,)
+            if self._is_over(db, session):
+                return ()
+            rows: list[tuple[Role, str]] = db.execute(
+                "SELECT role, content FROM"
+                " (SELECT * FROM turns WHERE session = ? ORDER BY number DESC LIMIT ?) ORDER BY number",
+                (session, _MAX_TURNS),
             ).fetchall()
-        # A conversation expires as a whole, by its last turn.
-        if not rows or rows[-1][2] < oldest:
-            return ()
-        return tuple(Turn(role=role, content=content) for role, content, _ in rows)
+        return tuple(Turn(role=role, content=content) for role, content in rows)
 
     def forget(self, session: str) -> int:
         with self._using() as db:
             with db:
-                count = db.execute("DELETE FROM turns WHERE session = ?", (session,)).rowcount
                 db.execute("DELETE FROM results WHERE session = ?", (session,))
-            # secure_delete overwrites the pages; the log must not keep a copy of them either.
-            db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        return count
+                turns = db.execute("DELETE FROM turns WHERE session = ?", (session,)).rowcount
+            # Even when nothing was deleted now: an earlier attempt may have come only this far.
+            self._erase_deleted(db)
+        return turns
 
-    def prune(self) -> None:
-        """Delete what is older than its time, then the oldest results while the file is too large."""
-        now = self._clock()
-        self._pruned_at = now
-        with self._using() as db:
-            with db:
-                db.execute("DELETE FROM results WHERE at < ?", (now - 3600 * self._limits.keep_hours,))
-                db.execute(
-                    "DELETE FROM turns WHERE session IN"
-                    " (SELECT session FROM turns GROUP BY session HAVING MAX(at) < ?)",
-                    (now - 3600 * self._limits.session_hours,),
-                )
-            while self._used_bytes(db) > self._limits.max_mb << 20 and self._drop_oldest(db):
-                pass
-            db.execute("PRAGMA incremental_vacuum").fetchall()
+    # ------------------------------------------------------------------------------------------------- contents
 
-    @staticmethod
-    def _insert(db: sqlite3.Connection, entry: Entry) -> None:
+    def _insert(self, db: sqlite3.Connection, entry: Entry) -> None:
         inserted = db.execute(
             "INSERT OR IGNORE INTO results (request_id, fingerprint, packet_id, payload, session, at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             (entry.request_id, entry.fingerprint, entry.packet_id, entry.payload, entry.session, entry.at),
         ).rowcount
-        if inserted and entry.session is not None:
-            db.executemany(
-                "INSERT INTO turns (session, role, content, at) VALUES (?, ?, ?, ?)",
-                [(entry.session, turn.role, turn.content, entry.at) for turn in entry.turns],
-            )
+        if not inserted or entry.session is None:
+            return
+        if self._is_over(db, entry.session):  # or its old turns would come back with the new ones
+            db.execute("DELETE FROM turns WHERE session = ?", (entry.session,))
+        db.executemany(
+            "INSERT INTO turns (session, role, content, at) VALUES (?, ?, ?, ?)",
+            [(entry.session, turn.role, turn.content, entry.at) for turn in entry.turns],
+        )
 
     def _find(self, where: str, values: tuple[object, ...]) -> Recorded | None:
-        oldest = self._clock() - 3600 * self._limits.keep_hours
-        query = f"SELECT request_id, payload FROM results WHERE {where} AND at >= ? ORDER BY at DESC LIMIT 1"  # noqa: S608 - `where` is ours
+        query = f"SELECT request_id, payload FROM results WHERE {where} AND at >= ? ORDER BY rowid DESC LIMIT 1"  # noqa: S608 - `where` is ours
         with self._using() as db:
-            row = db.execute(query, (*values, oldest)).fetchone()
+            row = db.execute(query, (*values, self._oldest_result())).fetchone()
         return None if row is None else Recorded(request_id=row[0], payload=row[1])
 
-    @staticmethod
-    def _used_bytes(db: sqlite3.Connection) -> int:
+    def _is_over(self, db: sqlite3.Connection, session: str) -> bool:
+        """Whether the conversation has expired: as a whole, by its last turn."""
+        last = db.execute("SELECT at FROM turns WHERE session = ? ORDER BY number DESC LIMIT 1", (session,)).fetchone()
+        return last is not None and last[0] < self._oldest_session()
+
+    def _oldest_result(self) -> float:
+        return self._clock() - 3600 * self._limits.keep_hours
+
+    def _oldest_session(self) -> float:
+        return self._clock() - 3600 * self._limits.session_hours
+
+    # ---------------------------------------------------------------------------------------------------- space
+
+    def _prune(self, db: sqlite3.Connection) -> None:
+        """Delete what is older than its time, then the oldest results (at last turns) while there is too much."""
+        self._pruned_at = self._clock()
+        with db:
+            db.execute("DELETE FROM results WHERE at < ?", (self._oldest_result(),))
+            db.execute(
+                "DELETE FROM turns WHERE session IN (SELECT session FROM turns GROUP BY session HAVING MAX(at) < ?)",
+                (self._oldest_session(),),
+            )
+        while self._is_too_large(db) and self._drop_oldest(db):
+            pass
+        db.executescript("PRAGMA incremental_vacuum")  # `execute` would take one step of it: one page
+
+    def _is_too_large(self, db: sqlite3.Connection) -> bool:
         pages, free, size = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
-        return int((pages - free) * size)
+        return int((pages - free) * size) > self._limits.max_mb << 20
 
     @staticmethod
     def _drop_oldest(db: sqlite3.Connection) -> bool:
-        """Delete some of the oldest results, else of the oldest turns; False when there is nothing left."""
+        """Delete a sixteenth of the results, or, where there is none, of the turns; False when all is gone."""
         with db:
             for table, key in (("results", "rowid"), ("turns", "number")):
-                oldest = f"SELECT {key} FROM {table} ORDER BY at LIMIT {_PRUNE_ROWS}"  # noqa: S608 - ours
+                oldest = f"SELECT {key} FROM {table} ORDER BY at LIMIT (SELECT 1 + COUNT(*) / 16 FROM {table})"  # noqa: S608 - ours
                 if db.execute(f"DELETE FROM {table} WHERE {key} IN ({oldest})").rowcount:  # noqa: S608 - ours
                     return True
         return False
 
-    def _prune_if_due(self) -> None:
-        if self._clock() - self._pruned_at >= _PRUNE_S:
-            self.prune()
+    def _erase_deleted(self, db: sqlite3.Connection) -> None:
+        """Leave nothing of deleted rows in the files.
+
+        `secure_delete` alone does not: pages that were rebuilt earlier keep copies of rows that moved away.
+        """
+        db.execute("VACUUM")
+        is_held = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if is_held:
+            raise JournalFault(f"{self._path}: another program reads it, so deleted text is still in its log")
+        self._delete_corrupt()
+
+    # ------------------------------------------------------------------------------------------------- the file
 
     @contextlib.contextmanager
     def _using(self) -> Iterator[sqlite3.Connection]:
@@ -182,61 +210,94 @@ class SqliteJournal:
         try:
             yield self._opened()
         except sqlite3.DatabaseError as error:
-            self._let_go(error)
-            raise JournalFault(self._fault) from error
+            raise self._fault_of(error) from error
+        except OSError as error:
+            raise JournalFault(f"{self._path}: {error.strerror}") from error
 
     def _opened(self) -> sqlite3.Connection:
         if self._connection is not None:
             return self._connection
-        now = self._clock()
-        if abs(now - self._tried_at) < _RETRY_S:  # the wall clock may be set back
+        if abs(self._clock() - self._tried_at) < _RETRY_S:  # the wall clock may be set back
             raise JournalFault(self._fault)
-        self._tried_at = now
         try:
             self._connection = self._open()
         except OSError as error:
-            self._fault = f"{self._path}: {error.strerror}"
-            raise JournalFault(self._fault) from error
-        self._tried_at = float("-inf")
+            raise self._hold_off(f"{self._path}: {error.strerror}") from error
+        except sqlite3.OperationalError as error:
+            raise self._hold_off(f"{self._path}: {error}") from error
+        except JournalFault as fault:
+            raise self._hold_off(str(fault)) from fault
         return self._connection
+
+    def _hold_off(self, fault: str) -> JournalFault:
+        """Give the fault, now and to all who ask before the next attempt."""
+        self._fault = fault
+        self._tried_at = self._clock()
+        return JournalFault(fault)
 
     def _open(self) -> sqlite3.Connection:
         self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # The file is made before SQLite can make it with wider rights; its companions take after it.
-        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        connection = sqlite3.connect(self._path, timeout=5.0, isolation_level="IMMEDIATE", check_same_thread=False)
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        db = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level="IMMEDIATE", check_same_thread=False)
         try:
-            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-            connection.execute("PRAGMA journal_mode = WAL").fetchall()
-            connection.execute("PRAGMA synchronous = FULL")  # an answer that was acked survives a power cut
-            connection.execute("PRAGMA secure_delete = ON").fetchall()
-            self._migrate(connection)
+            db.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            db.execute("PRAGMA journal_mode = WAL").fetchall()
+            db.execute("PRAGMA synchronous = FULL")  # an answer that was acked survives a power cut
+            db.execute("PRAGMA secure_delete = ON").fetchall()
+            self._migrate(db)
+            if not self._limits.keep_text:
+                self._empty(db)
         except BaseException:
-            connection.close()
+            db.close()
             raise
-        return connection
+        return db
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
-        if version > len(_MIGRATIONS):
+        known = len(_MIGRATIONS)
+        if version > known:
             raise JournalFault(
-                f"{self._path} is of a newer edged (schema {version}, this one knows {len(_MIGRATIONS)}): "
-                "move it away or upgrade"
+                f"{self._path} is of a newer edged (schema {version}; {known} is known): move it away, or upgrade"
             )
         for number, step in enumerate(_MIGRATIONS[version:], start=version + 1):
             db.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
 
-    def _let_go(self, error: sqlite3.DatabaseError) -> None:
-        """Close after a fault, so that the next use opens anew; move a corrupt file out of the way."""
-        self._fault = f"{self._path}: {error}"
-        self.close()
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code not in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
-            self._tried_at = self._clock()
-            return
+    def _empty(self, db: sqlite3.Connection) -> None:
+        """Erase what was kept while text was allowed."""
+        with db:
+            rows = sum(db.execute(f"DELETE FROM {table}").rowcount for table in ("results", "turns"))  # noqa: S608 - ours
+        if rows or any(self._corrupt()):
+            self._erase_deleted(db)
+
+    def _fault_of(self, error: sqlite3.DatabaseError) -> JournalFault:
+        """Do what can be done about a fault, and give it in words."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
+        if code in _CORRUPT:
+            self.close()
+            return self._begin_anew(error)
+        is_whole = self._connection is not None and not self._connection.in_transaction
+        if code not in _STILL_READABLE or not is_whole:
+            self.close()
+        return JournalFault(f"{self._path}: {error}")
+
+    def _begin_anew(self, error: sqlite3.DatabaseError) -> JournalFault:
+        """Move the corrupt database aside; the last one is kept, for whoever wants to save something of it."""
         aside = self._path.with_name(f"{self._path.name}.corrupt-{int(self._clock())}")
-        log.error("journal_corrupt", moved_to=str(aside), reason=str(error))
-        for suffix in ("", "-wal", "-shm"):
-            with contextlib.suppress(OSError):
-                self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
-        self._tried_at = float("-inf")
+        try:
+            self._delete_corrupt()
+            for suffix in ("-wal", "-shm", ""):  # the log first: left behind, it would be read into the new database
+                with contextlib.suppress(FileNotFoundError):
+                    self._path.with_name(self._path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        except OSError as trouble:
+            return self._hold_off(f"{self._path}: {error}; it cannot be moved aside: {trouble.strerror}")
+        log.error("journal_corrupt", path=str(self._path), reason=str(error), kept_as=str(aside))
+        return JournalFault(f"{self._path}: {error}; kept as {aside.name}, a new one is begun")
+
+    def _corrupt(self) -> Iterator[Path]:
+        """What is left of corrupt databases."""
+        return self._path.parent.glob(f"{self._path.name}.corrupt-*")
+
+    def _delete_corrupt(self) -> None:
+        for path in self._corrupt():
+            path.unlink(missing_ok=True)
