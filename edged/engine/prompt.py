@@ -73,13 +73,14 @@ class Prompter:
         prompt = spec.prompts[language]
         before, after = _around_text(prompt)
         head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
-        # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
-        words = self._plain(tail + self._clean(text)) if self._clean(text) else self._plain(tail.strip())
         question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
+        cleaned = self._clean(text)
+        # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
+        words = tail + cleaned if cleaned else ""
         shown = "".join(self._solved(spec, prompt, language)) + head
         result = Classification(
             prefix=self._literal(prompt.role + shown),
-            suffix=words + self._literal(question),
+            suffix=self._plain(words + question),
             labels=self._labels(spec, language, label_space),
         )
         room = self._max_context_tokens - len(result.tokens) - len(result.labels.branches)
@@ -132,13 +133,13 @@ class Prompter:
             turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
             after_answer = _SLOTS.split(self._apply_template(turns))[4]
             first = self._literal(after_answer)[:1]
-            ends |= set(first) & set(self._tokenizer.all_special_ids)
+            ends |= set(first) & self._special
         return frozenset(end for end in ends if end is not None)
 
     def banned_tokens(self, vocab_size: int) -> frozenset[int]:
         """The tokens that a reply never holds: special ones, and rows of the head without a token (padding)."""
         unused = range(len(self._tokenizer), vocab_size)
-        return frozenset({*self._tokenizer.all_special_ids, *unused}) - self.end_tokens()
+        return frozenset({*self._special, *unused}) - self.end_tokens()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special tokens left out."""
@@ -201,6 +202,12 @@ class Prompter:
             enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
         )
         return str(rendered)
+
+    @cached_property
+    def _special(self) -> frozenset[int]:
+        """Every special token: those with a name (eos, ...), and those only marked as special (<|im_start|>)."""
+        marked = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
+        return frozenset(marked | set(self._tokenizer.all_special_ids))
 
     @cached_property
     def _takes_system(self) -> bool:

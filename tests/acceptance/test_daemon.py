@@ -4,7 +4,7 @@ import json
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -246,33 +246,77 @@ def test_ask_without_a_daemon_says_so(daemon: Daemon) -> None:
     assert "no daemon of this name" in lonely.stderr
 
 
-def test_a_killed_broker_loses_no_request(tmp_path: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        folder = Path(root)
-        broker = Broker(folder=folder, config=["persistence true", "autosave_interval 1"])
-        broker.start()
-        daemon = Daemon(folder=tmp_path, broker=broker, more={"EDGED_ENGINE__MAX_BATCH": "2"})
-        daemon.start()
-        try:
-            daemon.wait_ready()
-            ids = [f"job-{i}" for i in range(12)]
-            for each in ids:
-                body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 48}}
-                publish(broker, f"{daemon.root}/in/message", json.dumps(body))
-            # A queue survives only what the broker had written down: its autosave, once a second.
-            time.sleep(2.5)
-            watcher = Watcher(broker, f"{daemon.root}/out/#")
-            watcher.next()
-            watcher.stop()
+def test_a_wrong_setting_is_refused_by_name(daemon: Daemon) -> None:
+    wrong = Daemon(folder=daemon.folder, broker=daemon.broker, more={"EDGED_QUEUE__CAPACITY": "many"}).command("run")
+    assert wrong.returncode == 2
+    assert "EDGED_QUEUE__CAPACITY = 'many'" in wrong.stderr
+
+
+def test_a_model_that_is_not_there_is_told_and_ends_the_daemon(daemon: Daemon, tmp_path: Path) -> None:
+    missing = Daemon(
+        folder=tmp_path,
+        broker=daemon.broker,
+        node="empty",
+        more={"EDGED_MODEL__ID": "qwen3-0.6b", "EDGED_MODEL_DIR": str(tmp_path)},
+    )
+    ended = missing.command("run")
+    assert ended.returncode == 3
+    assert "edged models pull qwen3-0.6b" in ended.stderr
+    watcher = Watcher(daemon.broker, "edged/empty/status")
+    status = watcher.next_json()
+    watcher.stop()
+    assert status["state"] == "stopped"
+    assert "edged models pull qwen3-0.6b" in status["reasons"][0]
+
+
+def test_a_second_daemon_of_the_same_name_ends_one_of_them(tmp_path: Path, make_broker: Callable[[], Broker]) -> None:
+    broker = make_broker()
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (Daemon(folder=folder, broker=broker) for folder in folders)
+    try:
+        first.start()
+        first.wait_ready()
+        second.start()
+        assert first.wait() == 4
+        assert "two daemons have one name" in first.log
+        second.wait_ready()
+        assert second.stop() == 0
+    finally:
+        first.kill()
+        second.kill()
+
+
+@pytest.mark.parametrize("victim", ["broker", "daemon"])
+def test_a_kill_in_the_midst_of_work_loses_no_request(
+    victim: str, tmp_path: Path, make_broker: Callable[[], Broker]
+) -> None:
+    broker = make_broker()
+    daemon = Daemon(folder=tmp_path, broker=broker, more={"EDGED_ENGINE__MAX_BATCH": "2"})
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        watcher = Watcher(broker, f"{daemon.root}/out/#")
+        ids = [f"job-{i}" for i in range(12)]
+        for each in ids:
+            body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 48}}
+            publish(broker, f"{daemon.root}/in/message", json.dumps(body))
+        watcher.next()  # some are answered, some run, some wait
+        watcher.stop()
+        if victim == "broker":
+            time.sleep(2.5)  # a queue survives what the broker has written down: here once a second
             broker.kill()
             broker.start()
-            answered = collect(broker, daemon, ids)
-            assert set(answered) == set(ids)
-            assert all(len(set(texts)) == 1 for texts in answered.values())
-            assert daemon.stop() == 0
-        finally:
+        else:
             daemon.kill()
-            broker.stop()
+            daemon.start()
+        answered = collect(broker, daemon, ids)
+        assert set(answered) == set(ids)
+        assert all(len(set(texts)) == 1 for texts in answered.values())
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
 
 
 def collect(broker: Broker, daemon: Daemon, ids: list[str]) -> dict[str, list[str]]:
@@ -284,8 +328,8 @@ def collect(broker: Broker, daemon: Daemon, ids: list[str]) -> dict[str, list[st
         body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 48}}
         publish(broker, f"{daemon.root}/in/message", json.dumps(body))
     while set(answered) != set(ids):
-        body = watcher.next_json()
-        assert body["status"] == "ok"
-        answered.setdefault(body["id"], []).append(body["reply"]["text"])
+        answer = watcher.next_json()
+        assert answer["status"] == "ok"
+        answered.setdefault(answer["id"], []).append(answer["reply"]["text"])
     watcher.stop()
     return answered

@@ -135,9 +135,15 @@ class Daemon:
         self.end(signal.SIGKILL)
 
     def end(self, number: signal.Signals) -> int:
-        assert self._process is not None
+        if self._process is None:
+            return 0
         if self._process.poll() is None:
             self._process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait for its end; gives the exit code."""
+        assert self._process is not None
         return self._process.wait(60)
 
     @property

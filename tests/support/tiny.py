@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -14,7 +15,7 @@ from transformers import (
     Qwen3Config,
 )
 
-_SIZES = {
+_SIZES: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
@@ -47,13 +48,14 @@ CONFIGS: dict[str, PretrainedConfig] = {
 def make(config: PretrainedConfig, *, seed: int = 0) -> PreTrainedModel:
     """A model with random weights; norms and biases are random too, so that none can be left out unseen."""
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
                 parameter.normal_(1.0, 0.3)
     model.config.architectures = [type(model).__name__]
-    return model.train(mode=False)
+    model.train(mode=False)
+    return model
 
 
 def save(model: PreTrainedModel, folder: Path) -> Path:

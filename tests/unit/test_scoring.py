@@ -28,7 +28,7 @@ labels_of_digits = st.lists(
 @given(labels_of_digits)
 def test_each_label_is_scored_by_all_its_tokens(labels: list[list[int]]) -> None:
     trie = LabelTrie.of(labels)
-    heads = {(): 0}
+    heads: dict[tuple[int, ...], int] = {(): 0}
     for label in labels:
         for depth in range(1, len(label)):
             heads.setdefault(tuple(label[:depth]), len(heads))

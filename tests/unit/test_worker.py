@@ -261,8 +261,10 @@ def test_a_part_that_fails_fails_the_request_and_stops_the_other(bench: Bench) -
 def test_a_cancelled_request_is_answered_once(bench: Bench) -> None:
     bench.engine.auto = False
     bench.send({"text": "hello", "id": "x"})
-    bench.worker.call(lambda: bench.worker.cancel("x") and None)
+    counts: list[int] = []
+    bench.worker.call(lambda: counts.append(bench.worker.cancel("x")))
     bench.turn()
+    assert counts == [1]
     assert [answer["error"]["code"] for answer in bench.answers()] == ["cancelled"]
 
 

@@ -1,0 +1,134 @@
+"""Prompts with the real Qwen1.5 tokenizer: templates, borders between template and text, labels."""
+
+from dataclasses import replace
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from edged.conversation import Turn
+from edged.engine.prompt import Prompter
+from edged.errors import ModelUnavailable
+from edged.tasks import REPLY, SENTIMENT, ClassifySpec, Label
+from edged.text import Language
+from tests.support import assets
+
+TURNS = (Turn(role="user", content="我叫小明"), Turn(role="assistant", content="你好,小明!"))
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
+    return loaded
+
+
+@pytest.fixture
+def prompter(tokenizer: PreTrainedTokenizerBase) -> Prompter:
+    return Prompter(tokenizer, max_context_tokens=512, half_width=True)
+
+
+def labels(*names: str) -> ClassifySpec:
+    made = tuple(Label(canonical=name, names={"zh": name, "en": name}) for name in names)
+    prompt = replace(SENTIMENT.prompts["zh"], examples=())
+    return ClassifySpec(name="own", labels=made, prompts={"zh": prompt, "en": prompt})
+
+
+def test_a_conversation_is_what_the_models_own_template_makes_of_it(
+    prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    prompt = prompter.generation(REPLY, text="我叫什么名字?", language="zh", turns=TURNS, max_new_tokens=32)
+    messages = [{"role": "system", "content": REPLY.system["zh"]}]
+    messages += [{"role": turn.role, "content": turn.content} for turn in TURNS]
+    messages += [{"role": "user", "content": "我叫什么名字?"}]
+    whole = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    # The prompts' full-width marks are ours and stay; what users write is made half-width.
+    assert list(prompt.tokens) == tokenizer(str(whole), add_special_tokens=False)["input_ids"]
+    assert prompt.max_new_tokens == 32
+    assert prompt.stops == ()
+
+
+def test_a_turn_ends_with_the_templates_mark_whatever_the_config_says(
+    prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    ends = {tokenizer.convert_ids_to_tokens(end) for end in prompter.end_tokens()}
+    assert tokenizer.eos_token == "<|endoftext|>"  # as the base model's config has it
+    assert ends == {"<|im_end|>", "<|endoftext|>"}
+
+
+def test_special_tokens_and_padding_are_banned(prompter: Prompter, tokenizer: PreTrainedTokenizerBase) -> None:
+    banned = prompter.banned_tokens(151936)
+    assert tokenizer.convert_tokens_to_ids("<|im_start|>") in banned
+    assert set(range(len(tokenizer), 151936)) <= banned
+    assert not banned & prompter.end_tokens()
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [("zh", "今天心情很好"), ("en", "I love this phone"), ("zh", "１２３！"), ("en", "  spaces  ")],
+)
+def test_a_classification_reads_as_one_text(
+    prompter: Prompter, tokenizer: PreTrainedTokenizerBase, language: Language, text: str
+) -> None:
+    prompt = prompter.classification(SENTIMENT, text=text, language=language)
+    shown = str(tokenizer.decode(list(prompt.tokens)))
+    spec = SENTIMENT.prompts[language]
+    assert shown.startswith(spec.role)
+    assert shown.count(spec.case.split("{text}", maxsplit=1)[0]) == len(spec.examples) + 1
+    cleaned = "123!" if text == "１２３！" else text.strip()
+    assert shown.endswith(spec.case.partition(" {label}" if language == "en" else "{label}")[0].format(text=cleaned))
+    # Token for token what the tokenizer makes of the whole: the border between prefix and text costs nothing.
+    assert list(prompt.tokens) == tokenizer(shown, add_special_tokens=False)["input_ids"]
+
+
+def test_the_prefix_is_the_same_for_every_text(prompter: Prompter) -> None:
+    prefixes = {prompter.classification(SENTIMENT, text=text, language="zh").prefix for text in ("好", "不好", " a")}
+    assert len(prefixes) == 1
+
+
+def test_chinese_labels_of_one_and_of_several_tokens(prompter: Prompter, tokenizer: PreTrainedTokenizerBase) -> None:
+    one = prompter.classification(SENTIMENT, text="好", language="zh").labels
+    spelled = [[tokenizer.decode([token]) for _, token in path] for path in one.steps]
+    assert ["".join(map(str, parts)) for parts in spelled] == ["正面", "负面"]
+    several = prompter.classification(labels("非常满意", "非常失望", "一般"), text="好", language="zh").labels
+    lengths = [len(path) for path in several.steps]
+    assert max(lengths) > 1
+    assert [path[0][0] for path in several.steps] == [-1, -1, -1]
+    # "非常" is shared, so it is one branch for both.
+    assert several.steps[0][1][0] == several.steps[1][1][0]
+
+
+def test_a_label_that_begins_another_is_told_apart_by_its_end(prompter: Prompter) -> None:
+    trie = prompter.classification(labels("好", "好极了"), text="嗯", language="zh").labels
+    assert len(set(trie.steps)) == 2
+
+
+def test_labels_that_are_the_same_are_refused(prompter: Prompter) -> None:
+    with pytest.raises(ModelUnavailable, match="cannot be told apart"):
+        prompter.classification(labels("好", "好"), text="嗯", language="zh")
+
+
+def test_a_model_without_a_template_gets_a_plain_one_and_stops_at_the_next_role() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
+    tokenizer.chat_template = None
+    prompter = Prompter(tokenizer, max_context_tokens=512, half_width=True)
+    prompt = prompter.generation(REPLY, text="How are you?", language="en", turns=(), max_new_tokens=32)
+    shown = tokenizer.decode(list(prompt.tokens))
+    assert shown == f"{REPLY.system['en']}\n\nUser: How are you?\nAssistant:"
+    assert prompt.stops == ("\nUser:", "\nAssistant:")
+
+
+def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
+    tokenizer.chat_template = (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+        "[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
+    )
+    prompter = Prompter(tokenizer, max_context_tokens=512, half_width=True)
+    prompt = prompter.generation(REPLY, text="Hi", language="en", turns=(), max_new_tokens=32)
+    assert tokenizer.decode(list(prompt.tokens)) == f"[user] {REPLY.system['en']}\n\nHi\n[assistant] "
+
+
+def test_pinned_beginning_is_shared_by_every_chat(prompter: Prompter) -> None:
+    shared = prompter.shared_beginning(REPLY, "zh")
+    for text, turns in (("你好", ()), ("x", TURNS)):
+        prompt = prompter.generation(REPLY, text=text, language="zh", turns=turns, max_new_tokens=8)
+        assert prompt.tokens[: len(shared)] == shared

@@ -1,0 +1,156 @@
+import json
+from typing import Any
+
+import pytest
+
+from edged.control import Control, Prober
+from edged.conversation import Turn
+from edged.errors import ModelError
+from edged.metrics import Metrics
+from edged.ports import Entry
+from edged.tasks import BUILT_IN
+from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
+from edged.topics import Topics
+from edged.wire import Contract, Message
+from edged.worker import Worker
+
+
+class Bench:
+    """A worker and its control, run by hand."""
+
+    def __init__(self) -> None:
+        self.link = FakeLink()
+        self.engine = ScriptedEngine()
+        self.journal = MemoryJournal()
+        self.levels: list[str] = []
+        self.drains = 0
+        contract = Contract(
+            topics=Topics(prefix="edged", node="box"),
+            tasks=BUILT_IN,
+            reply_topics=("edged/#",),
+            payload_bytes=4096,
+            text_chars=100,
+        )
+        self.worker = Worker(
+            contract=contract,
+            engine=self.engine,
+            link=self.link,
+            journal=self.journal,
+            metrics=Metrics(),
+            capacity=4,
+            language=None,
+            on_control=lambda delivery: self.control.handle(delivery, self.worker),
+        )
+        self.control = Control(
+            contract=contract,
+            link=self.link,
+            prober=Prober(self.engine, clock=lambda: 0.0, timeout_s=5.0),
+            set_log_level=self.set_level,
+            drain=self.drain,
+        )
+        self.link.on_delivery = self.worker.on_delivery
+
+    def set_level(self, level: str) -> None:
+        if level not in {"debug", "info"}:
+            raise ValueError("there is no such level")
+        self.levels.append(level)
+
+    def drain(self) -> None:
+        self.drains += 1
+
+    def send(self, command: str, body: object = None, **fields: Any) -> None:
+        payload = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.link.deliver(Message(topic=f"edged/box/request/{command}", payload=payload, qos=1, **fields))
+        self.turn()
+
+    def turn(self) -> None:
+        for _ in range(4):
+            self.worker.turn(0)
+        assert self.worker.state().died is None
+
+    def last(self, topic: str) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads([p for p in self.link.published if p.topic == topic][-1].payload)
+        return body
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def talk(bench: Bench) -> None:
+    turns = (Turn(role="user", content="hi"), Turn(role="assistant", content="hello"))
+    entry = Entry(request_id="1", fingerprint="f", packet_id=None, payload=b"{}", session="s", turns=turns, at=0.0)
+    bench.journal.record([entry])
+
+
+def test_ping_decodes_one_token_and_echoes_the_transaction(bench: Bench) -> None:
+    bench.send("ping", {"transaction": "t-1"})
+    assert bench.last("edged/box/response/ping") == {"status": "ok", "data": {"ms": 0.0}, "transaction": "t-1"}
+    (work,) = bench.engine.submitted
+    assert work.params.max_tokens == 1
+
+
+def test_a_ping_that_decodes_nothing_is_an_error(bench: Bench) -> None:
+    bench.engine.faults["OK"] = ModelError("broken")
+    bench.send("ping")
+    assert bench.last("edged/box/response/ping")["error"]["code"] == "model_error"
+
+
+def test_session_and_forget(bench: Bench) -> None:
+    talk(bench)
+    bench.send("session", {"session": "s"})
+    assert bench.last("edged/box/response/session")["data"]["turns"][1] == {"role": "assistant", "content": "hello"}
+    bench.send("forget", {"session": "s"})
+    assert bench.last("edged/box/response/forget")["data"] == {"turns": 2}
+    bench.send("session", {"session": "s"})
+    assert bench.last("edged/box/response/session")["data"] == {"turns": []}
+
+
+def test_cancel_ends_what_runs(bench: Bench) -> None:
+    bench.engine.auto = False
+    request = json.dumps({"text": "hello", "id": "job"}).encode()
+    bench.link.deliver(Message(topic="edged/box/in/reply", payload=request, qos=1))
+    bench.turn()
+    bench.send("cancel", {"id": "job"})
+    assert bench.last("edged/box/response/cancel")["data"] == {"cancelled": 1}
+    assert bench.last("edged/box/out/reply")["error"]["code"] == "cancelled"
+
+
+def test_log_level_and_drain(bench: Bench) -> None:
+    bench.send("log_level", {"level": "debug"})
+    bench.send("drain")
+    assert bench.levels == ["debug"]
+    assert bench.drains == 1
+    assert bench.last("edged/box/response/drain")["data"] == {"state": "draining"}
+
+
+def test_the_answer_goes_to_the_response_topic(bench: Bench) -> None:
+    bench.send("ping", response_topic="edged/app/x", correlation_data=b"c")
+    (publication,) = bench.link.published
+    assert (publication.topic, publication.correlation_data) == ("edged/app/x", b"c")
+
+
+@pytest.mark.parametrize(
+    ("command", "body", "code"),
+    [
+        ("explode", None, "bad_request"),
+        ("cancel", None, "bad_request"),
+        ("cancel", {"id": 5}, "bad_request"),
+        ("forget", {"sesion": "s"}, "bad_request"),
+        ("log_level", {"level": "loud"}, "bad_request"),
+        ("ping", b"\xff", "bad_encoding"),
+        ("ping", b"[1]", "bad_request"),
+        ("ping", b" " * 5000, "too_large"),
+    ],
+)
+def test_every_bad_request_is_answered_once_and_settled(bench: Bench, command: str, body: object, code: str) -> None:
+    bench.send(command, body)
+    assert bench.last(f"edged/box/response/{command}")["error"]["code"] == code
+    assert len(bench.link.published) == len(bench.link.acked) == 1
+
+
+def test_a_response_topic_where_daemons_listen_is_refused(bench: Bench) -> None:
+    bench.send("ping", response_topic="edged/box/request/drain")
+    assert bench.last("edged/box/response/ping")["error"]["code"] == "forbidden_topic"
+    assert bench.drains == 0

@@ -1,0 +1,193 @@
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from edged.control import Prober
+from edged.errors import ModelError
+from edged.health import Health, Limits, Probe, State, reasons_for_degraded
+from edged.metrics import Metrics
+from edged.ports import Readings
+from edged.testing import FakeLink, ScriptedEngine
+from edged.topics import Topics
+from edged.worker import WorkerState
+
+LIMITS = Limits(probe_interval=60.0, stall_after=30.0)
+NOTHING = Readings(
+    cpu_percent=None,
+    load=None,
+    memory_rss_mb=None,
+    memory_available_mb=None,
+    temperature_c=None,
+    throttled=None,
+    disk_free_mb=None,
+)
+
+
+class Bench:
+    """Health with everything that it looks at in hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.link = FakeLink(clock=self.clock)
+        self.engine = ScriptedEngine(clock=self.clock)
+        self.worker = WorkerState(
+            jobs=0, capacity=8, oldest=None, last_progress=self.now, journal_fault=None, died=None
+        )
+        self.health = Health(
+            topics=Topics(prefix="edged", node="box"),
+            engine=self.engine,
+            link=self.link,
+            worker=lambda: replace(self.worker, last_progress=self.now),
+            metrics=Metrics(),
+            system=lambda: NOTHING,
+            prober=Prober(self.engine, clock=self.clock, timeout_s=5.0),
+            limits=LIMITS,
+            interval=30.0,
+            boot_id="boot",
+            version="1",
+            started=self.now,
+            clock=self.clock,
+            wall_clock=lambda: self.now,
+        )
+
+    def clock(self) -> float:
+        return self.now
+
+    def told(self, topic: str) -> list[dict[str, Any]]:
+        return [json.loads(each.payload) for each in self.link.published if each.topic == f"edged/box/{topic}"]
+
+
+@pytest.fixture
+def bench() -> Bench:
+    bench = Bench()
+    bench.health.become(State.READY)
+    return bench
+
+
+def test_ready_is_earned_by_a_real_token(bench: Bench) -> None:
+    bench.health.tick()
+    assert [work.params.max_tokens for work in bench.engine.submitted] == [1]
+    assert bench.health.state is State.READY
+    assert bench.told("health")[-1]["probe"] is None or bench.told("health")[-1]["probe"]["ok"]
+
+
+def test_no_probe_while_requests_decode(bench: Bench) -> None:
+    bench.health.tick()
+    for _ in range(20):
+        bench.now += 10
+        bench.engine._last = bench.now  # a request's token
+        bench.health.tick()
+    assert len(bench.engine.submitted) == 1
+
+
+def test_a_silent_engine_is_probed_again(bench: Bench) -> None:
+    for _ in range(3):
+        bench.health.tick()
+        bench.now += 61
+    assert len(bench.engine.submitted) == 3
+
+
+def test_a_failed_probe_degrades_and_a_good_one_heals(bench: Bench) -> None:
+    bench.engine.faults["OK"] = ModelError("broken")
+    bench.health.tick()
+    bench.health.tick()
+    assert bench.health.state is State.DEGRADED
+    assert bench.told("status")[-1]["reasons"] == ["the probe failed: no token was decoded"]
+    bench.engine.faults.clear()
+    bench.now += 61
+    bench.health.tick()
+    bench.health.tick()
+    assert bench.told("status")[-1]["state"] == "ready"
+
+
+def test_a_probe_that_never_ends_degrades(bench: Bench) -> None:
+    bench.engine.auto = False
+    bench.health.tick()
+    bench.now += 31
+    bench.health.tick()
+    assert bench.health.state is State.DEGRADED
+
+
+def test_the_journals_fault_is_told_and_health_follows_it(bench: Bench) -> None:
+    bench.worker = replace(bench.worker, journal_fault="the disk is full")
+    bench.health.tick()
+    assert bench.told("status")[-1]["state"] == "degraded"
+    assert bench.told("status")[-1]["reasons"] == ["journal: the disk is full"]
+    bench.worker = replace(bench.worker, journal_fault=None)
+    bench.health.tick()
+    assert bench.told("status")[-1]["state"] == "ready"
+
+
+def test_status_is_told_on_change_and_after_a_reconnect_only(bench: Bench) -> None:
+    for _ in range(5):
+        bench.health.tick()
+    count = len(bench.told("status"))
+    bench.link.disconnect()
+    bench.health.tick()
+    bench.link.reconnect()
+    bench.health.tick()
+    states = [each["state"] for each in bench.told("status")[count:]]
+    assert states[-1] == "ready"
+    assert bench.health.state is State.READY
+
+
+def test_reports_come_at_their_interval_and_only_while_connected(bench: Bench) -> None:
+    bench.health.tick()
+    count = len(bench.told("health"))
+    bench.now += 31
+    bench.health.tick()
+    assert len(bench.told("health")) == count + 1
+    bench.link.disconnect()
+    bench.health.tick()
+    before = len(bench.told("health"))
+    bench.now += 100
+    bench.health.tick()
+    assert len(bench.told("health")) == before
+
+
+def test_since_tells_when_the_state_began_not_when_its_reasons_changed(bench: Bench) -> None:
+    bench.now += 5
+    bench.health.become(State.DEGRADED, ("one",))
+    bench.now += 5
+    bench.health.become(State.DEGRADED, ("two",))
+    one, two = bench.told("status")[-2:]
+    assert one["since"] == two["since"]
+    assert two["reasons"] == ["two"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "worker", "link", "words"),
+    [
+        ({"fault": "it died"}, {}, {}, "it died"),
+        ({"last_progress": 0.0}, {}, {}, "step"),
+        ({}, {"died": "the worker stopped"}, {}, "the worker stopped"),
+        ({}, {"last_progress": 0.0}, {}, "worker has not turned"),
+        ({}, {}, {"fault": "refused"}, "broker: refused"),
+        ({}, {}, {"last_progress": 0.0}, "network thread"),
+    ],
+)
+def test_each_fault_has_its_words(
+    bench: Bench, engine: dict[str, Any], worker: dict[str, Any], link: dict[str, Any], words: str
+) -> None:
+    def reasons(**changes: Any) -> tuple[str, ...]:
+        return reasons_for_degraded(
+            engine=replace(bench.engine.state(), **changes.get("engine", {})),
+            worker=replace(bench.worker, **changes.get("worker", {})),
+            link=replace(bench.link.state(), **changes.get("link", {})),
+            probe=Probe(ok=True, at=bench.now, ms=1.0),
+            limits=LIMITS,
+            now=bench.now,
+        )
+
+    assert reasons() == ()
+    (reason,) = reasons(engine=engine, worker=worker, link=link)
+    assert words in reason
+
+
+def test_a_thread_that_stands_still_starves_the_watchdog(bench: Bench) -> None:
+    assert bench.health.makes_progress
+    bench.health._worker = lambda: bench.worker
+    bench.now += 31
+    assert not bench.health.makes_progress
