@@ -223,14 +223,14 @@ def _models_verify(options: argparse.Namespace) -> ExitCode:
 
 
 def _config(options: argparse.Namespace) -> ExitCode:
-    from edged import config
+    from edged import settings_text
 
     if options.example:
-        print(config.example(), end="")
+        print(settings_text.example(), end="")
     elif options.schema:
-        print(json.dumps(config.schema(), indent=2, ensure_ascii=False))
+        print(json.dumps(settings_text.schema(), indent=2, ensure_ascii=False))
     else:
-        print(config.show(_settings(options)), end="")
+        print(settings_text.show(_settings(options)), end="")
     return ExitCode.DONE
 
 

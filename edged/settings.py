@@ -3,6 +3,7 @@
 `edged/config.py` fills it; the rest of the program is handed the parts that it needs.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -68,8 +69,12 @@ class MqttSettings(Section):
     @field_validator("reply_topics", mode="before")
     @classmethod
     def _split(cls, filters: object) -> object:
-        """In the environment a list is text with commas."""
-        return tuple(each.strip() for each in filters.split(",")) if isinstance(filters, str) else filters
+        """In the environment a list is JSON, or text with commas."""
+        if not isinstance(filters, str):
+            return filters
+        if filters.lstrip().startswith("["):
+            return json.loads(filters)
+        return tuple(each.strip() for each in filters.split(","))
 
     @field_validator("reply_topics", mode="after")
     @classmethod

@@ -9,36 +9,20 @@ import edged
 
 ROOT = Path(edged.__file__).parent
 
-PURE = {
-    *("edged", "edged.errors", "edged.text", "edged.conversation", "edged.work", "edged.tasks", "edged.wire"),
-    *("edged.topics", "edged.answer"),
-    *(
-        "edged.settings",
-        "edged.ports",
-        "edged.metrics",
-        "edged.presets",
-        "edged.job",
-        "edged.mqtt",
-        "edged.mqtt.settlement",
-    ),
-    *("edged.mqtt.inbox", "edged.mqtt.outbox", "edged.mqtt.reconnect", "edged.engine", "edged.engine.scheduler"),
-    *("edged.engine.prefix_cache", "edged.engine.detokenize"),
-}
-RESOURCES = {"edged.config", "edged.logs", "edged.models", "edged.journal", "edged.systemd", "edged.system"}
+
+def modules(text: str) -> set[str]:
+    return {f"edged.{name}" for name in text.split()}
+
+
+PURE = {"edged"} | modules(
+    "errors text conversation work tasks topics wire answer job settings settings_text ports presets metrics"
+    " mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
+    " engine engine.scheduler engine.prefix_cache engine.detokenize"
+)
+RESOURCES = modules("config logs models journal systemd system")
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
-BEHAVIOUR = {
-    "edged.worker",
-    "edged.recorder",
-    "edged.control",
-    "edged.health",
-    "edged.info",
-    "edged.discovery",
-    "edged.testing",
-}
-TOP = {
-    *("edged.daemon", "edged.client", "edged.demo", "edged.bench", "edged.evaluate", "edged.check", "edged.cli"),
-    *("edged.top", "edged.__main__"),
-}
+BEHAVIOUR = modules("worker recorder control health info discovery testing")
+TOP = modules("daemon client demo bench evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}
 KEPT_IN = {  # a library, and the only places that may know it
