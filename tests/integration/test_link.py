@@ -577,7 +577,9 @@ def test_what_waits_survives_the_death_of_the_broker(broker: Broker, run: Callab
 def test_a_network_that_takes_no_more_gets_all_of_it_in_the_end(
     broker: Broker, run: Callable[..., Running], transport: str
 ) -> None:
-    with Proxy(broker.websocket_port if transport == "websockets" else broker.port) as cable, Peer(broker.port) as peer:
+    is_plain = transport == "tcp"
+    port = broker.port if is_plain else broker.websocket_port
+    with Proxy(port, is_plain=is_plain) as cable, Peer(broker.port) as peer:
         peer.subscribe(RESULTS)
         running = run(broker.settings(port=cable.port, transport=transport))
         running.wait_connected()

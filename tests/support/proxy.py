@@ -10,9 +10,14 @@ from tests.support.packets import Packet, split
 
 
 class Proxy:
-    """Forwards a port of 127.0.0.1 to another. A context manager."""
+    """Forwards a port of 127.0.0.1 to another. A context manager.
 
-    def __init__(self, target: int) -> None:
+    Attributes:
+        packets: what passed, if it is plain MQTT and not MQTT in WebSocket frames or in TLS.
+    """
+
+    def __init__(self, target: int, *, is_plain: bool = True) -> None:
+        self._is_plain = is_plain
         self.port = 0
         self.packets: list[Packet] = []
         self._target = target
@@ -84,8 +89,9 @@ class Proxy:
         buffer = bytearray()
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                buffer += data
-                self.packets.extend(Packet(to_broker, *each) for each in split(buffer))
+                if self._is_plain:
+                    buffer += data
+                    self.packets.extend(Packet(to_broker, *each) for each in split(buffer))
                 self._flows.wait()
                 target.sendall(data)
         for each in (source, target):
