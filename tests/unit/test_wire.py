@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -121,6 +122,10 @@ def test_every_field_of_a_json_request_arrives() -> None:
 def test_what_counts_as_json(payload: str, content_type: str | None, text: str | None) -> None:
     decoded = read(payload, content_type=content_type)
     assert (decoded.text if isinstance(decoded, Request) else None) == text
+
+
+def test_a_text_may_be_as_long_as_the_limit() -> None:
+    assert len(request("好" * CONTRACT.text_chars).text) == CONTRACT.text_chars
 
 
 def test_one_stop_text_needs_no_list() -> None:
@@ -322,6 +327,14 @@ def test_forbidden_places_for_an_answer(topic: str) -> None:
         assert by_json.address.topic == "edged/box/out/message"
 
 
+def test_no_setting_opens_the_brokers_own_topics() -> None:
+    contract = replace(CONTRACT, reply_topics=("$SYS/#", "#"))
+    decoded = decode(
+        Message(topic="edged/box/in/message", payload=b"a", response_topic="$SYS/x"), contract=contract, new_id="made"
+    )
+    assert isinstance(decoded, Rejected)
+
+
 @pytest.mark.parametrize("topic", ["edged/app/1", "edged/box/out/message", "edged", "home/kitchen/answers", "edged/回"])
 def test_allowed_places_for_an_answer(topic: str) -> None:
     assert request("a", response_topic=topic).address.topic == topic
@@ -337,6 +350,7 @@ def test_errors_go_where_the_result_would_have_gone() -> None:
     verdict = rejected(b"\xff", tail="reply/s", response_topic="edged/app", correlation_data=b"c", qos=2)
     assert verdict.address == Address(topic="edged/app", qos=1, correlation_data=b"c")
     assert (verdict.id, verdict.task, verdict.session) == ("c", "reply", "s")
+    assert rejected(b"\xff", tail="reply/" + "s" * 10_000).session is None  # no name of a session
     assert rejected(b"\xff", tail="reply/s", qos=0).address == Address(topic="edged/box/out/reply/s", qos=0)
 
 
