@@ -70,7 +70,8 @@ def test_examples(text: str, expected: str) -> None:
         ("我爱 Python", "en"),  # two ideographs against six letters
         ("我很喜欢 Python", "zh"),
         ("I love 北京", "en"),
-        ("𠀀㐀", "zh"),  # extensions B and A
+        ("𠀀", "zh"),  # extension B
+        ("㐀", "zh"),  # extension A
         ("\uf900", "zh"),  # compatibility
         ("ありがとう", "en"),  # neither, so the default
         ("12:30 !? 😄", "en"),
