@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from edged.conversation import Turn
 from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.tasks import Tasks
+from edged.text import normalise
 from edged.topics import Topics, is_publishable, topic_matches
 from edged.work import Params
 
@@ -278,10 +279,10 @@ def _known(task: str, tasks: Tasks) -> str:
 def _checked_text(text: str, contract: Contract, *, field: str) -> str:
     if "\0" in text:
         raise BadRequest("the text has a NUL character", field=field)
-    if not text.strip():
-        raise BadRequest("the text is empty", field=field)
     if len(text) > contract.text_chars:
         raise TooLarge(f"the text has {len(text)} characters; at most {contract.text_chars} are taken", field=field)
+    if not normalise(text, half_width=False):
+        raise BadRequest("the text is empty", field=field)
     return text
 
 

@@ -441,7 +441,7 @@ class Worker:
             fingerprint=job.fingerprint,
             packet_id=job.packet_id,
             payload=job.payload,
-            session=session,
+            session=job.request.session,  # `forget` deletes this answer too, also where no turn is kept
             turns=job.turns() if session is not None else (),
             at=self._wall_clock(),
         )

@@ -53,9 +53,11 @@ def until_subscribed(broker: Broker, watcher: Watcher) -> None:
 
     knocking = threading.Thread(target=knock)
     knocking.start()
-    watcher.next()
-    heard.set()
-    knocking.join()
+    try:
+        watcher.next(30)
+    finally:
+        heard.set()
+        knocking.join()
     publish(broker, "edged/app/ready", "last")
     while watcher.next().payload != "last":
         pass

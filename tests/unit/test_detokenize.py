@@ -34,14 +34,14 @@ def test_pieces_join_to_the_stripped_text_and_no_character_is_cut(text: str) -> 
     st.text(alphabet="abc \n", max_size=40),
     st.lists(st.text(alphabet="abc\n", min_size=1, max_size=4), max_size=3),
 )
-def test_no_stop_string_is_ever_shown(text: str, stops: list[str]) -> None:
+def test_the_stop_string_that_is_complete_first_ends_the_text_and_is_not_shown(text: str, stops: list[str]) -> None:
     pieces, stream = streamed(text, stops)
-    shown = "".join(pieces)
-    assert shown == stream.text
-    assert not any(stop in shown for stop in stops)
     body = text.lstrip()
-    ends = [body.find(stop) for stop in stops if stop in body]
-    assert shown == (body[: min(ends)] if ends else body).rstrip()
+    complete = [(body.find(stop) + len(stop), body.find(stop)) for stop in stops if stop in body]
+    first_end = min((end for end, _ in complete), default=0)
+    begin = min((begin for end, begin in complete if end == first_end), default=len(body))
+    assert "".join(pieces) == stream.text == body[:begin].rstrip()
+    assert stream.stopped == bool(complete)
 
 
 def test_a_stop_string_across_tokens_stops() -> None:
