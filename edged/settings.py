@@ -116,7 +116,7 @@ class EngineSettings(Section):
     max_context_tokens: int = Field(
         2048, ge=128, le=131072, description="Prompt and reply together; older turns are dropped."
     )
-    max_new_tokens: int = Field(128, ge=1, le=32768, description="Longest reply when the request asks for no other.")
+    max_new_tokens: int = Field(128, ge=1, le=32768, description="Longest reply; a request may ask for a shorter one.")
     prefill_chunk_tokens: int = Field(
         256, ge=16, le=8192, description="Prompt tokens of one step; bounds the stall of running replies."
     )

@@ -308,7 +308,8 @@ class Engine(Generic[K]):
                 spec=spec,
                 prior=self._priors[spec.name, work.language],
             )
-        limit = work.params.max_tokens or spec.max_tokens or ready.limits.max_new_tokens
+        wanted = work.params.max_tokens or spec.max_tokens or ready.limits.max_new_tokens
+        limit = min(wanted, ready.limits.max_new_tokens)
         opening = prompter.generation(
             spec, text=work.text, language=work.language, turns=work.turns, max_new_tokens=limit
         )

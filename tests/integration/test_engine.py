@@ -267,6 +267,13 @@ def test_cancel_ends_a_running_and_a_waiting_reply(start: Start) -> None:
     assert text_of(run(engine, reply("next"))["next"])
 
 
+def test_no_reply_is_longer_than_the_setting(start: Start) -> None:
+    engine = start()
+    event = run(engine, reply("r", params=Params(temperature=1.0, seed=1, max_tokens=10_000)))["r"]
+    assert isinstance(event, Generated)
+    assert event.usage.completion_tokens <= LIMITS.max_new_tokens
+
+
 def test_a_text_over_the_context_is_refused_and_long_history_is_trimmed(start: Start) -> None:
     engine = start()
     assert isinstance(error_of(run(engine, reply("r", "很长" * CONTEXT))["r"]), TooLong)
