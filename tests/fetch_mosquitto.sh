@@ -1,37 +1,56 @@
 #!/bin/sh
 # Puts mosquitto and its clients into DIR/bin: links to the machine's own, else wrappers around Debian's packages
 # unpacked beside them. Installs nothing, starts nothing, needs no root; apt checks what it downloads.
+#
+#   sh tests/fetch_mosquitto.sh DIR
 set -eu
-dir=$1
+mkdir -p "$1"
+dir=$(CDPATH='' cd -- "$1" && pwd)
 bin=$dir/bin
 tools="mosquitto mosquitto_pub mosquitto_sub mosquitto_rr mosquitto_passwd"
 PATH=$PATH:/usr/sbin:/usr/local/sbin
 
-works() { "$bin/mosquitto" -h >/dev/null 2>&1 || [ $? -eq 3 ]; }
+# The broker says how it is used (and ends with 3); a client without arguments complains. Both have been loaded then.
+works() {
+    "$bin/mosquitto" -h 2>/dev/null | grep -q 'mosquitto version' &&
+        "$bin/mosquitto_sub" --help 2>/dev/null | grep -q 'mosquitto_sub version' &&
+        [ -x "$bin/mosquitto_passwd" ]
+}
 
-[ -x "$bin/mosquitto_rr" ] && works && exit 0
+works && exit 0
 rm -rf "$dir"
 mkdir -p "$bin"
 
 for tool in $tools; do
-    path=$(command -v "$tool") || { rm -f "$bin"/*; break; }
-    ln -s "$path" "$bin/$tool"
+    if path=$(command -v "$tool"); then ln -s "$path" "$bin/$tool"; fi
 done
-if [ -x "$bin/mosquitto_passwd" ] && works; then
-    echo "tests: $("$bin/mosquitto" -h | head -n 1), of this machine"
+if works; then
+    echo "tests: this machine's $("$bin/mosquitto" -h | head -n 1)" >&2
     exit 0
 fi
+rm -f "$bin"/*
 
-command -v apt-get >/dev/null || { echo "tests: install mosquitto and its clients first (no apt-get here)" >&2; exit 1; }
-echo "tests: unpacking Debian's mosquitto into $dir"
+command -v apt-get >/dev/null || {
+    echo "tests: install mosquitto and its clients (there is no apt-get here to fetch them)" >&2
+    exit 1
+}
+echo "tests: unpacking Debian's mosquitto into $dir" >&2
 mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/root"
-apt="-o Dir::State::Lists=$dir/apt/lists -o Dir::Cache=$dir/apt/cache -o Debug::NoLocking=1 -o APT::Sandbox::User="
-apt-get -qq $apt update
-libraries() { apt-cache $apt depends --important "$@" | sed -n 's/^ *|\{0,1\}Depends: \(lib[^ <]*\)$/\1/p' | sort -u; }
-first=$(libraries mosquitto mosquitto-clients)
-# libc stays the machine's own, and so do the libraries that every Debian has in one version with it.
-all=$(printf '%s\n' $first $(libraries $first) | grep -Ev '^(libc6|libgcc-s1|libcrypt1)$' | sort -u)
-(cd "$dir/apt" && apt-get -qq $apt download mosquitto mosquitto-clients $all)
+cat >"$dir/apt/conf" <<CONF
+Dir::State::Lists "$dir/apt/lists";
+Dir::Cache "$dir/apt/cache";
+Debug::NoLocking "true";
+APT::Sandbox::User "";
+CONF
+export APT_CONFIG="$dir/apt/conf"
+apt-get -qq update
+libraries() { apt-cache depends --important "$@" | sed -n 's/^ *|\{0,1\}Depends: \(lib[^ <]*\)$/\1/p' | sort -u; }
+# shellcheck disable=SC2046 # lists of words
+set -- $(libraries mosquitto mosquitto-clients)
+# libc stays the machine's own, and so do the libraries that are of one version with it.
+# shellcheck disable=SC2046
+set -- $(printf '%s\n' "$@" $(libraries "$@") | grep -Ev '^(libc6|libgcc-s1|libcrypt1)$' | sort -u)
+(cd "$dir/apt" && apt-get -qq download mosquitto mosquitto-clients "$@")
 for package in "$dir"/apt/*.deb; do
     dpkg -x "$package" "$dir/root"
 done
@@ -43,4 +62,8 @@ for tool in $tools; do
     printf '#!/bin/sh\nexec env LD_LIBRARY_PATH="%s" "%s" "$@"\n' "$libs" "$program" >"$bin/$tool"
     chmod +x "$bin/$tool"
 done
-works || { "$bin/mosquitto" -h >&2; echo "tests: the unpacked mosquitto does not run" >&2; exit 1; }
+works || {
+    "$bin/mosquitto" -h >&2
+    echo "tests: the unpacked mosquitto does not run" >&2
+    exit 1
+}

