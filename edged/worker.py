@@ -8,22 +8,22 @@ import queue
 import threading
 import time
 import uuid
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import structlog
 
-from edged.answer import encode_chunk, encode_error, encode_result, rfc3339
 from edged.errors import Busy, Cancelled, Expired, Fate, RequestError, ShuttingDown, TooLarge
-from edged.job import Addressee, Chunk, Job, fingerprint_of, seed_of
+from edged.job import Addressee, Job, fingerprint_of, seed_of
 from edged.metrics import Metrics
-from edged.mqtt.settlement import Delivery, Ticket
+from edged.mqtt.settlement import Delivery
 from edged.ports import Engine, Entry, Journal, Link, Outcome, Sent
 from edged.recorder import Recorder
+from edged.responder import Responder
+from edged.sessions import Sessions
 from edged.tasks import GenerateSpec
 from edged.text import Language, language_of
-from edged.wire import Address, Contract, Publication, Rejected, Request, decode
+from edged.wire import Contract, Rejected, Request, decode
 from edged.work import Work, WorkEvent
 
 log = structlog.get_logger(__name__)
@@ -87,7 +87,7 @@ class Worker:
         """`language` None goes by each text's script."""
         self._contract = contract
         self._engine = engine
-        self._link = link
+        self._responder = Responder(link, node=contract.topics.node, wall_clock=wall_clock)
         self.recorder = Recorder(journal)
         self._metrics = metrics
         self._capacity = capacity
@@ -99,7 +99,7 @@ class Worker:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._jobs: dict[int, Job] = {}
         self._by_identity: dict[tuple[str, str], Job] = {}
-        self._sessions: dict[str, deque[Job]] = {}  # the first of each is being answered
+        self._sessions: Sessions[Job] = Sessions()
         self._complete: list[Job] = []  # answered since the last commit
         self._settled: list[tuple[str, str]] = []
         self._numbers = 0
@@ -297,36 +297,18 @@ class Worker:
     def _reject(self, rejected: Rejected, delivery: Delivery) -> None:
         log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
         self._metrics.failed(rejected.error.code)
-        payload = encode_error(
-            request_id=rejected.id,
-            task=rejected.task,
-            session=rejected.session,
-            node=self._contract.topics.node,
-            time=self._now_text(),
-            error=rejected.error,
+        payload = self._responder.error(
+            rejected.error, request_id=rejected.id, task=rejected.task, session=rejected.session
         )
-        self._answer(delivery.ticket, rejected.address, payload)
-
-    def _answer(self, ticket: Ticket | None, address: Address, payload: bytes) -> None:
-        """Publish an answer that belongs to no job, and settle what it answers."""
-
-        def on_done(_: Outcome) -> None:
-            if ticket is not None:
-                self._link.settle(ticket)
-
-        self._link.publish(_publication(address, payload), on_done)
+        self._responder.send_and_settle(rejected.address, payload, delivery.ticket)
 
     # answer
 
     def _enqueue(self, job: Job) -> None:
         """Start the job, or let it wait for the earlier turns of its session."""
         session = self._session_of(job)
-        if session is not None:
-            line = self._sessions.setdefault(session, deque())
-            line.append(job)
-            if len(line) > 1:
-                return
-        self._start(job)
+        if session is None or self._sessions.enter(session, job):
+            self._start(job)
 
     def _session_of(self, job: Job) -> str | None:
         """The session whose turns this job reads and writes, if it does."""
@@ -363,7 +345,7 @@ class Worker:
         if job is None or job.payload is not None:
             return  # it failed by another part, or was given up
         for chunk in job.take(happened.part, happened.event):
-            self._stream(job, chunk)
+            self._responder.stream(job, chunk)
         if job.error is not None:
             self._cancel_parts(job)
             self._finish_with(job, job.error)
@@ -375,21 +357,12 @@ class Worker:
             if part not in job.events:
                 self._engine.cancel(f"{job.number}/{part}")
 
-    def _stream(self, job: Job, chunk: Chunk) -> None:
-        payload = encode_chunk(request_id=job.request.id, seq=chunk.seq, part=chunk.part, value=chunk.value)
-        for place in job.addressees:
-            address = Address(
-                topic=f"{place.address.topic}/stream", qos=0, correlation_data=place.address.correlation_data
-            )
-            self._link.publish(_publication(address, payload))
-
     def _expire_waiting(self) -> None:
         """The engine watches the deadlines of what it has; those that wait for their session's turn are ours."""
         now = self._clock()
-        for line in list(self._sessions.values()):
-            for job in list(line)[1:]:
-                if job.deadline is not None and now >= job.deadline:
-                    self._finish_with(job, Expired("the deadline passed before work began"))
+        for job in self._sessions.waiting():
+            if job.deadline is not None and now >= job.deadline:
+                self._finish_with(job, Expired("the deadline passed before work began"))
 
     # record, publish, settle
 
@@ -400,14 +373,7 @@ class Worker:
             return
         self._metrics.failed(error.code)
         log.info("request_failed", request_id=job.request.id, code=error.code, session=job.request.session)
-        job.payload = encode_error(
-            request_id=job.request.id,
-            task=job.request.task,
-            session=job.request.session,
-            node=self._contract.topics.node,
-            time=self._now_text(),
-            error=error,
-        )
+        job.payload = self._error_payload(job, error)
         self._next_in_session(job)
         self._publish(job, job.addressees)
 
@@ -423,19 +389,9 @@ class Worker:
 
     def _complete_job(self, job: Job) -> Entry:
         now = self._clock()
-        result = job.result(
-            node=self._contract.topics.node, model=self._engine.model.id, time=self._now_text(), now=now
-        )
-        job.payload = encode_result(result)
+        job.payload = self._responder.result(job, model=self._engine.model.id, now=now)
         session = self._session_of(job)
         self._count(job, now)
-        log.info(
-            "request_answered",
-            request_id=job.request.id,
-            session=job.request.session,
-            total_ms=result.timings.total_ms,
-            tokens=result.usage.completion_tokens,
-        )
         return Entry(
             request_id=job.request.id,
             fingerprint=job.fingerprint,
@@ -448,6 +404,13 @@ class Worker:
 
     def _count(self, job: Job, now: float) -> None:
         timings, usage = job.timings(now), job.usage()
+        log.info(
+            "request_answered",
+            request_id=job.request.id,
+            session=job.request.session,
+            total_ms=timings.total_ms,
+            tokens=usage.completion_tokens,
+        )
         self._metrics.answered(
             now,
             total_ms=timings.total_ms,
@@ -470,7 +433,7 @@ class Worker:
         def on_done(outcome: Outcome) -> None:
             self._events.put(_Published(number=number, place=place, outcome=outcome))
 
-        self._link.publish(_publication(place.address, payload), on_done)
+        self._responder.send(place.address, payload, on_done)
 
     def _confirmed(self, published: _Published) -> None:
         job = self._jobs.get(published.number)
@@ -485,8 +448,7 @@ class Worker:
             self._metrics.failed(f"publish_{sent}")
         # A refused answer would be refused again: the delivery is settled, the operator is told.
         if sent is not Sent.DROPPED or job.is_lossy:
-            for ticket in published.place.tickets:
-                self._link.settle(ticket)
+            self._responder.settle(published.place.tickets)
         job.addressees.remove(published.place)
         if not job.addressees:
             if job.packet_id is not None:
@@ -496,14 +458,7 @@ class Worker:
     def _send_instead(self, job: Job, published: _Published) -> None:
         """The broker takes no packet of this size: say so in a small one."""
         error = TooLarge(f"the result does not fit the broker: {published.outcome.reason}")
-        payload = encode_error(
-            request_id=job.request.id,
-            task=job.request.task,
-            session=None,
-            node=self._contract.topics.node,
-            time=self._now_text(),
-            error=error,
-        )
+        payload = self._error_payload(job, error)
         if job.payload == payload or len(payload) >= len(job.payload or b""):
             log.warning("answer_not_sent", request_id=job.request.id, reason=published.outcome.reason)
             self._confirmed(replace(published, outcome=Outcome(sent=Sent.REFUSED, reason=published.outcome.reason)))
@@ -521,18 +476,13 @@ class Worker:
     def _next_in_session(self, job: Job) -> None:
         """Let the session's next turn begin once this one is recorded."""
         session = self._session_of(job)
-        line = self._sessions.get(session) if session is not None else None
-        if line is None or session is None or job not in line:
-            return
-        was_first = line[0] is job
-        line.remove(job)
-        if not line:
-            del self._sessions[session]
-        elif was_first:
-            self._start(line[0])
+        following = None if session is None else self._sessions.leave(session, job)
+        if following is not None:
+            self._start(following)
 
-    def _now_text(self) -> str:
-        return rfc3339(self._wall_clock())
+    def _error_payload(self, job: Job, error: RequestError) -> bytes:
+        request = job.request
+        return self._responder.error(error, request_id=request.id, task=request.task, session=request.session)
 
     # the end
 
@@ -547,7 +497,3 @@ class Worker:
 
     def _stop(self) -> None:
         self._stopping = True
-
-
-def _publication(address: Address, payload: bytes) -> Publication:
-    return Publication(topic=address.topic, payload=payload, qos=address.qos, correlation_data=address.correlation_data)

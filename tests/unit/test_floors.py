@@ -15,13 +15,13 @@ def modules(text: str) -> set[str]:
 
 
 PURE = {"edged"} | modules(
-    "errors text conversation work tasks topics wire answer job settings settings_text ports presets metrics"
+    "errors text conversation work tasks topics wire answer job sessions settings settings_text ports presets metrics"
     " mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
     " engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
 RESOURCES = modules("config logs models journal systemd system")
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
-BEHAVIOUR = modules("worker recorder control health info discovery testing")
+BEHAVIOUR = modules("worker recorder responder control health info discovery testing")
 TOP = modules("daemon client demo bench evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}

@@ -186,7 +186,7 @@ def test_a_delivery_that_was_answered_before_a_crash_is_answered_the_same(bench:
     after = Bench(journal=bench.journal)
     after.link = bench.link
     after.link.auto = True
-    after.worker._link = bench.link
+    after.worker._responder._link = bench.link
     bench.link.on_delivery = after.worker.on_delivery
     bench.link.disconnect()
     bench.link.reconnect()
