@@ -237,13 +237,14 @@ class Link:
         """Stay connected; gives why that ended."""
         exchange.open()
         while exchange.closed is None:
+            readable, writable = self._wait(self._up_to_stop(HEARTBEAT), connection)
+            # Wishes come before the socket: nothing is handed over that arrived after somebody wished for no more.
             self._take_wishes(exchange)
             if self._is_done():
                 self._leave(connection)
                 return STOPPED
-            exchange.flush()
-            readable, writable = self._wait(self._up_to_stop(HEARTBEAT), connection)
             exchange.turn(readable=readable, writable=writable)
+            exchange.flush()
             self._follow(exchange)
         return exchange.closed.reason if exchange.rejected is None else exchange.rejected.reason
 
