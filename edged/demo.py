@@ -41,9 +41,9 @@ def run(*, model: str, model_dir: Path) -> ExitCode:
     """
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="edged-demo-") as folder, contextlib.ExitStack() as stack:
-        name = stack.enter_context(_broker(Path(folder), port))
+        name, protocol = stack.enter_context(_broker(Path(folder), port))
         print(f"broker   {name}, 127.0.0.1:{port}")
-        daemon = stack.enter_context(_daemon(Path(folder), port, model, model_dir))
+        daemon = stack.enter_context(_daemon(Path(folder), port, protocol, model, model_dir))
         messages = MESSAGES if _ENGLISH_ONLY in model.lower() else MESSAGES + _CHINESE
         seconds = asyncio.run(_converse(port, daemon, messages))
         code = _stop(daemon)
@@ -59,8 +59,8 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _broker(folder: Path, port: int) -> Iterator[str]:
-    """A private broker: mosquitto where the box has it, else amqtt."""
+def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
+    """A private broker, mosquitto where the box has it, else amqtt: its name, and the protocol to speak to it."""
     mosquitto = shutil.which("mosquitto", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
     if mosquitto is not None:
         settings = folder / "mosquitto.conf"
@@ -75,15 +75,17 @@ def _broker(folder: Path, port: int) -> Iterator[str]:
         command = [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
     with _process(command, folder / "broker.log") as broker:
         _wait_listening(broker, port, folder / "broker.log")
-        yield "mosquitto" if mosquitto is not None else "amqtt"
+        # amqtt speaks MQTT 3.1.1 only, and answers version 5 with silence.
+        yield ("mosquitto", "auto") if mosquitto is not None else ("amqtt", "3.1.1")
 
 
 @contextlib.contextmanager
-def _daemon(folder: Path, port: int, model: str, model_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _daemon(folder: Path, port: int, protocol: str, model: str, model_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
     """The daemon, as systemd would run it."""
     print(f"daemon   loading {model}")
     command = [sys.executable, "-m", "edged", "run"]
     command += ["--set", f"node={_NODE}", "--set", "mqtt.host=127.0.0.1", "--set", f"mqtt.port={port}"]
+    command += ["--set", f"mqtt.protocol={protocol}"]
     command += ["--set", f"model.id={model}", "--set", f"state_dir={folder}", "--set", f"model_dir={model_dir}"]
     with _process(command, folder / "daemon.log") as daemon:
         yield daemon
