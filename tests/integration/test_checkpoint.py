@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -225,6 +226,14 @@ _LLAMA3 = {
 }
 
 
+def test_a_linearly_scaled_rotation_is_told_by_its_keys(tmp_path: Path) -> None:
+    rope = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+    model = tiny.make(type(tiny.CONFIGS["qwen2"])(**(tiny.CONFIGS["qwen2"].to_dict() | {"rope_parameters": rope})))
+    said = {"qwen2.rope.scaling.type": "linear", "qwen2.rope.scaling.factor": 4.0}
+    checkpoint = open_checkpoint(gguf_writing.write(tmp_path / "model.gguf", model, "qwen2", metadata=said))
+    assert torch.equal(_logits(_filled(checkpoint)), _logits(model))
+
+
 @pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_1, Kind.F16, Kind.BF16])
 def test_quantised_blocks_give_what_ggml_reads_from_them(tmp_path: Path, qwen: PreTrainedModel, kind: Kind) -> None:
     checkpoint = open_checkpoint(gguf_writing.write(tmp_path / "model.gguf", qwen, "qwen2", kind=kind))
@@ -241,6 +250,17 @@ def test_a_tensor_of_many_chunks_is_read_whole(tmp_path: Path, monkeypatch: pyte
     whole = open_checkpoint(path).tensor("model.embed_tokens.weight")
     monkeypatch.setattr("edged.engine.gguf_file._CHUNK", 7 * 64)  # 512 rows of 64: the last chunk is shorter
     assert torch.equal(open_checkpoint(path).tensor("model.embed_tokens.weight"), whole)
+
+
+def test_blocks_that_nobody_can_read_are_named(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("w", np.zeros((2, 292), dtype=np.uint8), raw_dtype=Kind.Q8_K)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(ModelUnavailable, match=r"holds w as Q8_K.*for example Q8_0"):
+        open_gguf(tmp_path / "model.gguf").read("w")
 
 
 @pytest.mark.parametrize("keep", [0, 3, 4, 20, 200, 1500, -1])
@@ -331,6 +351,24 @@ def test_a_qwen_tokenizer_from_a_gguf_file_is_the_real_one(tmp_path: Path) -> No
             assert ours.decode(encoded) == real.decode(encoded)
     assert len(ours) == size
     assert ours.eos_token == "<|im_end|>"
+
+
+def test_a_tokenizer_that_begins_with_a_token_says_so(tmp_path: Path, llama: PreTrainedModel) -> None:
+    described = {**gguf_writing.TOKENIZER, "bos_token_id": 3, "add_bos_token": True}
+    tokenizer = tokenizer_of(open_gguf(gguf_writing.write(tmp_path / "m.gguf", llama, "llama", tokenizer=described)))
+    assert tokenizer("hih")["input_ids"] == [3, 2, 0]
+    assert tokenizer("hih", add_special_tokens=False)["input_ids"] == [2, 0]
+
+
+def test_a_token_of_the_users_own_is_kept_whole_and_is_no_special_one(tmp_path: Path, llama: PreTrainedModel) -> None:
+    described = {
+        **gguf_writing.TOKENIZER,
+        "tokens": [*gguf_writing.TOKENIZER["tokens"], "<think>"],
+        "token_type": [1, 1, 1, 3, 4],
+    }
+    tokenizer = tokenizer_of(open_gguf(gguf_writing.write(tmp_path / "m.gguf", llama, "llama", tokenizer=described)))
+    assert tokenizer("hi<think>h")["input_ids"] == [2, 4, 0]
+    assert tokenizer.decode([2, 4, 3, 0], skip_special_tokens=True) == "hi<think>h"
 
 
 def _merges(folder: Path) -> list[list[str]]:

