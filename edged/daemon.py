@@ -3,6 +3,7 @@
 Nothing is decided here about a request; see `worker.py` for that, and `health.py` for what the world is told.
 """
 
+import json
 import signal
 import threading
 import time
@@ -103,6 +104,7 @@ class Daemon:
         self._systemd = systemd
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
+        self._has_rival = False
         self._metrics = Metrics()
         self._journal = SqliteJournal(
             settings.state_dir / "journal.db",
@@ -115,7 +117,7 @@ class Daemon:
         self._link = Link(
             settings=settings.mqtt,
             client_id=settings.client_id,
-            subscriptions=(topics.requests, topics.controls),
+            subscriptions=(topics.requests, topics.controls, topics.status),
             will=Publication(
                 topic=topics.status,
                 payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
@@ -214,7 +216,7 @@ class Daemon:
             self._signals.wake.clear()
 
     def _check_name_is_ours(self) -> None:
-        if self._link.state().taken_over:
+        if self._link.state().taken_over or self._has_rival:
             raise BrokerUnavailable(
                 f"another client connected to the broker as {self._settings.client_id}: two daemons have one name; "
                 "give one of them another EDGED_NODE"
@@ -233,7 +235,15 @@ class Daemon:
     # ------------------------------------------------------------------------------------- the network thread's
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        self._worker.on_delivery(delivery)
+        if delivery.message.topic != self._contract.topics.status:
+            self._worker.on_delivery(delivery)
+            return
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
+        # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
+        if self._link.state().reconnects > 0 and self._health.is_rival(_json_object(delivery.message.payload)):
+            self._has_rival = True
+            self._signals.wake.set()
 
     def _on_link_change(self, state: LinkState) -> None:
         if state.connected_since is not None:
@@ -273,6 +283,15 @@ class Daemon:
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
+
+
+def _json_object(payload: bytes) -> dict[str, Any]:
+    """What a payload says; nothing, if it is no JSON object."""
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def _make_private(folder: Path) -> None:

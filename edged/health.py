@@ -4,7 +4,7 @@ Health is earned: `ready` means that a real token was decoded lately, the thread
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
@@ -112,6 +112,7 @@ class Health:
         self._state = State.LOADING
         self._reasons: tuple[str, ...] = ()
         self._since = rfc3339(wall_clock())
+        self._started_text = self._since
         self._probe: Probe | None = None
         self._probing_since: float | None = None
         self._reported = float("-inf")
@@ -173,8 +174,20 @@ class Health:
         body: dict[str, Any] = {"state": state or self._state, "boot_id": self._boot_id, "since": self._since}
         if state is None and self._reasons:
             body["reasons"] = list(self._reasons)
-        body["version"] = self._version
+        body |= {"started": self._started_text, "version": self._version}
         return Publication(topic=self._topics.status, payload=encode(body), qos=1, retain=True)
+
+    def is_rival(self, status: Mapping[str, Any]) -> bool:
+        """Whether a message on our own status topic is of another daemon that lives and started after us.
+
+        Of two daemons with one name the older one gives way, so that they do not take the name from each other
+        for ever.
+        """
+        return (
+            status.get("boot_id") != self._boot_id
+            and status.get("state") not in {State.OFFLINE, State.STOPPED}
+            and str(status.get("started", "")) > self._started_text
+        )
 
     def report(self) -> None:
         """Publish `R/health`; while there is no connection an old report is worth nothing, so none is kept."""

@@ -68,7 +68,12 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     log.info("model_loaded", model=info.id, format=info.format, device=info.device, seconds=round(info.load_s, 2))
     return Loaded(
         model=model,
-        prompter=Prompter(checkpoint.tokenizer, max_context_tokens=context, half_width=plan.half_width),
+        prompter=Prompter(
+            checkpoint.tokenizer,
+            max_context_tokens=context,
+            half_width=plan.half_width,
+            end_tokens=checkpoint.end_tokens,
+        ),
         info=info,
         limits=Limits(
             max_batch=plan.engine.max_batch,

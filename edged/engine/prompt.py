@@ -5,7 +5,7 @@ text can end a turn, open another role or reach the system prompt.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -58,10 +58,19 @@ class Generation:
 class Prompter:
     """Makes prompts for one model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_context_tokens: int, half_width: bool) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        max_context_tokens: int,
+        half_width: bool,
+        end_tokens: Collection[int] = (),
+    ) -> None:
+        """`end_tokens` are those that the checkpoint itself names, beside the tokenizer's and the template's."""
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
         self._half_width = half_width
+        self._own_ends = frozenset(end_tokens)
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
 
     def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> Classification:
@@ -127,8 +136,8 @@ class Prompter:
         return one[: shared_length(one, other)]
 
     def end_tokens(self) -> frozenset[int]:
-        """The tokens with which this model ends its turn: the tokenizer's, and the one its template writes."""
-        ends = {self._tokenizer.eos_token_id} - {None}
+        """The tokens with which this model ends its turn: the checkpoint's, the tokenizer's, the template's."""
+        ends = {self._tokenizer.eos_token_id, *self._own_ends} - {None}
         if self._tokenizer.chat_template:
             turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
             after_answer = _SLOTS.split(self._apply_template(turns))[4]

@@ -29,6 +29,7 @@ from paho.mqtt.subscribeoptions import SubscribeOptions
 from edged.mqtt.outbox import Limits
 from edged.mqtt.reconnect import Version
 from edged.settings import MqttSettings, TlsSettings
+from edged.topics import is_publishable
 from edged.wire import Message, Publication
 
 CONNECT_TIMEOUT = 5.0  # seconds for TCP, and again for each step of the TLS and WebSocket handshakes
@@ -230,17 +231,19 @@ class Connection:
         """Ask for `filters` at QoS 1."""
         client = self._connected()
         if self._version == "5":
-            # Retained requests would be answered at every start.
-            retain = SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE
-            if not self._identity.ephemeral:
-                retain = SubscribeOptions.RETAIN_DO_NOT_SEND
             _, packet_id = client.subscribe(
-                [(each, SubscribeOptions(qos=1, retainHandling=retain)) for each in filters]
+                [(each, SubscribeOptions(qos=1, retainHandling=self._retained(each))) for each in filters]
             )
         else:
             _, packet_id = client.subscribe([(each, 1) for each in filters])
         if packet_id is not None:
             self._subscribing[packet_id] = filters
+
+    def _retained(self, topic_filter: str) -> int:
+        """A retained request would be answered at every start; one exact topic is a state, whose last word we want."""
+        if self._identity.ephemeral or is_publishable(topic_filter):
+            return int(SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
+        return int(SubscribeOptions.RETAIN_DO_NOT_SEND)
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
         """End the subscription of `filters`."""

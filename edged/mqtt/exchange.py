@@ -200,7 +200,7 @@ class Exchange:
 
     def _arrived(self, event: Arrived) -> None:
         message = event.message
-        if message.retain and self._ignores_retained:
+        if message.retain and self._ignores_retained and message.topic not in self._subscriptions:
             self._skip(message.qos, event.packet_id)
             return
         self._inbox.arrived(message, packet_id=event.packet_id, redelivered=event.redelivered, now=self._clock())

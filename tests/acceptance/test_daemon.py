@@ -300,9 +300,9 @@ def test_a_kill_in_the_midst_of_work_loses_no_request(
     try:
         daemon.wait_ready()
         watcher = Watcher(broker, f"{daemon.root}/out/#")
-        ids = [f"job-{i}" for i in range(12)]
+        ids = [f"job-{i}" for i in range(8)]
         for each in ids:
-            body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 48}}
+            body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 24}}
             publish(broker, f"{daemon.root}/in/message", json.dumps(body))
         watcher.next()  # some are answered, some run, some wait
         watcher.stop()
@@ -327,7 +327,7 @@ def collect(broker: Broker, daemon: Daemon, ids: list[str]) -> dict[str, list[st
     until_subscribed(broker, watcher)
     answered: dict[str, list[str]] = {}
     for each in ids:
-        body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 48}}
+        body = {"text": f"{LOVE} {each}", "id": each, "params": {"max_tokens": 24}}
         publish(broker, f"{daemon.root}/in/message", json.dumps(body))
     while set(answered) != set(ids):
         answer = watcher.next_json()

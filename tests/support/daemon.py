@@ -17,7 +17,7 @@ import psutil
 from tests.support import assets
 from tests.support.broker import Broker
 
-READY_S = 180.0  # a first start converts the model's tokenizer
+READY_S = 180.0  # on a busy box
 ANSWER_S = 90.0
 
 
