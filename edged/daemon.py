@@ -181,7 +181,8 @@ class Daemon:
                 self._serve()
             return self._shut_down()
         except FatalError as error:
-            self._health.become(State.STOPPED, (str(error),))
+            if not self._has_rival:  # else the name is another's, and so is the status
+                self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
 
@@ -240,8 +241,10 @@ class Daemon:
             return
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
+        status = _json_object(delivery.message.payload)
+        self._health.hear_status(status)
         # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
-        if self._link.state().reconnects > 0 and self._health.is_rival(_json_object(delivery.message.payload)):
+        if self._link.state().reconnects > 0 and self._health.is_rival(status):
             self._has_rival = True
             self._signals.wake.set()
 

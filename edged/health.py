@@ -58,19 +58,19 @@ def reasons_for_degraded(
     if engine.fault is not None:
         reasons.append(engine.fault)
     elif now - engine.last_progress > limits.stall_after:
-        reasons.append(f"the engine has not finished a step for {now - engine.last_progress:.0f} s")
+        reasons.append(f"the engine has not finished a step for more than {limits.stall_after:g} s")
     if probe is not None and not probe.ok:
         reasons.append("the probe failed: no token was decoded")
     if worker.died is not None:
         reasons.append(worker.died)
     elif now - worker.last_progress > limits.stall_after:
-        reasons.append(f"the worker has not turned for {now - worker.last_progress:.0f} s")
+        reasons.append(f"the worker has not turned for more than {limits.stall_after:g} s")
     if worker.journal_fault is not None:
         reasons.append(f"journal: {worker.journal_fault}")
     if link.fault is not None:
         reasons.append(f"broker: {link.fault}")
     elif now - link.last_progress > limits.stall_after:
-        reasons.append(f"the network thread has not turned for {now - link.last_progress:.0f} s")
+        reasons.append(f"the network thread has not turned for more than {limits.stall_after:g} s")
     return tuple(reasons)
 
 
@@ -117,6 +117,7 @@ class Health:
         self._probing_since: float | None = None
         self._reported = float("-inf")
         self._connected = False
+        self._must_correct = False
         self._lock = threading.Lock()
 
     @property
@@ -149,8 +150,9 @@ class Health:
             )
             self.become(State.DEGRADED if reasons else State.READY, reasons)
         connected = self._link.state().connected_since is not None
-        if connected and not self._connected:
-            # The will may have spoken in our name while we were away.
+        if self._must_correct or (connected and not self._connected):
+            # The will, or another, may have spoken in our name.
+            self._must_correct = False
             self._publish_status()
             self.report()
         self._connected = connected
@@ -177,16 +179,26 @@ class Health:
         body |= {"started": self._started_text, "version": self._version}
         return Publication(topic=self._topics.status, payload=encode(body), qos=1, retain=True)
 
+    def hear_status(self, status: Mapping[str, Any]) -> None:
+        """Take note of what stands on our status topic: what another says in our name is corrected with the next tick.
+
+        A late will, or the last word of a daemon that had our name before, must not stick.
+        """
+        if status.get("boot_id") != self._boot_id or status.get("state") == State.OFFLINE:
+            self._must_correct = True
+
     def is_rival(self, status: Mapping[str, Any]) -> bool:
         """Whether a message on our own status topic is of another daemon that lives and started after us.
 
         Of two daemons with one name the older one gives way, so that they do not take the name from each other
         for ever.
         """
+        started = status.get("started")
         return (
             status.get("boot_id") != self._boot_id
             and status.get("state") not in {State.OFFLINE, State.STOPPED}
-            and str(status.get("started", "")) > self._started_text
+            and isinstance(started, str)
+            and started > self._started_text  # both RFC 3339, UTC, of one length
         )
 
     def report(self) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from edged.errors import Busy, Cancelled, Expired, Fate, RequestError, ShuttingDown, TooLarge
+from edged.errors import Busy, Cancelled, Expired, Fate, ModelError, RequestError, ShuttingDown, TooLarge
 from edged.job import Addressee, Job, fingerprint_of, seed_of
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
@@ -115,6 +115,7 @@ class Worker:
     # ------------------------------------------------------------------------------ called from other threads
 
     def start(self) -> None:
+        self._last_progress = self._clock()
         self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -215,8 +216,14 @@ class Worker:
         decoded = decode(delivery.message, contract=self._contract, new_id=self._new_id())
         if isinstance(decoded, Rejected):
             self._reject(decoded, delivery)
-        else:
+            return
+        try:
             self._take_request(decoded, delivery)
+        except Exception:
+            # A fault of ours that one message brings out must not end the daemon: the broker would bring it again.
+            log.exception("request_fault", request_id=decoded.id)
+            fault = ModelError("a fault of the daemon; its log has more")
+            self._reject(Rejected(id=decoded.id, task=decoded.task, address=decoded.address, error=fault), delivery)
 
     def _take_request(self, request: Request, delivery: Delivery) -> None:
         fingerprint = fingerprint_of(request)

@@ -191,3 +191,29 @@ def test_a_thread_that_stands_still_starves_the_watchdog(bench: Bench) -> None:
     bench.health._worker = lambda: bench.worker
     bench.now += 31
     assert not bench.health.makes_progress
+
+
+def test_what_another_says_in_our_name_is_corrected_once(bench: Bench) -> None:
+    bench.health.tick()
+    count = len(bench.told("status"))
+    bench.health.hear_status({"state": "offline", "boot_id": "boot"})
+    bench.health.tick()
+    bench.health.hear_status({"state": "ready", "boot_id": "boot"})  # our own word comes back
+    bench.health.tick()
+    assert [each["state"] for each in bench.told("status")[count:]] == ["ready"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_rival"),
+    [
+        ({}, True),
+        ({"boot_id": "boot"}, False),
+        ({"state": "offline"}, False),
+        ({"state": "stopped"}, False),
+        ({"started": "1970-01-01T00:00:00.000Z"}, False),
+        ({"started": None}, False),
+    ],
+)
+def test_a_rival_lives_and_started_after_us(bench: Bench, changes: dict[str, Any], is_rival: bool) -> None:
+    status = {"state": "ready", "boot_id": "other", "started": "2100-01-01T00:00:00.000Z"} | changes
+    assert bench.health.is_rival(status) is is_rival

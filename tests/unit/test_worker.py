@@ -350,3 +350,17 @@ def test_no_publication_goes_out_twice(bench: Bench) -> None:
         bench.send({"text": f"text {i}", "id": str(i)})
     seen: list[Publication] = bench.link.published
     assert len({each.payload for each in seen}) == len(seen) == 20
+
+
+def test_a_fault_of_ours_on_one_message_is_answered_and_the_next_one_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.worker, "_make_job", explode)
+        bench.send("one")
+    bench.send("two")
+    assert [answer["status"] for answer in bench.answers()] == ["error", "ok"]
+    assert len(bench.link.acked) == 2
