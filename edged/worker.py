@@ -222,6 +222,9 @@ class Worker:
         except Exception:
             # A fault of ours that one message brings out must not end the daemon: the broker would bring it again.
             log.exception("request_fault", request_id=decoded.id)
+            for job in [job for job in self._jobs.values() if job.request is decoded]:
+                self._cancel_parts(job)
+                self._leave(job)
             fault = ModelError("a fault of the daemon; its log has more")
             self._reject(Rejected(id=decoded.id, task=decoded.task, address=decoded.address, error=fault), delivery)
 
@@ -498,7 +501,7 @@ class Worker:
 
     def _give_up(self) -> None:
         for job in list(self._jobs.values()):
-            if job.payload is None:
+            if job.payload is None and not job.is_complete:
                 self._cancel_parts(job)
                 self._finish_with(job, ShuttingDown("the daemon is shutting down"))
 

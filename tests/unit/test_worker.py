@@ -359,8 +359,9 @@ def test_a_fault_of_ours_on_one_message_is_answered_and_the_next_one_too(
         raise RuntimeError("a bug")
 
     with monkeypatch.context() as broken:
-        broken.setattr(bench.worker, "_make_job", explode)
+        broken.setattr(bench.engine, "submit", explode)
         bench.send("one")
+        assert bench.worker.state().jobs == 0
     bench.send("two")
     assert [answer["status"] for answer in bench.answers()] == ["error", "ok"]
     assert len(bench.link.acked) == 2
