@@ -60,14 +60,17 @@ class TextStream:
         return self._show(len(self._text) - self._held_back())
 
     def _held_back(self) -> int:
-        """Characters at the end that may be the beginning of a stop string, or white space that may be the last."""
-        held = len(self._text) - len(self._text.rstrip())
+        """Characters at the end that may be the beginning of a stop string, and the white space before them.
+
+        White space is given out only with what follows it: a text does not end with any.
+        """
+        held = 0
         for stop in self._stops:
             for size in range(min(len(stop) - 1, len(self._text)), held, -1):
                 if self._text.endswith(stop[:size]):
                     held = size
                     break
-        return held
+        return len(self._text) - len(self._text[: len(self._text) - held].rstrip())
 
     def _show(self, until: int) -> str:
         until = max(until, self._shown)

@@ -770,12 +770,12 @@ def test_after_unsubscribe_shared_work_goes_to_others(broker: Broker, run: Calla
 
 
 @pytest.mark.parametrize("version", ["5", "3.1.1"])
-def test_retained_messages_come_to_commands_and_not_to_daemons_that_return(
+def test_retained_requests_come_to_commands_and_not_to_daemons_that_return(
     broker: Broker, run: Callable[..., Running], version: str
 ) -> None:
     settings = broker.settings(protocol=version)
     with Proxy(broker.port) as cable, Peer(broker.port) as peer:
-        daemon = run(settings.model_copy(update={"port": cable.port}))
+        daemon = run(settings.model_copy(update={"port": cable.port}), subscriptions=(f"{REQUESTS}/#",))
         daemon.wait_connected()
         peer.publish(REQUESTS, b"retained", retain=True)
         [live] = take(daemon.deliveries, 1)
@@ -791,6 +791,22 @@ def test_retained_messages_come_to_commands_and_not_to_daemons_that_return(
         assert (old.message.payload, old.message.retain) == (b"retained", True)
         peer.publish(REQUESTS, b"mark")
         assert [each.message.payload for each in take(daemon.deliveries, 1)] == [b"mark"]
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_the_last_word_of_an_exact_topic_comes_with_every_connection(
+    broker: Broker, run: Callable[..., Running], version: str
+) -> None:
+    settings = broker.settings(protocol=version)
+    with Proxy(broker.port) as cable, Peer(broker.port) as peer:
+        daemon = run(settings.model_copy(update={"port": cable.port}), subscriptions=("bench/status",))
+        daemon.wait_connected()
+        cable.cut()
+        daemon.wait_lost()
+        peer.publish("bench/status", b"said meanwhile", retain=True, qos=0)
+        cable.restore()
+        [word] = take(daemon.deliveries, 1)
+        assert (word.message.payload, word.message.retain) == (b"said meanwhile", True)
 
 
 @pytest.mark.parametrize("version", [5, 4])
