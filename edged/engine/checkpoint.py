@@ -210,15 +210,24 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _tensors_of(file: Path) -> dict[str, _Tensor]:
     try:
-        mapped: Any = safe_open(file, framework="pt")  # stays open as long as a tensor refers to it
+        mapped: Any = safe_open(file, framework="pt")
         return {
-            name: _Tensor(shape=tuple(mapped.get_slice(name).get_shape()), read=partial(mapped.get_tensor, name))
+            name: _Tensor(shape=tuple(mapped.get_slice(name).get_shape()), read=partial(_read_tensor, file, name))
             for name in mapped.keys()  # noqa: SIM118 - no mapping, it has only this
         }
     except (OSError, SafetensorError) as error:
         raise ModelUnavailable(
             f"{file} is cut short or no safetensors file ({_in_a_line(error)}); {_REMEDY}"
         ) from error
+
+
+def _read_tensor(file: Path, name: str) -> torch.Tensor:
+    """Read from a mapping of its own: it ends with the tensor, else the whole file would stay in memory beside the
+    model that is made of it.
+    """
+    mapped: Any = safe_open(file, framework="pt")
+    tensor: torch.Tensor = mapped.get_tensor(name)
+    return tensor
 
 
 def _json(file: Path) -> object:

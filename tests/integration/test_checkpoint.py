@@ -76,6 +76,19 @@ def test_a_folder_gives_every_tensor_as_it_was_saved(folder: Path, qwen: PreTrai
     assert checkpoint.tokenizer("hihi")["input_ids"] == [2, 2]
 
 
+def test_a_file_is_in_memory_only_as_long_as_a_tensor_of_it(folder: Path) -> None:
+    def is_mapped() -> bool:
+        return str(folder) in Path("/proc/self/maps").read_text()
+
+    checkpoint = open_checkpoint(folder)
+    tensor = checkpoint.tensor("model.norm.weight")
+    assert is_mapped()
+    del tensor
+    for name in checkpoint.names():
+        checkpoint.tensor(name).sum()
+    assert not is_mapped()
+
+
 def test_a_folder_of_shards_gives_every_tensor(folder: Path, qwen: PreTrainedModel) -> None:
     (folder / "model.safetensors").unlink()
     qwen.save_pretrained(folder, max_shard_size="50KB")
