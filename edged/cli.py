@@ -99,6 +99,14 @@ def _add_models(commands: Any) -> None:
     actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
     pull = _add(actions, "pull", _models_pull, "fetch a model", "edged models pull smollm2-135m-instruct")
     pull.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    prepare = _add(
+        actions,
+        "prepare",
+        _models_prepare,
+        "round a model's weights for this box, so that the first start finds them",
+        "edged models prepare --set model.format=int4",
+    )
+    prepare.add_argument("id", nargs="?", help="preset, hub id, folder or GGUF file (default: the settings' model)")
     _add(actions, "list", _models_list, "what is there, and what can be fetched by name", "edged models list")
     verify = _add(actions, "verify", _models_verify, "check a model's files", "edged models verify")
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
@@ -203,6 +211,19 @@ def _models_pull(options: argparse.Namespace) -> ExitCode:
 
     settings = _settings(options)
     print(Store(settings.model_dir).pull(options.id or settings.model.id, settings.model.revision))
+    return ExitCode.DONE
+
+
+def _models_prepare(options: argparse.Namespace) -> ExitCode:
+    from edged.daemon import plan_of
+    from edged.engine import loading
+    from edged.models import Store
+
+    settings = _quiet_settings(options)
+    if options.id:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"id": options.id})})
+    Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
+    print(loading.prepare(plan_of(settings)))
     return ExitCode.DONE
 
 

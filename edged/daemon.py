@@ -61,12 +61,24 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     """The real engine on the model of the settings."""
 
     def load() -> Loaded[Any]:
-        path = Store(settings.model_dir).path(settings.model.id, settings.model.revision)
-        return loading.load(
-            loading.Plan(path=path, model=settings.model, engine=settings.engine, half_width=settings.half_width)
-        )
+        return loading.load(plan_of(settings))
 
     return Engine(load, tasks=tasks)
+
+
+def plan_of(settings: Settings) -> loading.Plan:
+    """What the settings say of the model.
+
+    Raises:
+        ModelUnavailable: it is not here.
+    """
+    return loading.Plan(
+        path=Store(settings.model_dir).path(settings.model.id, settings.model.revision),
+        model=settings.model,
+        engine=settings.engine,
+        half_width=settings.half_width,
+        cache_dir=settings.model_dir,
+    )
 
 
 @dataclass(slots=True)

@@ -102,9 +102,10 @@ class ModelSettings(Section):
     id: str = Field("Qwen/Qwen1.5-0.5B-Chat", min_length=1, description="A preset, a hub id, a folder, or a GGUF file.")
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one.")
-    format: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+    format: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = Field(
         "auto",
-        description="How weights are held: auto is bf16 where the device is fast at it, else fp32 (CPU) or fp16 (GPU).",
+        description="How weights are held: auto is int8 on a CPU and bf16 or fp16 on a GPU; int4 is faster and less "
+        "exact.",
     )
 
 
@@ -112,6 +113,9 @@ class EngineSettings(Section):
     """Limits of the engine; memory is planned from them at the start."""
 
     threads: int = Field(0, ge=0, le=1024, description="CPU threads for the model; 0 takes every core.")
+    kernels: Literal["auto", "torch"] = Field(
+        "auto", description="auto multiplies int8 and int4 by kernels compiled on this box; torch by torch's own."
+    )
     max_batch: int = Field(8, ge=1, le=256, description="Sequences that run side by side.")
     max_context_tokens: int = Field(
         2048, ge=128, le=131072, description="Prompt and reply together; older turns are dropped."

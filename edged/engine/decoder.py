@@ -4,64 +4,20 @@ All rows of a step, of whatever sequence, go through the linear layers as one fl
 once; only attention looks at sequences. Equal to transformers' own forward (a test holds it to that).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
 from transformers import PretrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from edged.engine.kv_cache import KVShape, SequenceKV
-from edged.engine.linear import Dense, Format, Linear, compute_dtype, padded_rows
+from edged.engine.linear import Dense, DenseFormat, Linear, compute_dtype, padded_rows, quantised_linear
 from edged.engine.model import Span
-
-ARCHITECTURES = frozenset({"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"})
-_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
-
-GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]  # by Hugging Face name; checks the shape
-HasTensor = Callable[[str], bool]
-
-
-def supports(config: PretrainedConfig, *, max_context_tokens: int) -> bool:
-    """Whether the lean decoder computes exactly what this checkpoint means."""
-    architecture = (config.architectures or [""])[0]
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    return (
-        architecture in ARCHITECTURES
-        and config.hidden_act == "silu"
-        and config.rope_parameters.get("rope_type", "default") in _STATIC_ROPE
-        and (window is None or window >= max_context_tokens)
-    )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Shape:
-    """The sizes of a decoder-only transformer with grouped-query attention."""
-
-    layers: int
-    hidden: int
-    mlp: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    eps: float
-
-    @classmethod
-    def of(cls, config: PretrainedConfig) -> "_Shape":
-        heads = config.num_attention_heads
-        return cls(
-            layers=config.num_hidden_layers,
-            hidden=config.hidden_size,
-            mlp=config.intermediate_size,
-            heads=heads,
-            kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-            head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
-            vocab=config.vocab_size,
-            eps=config.rms_norm_eps,
-        )
+from edged.engine.packing import apart, rows
+from edged.engine.quantised import LayerWeights, Matrix, QuantisedWeights
+from edged.engine.shape import SPARE_POSITIONS, DecoderShape, GetTensor, HasTensor, rope_angles
 
 
 @dataclass(slots=True)
@@ -100,26 +56,29 @@ class Decoder:
     def __init__(
         self,
         *,
-        shape: _Shape,
+        shape: DecoderShape,
         kv_shape: KVShape,
-        embedding: torch.Tensor,
-        layers: list[_Layer],
+        embed: Callable[[torch.Tensor], torch.Tensor],
+        layers: Iterable[_Layer],
         norm: torch.Tensor,
         head: Linear,
         rope: torch.Tensor,
-        weight_format: Format,
+        pad: Callable[[int], int] = lambda rows: rows,
     ) -> None:
-        """`embedding` is (vocab, hidden), `rope` (2, positions, head_dim): cosines and sines."""
+        """`embed` takes tokens (rows,) to (rows, hidden); `rope` is (2, positions, head_dim): cosines and sines.
+
+        `pad` says how many rows a step of so many should have.
+        """
         self.vocab_size = shape.vocab
         self.bytes_per_token = kv_shape.bytes_per_token
         self._shape = shape
         self._kv_shape = kv_shape
-        self._embedding = embedding
+        self._embed = embed
         self._layers = layers
         self._norm = norm
         self._head = head
         self._rope = rope
-        self._weight_format = weight_format
+        self._padded = pad
 
     def allocate(self, capacity: int) -> SequenceKV:
         return self._kv_shape.allocate(capacity)
@@ -139,7 +98,7 @@ class Decoder:
         positions += [0] * (len(tokens) - len(positions))
         wanted += [0] * (self._padded(num_wanted) - num_wanted)
 
-        x = self._embedding[torch.tensor(tokens, device=device)]  # (T, hidden)
+        x = self._embed(torch.tensor(tokens, device=device))  # (T, hidden)
         cos, sin = self._rope[:, torch.tensor(positions, device=device)].unsqueeze(2)  # each (T, 1, head_dim)
         for index, layer in enumerate(self._layers):
             x = x + self._attend(index, layer, self._rms_norm(x, layer.attention_norm), cos, sin, rows)
@@ -206,9 +165,6 @@ class Decoder:
         mask = torch.zeros(sees.shape, dtype=self._kv_shape.dtype).masked_fill_(~sees, float("-inf"))
         return mask[None, None].to(self._kv_shape.device)
 
-    def _padded(self, rows: int) -> int:
-        return padded_rows(rows, self._weight_format, self._kv_shape.device)
-
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._shape.eps)
 
@@ -236,26 +192,12 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return x * cos + torch.cat((-right, left), dim=-1) * sin
 
 
-def _rope_table(config: PretrainedConfig, shape: _Shape, positions: int, dtype: torch.dtype) -> torch.Tensor:
-    """Cosines and sines for every position: (2, positions, head_dim)."""
-    parameters = config.rope_parameters
-    kind = parameters.get("rope_type", "default")
-    if kind == "default":
-        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-        frequencies, scale = 1.0 / parameters["rope_theta"] ** exponents, 1.0
-    else:
-        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-    angles = torch.outer(torch.arange(positions, dtype=torch.float32), frequencies)
-    angles = torch.cat((angles, angles), dim=-1)
-    return torch.stack((angles.cos() * scale, angles.sin() * scale)).to(dtype)
-
-
 def load(
     config: PretrainedConfig,
     *,
     tensor: GetTensor,
     has: HasTensor,
-    weight_format: Format,
+    weight_format: DenseFormat,
     device: torch.device,
     max_context_tokens: int,
 ) -> tuple[Decoder, int]:
@@ -273,28 +215,119 @@ def load(
         The decoder, and its number of parameters (a tied head counted once).
     """
     reader = _Reader(tensor=tensor, has=has, dtype=compute_dtype(weight_format), device=device)
-    shape = _Shape.of(config)
+    shape = DecoderShape.of(config, has_head=has("lm_head.weight"))
     embedding = reader.read("model.embed_tokens.weight", (shape.vocab, shape.hidden))
     layers = [_load_layer(reader, shape, f"model.layers.{index}.") for index in range(shape.layers)]
     norm = reader.read("model.norm.weight", (shape.hidden,))
-    tied = config.tie_word_embeddings or not has("lm_head.weight")
-    head = Dense(embedding if tied else reader.read("lm_head.weight", (shape.vocab, shape.hidden)))
+    head = Dense(embedding if shape.tied else reader.read("lm_head.weight", (shape.vocab, shape.hidden)))
     kv_shape = KVShape(
         layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=device
     )
     # Branches of a last step may stand a few positions past the limit.
-    rope = _rope_table(config, shape, max_context_tokens + 64, reader.dtype).to(device)
+    rope = _rope_table(config, shape, max_context_tokens + SPARE_POSITIONS, reader.dtype).to(device)
     decoder = Decoder(
         shape=shape,
         kv_shape=kv_shape,
-        embedding=embedding,
+        embed=lambda tokens: embedding[tokens],
         layers=layers,
         norm=norm,
         head=head,
         rope=rope,
-        weight_format=weight_format,
+        pad=lambda rows: padded_rows(rows, weight_format, device),
     )
     return decoder, reader.parameters
+
+
+def input_peaks(
+    config: PretrainedConfig, *, tensor: GetTensor, has: HasTensor, tokens: Sequence[int]
+) -> dict[str, torch.Tensor]:
+    """Run a prompt in fp32, with one layer in memory at a time, and see how large what the matrices take becomes.
+
+    Returns:
+        By the name of the norm that it comes from, as `quantised` has it: the largest absolute value of each
+        channel, (hidden,).
+    """
+    reader = _Reader(tensor=tensor, has=has, dtype=torch.float32, device=torch.device("cpu"))
+    shape = DecoderShape.of(config, has_head=has("lm_head.weight"))
+    kv_shape = KVShape(
+        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=reader.device
+    )
+    peaks: dict[str, torch.Tensor] = {}
+
+    def watched(name: str, linear: Linear) -> Linear:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            peaks[name] = x.abs().amax(dim=0)
+            return linear(x)
+
+        return run
+
+    def layers() -> Iterator[_Layer]:
+        for index in range(shape.layers):
+            layer = _load_layer(reader, shape, f"model.layers.{index}.")
+            layer.qkv = watched(f"layers.{index}.attention_norm", layer.qkv)
+            layer.gate_up = watched(f"layers.{index}.mlp_norm", layer.gate_up)
+            yield layer
+
+    embedding = tensor("model.embed_tokens.weight", (shape.vocab, shape.hidden))
+    decoder = Decoder(
+        shape=shape,
+        kv_shape=kv_shape,
+        embed=lambda tokens: embedding[tokens].float(),
+        layers=layers(),
+        norm=reader.read("model.norm.weight", (shape.hidden,)),
+        head=watched("norm", lambda x: x),
+        rope=_rope_table(config, shape, len(tokens), reader.dtype),
+    )
+    decoder.forward([Span(kv=decoder.allocate(len(tokens)), tokens=tokens, wanted=range(len(tokens)))])
+    return peaks
+
+
+def of_quantised(config: PretrainedConfig, weights: QuantisedWeights, *, max_context_tokens: int) -> Decoder:
+    """Build a decoder of prepared weights on torch's own kernels, for boxes where `native` cannot be built."""
+    shape = DecoderShape.of(config, has_head=weights.head is not weights.embedding)
+    dtype = compute_dtype(weights.weight_format)
+    kv_shape = KVShape(
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        dtype=dtype,
+        device=torch.device("cpu"),
+    )
+    return Decoder(
+        shape=shape,
+        kv_shape=kv_shape,
+        embed=lambda tokens: (rows(weights.embedding, tokens) * weights.embedding_scale).to(dtype),
+        layers=[_quantised_layer(layer, dtype) for layer in weights.layers],
+        norm=weights.norm.to(dtype),
+        head=quantised_linear(weights.head, None, dtype),
+        rope=_rope_table(config, shape, max_context_tokens + SPARE_POSITIONS, dtype),
+    )
+
+
+def _quantised_layer(layer: LayerWeights, dtype: torch.dtype) -> _Layer:
+    def linear(matrix: Matrix) -> Linear:
+        return quantised_linear(matrix.packed, matrix.bias, dtype)
+
+    def stacked(gate_up: Linear) -> Linear:  # its outputs come in turn; the decoder wants gate first, then up
+        return lambda x: torch.cat(apart(gate_up(x).T.contiguous())).T
+
+    return _Layer(
+        attention_norm=layer.attention_norm.to(dtype),
+        qkv=linear(layer.qkv),
+        q_norm=None if layer.q_norm is None else layer.q_norm.to(dtype),
+        k_norm=None if layer.k_norm is None else layer.k_norm.to(dtype),
+        out=linear(layer.out),
+        mlp_norm=layer.mlp_norm.to(dtype),
+        gate_up=stacked(linear(layer.gate_up)),
+        down=linear(layer.down),
+    )
+
+
+def _rope_table(config: PretrainedConfig, shape: DecoderShape, positions: int, dtype: torch.dtype) -> torch.Tensor:
+    """Cosines and sines for every position: (2, positions, head_dim)."""
+    angles, scale = rope_angles(config, shape, positions)
+    angles = torch.cat((angles, angles), dim=-1)
+    return torch.stack((angles.cos() * scale, angles.sin() * scale)).to(dtype)
 
 
 @dataclass(slots=True)
@@ -328,7 +361,7 @@ class _Reader:
         return Dense(weight, torch.cat(filled))
 
 
-def _load_layer(reader: _Reader, shape: _Shape, at: str) -> _Layer:
+def _load_layer(reader: _Reader, shape: DecoderShape, at: str) -> _Layer:
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     attention, mlp = f"{at}self_attn.", f"{at}mlp."
     return _Layer(

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from edged.engine.linear import Format, compute_dtype
+from edged.engine.linear import DenseFormat, compute_dtype
 from edged.engine.model import Span
 
 
@@ -95,7 +95,7 @@ def _cut(cache: DynamicCache, length: int) -> None:
 
 
 def load(
-    path: Path, config: PretrainedConfig, *, weight_format: Format, device: torch.device
+    path: Path, config: PretrainedConfig, *, weight_format: DenseFormat, device: torch.device
 ) -> tuple[GenericModel, int]:
     """Load a folder through transformers; gives the model and its number of parameters."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

@@ -1,20 +1,26 @@
 """From a model's folder or file to a model ready to run: which decoder, which format, how much memory."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import structlog
 import torch
 
-from edged.engine import decoder, generic
+from edged.engine import decoder, generic, native
 from edged.engine.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.engine import Limits, Loaded
-from edged.engine.linear import Format, choose_device, choose_format, compute_dtype
+from edged.engine.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
+from edged.engine.native import NativeDecoder
+from edged.engine.packing import QUANTISED, QuantisedFormat
 from edged.engine.prompt import Prompter
+from edged.engine.quantised import fits, open_quantised, packed_bytes
+from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports
 from edged.errors import ModelUnavailable
 from edged.ports import ModelInfo
 from edged.settings import EngineSettings, ModelSettings
@@ -22,6 +28,15 @@ from edged.settings import EngineSettings, ModelSettings
 log = structlog.get_logger(__name__)
 
 _MIB = 1 << 20
+_CORES = torch.get_num_threads()  # as torch counts them: without hyperthreads
+
+# Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
+_SAMPLE = """The pump in hall 3 runs hot again: 4.2 bar at 18:30, and nobody answers the phone!
+I love this little box, it wakes me with music. What should I cook tonight? Maybe soup, with bread and cheese.
+Q: Why is the sky blue? A: Because air scatters blue light more than red.
+def add(a, b): return a + b  # {"id": 7, "ok": true}
+今天天气很好，我们去公园吧。这个手机太差了，屏幕碎了，客服也不理我。
+user: Please summarise the minutes of the meeting. assistant: Of course. First, the budget was agreed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,6 +47,7 @@ class Plan:
     model: ModelSettings
     engine: EngineSettings
     half_width: bool
+    cache_dir: Path | None = None  # for prepared weights and compiled kernels; without it nothing is kept
 
 
 def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virtual_memory().available) -> Loaded[Any]:
@@ -42,32 +58,27 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
             small; the message says what to do.
     """
     begin = time.perf_counter()
-    if plan.engine.threads:
-        torch.set_num_threads(plan.engine.threads)
     device = choose_device(plan.model.device)
-    weight_format = choose_format(plan.model.format, device)
     checkpoint = open_checkpoint(plan.path)
     context = _context_tokens(checkpoint, plan.engine)
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    weights = checkpoint.parameters * compute_dtype(weight_format).itemsize
-    _check_memory("the weights", weights, free)
-    model, parameters = _load_weights(checkpoint, weight_format, device, context)
-    kv_bytes = _kv_bytes(plan.engine, context * model.bytes_per_token, free - weights)
+    built = _build(plan, checkpoint, device, context, free)
+    kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
     info = ModelInfo(
         id=plan.path.name if Path(plan.model.id).exists() else plan.model.id,
         architecture=(checkpoint.config.architectures or ["unknown"])[0],
-        format=weight_format,
+        format=built.weight_format,
         device=str(device),
-        threads=torch.get_num_threads(),
-        parameters=parameters,
-        weight_bytes=parameters * compute_dtype(weight_format).itemsize,
+        threads=plan.engine.threads or _CORES,
+        parameters=built.parameters,
+        weight_bytes=built.weight_bytes,
         load_s=time.perf_counter() - begin,
         max_context_tokens=context,
         max_new_tokens=plan.engine.max_new_tokens,
     )
     log.info("model_loaded", model=info.id, format=info.format, device=info.device, seconds=round(info.load_s, 2))
     return Loaded(
-        model=model,
+        model=built.model,
         prompter=Prompter(
             checkpoint.tokenizer,
             max_context_tokens=context,
@@ -85,9 +96,100 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     )
 
 
-def _load_weights(checkpoint: Checkpoint, weight_format: Format, device: torch.device, context: int) -> tuple[Any, int]:
-    if decoder.supports(checkpoint.config, max_context_tokens=context):
-        return decoder.load(
+def prepare(plan: Plan) -> str:
+    """Do now what the first start would do: compile the kernels, round the weights. Says in words what was done.
+
+    Raises:
+        ModelUnavailable: as `load` does.
+    """
+    begin = time.perf_counter()
+    device = choose_device(plan.model.device)
+    checkpoint = open_checkpoint(plan.path)
+    built = _build(plan, checkpoint, device, _context_tokens(checkpoint, plan.engine), sys.maxsize)
+    kernels = "our own kernels" if isinstance(built.model, NativeDecoder) else "torch's kernels"
+    return (
+        f"{plan.model.id}: {built.weight_format}, {built.weight_bytes / 1e6:.0f} MB of weights, on {device} by "
+        f"{kernels}, ready to be loaded after {time.perf_counter() - begin:.1f} s"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Built:
+    model: Any
+    weight_format: Format
+    parameters: int
+    weight_bytes: int
+
+
+def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: int, free: int) -> _Built:
+    """Choose the format and the decoder, check that there is memory, and load the weights."""
+    torch.set_num_threads(plan.engine.threads or _CORES)
+    lean = supports(checkpoint.config, max_context_tokens=context)
+    shape = DecoderShape.of(checkpoint.config, has_head=checkpoint.has("lm_head.weight")) if lean else None
+    can_quantise = shape is not None and fits(shape)
+    library = _library(plan, device) if can_quantise else None
+    match choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=library is not None):
+        case "int8" | "int4" as quantised:
+            return _quantised(plan, checkpoint, cast("DecoderShape", shape), quantised, library, context, free)
+        case dense:
+            return _dense(checkpoint, dense, device, context, free, lean=lean)
+
+
+def _library(plan: Plan, device: torch.device) -> Path | None:
+    """The compiled kernels, where they are of use and there are any."""
+    wanted = plan.model.format in {"auto", *QUANTISED} and plan.engine.kernels == "auto"
+    if not wanted or device.type != "cpu" or plan.cache_dir is None:
+        return None
+    try:
+        return native.library(plan.cache_dir / "kernels")
+    except native.NotBuilt as error:
+        log.warning("no_kernels", reason=str(error), instead="torch's, which are slower")
+        return None
+
+
+def _quantised(
+    plan: Plan,
+    checkpoint: Checkpoint,
+    shape: DecoderShape,
+    weight_format: QuantisedFormat,
+    library: Path | None,
+    context: int,
+    free: int,
+) -> _Built:
+    _check_memory("the weights", packed_bytes(shape, checkpoint.has, weight_format), free)
+    weights = open_quantised(
+        checkpoint.path,
+        shape,
+        weight_format,
+        tensor=checkpoint.expect,
+        has=checkpoint.has,
+        folder=None if plan.cache_dir is None else plan.cache_dir / "prepared",
+        peaks=partial(_input_peaks, checkpoint) if library else None,
+    )
+    model: Any
+    if library is None:
+        model = decoder.of_quantised(checkpoint.config, weights, max_context_tokens=context)
+    else:
+        angles, scale = rope_angles(checkpoint.config, shape, context + SPARE_POSITIONS)
+        rope = torch.stack((angles.cos(), angles.sin())) * scale
+        torch.set_num_threads(1)  # for what little torch still does; more would spin on the cores that we need
+        model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads or _CORES)
+    return _Built(model=model, weight_format=weight_format, parameters=weights.parameters, weight_bytes=weights.nbytes)
+
+
+def _input_peaks(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+    tokens = checkpoint.tokenizer.encode(_SAMPLE)
+    return decoder.input_peaks(checkpoint.config, tensor=checkpoint.expect, has=checkpoint.has, tokens=tokens)
+
+
+def _dense(
+    checkpoint: Checkpoint, weight_format: DenseFormat, device: torch.device, context: int, free: int, *, lean: bool
+) -> _Built:
+    itemsize = compute_dtype(weight_format).itemsize
+    _check_memory("the weights", checkpoint.parameters * itemsize, free)
+    model: Any
+    if lean:
+        model, parameters = decoder.load(
             checkpoint.config,
             tensor=checkpoint.expect,
             has=checkpoint.has,
@@ -95,8 +197,10 @@ def _load_weights(checkpoint: Checkpoint, weight_format: Format, device: torch.d
             device=device,
             max_context_tokens=context,
         )
-    log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
-    return generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)
+    else:
+        log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
+        model, parameters = generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)
+    return _Built(model=model, weight_format=weight_format, parameters=parameters, weight_bytes=parameters * itemsize)
 
 
 def _context_tokens(checkpoint: Checkpoint, engine: EngineSettings) -> int:

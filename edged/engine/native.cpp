@@ -8,7 +8,7 @@
 //
 // Weights (`packing.py` writes them): 32 output channels are a block, 32 inputs a group. In a group, four inputs of
 // each channel stand side by side, which is what the dot-product instructions take (VNNI on x86, sdot on ARM). int4
-// keeps two such quadruples in one byte (low nibble first) and ends each group with its scales and minima.
+// keeps two such quadruples in one byte (low nibble first). Each group ends with its scales, int4's with minima too.
 // Activations get one scale per row and group.
 //
 // Compiled once per instruction set; the compiler's own macros choose the code below.
@@ -57,7 +57,7 @@ constexpr int kHalf = kBlock / 2;          // of a block: gate and up stand in h
 constexpr int kHalfParts = kHalf / LANES;
 
 // Bytes of a group of a block.
-constexpr int group_bytes(int bits) { return bits == 8 ? kBlock * kGroup : kBlock * kGroup / 2 + 4 * kBlock; }
+constexpr int group_bytes(int bits) { return kBlock * (bits == 8 ? kGroup + 2 : kGroup / 2 + 4); }
 
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
@@ -87,6 +87,13 @@ inline F from_bf16(const uint16_t* x) {
 #else
   return (F)(__builtin_convertvector(load<H>(x), U) << 16);
 #endif
+}
+
+inline float of_bf16(uint16_t x) {
+  const uint32_t bits = static_cast<uint32_t>(x) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
 }
 
 inline uint16_t to_bf16(float x) {  // to nearest, ties to even; x is finite
@@ -203,7 +210,6 @@ class Team {
 
   // Waits until every thread is here.
   void wait() {
-    if (size_ == 1) return;
     const uint32_t round = round_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == size_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
@@ -280,10 +286,10 @@ extern "C" {
 
 struct Matrix {
   const uint8_t* blocks;  // (outputs / 16, inputs / 32, bytes of a group)
-  const float* scales;    // (outputs,) for int8, null for int4
   const float* bias;      // (outputs,) or null
   int32_t outputs;        // a multiple of 32
   int32_t inputs;         // a multiple of 32
+  int32_t bits;           // 8 or 4
 };
 
 struct Layer {
@@ -298,10 +304,11 @@ struct Layer {
 };
 
 struct Shape {
-  int32_t layers, hidden, mlp, heads, kv_heads, head_dim, vocab, bits, threads;
+  int32_t layers, hidden, mlp, heads, kv_heads, head_dim, vocab, threads;
   float eps;
   const Layer* layer;
-  const float* norm;  // (hidden,)
+  const float* embedding_scale;  // (hidden,): of an embedding's row that is taken as input
+  const float* norm;             // (hidden,)
   const float* cos;   // (positions, head_dim / 2)
   const float* sin;
   Matrix embedding;
@@ -321,6 +328,15 @@ struct Span {
 
 namespace {
 
+// How rows are dealt out to passes of at most TILE_ROWS, as evenly as can be.
+struct Passes {
+  explicit Passes(int rows) : rows(rows), count((rows + TILE_ROWS - 1) / TILE_ROWS) {}
+  int first(int pass) const { return rows * pass / count; }
+
+  const int rows;
+  const int count;
+};
+
 // Rows of activations in int8, in passes of a few rows that meet a tile of the matrix together. In a pass all rows
 // of a group stand side by side: row r of `count` is at (first * groups + group * count + r).
 struct Activations {
@@ -328,8 +344,6 @@ struct Activations {
   Buffer<float> scales;    // one for each row and group
   Buffer<float> offsets;   // the sum of the values, times their scale
   Buffer<int32_t> sums;    // of the values
-  int rows = 0;
-  int passes = 0;
 
   void reserve(size_t count, size_t inputs) {
     values.reserve(count * inputs);
@@ -338,13 +352,11 @@ struct Activations {
     sums.reserve(count * inputs / kGroup);
   }
 
-  int first(int pass) const { return rows * pass / passes; }
-
-  void set(int row, const float* x, int inputs) {
-    int pass = row * passes / rows;
-    while (first(pass + 1) <= row) ++pass;
-    while (first(pass) > row) --pass;
-    const int groups = inputs / kGroup, count = first(pass + 1) - first(pass);
+  void set(const Passes& passes, int row, const float* x, int inputs) {
+    int pass = row * passes.count / passes.rows;
+    while (passes.first(pass + 1) <= row) ++pass;
+    const int first = passes.first(pass), count = passes.first(pass + 1) - first;
+    const int groups = inputs / kGroup;
     for (int g = 0; g < groups; ++g, x += kGroup) {
       F tops{};
       for (int i = 0; i < kGroup; i += LANES) {
@@ -352,7 +364,7 @@ struct Activations {
         tops = size > tops ? size : tops;
       }
       const float top = largest(tops), inverse = top > 0 ? 127.0f / top : 0.0f, scale = top / 127.0f;
-      const size_t at = static_cast<size_t>(first(pass)) * groups + g * count + row - first(pass);
+      const size_t at = static_cast<size_t>(first) * groups + g * count + row - first;
       int32_t rounded[kGroup];
       I total{};
       for (int i = 0; i < kGroup; i += LANES) {
@@ -406,15 +418,18 @@ inline void multiply(const Matrix& m, int channel, const Activations& x, int row
       }
     }
     for (int c = 0; c < TILE_PARTS; ++c) {
-      F scale{}, minimum{};
-      if (BITS == 4) {
+      F scale, minimum{};
+      if (BITS == 8) {
+        scale = from_bf16(reinterpret_cast<const uint16_t*>(from + kBlock * kGroup) + within + c * LANES);
+      } else {
         const U pair = load<U>(from + kBlock * kGroup / 2 + 4 * (within + c * LANES));
         scale = (F)(pair << 16);
         minimum = (F)(pair & 0xffff0000u);
       }
       for (int r = 0; r < ROWS; ++r) {
         const F scaled = __builtin_convertvector(dots[r][c], F) * scales[r];
-        sums[r][c] = BITS == 8 ? sums[r][c] + scaled : sums[r][c] + scaled * scale + minimum * offsets[r];
+        sums[r][c] += scaled * scale;
+        if (BITS == 4) sums[r][c] += minimum * offsets[r];
       }
     }
     from += group_bytes(BITS);
@@ -425,9 +440,8 @@ inline void multiply(const Matrix& m, int channel, const Activations& x, int row
   }
   for (int c = 0; c < TILE_PARTS; ++c) {
     const int at = channel + c * LANES;
-    const F scale = BITS == 8 ? load<F>(m.scales + at) : spread(1.0f);
     const F bias = m.bias != nullptr ? load<F>(m.bias + at) : F{};
-    for (int r = 0; r < ROWS; ++r) out[r][c] = sums[r][c] * scale + bias;
+    for (int r = 0; r < ROWS; ++r) out[r][c] = sums[r][c] + bias;
   }
 }
 
@@ -450,19 +464,19 @@ struct Model {
 
 // Deals out blocks of the matrix, multiplies them with all rows and hands what comes to `finish(row, channel, sums)`.
 template <int BITS, typename Finish>
-void matmul(Team& team, const Matrix& m, const Activations& x, Finish finish) {
+void matmul_of(Team& team, const Matrix& m, const Activations& x, const Passes& passes, Finish finish) {
   const int blocks = m.outputs / kBlock;
   const int step = std::clamp(blocks / (4 * team.size()), 1, 8);
   for (int begin = team.take(step); begin < blocks; begin = team.take(step))
     for (int channel = begin * kBlock; channel < std::min(begin + step, blocks) * kBlock; channel += kTile)
-      for (int pass = 0; pass < x.passes; ++pass) {
-        const int row = x.first(pass);
+      for (int pass = 0; pass < passes.count; ++pass) {
+        const int row = passes.first(pass);
         auto run = [&]<int ROWS>() {
           F sums[ROWS][TILE_PARTS];
           multiply<BITS, ROWS>(m, channel, x, row, sums);
           for (int r = 0; r < ROWS; ++r) finish(row + r, channel, sums[r]);
         };
-        switch (x.first(pass + 1) - row) {
+        switch (passes.first(pass + 1) - row) {
           case 1: run.template operator()<1>(); break;
           case 2: run.template operator()<2>(); break;
 #if TILE_ROWS >= 3
@@ -475,6 +489,11 @@ void matmul(Team& team, const Matrix& m, const Activations& x, Finish finish) {
 #endif
         }
       }
+}
+
+template <typename Finish>
+void matmul(Team& team, const Matrix& m, const Activations& x, const Passes& passes, Finish finish) {
+  m.bits == 8 ? matmul_of<8>(team, m, x, passes, finish) : matmul_of<4>(team, m, x, passes, finish);
 }
 
 void normalise(const float* x, const float* weight, int size, float eps, float* to) {
@@ -509,17 +528,16 @@ struct Step {
   float* logits;
   std::vector<int> span_of;  // row -> span
 
-  template <int BITS>
   void operator()(int thread) {
     const Shape& s = model.shape;
-    embed<BITS>();
+    embed();
     model.team.wait();
     for (int index = 0; index < s.layers; ++index) {
       const Layer& layer = model.layers[index];
       activate(rows, [&](int row, float* to) { normalise(x(row), layer.attention_norm, s.hidden, s.eps, to); },
                s.hidden, thread);
       const int width = layer.qkv.outputs;
-      matmul<BITS>(model.team, layer.qkv, model.activations, [&](int row, int channel, const F* sums) {
+      matmul(model.team, layer.qkv, model.activations, Passes(rows), [&](int row, int channel, const F* sums) {
         float* to = model.qkv.get() + static_cast<size_t>(row) * width + channel;
         for (int c = 0; c < TILE_PARTS; ++c) store(to + c * LANES, sums[c]);
       });
@@ -530,20 +548,20 @@ struct Step {
       model.team.wait();
       const int heads = s.heads * s.head_dim;
       activate(rows, [&](int row, float* to) { std::memcpy(to, mixed(row), sizeof(float) * heads); }, heads, thread);
-      add<BITS>(layer.out);
+      add(layer.out);
       model.team.wait();
       activate(rows, [&](int row, float* to) { normalise(x(row), layer.mlp_norm, s.hidden, s.eps, to); }, s.hidden,
                thread);
-      gated<BITS>(layer.gate_up);
+      gated(layer.gate_up);
       model.team.wait();
       activate(rows, [&](int row, float* to) { std::memcpy(to, inner(row), sizeof(float) * s.mlp); }, s.mlp, thread);
-      add<BITS>(layer.down);
+      add(layer.down);
       model.team.wait();
     }
     if (wanted == 0) return;  // a prompt that goes on in the next step needs no head
     activate(wanted, [&](int row, float* to) { normalise(x(wanted_rows[row]), model.shape.norm, s.hidden, s.eps, to); },
              s.hidden, thread);
-    matmul<BITS>(model.team, s.head, model.activations, [&](int row, int channel, const F* sums) {
+    matmul(model.team, s.head, model.activations, Passes(wanted), [&](int row, int channel, const F* sums) {
       float* to = logits + static_cast<size_t>(row) * s.vocab;
       for (int c = 0; c < TILE_PARTS; ++c) {
         const int at = channel + c * LANES;
@@ -563,48 +581,44 @@ struct Step {
   template <typename Make>
   void activate(int count, Make make, int inputs, int thread) {
     float* scratch = model.scores[thread].get();
-    if (thread == 0) model.activations.rows = count, model.activations.passes = (count + TILE_ROWS - 1) / TILE_ROWS;
+    const Passes passes(count);
     for (int row = model.team.take(1); row < count; row = model.team.take(1)) {
       make(row, scratch);
-      model.activations.set(row, scratch, inputs);
+      model.activations.set(passes, row, scratch, inputs);
     }
     model.team.wait();
   }
 
-  template <int BITS>
   void embed() {
     const Matrix& m = model.shape.embedding;
-    const int groups = m.inputs / kGroup;
+    const int groups = m.inputs / kGroup, size = group_bytes(m.bits);
     for (int row = model.team.take(1); row < rows; row = model.team.take(1)) {
       const int channel = tokens[row] % kBlock;
-      const uint8_t* from = m.blocks + static_cast<size_t>(tokens[row] / kBlock) * groups * group_bytes(BITS);
+      const uint8_t* from = m.blocks + static_cast<size_t>(tokens[row] / kBlock) * groups * size;
       float* to = x(row);
-      for (int g = 0; g < groups; ++g, from += group_bytes(BITS)) {
-        float scale, offset;
-        if (BITS == 8) {
-          scale = m.scales[tokens[row]];
-          offset = -128 * scale;
+      for (int g = 0; g < groups; ++g, from += size, to += kGroup) {
+        uint16_t ends[2];
+        if (m.bits == 8) {
+          std::memcpy(ends, from + kBlock * kGroup + 2 * channel, 2);
+          const float scale = of_bf16(ends[0]);
+          for (int k = 0; k < kGroup; ++k) to[k] = scale * (from[(k / 4 * kBlock + channel) * 4 + k % 4] - 128);
         } else {
-          uint32_t pair;
-          std::memcpy(&pair, from + kBlock * kGroup / 2 + 4 * channel, 4);
-          const uint32_t bits[2] = {pair << 16, pair & 0xffff0000u};
-          std::memcpy(&scale, &bits[0], 4);
-          std::memcpy(&offset, &bits[1], 4);
-        }
-        for (int k = 0; k < kGroup; ++k) {
-          const int byte = from[(BITS == 8 ? k / 4 : k / 8) * 4 * kBlock + 4 * channel + k % 4];
-          const int q = BITS == 8 ? byte : k / 4 % 2 == 0 ? byte & 15 : byte >> 4;
-          to[g * kGroup + k] = scale * q + offset;
+          std::memcpy(ends, from + kBlock * kGroup / 2 + 4 * channel, 4);
+          const float scale = of_bf16(ends[0]), minimum = of_bf16(ends[1]);
+          for (int k = 0; k < kGroup; ++k) {
+            const int pair = from[(k / 8 * kBlock + channel) * 4 + k % 4];
+            to[k] = scale * (k / 4 % 2 == 0 ? pair & 15 : pair >> 4) + minimum;
+          }
         }
       }
+      for (int i = 0; i < m.inputs; ++i) x(row)[i] *= model.shape.embedding_scale[i];
     }
   }
 
   // Adds the matrix's outputs to the residual stream.
-  template <int BITS>
   void add(const Matrix& m) {
     const int hidden = model.shape.hidden;
-    matmul<BITS>(model.team, m, model.activations, [&](int row, int channel, const F* sums) {
+    matmul(model.team, m, model.activations, Passes(rows), [&](int row, int channel, const F* sums) {
       for (int c = 0; c < TILE_PARTS && channel + c * LANES < hidden; ++c) {
         float* to = x(row) + channel + c * LANES;
         store(to, load<F>(to) + sums[c]);
@@ -613,14 +627,13 @@ struct Step {
   }
 
   // silu(gate) * up (Shazeer 2020): a block's first half is gate, its second half up.
-  template <int BITS>
   void gated(const Matrix& m) {
     const int mlp = model.shape.mlp;
     auto finish = [&](int row, int channel, const F* gate, const F* up) {
       float* to = inner(row) + channel / 2;
       for (int c = 0; c < kHalfParts; ++c) store(to + c * LANES, gate[c] / (1.0f + exponential(-gate[c])) * up[c]);
     };
-    matmul<BITS>(model.team, m, model.activations, [&](int row, int channel, const F* sums) {
+    matmul(model.team, m, model.activations, Passes(rows), [&](int row, int channel, const F* sums) {
       if (channel / 2 >= mlp) return;
       if constexpr (kTile == kBlock) {
         finish(row, channel, sums, sums + kHalfParts);
@@ -825,13 +838,7 @@ int edged_step(void* handle, int rows, const int32_t* tokens, const int32_t* pos
   step.span_of.resize(rows);
   for (int i = 0; i < spans; ++i)
     for (int row = 0; row < span[i].rows; ++row) step.span_of[span[i].first + row] = i;
-  if (s.bits == 8) {
-    auto job = [&](int thread) { step.operator()<8>(thread); };
-    model.team.run(job);
-  } else {
-    auto job = [&](int thread) { step.operator()<4>(thread); };
-    model.team.run(job);
-  }
+  model.team.run(step);
   return 0;
 } catch (...) { return 1; }
 }

@@ -1,7 +1,7 @@
 """Matrices in 8 and 4 bits: how they are rounded, and the order of bytes in which `native.cpp` reads them.
 
-int8 has one scale for each output; int4 a scale and a minimum for each group of 32 inputs, as GGUF's Q4_1 has, so
-that a matrix which came in such groups is not rounded a second time. Knows no model and no file.
+Each group of 32 inputs of an output has its own scale, as in GGUF's Q8_0, and for int4 a minimum too, as in Q4_1: a
+matrix which came in such groups is hardly rounded a second time. Knows no model and no file.
 """
 
 from dataclasses import dataclass
@@ -10,10 +10,14 @@ from typing import Literal
 import torch
 
 QuantisedFormat = Literal["int8", "int4"]
+QUANTISED: tuple[QuantisedFormat, ...] = ("int8", "int4")
 GROUP = 32  # inputs that share a scale
 BLOCK = 32  # outputs that stand side by side; a matrix is filled up to a multiple of this
 
-_GROUP_BYTES: dict[QuantisedFormat, int] = {"int8": BLOCK * GROUP, "int4": BLOCK * GROUP // 2 + 4 * BLOCK}
+_GROUP_BYTES: dict[QuantisedFormat, int] = {
+    "int8": BLOCK * (GROUP + 2),  # bf16 scales
+    "int4": BLOCK * (GROUP // 2 + 4),  # and minima
+}
 _SHRINKS = torch.linspace(1.0, 0.8, 9)  # of a group's range; cutting off its ends can make the rest more exact
 
 
@@ -23,12 +27,10 @@ class Packed:
 
     Attributes:
         blocks: uint8, (outputs / 32, inputs / 32, bytes of a group), outputs rounded up to 32.
-        scales: fp32, (outputs,), rounded up alike; for int8 only.
         outputs: how many there are without the filling.
     """
 
     blocks: torch.Tensor
-    scales: torch.Tensor | None
     outputs: int
 
     @property
@@ -37,11 +39,7 @@ class Packed:
 
     @property
     def weight_format(self) -> QuantisedFormat:
-        return "int4" if self.scales is None else "int8"
-
-    @property
-    def nbytes(self) -> int:
-        return self.blocks.nbytes + (self.scales.nbytes if self.scales is not None else 0)
+        return "int8" if self.blocks.shape[2] == _GROUP_BYTES["int8"] else "int4"
 
 
 def packed_shape(outputs: int, inputs: int, weight_format: QuantisedFormat) -> tuple[int, int, int]:
@@ -58,28 +56,36 @@ def pack(weight: torch.Tensor, weight_format: QuantisedFormat) -> Packed:
     """
     outputs = weight.shape[0]
     filled = torch.nn.functional.pad(weight.float(), (0, 0, 0, -outputs % BLOCK))
-    if weight_format == "int8":
-        scales = filled.abs().amax(dim=1).clamp_min(1e-30) / 127
-        values = (filled / scales[:, None]).round().to(torch.int16) + 128
-        return Packed(blocks=_order8(values.to(torch.uint8)), scales=scales, outputs=outputs)
-    values, scale, minimum = _round4(filled.unflatten(1, (-1, GROUP)))
-    return Packed(blocks=_order4(values.flatten(1), scale, minimum), scales=None, outputs=outputs)
+    values, *ends = _ROUNDINGS[weight_format](_split(filled, 1, GROUP))
+    order = _order8 if weight_format == "int8" else _order4
+    blocks = torch.cat((order(values.flatten(1)), _order_ends(*ends)), dim=2)
+    return Packed(blocks=blocks, outputs=outputs)
 
 
 def unpack(packed: Packed) -> torch.Tensor:
     """The matrix as it was rounded: fp32, (outputs, inputs)."""
-    if packed.scales is not None:
-        return ((values8(packed).float() - 128) * packed.scales[:, None])[: packed.outputs]
-    values, scale, minimum = values4(packed)
-    groups = values.float().unflatten(1, (-1, GROUP)) * scale.float()[..., None] + minimum.float()[..., None]
+    if packed.weight_format == "int8":
+        values, scale = _values8(packed)
+        groups = _split(values.float() - 128, 1, GROUP) * scale.float()[..., None]
+    else:
+        values, scale, minimum = values4(packed)
+        groups = _split(values.float(), 1, GROUP) * scale.float()[..., None] + minimum.float()[..., None]
     return groups.flatten(1)[: packed.outputs]
 
 
-def values8(packed: Packed) -> torch.Tensor:
-    """The integers of an int8 matrix, plus 128: uint8, (outputs with filling, inputs)."""
+def rows(packed: Packed, index: torch.Tensor) -> torch.Tensor:
+    """A few rows of the matrix as it was rounded: fp32, (len(index), inputs)."""
+    picked = unpack(Packed(blocks=packed.blocks[index // BLOCK], outputs=BLOCK * len(index)))
+    return picked.view(len(index), BLOCK, -1)[torch.arange(len(index)), index % BLOCK]
+
+
+def _values8(packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
+    """The integers of an int8 matrix, plus 128, (outputs with filling, inputs), and its scales, (.., groups)."""
     blocks, groups, _ = packed.blocks.shape
-    ordered = packed.blocks.view(blocks, groups, GROUP // 4, BLOCK, 4).permute(0, 3, 1, 2, 4)
-    return ordered.reshape(blocks * BLOCK, groups * GROUP)
+    quadruples = packed.blocks[..., : BLOCK * GROUP].reshape(blocks, groups, GROUP // 4, BLOCK, 4)
+    values = quadruples.permute(0, 3, 1, 2, 4).reshape(blocks * BLOCK, groups * GROUP)
+    (scale,) = _ends(packed.blocks[..., BLOCK * GROUP :])
+    return values, scale
 
 
 def values4(packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -87,15 +93,34 @@ def values4(packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks, groups, _ = packed.blocks.shape
     nibbles = packed.blocks[..., : BLOCK * GROUP // 2].reshape(blocks, groups, GROUP // 8, BLOCK, 1, 4)
     values = torch.cat((nibbles & 15, nibbles >> 4), dim=4)  # (blocks, groups, eights, channels, 2, 4)
-    ends = packed.blocks[..., BLOCK * GROUP // 2 :].contiguous().view(torch.bfloat16).view(blocks, groups, BLOCK, 2)
-    scale, minimum = ends.permute(3, 0, 2, 1).reshape(2, blocks * BLOCK, groups)
+    scale, minimum = _ends(packed.blocks[..., BLOCK * GROUP // 2 :])
     return values.permute(0, 3, 1, 2, 4, 5).reshape(blocks * BLOCK, groups * GROUP), scale, minimum
 
 
 def interleave(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Put two matrices of as many outputs into one, half a block of each in turn."""
-    pairs = torch.stack((first.unflatten(0, (-1, BLOCK // 2)), second.unflatten(0, (-1, BLOCK // 2))), dim=1)
+    pairs = torch.stack((_split(first, 0, BLOCK // 2), _split(second, 0, BLOCK // 2)), dim=1)
     return pairs.flatten(0, 2)
+
+
+def apart(stacked: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Undo `interleave`."""
+    first, second = _split(stacked, 0, 2, BLOCK // 2).unbind(1)
+    return first.flatten(0, 1), second.flatten(0, 1)
+
+
+def _round8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round symmetrically about zero.
+
+    Args:
+        groups: fp32, (outputs, groups, 32).
+
+    Returns:
+        Integers -127..127, plus 128, of the same shape, and scales in bf16, (outputs, groups).
+    """
+    scale = (groups.abs().amax(dim=2) / 127).bfloat16()
+    values = (groups / scale.float().clamp_min(1e-30)[..., None]).round_().clamp_(-127, 127)
+    return (values + 128).to(torch.uint8), scale
 
 
 def _round4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -124,13 +149,32 @@ def _round4(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
     return best_values, best_scale.bfloat16(), best_minimum.bfloat16()
 
 
+def _split(x: torch.Tensor, dim: int, *inner: int) -> torch.Tensor:
+    """Make several dimensions of one, all but the first of these sizes."""
+    return x.reshape(*x.shape[:dim], -1, *inner, *x.shape[dim + 1 :])
+
+
+_ROUNDINGS = {"int8": _round8, "int4": _round4}
+
+
 def _order8(values: torch.Tensor) -> torch.Tensor:
-    quadruples = values.unflatten(1, (-1, GROUP // 4, 4)).unflatten(0, (-1, BLOCK))
-    return quadruples.permute(0, 2, 3, 1, 4).flatten(2).contiguous()
+    quadruples = _split(_split(values, 1, GROUP // 4, 4), 0, BLOCK)
+    return quadruples.permute(0, 2, 3, 1, 4).flatten(2)
 
 
-def _order4(values: torch.Tensor, scale: torch.Tensor, minimum: torch.Tensor) -> torch.Tensor:
-    eights = values.unflatten(1, (-1, GROUP // 8, 2, 4)).unflatten(0, (-1, BLOCK))
-    nibbles = (eights[..., 0, :] | eights[..., 1, :] << 4).permute(0, 2, 3, 1, 4).flatten(2)
-    ends = torch.stack((scale, minimum), dim=2).unflatten(0, (-1, BLOCK)).permute(0, 2, 1, 3).flatten(2)
-    return torch.cat((nibbles, ends.contiguous().view(torch.uint8)), dim=2)
+def _order4(values: torch.Tensor) -> torch.Tensor:
+    eights = _split(_split(values, 1, GROUP // 8, 2, 4), 0, BLOCK)
+    return (eights[..., 0, :] | eights[..., 1, :] << 4).permute(0, 2, 3, 1, 4).flatten(2)
+
+
+def _order_ends(*ends: torch.Tensor) -> torch.Tensor:
+    """What stands behind the integers of a group: for each channel its scale (and minimum), as bytes."""
+    stacked = _split(torch.stack(ends, dim=2), 0, BLOCK).permute(0, 2, 1, 3).flatten(2)
+    return stacked.contiguous().view(torch.uint8)
+
+
+def _ends(stored: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Undo `_order_ends`: one or two of (outputs with filling, groups)."""
+    blocks, groups, _ = stored.shape
+    ends = stored.contiguous().view(torch.bfloat16).view(blocks, groups, BLOCK, -1).permute(3, 0, 2, 1)
+    return tuple(ends.reshape(ends.shape[0], blocks * BLOCK, groups))

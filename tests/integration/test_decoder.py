@@ -1,5 +1,6 @@
 """The laws of the forward pass, on tiny random models of every architecture that the lean decoder knows."""
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from edged.engine import decoder, generic
+from edged.engine import decoder, generic, shape
 from edged.engine.model import CausalModel, Span
 from edged.errors import ModelUnavailable
 from tests.support import tiny
@@ -142,7 +143,7 @@ def test_a_failed_step_changes_nothing(pair: Pair) -> None:
 )
 def test_what_the_lean_decoder_would_compute_wrongly_is_left_to_transformers(config: PretrainedConfig) -> None:
     config.architectures = ["Qwen2ForCausalLM" if isinstance(config, Qwen2Config) else "LlamaForCausalLM"]
-    assert not decoder.supports(config, max_context_tokens=CONTEXT)
+    assert not shape.supports(config, max_context_tokens=CONTEXT)
 
 
 def test_a_loader_that_finds_fault_is_heard() -> None:
@@ -164,4 +165,4 @@ def test_a_loader_that_finds_fault_is_heard() -> None:
 def test_a_tied_head_is_held_once(tmp_path: Path) -> None:
     model = lean(tiny.make(tiny.CONFIGS["qwen2"]))
     head: Any = model._head
-    assert head.weight.data_ptr() == model._embedding.data_ptr()
+    assert head.weight.data_ptr() == inspect.getclosurevars(model._embed).nonlocals["embedding"].data_ptr()

@@ -1,0 +1,314 @@
+"""The laws of the forward pass in int8 and int4, for every instruction set of this CPU and for torch's kernels."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from edged.engine import decoder, native
+from edged.engine.model import CausalModel, Span
+from edged.engine.packing import QUANTISED, QuantisedFormat, apart, unpack
+from edged.engine.quantised import QuantisedWeights, fits, open_quantised
+from edged.engine.shape import DecoderShape, rope_angles
+from edged.errors import ModelUnavailable
+from tests.support import tiny
+
+CONTEXT = 256
+TOKENS = tiny.random_tokens(90, 512)
+KERNELS = [*(each.name for each in native.instructions()), "torch"]
+Build = Callable[..., CausalModel[Any]]
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    with torch.inference_mode():
+        yield
+    torch.set_num_threads(threads)
+
+
+def weights_of(
+    model: PreTrainedModel, weight_format: QuantisedFormat, *, smooth: bool, folder: Path | None = None
+) -> QuantisedWeights:
+    tensors = dict(model.state_dict())
+    if model.config.tie_word_embeddings:
+        del tensors["lm_head.weight"]
+
+    def get(name: str, _: tuple[int, ...]) -> torch.Tensor:
+        tensor: torch.Tensor = tensors[name]
+        return tensor
+
+    return open_quantised(
+        Path(__file__),  # stands for the checkpoint's file
+        DecoderShape.of(model.config, has_head="lm_head.weight" in tensors),
+        weight_format,
+        tensor=get,
+        has=tensors.__contains__,
+        folder=folder,
+        peaks=partial(decoder.input_peaks, model.config, tensor=get, has=tensors.__contains__, tokens=TOKENS)
+        if smooth
+        else None,
+    )
+
+
+@pytest.fixture
+def build(request: pytest.FixtureRequest) -> Build:
+    """Makes a decoder of packed weights on given kernels."""
+    libraries = request.config.cache.mkdir("kernels")
+
+    def make(model: PreTrainedModel, weights: QuantisedWeights, kernels: str, threads: int = 2) -> CausalModel[Any]:
+        if kernels == "torch":
+            return decoder.of_quantised(model.config, weights, max_context_tokens=CONTEXT)
+        target = next(each for each in native.instructions() if each.name == kernels)
+        try:
+            library = native.compile_for(target, libraries)
+        except native.NotBuilt as error:
+            pytest.skip(str(error))
+        shape = DecoderShape.of(model.config, has_head=weights.head is not weights.embedding)
+        angles, scale = rope_angles(model.config, shape, CONTEXT)
+        rope = torch.stack((angles.cos(), angles.sin())) * scale
+        return native.NativeDecoder(library, shape, weights, rope, threads=threads)
+
+    return make
+
+
+def rounded(model: PreTrainedModel, weights: QuantisedWeights) -> PreTrainedModel:
+    """Transformers' model with the weights as they were rounded."""
+    config = model.config
+    state = dict(model.state_dict())
+    queries = config.num_attention_heads * getattr(config, "head_dim", 16)
+    keys = config.num_key_value_heads * getattr(config, "head_dim", 16)
+    state["model.embed_tokens.weight"] = unpack(weights.embedding)
+    state["lm_head.weight"] = unpack(weights.head)
+    for index, layer in enumerate(weights.layers):
+        at = f"model.layers.{index}."
+        parts = torch.split(unpack(layer.qkv.packed), [queries, keys, keys])
+        for name, part in zip(("q", "k", "v"), parts, strict=True):
+            state[f"{at}self_attn.{name}_proj.weight"] = part
+        state[f"{at}self_attn.o_proj.weight"] = unpack(layer.out.packed)
+        gate, up = apart(unpack(layer.gate_up.packed))
+        state[f"{at}mlp.gate_proj.weight"], state[f"{at}mlp.up_proj.weight"] = gate, up
+        state[f"{at}mlp.down_proj.weight"] = unpack(layer.down.packed)
+    model.load_state_dict({name: value.clone() for name, value in state.items()})
+    return model
+
+
+def all_logits(model: CausalModel[Any], tokens: Sequence[int]) -> torch.Tensor:
+    kv = model.allocate(CONTEXT)
+    return model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))]).clone()
+
+
+def divergence(ours: torch.Tensor, theirs: torch.Tensor) -> float:
+    """Mean Kullback-Leibler divergence, in nats a token."""
+    p, q = theirs.log_softmax(-1), ours.log_softmax(-1)
+    return float((p.exp() * (p - q)).sum(-1).mean())
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("weight_format", QUANTISED)
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_equals_transformers_on_the_rounded_weights(
+    name: str, weight_format: QuantisedFormat, kernels: str, build: Build
+) -> None:
+    model = tiny.make(tiny.CONFIGS[name])
+    weights = weights_of(model, weight_format, smooth=False)
+    ours = all_logits(build(model, weights, kernels), TOKENS)
+    theirs = rounded(model, weights)(torch.tensor([TOKENS])).logits[0].float()
+    spread = float(theirs.std())
+    # What is left is the rounding of activations, keys and values (to bf16 in torch's kernels).
+    assert float((ours - theirs).square().mean().sqrt()) < 0.02 * spread
+    assert divergence(ours, theirs) < 1e-3
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen2_untied", "llama_biases"])
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_smoothing_moves_sizes_and_changes_no_answer(name: str, weight_format: QuantisedFormat, build: Build) -> None:
+    model = tiny.make(tiny.CONFIGS[name])
+    for layer in model.model.layers:
+        layer.input_layernorm.weight[5] *= 200  # an outlier channel, as real models have
+    theirs = model(torch.tensor([TOKENS])).logits[0].float()
+    kinds = {
+        smooth: build(model, weights_of(model, weight_format, smooth=smooth), KERNELS[0]) for smooth in (False, True)
+    }
+    far = {smooth: divergence(all_logits(each, TOKENS), theirs) for smooth, each in kinds.items()}
+    assert far[True] <= far[False] * 1.1
+    if weight_format == "int8":
+        assert far[True] < 2e-3
+
+
+@pytest.fixture(params=[(kernels, each) for kernels in KERNELS[:-1] for each in QUANTISED], ids=str)
+def ours(request: pytest.FixtureRequest, build: Build) -> CausalModel[Any]:
+    kernels, weight_format = request.param
+    model = tiny.make(tiny.CONFIGS["qwen3"])
+    return build(model, weights_of(model, weight_format, smooth=True), kernels)
+
+
+def test_chunked_equals_whole_to_the_bit(ours: CausalModel[Any]) -> None:
+    kv = ours.allocate(CONTEXT)
+    cuts = ((0, 1), (1, 20), (20, 21), (21, 90))
+    chunks = [ours.forward([Span(kv=kv, tokens=TOKENS[a:b], wanted=range(b - a))]).clone() for a, b in cuts]
+    assert torch.equal(torch.cat(chunks), all_logits(ours, TOKENS))
+    assert kv.length == len(TOKENS)
+
+
+def test_cached_equals_uncached_to_the_bit(ours: CausalModel[Any]) -> None:
+    source = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=source, tokens=TOKENS)])
+    other = [*TOKENS[:25], *tiny.random_tokens(20, 512, seed=1)]
+    fork = ours.fork(source, 25, CONTEXT)
+    cached = ours.forward([Span(kv=fork, tokens=other[25:], wanted=range(20))]).clone()
+    assert torch.equal(cached, all_logits(ours, other)[25:])
+
+
+def test_alone_equals_in_a_batch_to_the_bit(ours: CausalModel[Any]) -> None:
+    prompts = [tiny.random_tokens(length, 512, seed=length) for length in (60, 1, 17, 33, 2)]
+    started = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=started, tokens=TOKENS[:40])])
+    spans = [Span(kv=ours.allocate(CONTEXT), tokens=each, wanted=(len(each) - 1,)) for each in prompts]
+    together = ours.forward([spans[0], Span(kv=started, tokens=TOKENS[40:41], wanted=(0,)), *spans[1:]]).clone()
+    alone = [all_logits(ours, prompt)[-1] for prompt in (prompts[0], TOKENS[:41], *prompts[1:])]
+    assert torch.equal(together, torch.stack(alone))
+
+
+def test_branches_are_lines_of_their_own_to_the_bit(ours: CausalModel[Any]) -> None:
+    kv = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
+    span = Span(kv=kv, tokens=TOKENS[10:13], branches=[(2, 7), (3, 8), (2, 9)], wanted=(2, 3, 4, 5))
+    rows = ours.forward([span]).clone()
+    long, short = all_logits(ours, [*TOKENS[:13], 7, 8]), all_logits(ours, [*TOKENS[:13], 9])
+    torch.testing.assert_close(rows, torch.stack((long[12], long[13], long[14], short[13])), atol=1e-4, rtol=1e-4)
+    assert kv.length == 13
+    after = ours.forward([Span(kv=kv, tokens=[TOKENS[13]], wanted=(0,))])[0].clone()
+    assert torch.equal(after, all_logits(ours, TOKENS[:14])[13])
+
+
+def test_threads_change_nothing(build: Build) -> None:
+    model = tiny.make(tiny.CONFIGS["llama"])
+    weights = weights_of(model, "int4", smooth=True)
+    each = [all_logits(build(model, weights, KERNELS[0], threads), TOKENS) for threads in (1, 2, 3)]
+    assert torch.equal(each[0], each[1])
+    assert torch.equal(each[0], each[2])
+
+
+def test_a_token_or_a_length_that_cannot_be_is_refused_and_changes_nothing(ours: CausalModel[Any]) -> None:
+    kv = ours.allocate(16)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
+    for tokens, message in (([512], "vocabulary"), ([-1], "vocabulary"), (TOKENS[:7], "do not fit")):
+        with pytest.raises(ValueError, match=message):
+            ours.forward([Span(kv=kv, tokens=tokens)])
+    assert kv.length == 10
+
+
+def test_sizes_that_cannot_be_packed_are_said_to_be_so() -> None:
+    assert all(fits(DecoderShape.of(config, has_head=False)) for config in tiny.CONFIGS.values())
+    odd = tiny.CONFIGS["qwen2"].to_dict() | {"intermediate_size": 100}
+    assert not fits(DecoderShape.of(type(tiny.CONFIGS["qwen2"])(**odd), has_head=False))
+
+
+# ------------------------------------------------------------------------------------------- the prepared file
+
+
+def same(a: QuantisedWeights, b: QuantisedWeights) -> bool:
+    pairs = [(a.embedding.blocks, b.embedding.blocks), (a.norm, b.norm)]
+    pairs += [(x.qkv.packed.blocks, y.qkv.packed.blocks) for x, y in zip(a.layers, b.layers, strict=True)]
+    return all(torch.equal(x, y) for x, y in pairs)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    return tiny.save(tiny.make(tiny.CONFIGS["llama_biases"]), tmp_path / "model") / "model.safetensors"
+
+
+def opened(checkpoint: Path, folder: Path, read: Mapping[str, torch.Tensor] | None) -> QuantisedWeights:
+    """Open; without `read` no tensor of the checkpoint may be looked at."""
+
+    def get(name: str, _: tuple[int, ...]) -> torch.Tensor:
+        if read is None:
+            raise AssertionError(name)
+        return read[name]
+
+    shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
+    names = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
+    return open_quantised(checkpoint, shape, "int4", tensor=get, has=names.__contains__, folder=folder, peaks=None)
+
+
+def test_weights_are_rounded_once(checkpoint: Path, tmp_path: Path) -> None:
+    state = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
+    first = opened(checkpoint, tmp_path / "prepared", state)
+    (file,) = (tmp_path / "prepared").iterdir()
+    again = opened(checkpoint, tmp_path / "prepared", None)
+    assert same(first, again)
+    assert again.parameters == sum(value.numel() for value in state.values())
+    assert all(layer.qkv.packed.blocks.data_ptr() % 64 == 0 for layer in again.layers)
+    assert file.name.startswith("model-")
+
+
+def test_another_checkpoint_or_a_damaged_file_is_prepared_anew(checkpoint: Path, tmp_path: Path) -> None:
+    state = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
+    opened(checkpoint, tmp_path / "prepared", state)
+    other = tiny.make(tiny.CONFIGS["llama_biases"], seed=1)
+    tiny.save(other, checkpoint.parent)
+    changed = opened(checkpoint, tmp_path / "prepared", other.state_dict())
+    (file,) = (tmp_path / "prepared").iterdir()
+    half = file.with_suffix(".half")  # in a file of its own: the other one is mapped
+    half.write_bytes(file.read_bytes()[:5000])
+    half.replace(file)
+    assert same(opened(checkpoint, tmp_path / "prepared", other.state_dict()), changed)
+    assert same(opened(checkpoint, tmp_path / "prepared", None), changed)
+
+
+def test_without_a_place_for_them_the_weights_are_held(checkpoint: Path, tmp_path: Path) -> None:
+    state = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
+    kept = opened(checkpoint, tmp_path / "prepared", state)
+    (tmp_path / "file").write_text("no folder")
+    assert same(opened(checkpoint, tmp_path / "file" / "prepared", state), kept)
+
+
+def test_a_broken_tensor_leaves_no_half_file(checkpoint: Path, tmp_path: Path) -> None:
+    def refuse(name: str, _: tuple[int, ...]) -> torch.Tensor:
+        raise ModelUnavailable(f"{name} holds NaN")
+
+    shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
+    with pytest.raises(ModelUnavailable, match="NaN"):
+        open_quantised(
+            checkpoint, shape, "int8", tensor=refuse, has=lambda _: True, folder=tmp_path / "prepared", peaks=None
+        )
+    assert not list((tmp_path / "prepared").glob("*"))
+
+
+# ------------------------------------------------------------------------------------------------ the compiler
+
+
+def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(native.NotBuilt, match=r"apt install g\+\+"):
+        native.compile_for(native.instructions()[0], tmp_path)
+
+
+def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "_SOURCE", tmp_path / "broken.cpp")
+    (tmp_path / "broken.cpp").write_text("int broken(")
+    with pytest.raises(native.NotBuilt, match="fails"):
+        native.compile_for(native.instructions()[0], tmp_path / "kernels")
+    assert not list((tmp_path / "kernels").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("flags : fpu avx2 fma avx512f avx512bw avx512vl avx512dq avx512_vnni avx_vnni", "avx512vnni"),
+        ("flags : fpu avx2 fma avx_vnni", "avxvnni"),
+        ("flags : fpu avx2 fma", "avx2"),
+        ("flags : fpu sse2", "portable"),
+    ],
+)
+def test_the_fastest_code_that_the_cpu_can_run_is_taken(
+    words: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    (tmp_path / "cpuinfo").write_text(words)
+    assert native.instructions(tmp_path / "cpuinfo")[0].name == expected

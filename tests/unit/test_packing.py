@@ -1,0 +1,52 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edged.engine.packing import QUANTISED, QuantisedFormat, apart, interleave, pack, packed_shape, rows, unpack
+
+WORST_STEPS = {"int8": 1 / 127, "int4": 1 / 7}  # of a group's largest value: half a step, and the scale's own rounding
+
+
+def matrix(outputs: int, inputs: int, *, seed: int = 0, spread: float = 1.0) -> torch.Tensor:
+    return torch.randn((outputs, inputs), generator=torch.Generator().manual_seed(seed)) * spread
+
+
+@pytest.mark.parametrize("weight_format", QUANTISED)
+@settings(deadline=None, max_examples=30)
+@given(blocks=st.integers(1, 3), filling=st.integers(0, 31), groups=st.integers(1, 4), exponent=st.integers(-20, 20))
+def test_what_is_packed_comes_back_nearly(
+    weight_format: QuantisedFormat, blocks: int, filling: int, groups: int, exponent: int
+) -> None:
+    weight = matrix(32 * blocks - filling, 32 * groups, seed=exponent, spread=2.0**exponent)
+    packed = pack(weight, weight_format)
+    assert packed.blocks.shape == packed_shape(weight.shape[0], weight.shape[1], weight_format)
+    assert (packed.weight_format, packed.inputs) == (weight_format, weight.shape[1])
+    largest = weight.unflatten(1, (-1, 32)).abs().amax(dim=2, keepdim=True)  # type: ignore[no-untyped-call]
+    error = (unpack(packed) - weight).abs().unflatten(1, (-1, 32))  # type: ignore[no-untyped-call]
+    assert (error <= largest * WORST_STEPS[weight_format]).all()
+
+
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_a_matrix_of_nothing_stays_nothing(weight_format: QuantisedFormat) -> None:
+    assert not unpack(pack(torch.zeros((40, 64)), weight_format)).any()
+
+
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_what_was_rounded_before_is_not_rounded_again(weight_format: QuantisedFormat) -> None:
+    once = unpack(pack(matrix(64, 96), weight_format))
+    assert (unpack(pack(once, weight_format)) - once).abs().max() < 0.01 * once.abs().mean()
+
+
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_rows_are_those_of_the_whole(weight_format: QuantisedFormat) -> None:
+    packed = pack(matrix(70, 64), weight_format)
+    index = torch.tensor([69, 0, 31, 32, 0])
+    assert torch.equal(rows(packed, index), unpack(packed)[index])
+
+
+def test_two_matrices_in_turn_come_apart_again() -> None:
+    first, second = matrix(48, 32), matrix(48, 32, seed=1)
+    stacked = interleave(first, second)
+    assert torch.equal(stacked[16:32], second[:16])
+    assert all(torch.equal(a, b) for a, b in zip(apart(stacked), (first, second), strict=True))
