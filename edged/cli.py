@@ -57,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
     _add_timeout(check)
     _add_models(commands)
+    bench = _add(commands, "bench", _bench, "how fast this box is", "edged bench smollm2-135m-instruct --json")
+    bench.add_argument("id", nargs="?", help="preset, hub id, folder or GGUF file (default: the settings' model)")
+    bench.add_argument("--rounds", type=int, default=3, help="how often each figure is taken (%(default)s)")
+    bench.add_argument("--json", action="store_true", help="figures for programs")
     config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
@@ -219,12 +223,16 @@ def _models_prepare(options: argparse.Namespace) -> ExitCode:
     from edged.engine import loading
     from edged.models import Store
 
-    settings = _quiet_settings(options)
-    if options.id:
-        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"id": options.id})})
+    settings = _with_model(_quiet_settings(options), options.id)
     Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
     print(loading.prepare(plan_of(settings)))
     return ExitCode.DONE
+
+
+def _with_model(settings: Settings, model_id: str | None) -> Settings:
+    if model_id is None:
+        return settings
+    return settings.model_copy(update={"model": settings.model.model_copy(update={"id": model_id})})
 
 
 def _models_list(options: argparse.Namespace) -> ExitCode:
@@ -240,6 +248,15 @@ def _models_verify(options: argparse.Namespace) -> ExitCode:
 
     settings = _settings(options)
     print(Store(settings.model_dir).verify(options.id or settings.model.id, settings.model.revision))
+    return ExitCode.DONE
+
+
+def _bench(options: argparse.Namespace) -> ExitCode:
+    from edged import bench
+
+    settings = _with_model(_quiet_settings(options), options.id)
+    measured = bench.run(settings, rounds=max(options.rounds, 1), show_progress=sys.stderr.isatty())
+    print(json.dumps(measured, indent=2) if options.json else bench.table(measured))
     return ExitCode.DONE
 
 

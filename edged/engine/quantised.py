@@ -248,7 +248,11 @@ def _make(
         weights = [tensor(f"{name}.weight", (outputs, piece.inputs)) for name, outputs in piece.parts]
         weight = interleave(*weights) if piece.in_turn else torch.cat(weights)
         if piece.norm is not None and piece.norm in smoothing:
-            weight = weight * smoothing[piece.norm]
+            weight = (
+                weight.float().mul_(smoothing[piece.norm])
+                if weight.dtype != torch.float32
+                else weight * smoothing[piece.norm]
+            )
         packed = pack(weight, piece.weight_format)
         yield f"{piece.name}.blocks", packed.blocks
         if piece.has_bias:
