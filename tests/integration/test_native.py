@@ -49,9 +49,8 @@ def weights_of(
         tensor=get,
         has=tensors.__contains__,
         folder=folder,
-        peaks=partial(decoder.input_peaks, model.config, tensor=get, has=tensors.__contains__, tokens=TOKENS)
-        if smooth
-        else None,
+        sizes=partial(decoder.input_sizes, model.config, tensor=get, has=tensors.__contains__, tokens=TOKENS),
+        smooth=smooth,
     )
 
 
@@ -83,7 +82,6 @@ def rounded(model: PreTrainedModel, weights: QuantisedWeights) -> PreTrainedMode
     queries = config.num_attention_heads * getattr(config, "head_dim", 16)
     keys = config.num_key_value_heads * getattr(config, "head_dim", 16)
     state["model.embed_tokens.weight"] = unpack(weights.embedding)
-    state["lm_head.weight"] = unpack(weights.head)
     for index, layer in enumerate(weights.layers):
         at = f"model.layers.{index}."
         parts = torch.split(unpack(layer.qkv.packed), [queries, keys, keys])
@@ -93,7 +91,9 @@ def rounded(model: PreTrainedModel, weights: QuantisedWeights) -> PreTrainedMode
         gate, up = apart(unpack(layer.gate_up.packed))
         state[f"{at}mlp.gate_proj.weight"], state[f"{at}mlp.up_proj.weight"] = gate, up
         state[f"{at}mlp.down_proj.weight"] = unpack(layer.down.packed)
-    model.load_state_dict({name: value.clone() for name, value in state.items()})
+    del state["lm_head.weight"]
+    model.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)
+    model.lm_head.weight = torch.nn.Parameter(unpack(weights.head).clone())  # apart from the embedding, as ours is
     return model
 
 
@@ -233,7 +233,9 @@ def opened(checkpoint: Path, folder: Path, read: Mapping[str, torch.Tensor] | No
 
     shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
     names = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
-    return open_quantised(checkpoint, shape, "int4", tensor=get, has=names.__contains__, folder=folder, peaks=None)
+    return open_quantised(
+        checkpoint, shape, "int4", tensor=get, has=names.__contains__, folder=folder, sizes=dict, smooth=False
+    )
 
 
 def test_weights_are_rounded_once(checkpoint: Path, tmp_path: Path) -> None:
@@ -275,7 +277,14 @@ def test_a_broken_tensor_leaves_no_half_file(checkpoint: Path, tmp_path: Path) -
     shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
     with pytest.raises(ModelUnavailable, match="NaN"):
         open_quantised(
-            checkpoint, shape, "int8", tensor=refuse, has=lambda _: True, folder=tmp_path / "prepared", peaks=None
+            checkpoint,
+            shape,
+            "int8",
+            tensor=refuse,
+            has=lambda _: True,
+            folder=tmp_path / "prepared",
+            sizes=dict,
+            smooth=False,
         )
     assert not list((tmp_path / "prepared").glob("*"))
 
