@@ -57,10 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
     _add_timeout(check)
     _add_models(commands)
-    bench = _add(commands, "bench", _bench, "how fast this box is", "edged bench smollm2-135m-instruct --json")
-    bench.add_argument("id", nargs="?", help="preset, hub id, folder or GGUF file (default: the settings' model)")
-    bench.add_argument("--rounds", type=int, default=3, help="how often each figure is taken (%(default)s)")
-    bench.add_argument("--json", action="store_true", help="figures for programs")
     config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
@@ -248,15 +244,6 @@ def _models_verify(options: argparse.Namespace) -> ExitCode:
 
     settings = _settings(options)
     print(Store(settings.model_dir).verify(options.id or settings.model.id, settings.model.revision))
-    return ExitCode.DONE
-
-
-def _bench(options: argparse.Namespace) -> ExitCode:
-    from edged import bench
-
-    settings = _with_model(_quiet_settings(options), options.id)
-    measured = bench.run(settings, rounds=max(options.rounds, 1), show_progress=sys.stderr.isatty())
-    print(json.dumps(measured, indent=2) if options.json else bench.table(measured))
     return ExitCode.DONE
 
 
