@@ -88,7 +88,7 @@ def _main() -> int:
     from edged.workloads import Workloads  # noqa: PLC0415
 
     logs.configure("error", "console")
-    settings = Settings.model_validate_json(sys.stdin.read())
+    settings = Settings.model_validate(json.loads(sys.stdin.read()))
     engine = make_engine(settings, BUILT_IN)
     try:
         engine.start()
