@@ -32,12 +32,9 @@ _WORDS = (
     "mother area money story fact month lot right study book eye job word business issue side kind head house "
     "service friend father power hour game line end member law car city community name president team minute idea"
 )
-_LONG = "\n\nWrite a long story in which all of these words are used."
+_LONG = "Write a long story in which all of these words are used."
 
 _ROLES: tuple[Role, Role] = ("user", "assistant")
-
-# A bare conversation: what the model's template says, and nothing of ours.
-_BARE = GenerateSpec(name="bench", system={"en": "", "zh": ""}, keeps_history=False)
 _GREEDY = Params(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
 
 
@@ -170,16 +167,16 @@ class Workloads:
     # ------------------------------------------------------------------------------------------------- the parts
 
     def _decode_once(self, batch: int) -> Decoded:
-        words = self._size(
-            "context", CONTEXT_TOKENS, lambda text: self._one(self._bare(text + _LONG, 1)).usage.prompt_tokens
-        )
-        texts = [self._text(words) + _LONG for _ in range(batch)]
+        words = self._size("context", CONTEXT_TOKENS, lambda text: self._one(self._bare(text, 1)).usage.prompt_tokens)
+        texts = [self._text(words) for _ in range(batch)]
         # The prompts are run first and kept, so that all sequences decode from the same step on.
         self._together([replace(self._bare(text, 1), continues=True) for text in texts])
         return decoded(self._together([self._bare(text, DECODE_TOKENS + 1) for text in texts]))
 
     def _bare(self, text: str, max_tokens: int) -> Work:
-        return self._work(_BARE, text, params=replace(_GREEDY, max_tokens=max_tokens))
+        """A prompt with nothing of ours around the text, which stands first: no two share more than the template."""
+        spec = GenerateSpec(name="bench", system={"en": text, "zh": text}, keeps_history=False)
+        return self._work(spec, _LONG, params=replace(_GREEDY, max_tokens=max_tokens))
 
     def _sentiment(self, text: str) -> Work:
         return self._work(SENTIMENT, text)
