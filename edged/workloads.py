@@ -118,6 +118,7 @@ class Workloads:
         self._clock = clock
         self._random = random.Random(seed)
         self._words = _WORDS.split()
+        self._first = itertools.cycle(self._words)
         self._numbers = itertools.count()
         self._sizes: dict[tuple[str, int], int] = {}
 
@@ -196,7 +197,8 @@ class Workloads:
     # ------------------------------------------------------------------------------------------------- the texts
 
     def _text(self, words: int) -> str:
-        return " ".join(self._random.choices(self._words, k=words))
+        """Random words; the first goes round, so that what a cache has begins with another one."""
+        return " ".join([next(self._first), *self._random.choices(self._words, k=words - 1)])
 
     def _text_words(self) -> int:
         """How many words make a user's text."""
