@@ -120,6 +120,14 @@ def test_decoding_side_by_side_adds_up(batch: int) -> None:
     assert found.tokens_per_s == pytest.approx(batch * 1000 / STEP_MS)
 
 
+def test_what_is_decoded_was_prefilled_and_kept_before() -> None:
+    engine = Counting()
+    Workloads(engine).decode(3)
+    kept, timed = engine.submitted[-6:-3], engine.submitted[-3:]
+    assert [work.spec for work in kept] == [work.spec for work in timed]
+    assert all(work.continues for work in kept)
+
+
 def test_a_reply_that_ends_early_is_tried_again() -> None:
     engine = Counting(lengths=[11])
     assert Workloads(engine).decode(1).new_tokens == DECODE_TOKENS
