@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edged import __version__
+from edged.bench_report import PARTS
 from edged.errors import EdgedError, ExitCode, FatalError, SettingsError
 from edged.settings import Settings
 
@@ -57,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
     _add_timeout(check)
     _add_models(commands)
+    _add_bench(commands)
     config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
@@ -112,6 +114,28 @@ def _add_models(commands: Any) -> None:
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
 
 
+def _add_bench(commands: Any) -> None:
+    bench = _add(
+        commands, "bench", _bench, "measure a model on this box", "edged bench --format bf16 --json > bf16.json"
+    )
+    bench.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
+    bench.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
+    bench.add_argument("--threads", dest="engine.threads", metavar="N", help="CPU threads; 0 takes every core")
+    bench.add_argument("--rounds", type=_count, default=3, metavar="N", help="times each is measured (%(default)s)")
+    bench.add_argument(
+        "--only", action="append", choices=PARTS, metavar="PART", help=f"may be repeated: {', '.join(PARTS)}"
+    )
+    bench.add_argument("--json", action="store_true", help="print the report as JSON")
+    bench.add_argument("--schema", action="store_true", help="print the JSON Schema of the report, measure nothing")
+    bench.set_defaults(settings=("model.id", "model.format", "engine.threads"))
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number from 1 on")
+    return int(text)
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     from edged import config
 
@@ -121,6 +145,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         if not equals:
             raise SettingsError(f"--set {each}: write NAME=VALUE, for example --set mqtt.host=broker.lan")
         flags[name] = value
+    # Options that stand for a setting.
+    named = {name: getattr(options, name) for name in getattr(options, "settings", ())}
+    flags |= {name: value for name, value in named.items() if value is not None}
     return config.load(flags=flags, config_file=options.config)
 
 
@@ -204,6 +231,23 @@ def _check(options: argparse.Namespace) -> ExitCode:
     from edged import check
 
     return check.run(_quiet_settings(options), timeout=options.timeout, say=print)
+
+
+def _bench(options: argparse.Namespace) -> ExitCode:
+    from edged import bench
+    from edged.bench_report import Report, table
+
+    if options.schema:
+        print(json.dumps(Report.model_json_schema(), indent=2, ensure_ascii=False))
+        return ExitCode.DONE
+    report = bench.run(
+        _quiet_settings(options),
+        rounds=options.rounds,
+        parts=options.only or PARTS,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(report.model_dump_json() if options.json else table(report))
+    return ExitCode.DONE
 
 
 def _models_pull(options: argparse.Namespace) -> ExitCode:
