@@ -12,7 +12,7 @@ import psutil
 import structlog
 import torch
 
-from edged.engine import decoder, generic, native
+from edged.engine import decoder, native
 from edged.engine.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.engine import Limits, Loaded
 from edged.engine.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
@@ -199,6 +199,8 @@ def _dense(
             max_context_tokens=context,
         )
     else:
+        from edged.engine import generic  # noqa: PLC0415 - it takes 1.5 s, and most models do without
+
         log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
         model, parameters = generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)
     return _Built(model=model, weight_format=weight_format, parameters=parameters, weight_bytes=parameters * itemsize)
