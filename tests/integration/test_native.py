@@ -1,7 +1,6 @@
 """The laws of the forward pass in int8 and int4, for every instruction set of this CPU and for torch's kernels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from edged.engine import decoder, native
 from edged.engine.model import CausalModel, Span
 from edged.engine.packing import QUANTISED, QuantisedFormat, apart, unpack
 from edged.engine.quantised import QuantisedWeights, fits, open_quantised
-from edged.engine.shape import DecoderShape, rope_angles
+from edged.engine.shape import DecoderShape
 from edged.errors import ModelUnavailable
-from tests.support import tiny
+from tests.support import quantised, tiny
+from tests.support.quantised import weights_of
 
 CONTEXT = 256
 TOKENS = tiny.random_tokens(90, 512)
@@ -31,29 +31,6 @@ def _no_gradients() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def weights_of(
-    model: PreTrainedModel, weight_format: QuantisedFormat, *, smooth: bool, folder: Path | None = None
-) -> QuantisedWeights:
-    tensors = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-
-    def get(name: str, _: tuple[int, ...]) -> torch.Tensor:
-        tensor: torch.Tensor = tensors[name]
-        return tensor
-
-    return open_quantised(
-        Path(__file__),  # stands for the checkpoint's file
-        DecoderShape.of(model.config, has_head="lm_head.weight" in tensors),
-        weight_format,
-        tensor=get,
-        has=tensors.__contains__,
-        folder=folder,
-        sizes=partial(decoder.input_sizes, model.config, tensor=get, has=tensors.__contains__, tokens=TOKENS),
-        smooth=smooth,
-    )
-
-
 @pytest.fixture
 def build(request: pytest.FixtureRequest) -> Build:
     """Makes a decoder of packed weights on given kernels."""
@@ -62,15 +39,7 @@ def build(request: pytest.FixtureRequest) -> Build:
     def make(model: PreTrainedModel, weights: QuantisedWeights, kernels: str, threads: int = 2) -> CausalModel[Any]:
         if kernels == "torch":
             return decoder.of_quantised(model.config, weights, max_context_tokens=CONTEXT)
-        target = next(each for each in native.instructions() if each.name == kernels)
-        try:
-            library = native.compile_for(target, libraries)
-        except native.NotBuilt as error:
-            pytest.skip(str(error))
-        shape = DecoderShape.of(model.config, has_head=weights.head is not weights.embedding)
-        angles, scale = rope_angles(model.config, shape, CONTEXT)
-        rope = torch.stack((angles.cos(), angles.sin())) * scale
-        return native.NativeDecoder(library, shape, weights, rope, threads=threads)
+        return quantised.native_model(model, weights, kernels, libraries, threads=threads)
 
     return make
 
