@@ -1,5 +1,6 @@
 """The laws of the forward pass in int8 and int4, for every instruction set of this CPU and for torch's kernels."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -267,6 +268,7 @@ def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch:
         native.compile_for(native.instructions()[0], tmp_path)
 
 
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler here")
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native, "_SOURCE", tmp_path / "broken.cpp")
     (tmp_path / "broken.cpp").write_text("int broken(")
