@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,8 +20,6 @@ from edged import __version__, logs, system
 from edged.answer import encode
 from edged.config import Systemd
 from edged.control import Control, Prober
-from edged.engine import loading
-from edged.engine.engine import Engine, Loaded
 from edged.errors import BrokerUnavailable, ExitCode, FatalError
 from edged.health import Health, State
 from edged.health import Limits as HealthLimits
@@ -38,6 +36,10 @@ from edged.tasks import BUILT_IN, Tasks
 from edged.topics import Topics
 from edged.wire import Contract, Publication
 from edged.worker import Worker
+
+if TYPE_CHECKING:
+    from edged.engine import loading
+    from edged.engine.engine import Loaded
 
 log = structlog.get_logger(__name__)
 
@@ -59,19 +61,26 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
 
 def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     """The real engine on the model of the settings."""
+    # torch takes seconds to import, and an engine that is handed in needs none of it.
+    from edged.engine import loading  # noqa: PLC0415
+    from edged.engine.engine import Engine  # noqa: PLC0415
 
-    def load() -> Loaded[Any]:
+    logs.take_over_libraries()
+
+    def load() -> "Loaded[Any]":
         return loading.load(plan_of(settings))
 
     return Engine(load, tasks=tasks)
 
 
-def plan_of(settings: Settings) -> loading.Plan:
+def plan_of(settings: Settings) -> "loading.Plan":
     """What the settings say of the model.
 
     Raises:
         ModelUnavailable: it is not here.
     """
+    from edged.engine import loading  # noqa: PLC0415 - see make_engine
+
     return loading.Plan(
         path=Store(settings.model_dir).path(settings.model.id, settings.model.revision),
         model=settings.model,
