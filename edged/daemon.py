@@ -3,6 +3,7 @@
 Nothing is decided here about a request; see `worker.py` for that, and `health.py` for what the world is told.
 """
 
+import contextlib
 import json
 import signal
 import threading
@@ -20,7 +21,7 @@ from edged import __version__, logs, system
 from edged.answer import encode
 from edged.config import Systemd
 from edged.control import Control, Prober
-from edged.errors import BrokerUnavailable, ExitCode, FatalError
+from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault
 from edged.health import Health, State
 from edged.health import Limits as HealthLimits
 from edged.info import describe
@@ -46,6 +47,8 @@ log = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
+_OVERSIZE = 4 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+_STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 
 def contract_of(settings: Settings, tasks: Tasks) -> Contract:
@@ -126,6 +129,7 @@ class Daemon:
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
         self._has_rival = False
+        self._progress_at = self._started
         self._metrics = Metrics()
         self._journal = SqliteJournal(
             settings.state_dir / "journal.db",
@@ -139,6 +143,7 @@ class Daemon:
             settings=settings.mqtt,
             client_id=settings.client_id,
             subscriptions=(topics.requests, topics.controls, topics.status),
+            fleeting=(topics.controls,),
             will=Publication(
                 topic=topics.status,
                 payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
@@ -146,6 +151,7 @@ class Daemon:
                 retain=True,
             ),
             receive_maximum=settings.queue.capacity,
+            maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
         )
@@ -226,6 +232,7 @@ class Daemon:
         return True
 
     def _serve(self) -> None:
+        self._progress_at = self._clock()
         while not self._signals.asked_to_stop:
             self._health.tick()
             self._check_name_is_ours()
@@ -249,6 +256,12 @@ class Daemon:
         died = self._engine.state().fault or self._worker.state().died
         if died is not None:
             raise FatalError(died)
+        now = self._clock()
+        if self._health.makes_progress:
+            self._progress_at = now
+        # A thread that stands still cannot be mended from outside. Under systemd the watchdog comes before this.
+        elif now - self._progress_at >= (_STALLS - 1) * self._settings.health.stall_after:
+            raise FatalError("; ".join(self._health.reasons) or "a thread stands still")
 
     def _publish_info(self) -> None:
         info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
@@ -303,10 +316,15 @@ class Daemon:
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
 
     def _stop_parts(self, final: Publication | None) -> None:
-        self._worker.call(self._journal.close)
+        self._worker.call(self._close_journal)
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
+
+    def _close_journal(self) -> None:
+        with contextlib.suppress(JournalFault):
+            self._journal.tidy(is_quiet=True)
+        self._journal.close()
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

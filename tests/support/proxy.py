@@ -1,4 +1,4 @@
-"""A TCP proxy that can be cut, stalled, torn and slowed like a bad network, and that notes the MQTT packets that pass."""
+"""A TCP proxy that can be cut, stalled, torn and slowed, and that notes the MQTT packets that pass."""
 
 import contextlib
 import itertools
@@ -121,8 +121,8 @@ class Proxy:
                     break
                 if self._is_plain:
                     buffer += data
-                    for each in split(buffer):
-                        self._observe(number, Packet(to_broker, *each))
+                    for packet in split(buffer):
+                        self._observe(number, Packet(to_broker, *packet))
                 target.sendall(data)
         for each in (source, target):
             with self._lock:

@@ -120,7 +120,7 @@ class Asker:
 
 
 class Observer:
-    """Sees the packets between a daemon and its broker: are acks in order, and when did it last say that it is ready?"""
+    """Sees the packets between a daemon and its broker: whether acks are in order, and when it said that it is ready."""
 
     def __init__(self) -> None:
         self.out_of_order = 0
@@ -141,6 +141,5 @@ class Observer:
                     del unacked[0]
                 else:
                     self.out_of_order += 1
-        elif packet.kind == packets.PUBLISH and packet.to_broker and b"/status" in packet.body[:80]:
-            if b'"state":"ready"' in packet.body:
-                self.ready_at.append(time.monotonic())
+        elif packet.to_broker and b"/status" in packet.body[:80] and b'"state":"ready"' in packet.body:
+            self.ready_at.append(time.monotonic())
