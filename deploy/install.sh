@@ -67,6 +67,8 @@ stamp=$(
     cksum <"$here/pyproject.toml"
     # An installed copy is as old as its sources; an editable one looks at them.
     [ -n "$editable" ] || find "$here/edged" -name '*.py' -exec cksum {} + | sort
+    cksum <"$here/edged/engine/native.cpp"
+    command -v g++ c++ clang++ || true
 )
 if [ -x "$venv/bin/edged" ] && [ "$(cat "$venv/.edged-stamp" 2>/dev/null)" = "$stamp" ]; then
     exit 0
@@ -117,5 +119,7 @@ echo "install: edged${extras:+[$extras]}"
 "$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-torch"
 pip install -q -c "$venv/.edged-torch" ${wheelhouse:+"--find-links=$wheelhouse"} \
     ${editable:+-e} "$here${extras:+[$extras]}"
+# The decoder for this CPU; without a compiler torch's kernels do.
+echo "install: kernels $("$venv/bin/python" -c 'from edged.engine import native; print(native.install())')"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done; try $venv/bin/edged --help"

@@ -1,314 +1,275 @@
-"""How fast this box is with one model: `edged bench`. Figures, never a verdict.
+"""`edged bench`: which measurements are run, in which order, and what they add up to, on the daemon's own engine.
 
-The token workloads (prefill of 128 and 512, decoding behind prompts of 128 tokens) call the model itself, so that they
-compare with other engines'; the rest goes through the engine as the daemon's requests do. Medians of several rounds.
+First come the starts, in processes of their own while this one is still small; then one engine, and in each round
+every other measurement once, so that what drifts on a box drifts for all of them alike.
 """
 
-import json
-import queue
-import resource
+import functools
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-from tqdm import tqdm
+import psutil
 
-from edged import __version__
-from edged.conversation import Turn
-from edged.daemon import plan_of
-from edged.engine import loading
-from edged.engine.engine import Engine, Loaded
-from edged.engine.model import Span
-from edged.engine.prompt import Prompter
-from edged.errors import ModelError
-from edged.settings import Settings
-from edged.tasks import BUILT_IN, ClassifySpec
-from edged.work import Classified, Failed, Generated, Params, Work, WorkEvent
-
-PREFILLS = (128, 512)
-BATCHES = (1, 4, 8)
-NEW_TOKENS = 64  # of a reply
-_PROMPT = 128
-_DECODED = 48
-_SENTIMENTS = 20
-_BUFFER_BYTES = 512 << 20  # much more than any cache
-# About 30 tokens; the number makes every text another, so that no answer comes from the prefix cache.
-_TEXT = (
-    "No. {}: the parcel came two days late again and nobody answers, but the thing itself works well and looks good."
+from edged import __version__, bandwidth, coldstart, system
+from edged.bench_report import (
+    PARTS,
+    BandwidthReport,
+    BoxReport,
+    DecodeReport,
+    MessageReport,
+    ModelReport,
+    PrefillReport,
+    Report,
+    StartReport,
+    figure,
+    latency,
+    rounded,
 )
+from edged.coldstart import ColdStart
+from edged.ports import ModelInfo, StoppableEngine
+from edged.settings import Settings
+from edged.tasks import BUILT_IN, Tasks
+from edged.workloads import CONTEXT_TOKENS, DECODE_TOKENS, Answered, Decoded, Messages, Prefilled, Workloads
+
+PREFILL_TOKENS = (128, 512)
+BATCHES = (1, 4, 8)
+CONCURRENCY = (1, 8)
+_JOBS_PER_PLACE = 2  # `message` jobs of a round, for each that is in hand at a time
+_REQUESTS = 10  # single requests of a round
+_MIB = 1 << 20
+
+Say = Callable[[str], None]
+MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 
 
-def run(settings: Settings, *, rounds: int, show_progress: bool) -> dict[str, Any]:
-    """Measure everything; the table's rows by name.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measurement:
+    """One thing that is measured once a round; `show` puts a sample into words for the one who waits."""
 
-    Args:
-        settings: model and engine, as the daemon would run them.
-        rounds: how often each figure is taken; the median counts.
-        show_progress: a bar on standard error.
-
-    Raises:
-        ModelUnavailable: the model cannot be loaded.
-    """
-    parts: dict[str, Any] = {"edged": __version__, "start": start_of(settings)}
-    loaded = loading.load(plan_of(settings))
-    info = loaded.info
-    parts |= {
-        "model": info.id,
-        "format": info.format,
-        "device": info.device,
-        "threads": info.threads,
-        "cpu": cpu_name(),
-        "weight_mb": round(info.weight_bytes / 1e6, 1),
-    }
-    measured: list[tuple[str, Callable[[], float]]] = [
-        *((f"prefill_{count}", lambda n=count: prefill(loaded, n)) for count in PREFILLS),
-        *((f"decode_{count}", lambda n=count: decode(loaded, n)) for count in BATCHES),
-        ("read_gb_per_s", lambda: read_bandwidth(info.threads)),
-    ]
-    with tqdm(total=rounds * len(measured) + 3, disable=not show_progress or None, unit="") as bar:
-        taken: dict[str, list[float]] = {name: [] for name, _ in measured}
-        for _ in range(rounds):  # in turn: a moment of noise falls on one round, not on one figure
-            for name, measure in measured:
-                bar.set_description(name)
-                taken[name].append(measure())
-                bar.update()
-        medians = {name: statistics.median(values) for name, values in taken.items()}
-        bar.set_description("requests")
-        requests = through_engine(loaded, bar.update)
-    share = medians["decode_1"] * info.weight_bytes / 1e9 / medians["read_gb_per_s"]
-    return parts | medians | {"weights_read_share": share} | requests
+    name: str
+    run: Callable[[], Any]
+    show: Callable[[Any], str]
 
 
-def start_of(settings: Settings) -> dict[str, float]:
-    """Start a process as the daemon starts: seconds of loading and to `ready`, imports included; its peak memory.
+def run(
+    settings: Settings,
+    *,
+    rounds: int,
+    parts: Collection[str] = PARTS,
+    say: Say,
+    make_engine: MakeEngine | None = None,
+) -> Report:
+    """Measure; takes minutes. `say` is told of the progress.
 
     Raises:
-        ModelError: it ended with an error, which is quoted.
+        ModelUnavailable: the model cannot be started.
+        RequestError: the engine failed on a workload.
     """
-    begin = time.time()
-    measured = _child("import sys; from edged import bench; bench.child(sys.argv[1])", settings.model_dump_json())
-    imports = _child("import time; t = time.time(); import torch, transformers; print(time.time() - t)")
-    return {
-        "ready_s": measured["ready_at"] - begin,
-        "load_s": measured["load_s"],
-        "import_torch_transformers_s": imports,
-        "peak_mb": measured["peak_mb"],
-    }
-
-
-def _child(code: str, *arguments: str) -> Any:
-    """What a fresh Python prints last, read as JSON."""
-    done = subprocess.run([sys.executable, "-c", code, *arguments], check=False, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise ModelError(f"a fresh process fails: {(done.stderr.strip().splitlines() or ['no word'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def child(settings_json: str) -> None:
-    """What `start_of` runs."""
-    settings = Settings.model_validate_json(settings_json)
-    engine = Engine(lambda: loading.load(plan_of(settings)), tasks=BUILT_IN)
-    engine.start()
-    engine.wait_ready()
-    ready_at = time.time()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"ready_at": ready_at, "load_s": engine.model.load_s, "peak_mb": peak}))
-    engine.stop()
-
-
-def prefill(loaded: Loaded[Any], count: int) -> float:
-    """Tokens a second of one prompt of `count` tokens that shares nothing with another."""
-    begin = time.perf_counter()
-    _start(loaded, count, 0)
-    return count / (time.perf_counter() - begin)
-
-
-def decode(loaded: Loaded[Any], batch: int) -> float:
-    """Tokens a second of `batch` sequences together, greedy, each behind a prompt of its own."""
-    model = loaded.model
-    sequences = [_start(loaded, _PROMPT, index, room=_DECODED) for index in range(batch)]
-    begin = time.perf_counter()
-    for _ in range(_DECODED):
-        logits = model.forward([Span(kv=kv, tokens=[token], wanted=(0,)) for kv, token in sequences])
-        sequences = [(kv, int(row.argmax())) for (kv, _), row in zip(sequences, logits, strict=True)]
-    return batch * _DECODED / (time.perf_counter() - begin)
-
-
-def _start(loaded: Loaded[Any], count: int, index: int, *, room: int = 0) -> tuple[Any, int]:
-    """Compute a prompt of `count` tokens in one step; its keys and values, and the next token."""
-    model = loaded.model
-    kv = model.allocate(count + room)
-    tokens = [(1000 + 7 * place + index) % model.vocab_size for place in range(count)]
-    logits = model.forward([Span(kv=kv, tokens=tokens, wanted=(count - 1,))])
-    return kv, int(logits[0].argmax())
-
-
-def read_bandwidth(threads: int) -> float:
-    """GB/s at which all threads together read a buffer that no cache holds; the best of three readings."""
-    parts = np.array_split(np.ones(_BUFFER_BYTES // 8, dtype=np.int64), threads)
-    best = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(3):
-            begin = time.perf_counter()
-            list(pool.map(np.bitwise_or.reduce, parts))  # numpy lets go of Python's lock meanwhile
-            best = max(best, _BUFFER_BYTES / 1e9 / (time.perf_counter() - begin))
-    return best
-
-
-# -------------------------------------------------------------------------------------------- through the engine
-
-
-class _Endless:
-    """A prompter whose replies have no end of their own, so that each has the length that was asked for."""
-
-    def __init__(self, prompter: Prompter) -> None:
-        self._prompter = prompter
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._prompter, name)
-
-    def end_tokens(self) -> frozenset[int]:
-        return frozenset()
-
-    def banned_tokens(self, vocab_size: int) -> frozenset[int]:
-        return self._prompter.banned_tokens(vocab_size) | self._prompter.end_tokens()
-
-
-def through_engine(loaded: Loaded[Any], done: Callable[[], object]) -> dict[str, float]:
-    """Sentiment, time to the first token, and whole messages as the daemon runs them."""
-    endless: Any = _Endless(loaded.prompter)
-    engine = Engine(lambda: replace(loaded, prompter=endless), tasks=BUILT_IN)
-    engine.start()
-    engine.wait_ready()
+    began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    starts = _starts(settings, rounds, say) if "start" in parts else []
+    engine = _engine(settings, make_engine)
     try:
-        sentiments = [_ask(engine, _sentiment(index)) for index in range(_SENTIMENTS)]
-        done()
-        one = _messages(engine, count=4, concurrency=1)
-        done()
-        eight = _messages(engine, count=24, concurrency=8)
-        done()
+        say("loading the model")
+        engine.start()
+        engine.wait_ready()
+        planned, notes = plan(settings, engine.model, Workloads(engine), parts)
+        samples = take_turns(planned, rounds, say)
+        return _report(began=began, rounds=rounds, info=engine.model, starts=starts, samples=samples, notes=notes)
     finally:
         engine.stop()
-    waits = sorted(event.timings.total_ms for event in sentiments)
-    firsts = [event.timings.first_token_ms for event in one.events if isinstance(event, Generated)]
-    return {
-        "sentiment_p50_ms": statistics.median(waits),
-        "sentiment_p95_ms": waits[int(0.95 * (len(waits) - 1))],
-        "sentiment_new_tokens": statistics.median(
-            event.usage.prompt_tokens - event.usage.cached_tokens for event in sentiments
+
+
+def _engine(settings: Settings, make_engine: MakeEngine | None) -> StoppableEngine:
+    if make_engine is None:
+        from edged import daemon  # noqa: PLC0415 - brings torch, which the starts before must not share memory with
+
+        make_engine = daemon.make_engine
+    return make_engine(settings, BUILT_IN)
+
+
+# ------------------------------------------------------------------------------------------------------ measuring
+
+
+def _starts(settings: Settings, rounds: int, say: Say) -> list[ColdStart]:
+    begin = Measurement(
+        name="start",
+        run=functools.partial(coldstart.measure, settings),
+        show=lambda each: f"ready in {each.ready_s:.2f} s",
+    )
+    return take_turns([begin], rounds, say)["start"]
+
+
+def plan(
+    settings: Settings, info: ModelInfo, workloads: Workloads, parts: Collection[str]
+) -> tuple[list[Measurement], list[str]]:
+    """Choose the measurements that this engine has room for; the rest is named in notes."""
+    planned: list[Measurement] = []
+    notes: list[str] = []
+
+    def add(part: str, name: str, measure: Callable[[], Any], show: Callable[[Any], str], obstacle: str = "") -> None:
+        if part not in parts:
+            return
+        if obstacle:
+            notes.append(f"{name} was not measured: {obstacle}")
+        else:
+            planned.append(Measurement(name=name, run=measure, show=show))
+
+    speed: Callable[[Any], str] = lambda each: f"{each.tokens_per_s:.1f} tokens/s"  # noqa: E731
+    delay: Callable[[Any], str] = lambda some: f"{statistics.median(_ms(some)):.1f} ms"  # noqa: E731
+    for tokens in PREFILL_TOKENS:
+        add(
+            "prefill",
+            f"prefill {tokens}",
+            functools.partial(workloads.prefill, tokens),
+            speed,
+            _too_short(info, tokens + 1),
+        )
+    for batch in BATCHES:
+        too_small = "" if batch <= settings.engine.max_batch else f"engine.max_batch is {settings.engine.max_batch}"
+        too_short = _too_short(info, CONTEXT_TOKENS + DECODE_TOKENS + 1)
+        add("decode", f"decode {batch}", functools.partial(workloads.decode, batch), speed, too_small or too_short)
+    add("first_token", "first_token", lambda: [workloads.first_token() for _ in range(_REQUESTS)], delay)
+    add("sentiment", "sentiment", lambda: [workloads.sentiment() for _ in range(_REQUESTS)], delay)
+    for places in CONCURRENCY:
+        jobs = functools.partial(workloads.messages, places, _JOBS_PER_PLACE * places)
+        add("message", f"message {places}", jobs, lambda each: f"{each.jobs_per_min:.1f} jobs/min")
+    add(
+        "bandwidth",
+        "bandwidth",
+        lambda: bandwidth.read_bandwidth(info.threads),
+        lambda each: f"{each / 1e9:.1f} GB/s",
+        "" if info.device == "cpu" else f"the weights are on {info.device}",
+    )
+    return planned, notes
+
+
+def _too_short(info: ModelInfo, tokens: int) -> str:
+    return "" if tokens <= info.max_context_tokens else f"the context is {info.max_context_tokens} tokens long"
+
+
+def _ms(answers: Sequence[Answered]) -> list[float]:
+    return [each.milliseconds for each in answers]
+
+
+def take_turns(measurements: Sequence[Measurement], rounds: int, say: Say) -> dict[str, list[Any]]:
+    """Run every measurement once a round; give the samples by name."""
+    samples: dict[str, list[Any]] = {each.name: [] for each in measurements}
+    for number in range(1, rounds + 1):
+        for each in measurements:
+            begin = time.monotonic()
+            sample = each.run()
+            samples[each.name].append(sample)
+            say(f"round {number}/{rounds}  {each.name}: {each.show(sample)}  ({time.monotonic() - begin:.1f} s)")
+    return samples
+
+
+# ------------------------------------------------------------------------------------------------------ adding up
+
+
+def _report(
+    *,
+    began: str,
+    rounds: int,
+    info: ModelInfo,
+    starts: Sequence[ColdStart],
+    samples: dict[str, list[Any]],
+    notes: Sequence[str],
+) -> Report:
+    decode = tuple(_decode(batch, samples[f"decode {batch}"]) for batch in BATCHES if f"decode {batch}" in samples)
+    return Report(
+        edged=__version__,
+        time=began,
+        rounds=rounds,
+        model=ModelReport(
+            id=info.id,
+            architecture=info.architecture,
+            format=info.format,
+            device=info.device,
+            threads=info.threads,
+            parameters=info.parameters,
+            weight_bytes=info.weight_bytes,
         ),
-        "first_token_ms": statistics.median(firsts),
-        "messages_per_min_1": one.per_minute,
-        "messages_per_min_8": eight.per_minute,
-    }
-
-
-class _Messages:
-    def __init__(self, events: list[Classified | Generated], seconds: float) -> None:
-        self.events = events
-        tokens = sum(event.usage.completion_tokens for event in events if isinstance(event, Generated))
-        self.per_minute = tokens / NEW_TOKENS * 60 / seconds  # as many as real tokens make
-
-
-def _messages(engine: Engine[Any], *, count: int, concurrency: int) -> _Messages:
-    """Messages of sentiment and reply, `concurrency` in hand at any time."""
-    answers: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
-    open_parts: dict[int, int] = {}
-    events: list[Classified | Generated] = []
-    begin = time.perf_counter()
-    started = 0
-    while started < count or open_parts:
-        while started < count and len(open_parts) < concurrency:
-            for work in (_sentiment(1000 * concurrency + started), _reply(1000 * concurrency + started)):
-                engine.submit(work, answers.put)
-            open_parts[1000 * concurrency + started] = 2
-            started += 1
-        event = _checked(answers.get())
-        events.append(event)
-        number = int(event.key.split("-")[1])
-        open_parts[number] -= 1
-        if not open_parts[number]:
-            del open_parts[number]
-    return _Messages(events, time.perf_counter() - begin)
-
-
-def _ask(engine: Engine[Any], work: Work) -> Classified | Generated:
-    answers: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
-    engine.submit(work, answers.put)
-    return _checked(answers.get())
-
-
-def _checked(event: WorkEvent) -> Classified | Generated:
-    if isinstance(event, Failed):
-        raise event.error
-    if not isinstance(event, Classified | Generated):
-        raise ModelError(f"an answer that was not asked for: {event}")
-    return event
-
-
-def _sentiment(number: int) -> Work:
-    (spec,) = (part for part in BUILT_IN.parts("message") if isinstance(part, ClassifySpec))
-    return Work(key=f"sentiment-{number}", spec=spec, text=_TEXT.format(number), language="en")
-
-
-def _reply(number: int) -> Work:
-    """A reply of 64 tokens after three turns of a conversation that no other request shares."""
-    (spec,) = (part for part in BUILT_IN.parts("message") if not isinstance(part, ClassifySpec))
-    turns = tuple(
-        Turn(role="assistant" if index % 2 else "user", content=_TEXT.format(100 * number + index))
-        for index in range(6)
-    )
-    return Work(
-        key=f"reply-{number}",
-        spec=spec,
-        text=_TEXT.format(number),
-        language="en",
-        turns=turns,
-        params=Params(max_tokens=NEW_TOKENS),
-        seed=number,
+        box=BoxReport(
+            cpu=system.cpu_name(),
+            cores=psutil.cpu_count() or 1,
+            memory_mb=psutil.virtual_memory().total // _MIB,
+        ),
+        start=_start(starts) if starts else None,
+        prefill=tuple(
+            _prefill(tokens, samples[f"prefill {tokens}"])
+            for tokens in PREFILL_TOKENS
+            if f"prefill {tokens}" in samples
+        ),
+        decode=decode,
+        first_token=_latency(samples.get("first_token")),
+        sentiment=_latency(samples.get("sentiment")),
+        message=tuple(
+            _message(places, samples[f"message {places}"]) for places in CONCURRENCY if f"message {places}" in samples
+        ),
+        bandwidth=_bandwidth(samples.get("bandwidth"), decode, info.weight_bytes),
+        notes=tuple(notes),
     )
 
 
-# ------------------------------------------------------------------------------------------------------ the table
+def _start(starts: Sequence[ColdStart]) -> StartReport:
+    import_s, ready_s = (figure([each.import_s for each in starts]), figure([each.ready_s for each in starts]))
+    return StartReport(
+        import_s=import_s,
+        load_s=figure([each.load_s for each in starts]),
+        ready_s=ready_s,
+        first_token_s=figure([each.first_token_s for each in starts]),
+        ready_per_import=rounded(ready_s.median / import_s.median),
+        ready_memory_mb=figure([each.ready_memory_mb for each in starts]),
+        peak_memory_mb=figure([each.peak_memory_mb for each in starts]),
+    )
 
 
-def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    """The processor's name, as the kernel has it."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return "unknown"
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model")))
-    return next(named, "unknown")
+def _prefill(tokens: int, samples: Sequence[Prefilled]) -> PrefillReport:
+    return PrefillReport(
+        tokens=tokens,
+        prefilled_tokens=round(statistics.median(each.tokens for each in samples)),
+        tokens_per_s=figure([each.tokens_per_s for each in samples]),
+    )
 
 
-_ROWS: Sequence[tuple[str, str, str]] = (
-    ("load", "start.load_s", "{:.1f} s"),
-    ("to ready, with imports", "start.ready_s", "{:.1f} s"),
-    ("of which import torch, transformers", "start.import_torch_transformers_s", "{:.1f} s"),
-    ("peak memory", "start.peak_mb", "{:.0f} MB"),
-    *((f"prefill {count}", f"prefill_{count}", "{:.0f} tokens/s") for count in PREFILLS),
-    *((f"decode, batch {count}", f"decode_{count}", "{:.1f} tokens/s") for count in BATCHES),
-    ("first token of a reply", "first_token_ms", "{:.0f} ms"),
-    ("sentiment p50", "sentiment_p50_ms", "{:.0f} ms"),
-    ("sentiment p95", "sentiment_p95_ms", "{:.0f} ms"),
-    ("messages, one at a time", "messages_per_min_1", "{:.0f} /min"),
-    ("messages, eight at a time", "messages_per_min_8", "{:.0f} /min"),
-    ("memory read at most", "read_gb_per_s", "{:.1f} GB/s"),
-    ("of which decoding reads weights", "weights_read_share", "{:.0%}"),
-)
+def _decode(batch: int, samples: Sequence[Decoded]) -> DecodeReport:
+    return DecodeReport(
+        batch=batch,
+        context_tokens=round(statistics.median(each.context_tokens for each in samples)),
+        new_tokens=min(each.new_tokens for each in samples),
+        side_by_side=rounded(min(each.side_by_side for each in samples)),
+        tokens_per_s=figure([each.tokens_per_s for each in samples]),
+    )
 
 
-def table(measured: Mapping[str, Any]) -> str:
-    """The figures for people."""
-    flat = {**measured, **{f"start.{name}": value for name, value in measured["start"].items()}}
-    head = "{model}, {format}, {device}, {threads} threads, {weight_mb:.0f} MB of weights, {cpu}".format(**measured)
-    width = max(len(name) for name, _, _ in _ROWS)
-    return "\n".join([head, "", *(f"{name:<{width}}  {form.format(flat[key]):>14}" for name, key, form in _ROWS)])
+def _latency(samples: Sequence[Sequence[Answered]] | None) -> Any:
+    if samples is None:
+        return None
+    answers = [each for some in samples for each in some]
+    return latency(_ms(answers), [each.prefilled for each in answers])
+
+
+def _message(places: int, samples: Sequence[Messages]) -> MessageReport:
+    prefilled = [each for sample in samples for each in sample.prefilled]
+    new_tokens = [each for sample in samples for each in sample.new_tokens]
+    return MessageReport(
+        concurrency=places,
+        jobs=_JOBS_PER_PLACE * places,
+        prefilled_tokens=round(statistics.median(prefilled)),
+        new_tokens=rounded(statistics.fmean(new_tokens)),
+        jobs_per_min=figure([each.jobs_per_min for each in samples]),
+    )
+
+
+def _bandwidth(
+    samples: Sequence[float] | None, decode: Sequence[DecodeReport], weight_bytes: int
+) -> BandwidthReport | None:
+    if samples is None:
+        return None
+    alone = next((each.tokens_per_s.median for each in decode if each.batch == 1), None)
+    share = None if alone is None else rounded(weight_bytes * alone / statistics.median(samples))
+    return BandwidthReport(read_gb_s=figure([each / 1e9 for each in samples]), weight_share=share)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from edged import __version__
+from edged.bench_report import PARTS
 from edged.errors import EdgedError, ExitCode, FatalError, SettingsError
 from edged.settings import Settings
 
@@ -57,10 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
     _add_timeout(check)
     _add_models(commands)
-    bench = _add(commands, "bench", _bench, "how fast this box is", "edged bench smollm2-135m-instruct --json")
-    bench.add_argument("id", nargs="?", help="preset, hub id, folder or GGUF file (default: the settings' model)")
-    bench.add_argument("--rounds", type=int, default=3, help="how often each figure is taken (%(default)s)")
-    bench.add_argument("--json", action="store_true", help="figures for programs")
+    _add_bench(commands)
     config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
@@ -116,6 +114,28 @@ def _add_models(commands: Any) -> None:
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
 
 
+def _add_bench(commands: Any) -> None:
+    bench = _add(
+        commands, "bench", _bench, "measure a model on this box", "edged bench --format bf16 --json > bf16.json"
+    )
+    bench.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
+    bench.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
+    bench.add_argument("--threads", dest="engine.threads", metavar="N", help="CPU threads; 0 takes every core")
+    bench.add_argument("--rounds", type=_count, default=3, metavar="N", help="times each is measured (%(default)s)")
+    bench.add_argument(
+        "--only", action="append", choices=PARTS, metavar="PART", help=f"may be repeated: {', '.join(PARTS)}"
+    )
+    bench.add_argument("--json", action="store_true", help="print the report as JSON")
+    bench.add_argument("--schema", action="store_true", help="print the JSON Schema of the report, measure nothing")
+    bench.set_defaults(settings=("model.id", "model.format", "engine.threads"))
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a whole number from 1 on")
+    return int(text)
+
+
 def _settings(options: argparse.Namespace) -> Settings:
     from edged import config
 
@@ -125,6 +145,9 @@ def _settings(options: argparse.Namespace) -> Settings:
         if not equals:
             raise SettingsError(f"--set {each}: write NAME=VALUE, for example --set mqtt.host=broker.lan")
         flags[name] = value
+    # Options that stand for a setting.
+    named = {name: getattr(options, name) for name in getattr(options, "settings", ())}
+    flags |= {name: value for name, value in named.items() if value is not None}
     return config.load(flags=flags, config_file=options.config)
 
 
@@ -210,6 +233,23 @@ def _check(options: argparse.Namespace) -> ExitCode:
     return check.run(_quiet_settings(options), timeout=options.timeout, say=print)
 
 
+def _bench(options: argparse.Namespace) -> ExitCode:
+    from edged import bench
+    from edged.bench_report import Report, table
+
+    if options.schema:
+        print(json.dumps(Report.model_json_schema(), indent=2, ensure_ascii=False))
+        return ExitCode.DONE
+    report = bench.run(
+        _quiet_settings(options),
+        rounds=options.rounds,
+        parts=options.only or PARTS,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(report.model_dump_json() if options.json else table(report))
+    return ExitCode.DONE
+
+
 def _models_pull(options: argparse.Namespace) -> ExitCode:
     from edged.models import Store
 
@@ -248,15 +288,6 @@ def _models_verify(options: argparse.Namespace) -> ExitCode:
 
     settings = _settings(options)
     print(Store(settings.model_dir).verify(options.id or settings.model.id, settings.model.revision))
-    return ExitCode.DONE
-
-
-def _bench(options: argparse.Namespace) -> ExitCode:
-    from edged import bench
-
-    settings = _with_model(_quiet_settings(options), options.id)
-    measured = bench.run(settings, rounds=max(options.rounds, 1), show_progress=sys.stderr.isatty())
-    print(json.dumps(measured, indent=2) if options.json else bench.table(measured))
     return ExitCode.DONE
 
 

@@ -4,6 +4,8 @@ A reading never raises: sandboxes hide parts of /proc, and drivers of sensors ha
 """
 
 import contextlib
+import platform
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from edged.ports import Readings
 _MIB = 1 << 20
 _SYS = Path("/sys")
 _THROTTLED = "devices/platform/soc/soc:firmware/get_throttled"  # Raspberry Pi
+_BOARD = "firmware/devicetree/base/model"
 _THROTTLED_NOW = 0xF  # under-voltage, frequency capped, throttled, soft temperature limit; higher bits: since the boot
 _CPU_SENSORS = ("cpu_thermal", "cpu-thermal", "soc_thermal", "soc-thermal", "coretemp", "k10temp", "zenpower", "acpitz")
 _NOT_TOLD = (OSError, psutil.Error, LookupError, ValueError, AttributeError)
@@ -31,6 +34,30 @@ def read(folder: Path, *, sys: Path = _SYS) -> Readings:
         throttled=None if throttled is None else bool(int(throttled) & _THROTTLED_NOW),
         disk_free_mb=_number(lambda: psutil.disk_usage(str(folder)).free / _MIB),
     )
+
+
+def cpu_name(*, proc: Path = Path("/proc"), sys: Path = _SYS) -> str:
+    """Name the processor as people know it: x86 tells its brand, ARM boards their own name."""
+    with contextlib.suppress(OSError):
+        for line in (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    with contextlib.suppress(OSError):
+        return (sys / _BOARD).read_text(encoding="utf-8", errors="replace").strip("\0\n ")
+    return platform.processor() or platform.machine() or "unknown"
+
+
+def peak_memory_mb(*, proc: Path = Path("/proc")) -> float:
+    """Give the most resident memory (MiB) that this process has had.
+
+    Not getrusage's where the kernel tells better: that one starts with the memory of the process that spawned us.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in (proc / "self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _number(reading: Callable[[], float], digits: int = 1) -> float | None:

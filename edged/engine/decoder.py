@@ -16,7 +16,7 @@ from edged.engine.kv_cache import KVShape, SequenceKV
 from edged.engine.linear import Dense, DenseFormat, Linear, compute_dtype, padded_rows, quantised_linear
 from edged.engine.model import Span
 from edged.engine.packing import apart, rows
-from edged.engine.quantised import LayerWeights, Matrix, QuantisedWeights
+from edged.engine.quantised import InputSizes, LayerWeights, Matrix, QuantisedWeights
 from edged.engine.shape import SPARE_POSITIONS, DecoderShape, GetTensor, HasTensor, rope_angles
 
 
@@ -238,34 +238,34 @@ def load(
     return decoder, reader.parameters
 
 
-def input_peaks(
+def input_sizes(
     config: PretrainedConfig, *, tensor: GetTensor, has: HasTensor, tokens: Sequence[int]
-) -> dict[str, torch.Tensor]:
+) -> dict[str, InputSizes]:
     """Run a prompt in fp32, with one layer in memory at a time, and see how large what the matrices take becomes.
 
     Returns:
-        By the name of the norm that it comes from, as `quantised` has it: the largest absolute value of each
-        channel, (hidden,).
+        By the matrix's name, as `quantised` has it.
     """
     reader = _Reader(tensor=tensor, has=has, dtype=torch.float32, device=torch.device("cpu"))
     shape = DecoderShape.of(config, has_head=has("lm_head.weight"))
     kv_shape = KVShape(
         layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=reader.device
     )
-    peaks: dict[str, torch.Tensor] = {}
+    sizes: dict[str, InputSizes] = {}
 
     def watched(name: str, linear: Linear) -> Linear:
         def run(x: torch.Tensor) -> torch.Tensor:
-            peaks[name] = x.abs().amax(dim=0)
+            sizes[name] = InputSizes(peak=x.abs().amax(dim=0), mean_square=x.square().mean(dim=0))
             return linear(x)
 
         return run
 
     def layers() -> Iterator[_Layer]:
         for index in range(shape.layers):
-            layer = _load_layer(reader, shape, f"model.layers.{index}.")
-            layer.qkv = watched(f"layers.{index}.attention_norm", layer.qkv)
-            layer.gate_up = watched(f"layers.{index}.mlp_norm", layer.gate_up)
+            at = f"layers.{index}."
+            layer = _load_layer(reader, shape, f"model.{at}")
+            layer.qkv, layer.out = watched(f"{at}qkv", layer.qkv), watched(f"{at}out", layer.out)
+            layer.gate_up, layer.down = watched(f"{at}gate_up", layer.gate_up), watched(f"{at}down", layer.down)
             yield layer
 
     embedding = tensor("model.embed_tokens.weight", (shape.vocab, shape.hidden))
@@ -275,11 +275,11 @@ def input_peaks(
         embed=lambda tokens: embedding[tokens].float(),
         layers=layers(),
         norm=reader.read("model.norm.weight", (shape.hidden,)),
-        head=watched("norm", lambda x: x),
+        head=watched("head", lambda x: x),
         rope=_rope_table(config, shape, len(tokens), reader.dtype),
     )
     decoder.forward([Span(kv=decoder.allocate(len(tokens)), tokens=tokens, wanted=range(len(tokens)))])
-    return peaks
+    return sizes
 
 
 def of_quantised(config: PretrainedConfig, weights: QuantisedWeights, *, max_context_tokens: int) -> Decoder:

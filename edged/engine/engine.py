@@ -216,23 +216,19 @@ class Engine(Generic[K]):
             return
         self._priors[spec.name, language] = [0.0] * len(spec.labels)
         self._pin(self._ready.prompter.classification(spec, text="", language=language).prefix)
-        observed = [
-            [math.log(score) for score in self._score(spec, text, language).values()]
-            for text in spec.prompts[language].neutral_texts
-        ]
+        texts = spec.prompts[language].neutral_texts
+        works = [Work(key=f"warm-up {n}", spec=spec, text=text, language=language) for n, text in enumerate(texts)]
+        observed = []
+        for event in self._run_together(works):
+            if not isinstance(event, Classified):
+                raise ModelError(f"warm-up of task {spec.name} failed: {event}")
+            observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
         self._priors[spec.name, language] = mean_prior(observed)
-
-    def _score(self, spec: ClassifySpec, text: str, language: Language) -> dict[str, float]:
-        event = self._run_alone(Work(key="warm-up", spec=spec, text=text, language=language))
-        if not isinstance(event, Classified):
-            raise ModelError(f"warm-up of task {spec.name} failed: {event}")
-        return {name: max(score, 1e-12) for name, score in event.scores.items()}
 
     def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
         self._pin(self._ready.prompter.shared_beginning(spec, language))
-        event = self._run_alone(
-            Work(key="warm-up", spec=spec, text="Hi", language=language, params=Params(max_tokens=2))
-        )
+        work = Work(key="warm-up", spec=spec, text="Hi", language=language, params=Params(max_tokens=2))
+        (event,) = self._run_together([work])
         if isinstance(event, Failed):
             raise event.error
 
@@ -250,13 +246,17 @@ class Engine(Generic[K]):
             model.forward([Span(kv=kv, tokens=tokens[start : start + chunk])])
         self._cache.put(tokens, kv, kv.nbytes, pinned=True)
 
-    def _run_alone(self, work: Work) -> WorkEvent:
-        """Run one piece of work to its end before any other."""
-        events: list[WorkEvent] = []
-        self._take(_Submitted(work=work, emit=events.append, number=0, at=self._clock()))
-        while work.key in self._waiting or work.key in self._running:
+    def _run_together(self, works: Sequence[Work]) -> list[WorkEvent]:
+        """Run work to its end before any other; the last event of each, in order."""
+        last: dict[str, WorkEvent] = {}
+        for work in works:
+            submitted = _Submitted(
+                work=work, emit=lambda event: last.update({event.key: event}), number=0, at=self._clock()
+            )
+            self._take(submitted)
+        while self._waiting or self._running:
             self._step()
-        return events[-1]
+        return [last[work.key] for work in works]
 
     def _take_commands(self, *, wait: bool) -> None:
         self._counts.last_progress = self._clock()

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+import transformers
+from transformers import PretrainedConfig
 
 from edged.engine.gguf_file import GgufFile
 from edged.errors import ModelUnavailable
 
-_CONFIGS: Mapping[str, tuple[type[PretrainedConfig], str]] = {
-    "llama": (LlamaConfig, "LlamaForCausalLM"),
-    "qwen2": (Qwen2Config, "Qwen2ForCausalLM"),
-    "qwen3": (Qwen3Config, "Qwen3ForCausalLM"),
+# By the names of their classes: the import of some alone takes a second, which no other model should pay.
+_CONFIGS: Mapping[str, tuple[str, str]] = {
+    "llama": ("LlamaConfig", "LlamaForCausalLM"),
+    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
+    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
 }
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _OF_LAYER = {
@@ -59,7 +61,8 @@ def config_of(file: GgufFile) -> PretrainedConfig:
             f"{file.path} is of architecture {architecture}; GGUF files of {', '.join(_CONFIGS)} are read: "
             "use the model's folder of safetensors"
         )
-    config_class, class_name = _CONFIGS[str(architecture)]
+    config_name, class_name = _CONFIGS[str(architecture)]
+    config_class: type[PretrainedConfig] = getattr(transformers, config_name)
     said = _Said(file, str(architecture))
     if said.number("expert_count", 0):
         raise said.refused("it is a mixture of experts")

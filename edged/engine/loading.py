@@ -12,14 +12,14 @@ import psutil
 import structlog
 import torch
 
-from edged.engine import decoder, generic, native
+from edged.engine import decoder, native
 from edged.engine.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.engine import Limits, Loaded
 from edged.engine.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
 from edged.engine.native import NativeDecoder
 from edged.engine.packing import QUANTISED, QuantisedFormat
 from edged.engine.prompt import Prompter
-from edged.engine.quantised import fits, open_quantised, packed_bytes
+from edged.engine.quantised import InputSizes, fits, open_quantised, packed_bytes
 from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports
 from edged.errors import ModelUnavailable
 from edged.ports import ModelInfo
@@ -164,7 +164,8 @@ def _quantised(
         tensor=checkpoint.expect,
         has=checkpoint.has,
         folder=None if plan.cache_dir is None else plan.cache_dir / "prepared",
-        peaks=partial(_input_peaks, checkpoint) if library else None,
+        sizes=partial(_input_sizes, checkpoint),
+        smooth=library is not None,
     )
     model: Any
     if library is None:
@@ -177,9 +178,9 @@ def _quantised(
     return _Built(model=model, weight_format=weight_format, parameters=weights.parameters, weight_bytes=weights.nbytes)
 
 
-def _input_peaks(checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
+def _input_sizes(checkpoint: Checkpoint) -> dict[str, InputSizes]:
     tokens = checkpoint.tokenizer.encode(_SAMPLE)
-    return decoder.input_peaks(checkpoint.config, tensor=checkpoint.expect, has=checkpoint.has, tokens=tokens)
+    return decoder.input_sizes(checkpoint.config, tensor=checkpoint.expect, has=checkpoint.has, tokens=tokens)
 
 
 def _dense(
@@ -198,6 +199,8 @@ def _dense(
             max_context_tokens=context,
         )
     else:
+        from edged.engine import generic  # noqa: PLC0415 - it takes 1.5 s, and most models do without
+
         log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
         model, parameters = generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)
     return _Built(model=model, weight_format=weight_format, parameters=parameters, weight_bytes=parameters * itemsize)

@@ -13,8 +13,6 @@
 //
 // Compiled once per instruction set; the compiler's own macros choose the code below.
 
-#include <sched.h>
-
 #include <algorithm>
 
 #include <atomic>
@@ -215,11 +213,12 @@ class Team {
       arrived_.store(0, std::memory_order_relaxed);
       next_.store(0, std::memory_order_relaxed);
       round_.store(round + 1, std::memory_order_release);
+      round_.notify_all();
       return;
     }
     for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
       relax();
-      if (spins > 4096) sched_yield();  // the box is busy: whom we wait for may need this core
+      if (spins > 4096) round_.wait(round, std::memory_order_acquire);  // the box is busy: others need this core
     }
   }
 

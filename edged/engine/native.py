@@ -80,11 +80,23 @@ def library(folder: Path) -> Path:
     Raises:
         NotBuilt: no compiler, or it fails, or the CPU has none of the instructions that make it worth it.
     """
-    target = instructions()[0]
-    if target is _PORTABLE:
+    installed = _file(_best(), INSTALLED)
+    return installed if installed.exists() else compile_for(_best(), folder)
+
+
+def install() -> str:
+    """Compile into the package's own folder, for `deploy/install.sh`; says in words what came of it."""
+    try:
+        return f"{compile_for(_best(), INSTALLED)}"
+    except NotBuilt as error:
+        return f"not built: {error}; int8 and int4 will run by torch's kernels, which are slower"
+
+
+def _best() -> Instructions:
+    best = instructions()[0]
+    if best is _PORTABLE:
         raise NotBuilt("this CPU has no dot-product instructions that there is code for")
-    installed = _file(target, INSTALLED)
-    return installed if installed.exists() else compile_for(target, folder)
+    return best
 
 
 def _file(target: Instructions, folder: Path) -> Path:

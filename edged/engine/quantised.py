@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,14 @@ _LAYOUT = "1"  # of the bytes; another one makes old prepared files void
 _EMBEDDING_SCALE = "embedding_scale"
 _ALIGNMENT = 64  # a cache line
 _DTYPES = {"U8": torch.uint8, "F32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class InputSizes:
+    """How large what a matrix takes is, channel by channel: fp32, (inputs,)."""
+
+    peak: torch.Tensor
+    mean_square: torch.Tensor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,8 +65,9 @@ class QuantisedWeights:
 
     Attributes:
         embedding_scale: fp32, (hidden,): what a row of `embedding` is multiplied by where it is taken as input.
-        head: the embedding itself where the two are tied.
+        head: the embedding itself where the two are tied and held alike.
         parameters: numbers in the checkpoint.
+        nbytes: of what every step reads: all but an embedding that is not the head too.
     """
 
     weight_format: QuantisedFormat
@@ -116,7 +125,8 @@ def open_quantised(
     tensor: GetTensor,
     has: HasTensor,
     folder: Path | None,
-    peaks: Callable[[], Mapping[str, torch.Tensor]] | None,
+    sizes: Callable[[], Mapping[str, InputSizes]],
+    smooth: bool,
 ) -> QuantisedWeights:
     """Map the prepared file, and make it before if it is not there; without a place for it, hold the weights.
 
@@ -127,29 +137,32 @@ def open_quantised(
         tensor: reads a tensor of the checkpoint by name and checks its shape; raises ModelUnavailable.
         has: whether the checkpoint has a tensor of that name.
         folder: where prepared files are kept.
-        peaks: see `decoder.input_peaks`; None where the activations are not rounded, so that none need smoothing.
+        sizes: see `decoder.input_sizes`; called only when the weights are rounded.
+        smooth: whether the activations will be rounded too, so that their outliers must go.
 
     Raises:
         ModelUnavailable: a tensor of the checkpoint is missing or broken.
     """
     pieces = _pieces(shape, has, weight_format)
     made = _fingerprint(path)
-    kind = weight_format if peaks is not None else f"{weight_format}-plain"
+    kind = weight_format if smooth else f"{weight_format}-plain"
     file = None if folder is None else folder / _file_name(path, kind)
     tensors = None if file is None else _read(file, made)
     if tensors is None:
         log.info("preparing_weights", format=weight_format, once=file is not None)
         entries = _entries(pieces)
-        smoothing = {} if peaks is None else _smoothing(pieces, peaks())
+        seen = sizes()
+        smoothing = _smoothing(pieces, seen) if smooth else {}
         if file is not None:
             try:
-                _write(file, entries, _make(tensor, has, pieces, smoothing), made)
+                _write(file, entries, _make(tensor, has, pieces, seen, smoothing), made)
                 tensors = _read(file, made)
             except OSError as error:
                 log.warning("weights_not_kept", file=str(file), reason=error.strerror or str(error))
         if tensors is None:
-            tensors = dict(_make(tensor, has, pieces, smoothing))
-    parameters = sum(piece.outputs * (piece.inputs + piece.has_bias or 1) for piece in pieces[1:])
+            tensors = dict(_make(tensor, has, pieces, seen, smoothing))
+    counted = {piece.parts: piece.outputs * (piece.inputs + piece.has_bias or 1) for piece in pieces[1:]}
+    parameters = sum(counted.values())
     return _assemble(tensors, shape, weight_format, parameters)
 
 
@@ -172,14 +185,13 @@ def _pieces(shape: DecoderShape, has: HasTensor, weight_format: QuantisedFormat)
             has_bias=any(has(f"{part}.bias") for part, _ in parts),
         )
 
-    def vocabulary(name: str, part: str, norm: str | None) -> _Piece:
-        # Its rounding costs the most: in 4 bits it doubles the distance from fp32 that all other matrices make.
-        return _Piece(name=name, parts=((part, shape.vocab),), weight_format="int8", inputs=shape.hidden, norm=norm)
-
+    embed, own_head = "model.embed_tokens", shape.tied and weight_format == "int4"
+    embedding = matrix("embedding", [(embed, shape.vocab)], shape.hidden)
     pieces = [
         # The one that is in no checkpoint stands first.
         _Piece(name=_EMBEDDING_SCALE, parts=(("", shape.hidden),)),
-        vocabulary("embedding", "model.embed_tokens", "norm" if shape.tied else None),
+        # As input it is int8 always: of a mapped file only the rows that are looked up take memory.
+        replace(embedding, weight_format="int8", norm="norm" if shape.tied and not own_head else None),
     ]
     for index in range(shape.layers):
         to, at = f"layers.{index}.", f"model.layers.{index}."
@@ -209,8 +221,10 @@ def _pieces(shape: DecoderShape, has: HasTensor, weight_format: QuantisedFormat)
             matrix(f"{to}down", [(f"{mlp}down_proj", shape.hidden)], shape.mlp),
         ]
     pieces.append(_Piece(name="norm", parts=(("model.norm", shape.hidden),)))
-    if not shape.tied:
-        pieces.append(vocabulary("head", "lm_head", "norm"))
+    if own_head or not shape.tied:
+        pieces.append(
+            matrix("head", [("lm_head" if not shape.tied else embed, shape.vocab)], shape.hidden, norm="norm")
+        )
     return pieces
 
 
@@ -229,16 +243,20 @@ def _entries(pieces: Sequence[_Piece]) -> dict[str, tuple[torch.dtype, tuple[int
 
 
 def _make(
-    tensor: GetTensor, has: HasTensor, pieces: Sequence[_Piece], smoothing: Mapping[str, torch.Tensor]
+    tensor: GetTensor,
+    has: HasTensor,
+    pieces: Sequence[_Piece],
+    sizes: Mapping[str, InputSizes],
+    smoothing: Mapping[str, torch.Tensor],
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Make every tensor of ours, one piece at a time: no more than that is held.
 
     What a norm in `smoothing` gives is divided by that, (hidden,), and the matrix behind it multiplied.
     """
-    tied = any(piece.name == "embedding" and piece.norm for piece in pieces)
+    smoothed_embedding = smoothing and any(piece.name == "embedding" and piece.norm for piece in pieces)
     for piece in pieces:
         if piece.name == _EMBEDDING_SCALE:
-            yield piece.name, 1 / smoothing["norm"] if tied and smoothing else torch.ones(piece.outputs)
+            yield piece.name, 1 / smoothing["norm"] if smoothed_embedding else torch.ones(piece.outputs)
             continue
         if piece.weight_format is None:
             (name, outputs), *_ = piece.parts
@@ -253,7 +271,8 @@ def _make(
                 if weight.dtype != torch.float32
                 else weight * smoothing[piece.norm]
             )
-        packed = pack(weight, piece.weight_format)
+        size = sizes.get(piece.name)
+        packed = pack(weight, piece.weight_format, importance=None if size is None else size.mean_square)
         yield f"{piece.name}.blocks", packed.blocks
         if piece.has_bias:
             biases = [
@@ -288,26 +307,33 @@ def _assemble(
         )
 
     embedding = packed("embedding", shape.vocab)
+    has_head = "head.blocks" in tensors
     return QuantisedWeights(
         weight_format=weight_format,
         embedding=embedding,
         embedding_scale=tensors[_EMBEDDING_SCALE],
         layers=[layer(f"layers.{index}.") for index in range(shape.layers)],
         norm=tensors["norm"],
-        head=embedding if shape.tied else packed("head", shape.vocab),
+        head=packed("head", shape.vocab) if has_head else embedding,
         parameters=parameters,
-        nbytes=sum(tensor.nbytes for tensor in tensors.values()),
+        nbytes=sum(each.nbytes for name, each in tensors.items() if not (has_head and name.startswith("embedding"))),
     )
 
 
-def _smoothing(pieces: Sequence[_Piece], peaks: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _smoothing(pieces: Sequence[_Piece], sizes: Mapping[str, InputSizes]) -> dict[str, torch.Tensor]:
     """How much of each channel's size goes from the activations into the weights (SmoothQuant, Xiao et al. 2022).
 
     A few channels are a hundred times larger than the rest, and one scale for 32 of them leaves the rest no digits.
     Not for int4, whose weights have none to spare.
+
+    Returns:
+        By the norm that gives the activations.
     """
-    norms = {piece.norm for piece in pieces if piece.weight_format == "int8"}
-    return {name: (peak / peak.mean()).clamp_min(1e-4).sqrt() for name, peak in peaks.items() if name in norms}
+    taken = {piece.norm: piece.name for piece in pieces if piece.norm and piece.weight_format == "int8"}
+    if taken.get("norm") == "embedding":
+        taken["norm"] = "head"  # which it is, too
+    peaks = {norm: sizes[name].peak for norm, name in taken.items()}
+    return {norm: (peak / peak.mean()).clamp_min(1e-4).sqrt() for norm, peak in peaks.items()}
 
 
 # ----------------------------------------------------------------------------------------------------- the file

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
 from edged.conversation import Turn
-from edged.engine import decoder
+from edged.engine import decoder, native
 from edged.engine.engine import Engine, Limits, Loaded
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
@@ -19,6 +19,7 @@ from edged.ports import ModelInfo
 from edged.tasks import BUILT_IN, REPLY, SENTIMENT
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
+from tests.support.quantised import native_model, weights_of
 
 CONTEXT = 768
 LIMITS = Limits(max_batch=4, max_new_tokens=24, prefill_chunk_tokens=64, kv_bytes=1 << 28, prefix_cache_bytes=1 << 24)
@@ -50,30 +51,39 @@ def weights() -> Any:
 Start = Callable[..., Engine[Any]]
 
 
+@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+def model(request: pytest.FixtureRequest, weights: Any) -> Any:
+    """The lean decoder in fp32, and the compiled one."""
+    if request.param != "fp32":
+        packed = weights_of(weights, request.param, smooth=True)
+        libraries = request.config.cache.mkdir("kernels")
+        return native_model(weights, packed, native.instructions()[0].name, libraries)
+    tensors = weights.state_dict()
+    built, _ = decoder.load(
+        weights.config,
+        tensor=lambda name, _: tensors[name],
+        has=tensors.__contains__,
+        weight_format="fp32",
+        device=torch.device("cpu"),
+        max_context_tokens=CONTEXT,
+    )
+    return built
+
+
 @pytest.fixture
-def start(tokenizer: PreTrainedTokenizerBase, weights: Any) -> Iterator[Start]:
+def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
     started: list[Engine[Any]] = []
 
     def begin(limits: Limits = LIMITS, *, wrap: Callable[[Any], Any] = lambda model: model) -> Engine[Any]:
-        tensors = weights.state_dict()
-
         def load() -> Loaded[Any]:
-            model, parameters = decoder.load(
-                weights.config,
-                tensor=lambda name, _: tensors[name],
-                has=tensors.__contains__,
-                weight_format="fp32",
-                device=torch.device("cpu"),
-                max_context_tokens=CONTEXT,
-            )
             info = ModelInfo(
                 id="tiny",
                 architecture="Qwen2ForCausalLM",
                 format="fp32",
                 device="cpu",
                 threads=1,
-                parameters=parameters,
-                weight_bytes=4 * parameters,
+                parameters=1,
+                weight_bytes=4,
                 load_s=0.0,
                 max_context_tokens=CONTEXT,
                 max_new_tokens=limits.max_new_tokens,

@@ -1,7 +1,6 @@
 """The laws of the forward pass in int8 and int4, for every instruction set of this CPU and for torch's kernels."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +12,10 @@ from edged.engine import decoder, native
 from edged.engine.model import CausalModel, Span
 from edged.engine.packing import QUANTISED, QuantisedFormat, apart, unpack
 from edged.engine.quantised import QuantisedWeights, fits, open_quantised
-from edged.engine.shape import DecoderShape, rope_angles
+from edged.engine.shape import DecoderShape
 from edged.errors import ModelUnavailable
-from tests.support import tiny
+from tests.support import quantised, tiny
+from tests.support.quantised import weights_of
 
 CONTEXT = 256
 TOKENS = tiny.random_tokens(90, 512)
@@ -31,30 +31,6 @@ def _no_gradients() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def weights_of(
-    model: PreTrainedModel, weight_format: QuantisedFormat, *, smooth: bool, folder: Path | None = None
-) -> QuantisedWeights:
-    tensors = dict(model.state_dict())
-    if model.config.tie_word_embeddings:
-        del tensors["lm_head.weight"]
-
-    def get(name: str, _: tuple[int, ...]) -> torch.Tensor:
-        tensor: torch.Tensor = tensors[name]
-        return tensor
-
-    return open_quantised(
-        Path(__file__),  # stands for the checkpoint's file
-        DecoderShape.of(model.config, has_head="lm_head.weight" in tensors),
-        weight_format,
-        tensor=get,
-        has=tensors.__contains__,
-        folder=folder,
-        peaks=partial(decoder.input_peaks, model.config, tensor=get, has=tensors.__contains__, tokens=TOKENS)
-        if smooth
-        else None,
-    )
-
-
 @pytest.fixture
 def build(request: pytest.FixtureRequest) -> Build:
     """Makes a decoder of packed weights on given kernels."""
@@ -63,15 +39,7 @@ def build(request: pytest.FixtureRequest) -> Build:
     def make(model: PreTrainedModel, weights: QuantisedWeights, kernels: str, threads: int = 2) -> CausalModel[Any]:
         if kernels == "torch":
             return decoder.of_quantised(model.config, weights, max_context_tokens=CONTEXT)
-        target = next(each for each in native.instructions() if each.name == kernels)
-        try:
-            library = native.compile_for(target, libraries)
-        except native.NotBuilt as error:
-            pytest.skip(str(error))
-        shape = DecoderShape.of(model.config, has_head=weights.head is not weights.embedding)
-        angles, scale = rope_angles(model.config, shape, CONTEXT)
-        rope = torch.stack((angles.cos(), angles.sin())) * scale
-        return native.NativeDecoder(library, shape, weights, rope, threads=threads)
+        return quantised.native_model(model, weights, kernels, libraries, threads=threads)
 
     return make
 
@@ -83,7 +51,6 @@ def rounded(model: PreTrainedModel, weights: QuantisedWeights) -> PreTrainedMode
     queries = config.num_attention_heads * getattr(config, "head_dim", 16)
     keys = config.num_key_value_heads * getattr(config, "head_dim", 16)
     state["model.embed_tokens.weight"] = unpack(weights.embedding)
-    state["lm_head.weight"] = unpack(weights.head)
     for index, layer in enumerate(weights.layers):
         at = f"model.layers.{index}."
         parts = torch.split(unpack(layer.qkv.packed), [queries, keys, keys])
@@ -93,7 +60,9 @@ def rounded(model: PreTrainedModel, weights: QuantisedWeights) -> PreTrainedMode
         gate, up = apart(unpack(layer.gate_up.packed))
         state[f"{at}mlp.gate_proj.weight"], state[f"{at}mlp.up_proj.weight"] = gate, up
         state[f"{at}mlp.down_proj.weight"] = unpack(layer.down.packed)
-    model.load_state_dict({name: value.clone() for name, value in state.items()})
+    del state["lm_head.weight"]
+    model.load_state_dict({name: value.clone() for name, value in state.items()}, strict=False)
+    model.lm_head.weight = torch.nn.Parameter(unpack(weights.head).clone())  # apart from the embedding, as ours is
     return model
 
 
@@ -233,7 +202,9 @@ def opened(checkpoint: Path, folder: Path, read: Mapping[str, torch.Tensor] | No
 
     shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
     names = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
-    return open_quantised(checkpoint, shape, "int4", tensor=get, has=names.__contains__, folder=folder, peaks=None)
+    return open_quantised(
+        checkpoint, shape, "int4", tensor=get, has=names.__contains__, folder=folder, sizes=dict, smooth=False
+    )
 
 
 def test_weights_are_rounded_once(checkpoint: Path, tmp_path: Path) -> None:
@@ -275,7 +246,14 @@ def test_a_broken_tensor_leaves_no_half_file(checkpoint: Path, tmp_path: Path) -
     shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
     with pytest.raises(ModelUnavailable, match="NaN"):
         open_quantised(
-            checkpoint, shape, "int8", tensor=refuse, has=lambda _: True, folder=tmp_path / "prepared", peaks=None
+            checkpoint,
+            shape,
+            "int8",
+            tensor=refuse,
+            has=lambda _: True,
+            folder=tmp_path / "prepared",
+            sizes=dict,
+            smooth=False,
         )
     assert not list((tmp_path / "prepared").glob("*"))
 

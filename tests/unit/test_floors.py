@@ -16,13 +16,13 @@ def modules(text: str) -> set[str]:
 
 PURE = {"edged"} | modules(
     "errors text conversation work tasks topics wire answer job sessions settings settings_text ports presets metrics"
-    " mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
+    " bench_report mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
     " engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
-RESOURCES = modules("config logs models journal systemd system")
+RESOURCES = modules("config logs models journal systemd system bandwidth")
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
-BEHAVIOUR = modules("worker recorder responder control health info discovery testing")
-TOP = modules("daemon client demo bench evaluate check top cli __main__")
+BEHAVIOUR = modules("worker recorder responder control health info discovery testing workloads")
+TOP = modules("daemon client demo bench coldstart evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}
 KEPT_IN = {  # a library, and the only places that may know it

@@ -2,6 +2,7 @@
 
 import json
 import math
+import platform
 from collections import namedtuple
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -76,3 +77,31 @@ def test_a_moody_sensor_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     readings = system.read(tmp_path)
     assert readings.temperature_c is None
     assert readings.disk_free_mb is not None
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: AMD EPYC 9B14\nmodel name\t: other\n", None, "AMD EPYC 9B14"),
+        ("processor\t: 0\nCPU part\t: 0xd0b\n", "Raspberry Pi 5 Model B Rev 1.0\0", "Raspberry Pi 5 Model B Rev 1.0"),
+        (None, None, platform.processor() or platform.machine()),
+    ],
+    ids=["x86", "arm", "hidden"],
+)
+def test_the_processor_has_a_name(tmp_path: Path, cpuinfo: str | None, board: str | None, name: str) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    if board is not None:
+        (tmp_path / "firmware/devicetree/base").mkdir(parents=True)
+        (tmp_path / "firmware/devicetree/base/model").write_text(board)
+    assert system.cpu_name(proc=tmp_path, sys=tmp_path) == name
+
+
+def test_peak_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/status").write_text("Name:\tedged\nVmHWM:\t  204800 kB\nVmRSS:\t 1024 kB\n")
+    assert system.peak_memory_mb(proc=tmp_path) == 200
+
+
+def test_peak_memory_is_known_where_the_kernel_hides_it(tmp_path: Path) -> None:
+    assert system.peak_memory_mb(proc=tmp_path) > 1
