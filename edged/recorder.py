@@ -46,10 +46,9 @@ class Recorder:
         """Open the journal before it is needed: what is wrong with it is told at once, and what must go, goes."""
         try:
             self._journal.open()
+            self._is_well()
         except JournalFault as fault:
             self._note(fault)
-        else:
-            self.fault = None
 
     def answer_before(self, request: Asked, fingerprint: str, *, redelivered_packet: int | None) -> Recorded | None:
         """The answer that this request was given: found by its own id, or by the delivery that comes again."""
@@ -137,7 +136,7 @@ class Recorder:
             if self.fault is not None and not self._unwritten and self._clock() >= self._retry_at:
                 self._retry_at = self._clock() + RETRY_S
                 self._journal.open()
-                self.fault = None
+                self._is_well()
             if self._settled and (is_quiet or len(self._settled) >= _SETTLED):
                 settled, self._settled = self._settled, []
                 self._journal.settled(settled)
@@ -158,7 +157,11 @@ class Recorder:
             return
         self._unwritten.clear()
         self._settled = []
+        self._is_well()
+
+    def _is_well(self) -> None:
         self.fault = None
+        self._retry_at = float("-inf")
 
     def _note(self, fault: JournalFault) -> None:
         if self.fault != str(fault):

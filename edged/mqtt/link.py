@@ -170,8 +170,8 @@ class Link:
         """Take no more deliveries; the broker keeps what comes for our session.
 
         UNSUBSCRIBE would have the broker throw away what comes while we are down. So only shared subscriptions end,
-        for the work to go to others, and the fleeting ones. Of the rest, what comes at QoS 1 is not handed over and stays unacked; QoS 0,
-        which nobody keeps, is handed over still, so that its sender can be told.
+        for the work to go to others, and the fleeting ones. Of the rest, what comes at QoS 1 is not handed over and
+        stays unacked; QoS 0, which nobody keeps, is handed over still, so that its sender can be told.
         """
         self._wish(_Drain())
 

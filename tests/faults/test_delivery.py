@@ -1,7 +1,7 @@
 """Nothing lost, nothing doubled, whatever breaks: the real daemon, a real broker, and faults at random moments.
 
-The short run is part of every test run. `EDGED_TEST_FAULTS=long` makes it 10,000 requests through 50 faults; the seed is
-printed, and `EDGED_TEST_SEED` repeats it as far as chance allows.
+The short run is part of every test run. `EDGED_TEST_FAULTS=long` makes it 10,000 requests through 50 faults; the seed
+is printed, and `EDGED_TEST_SEED` repeats it as far as chance allows.
 """
 
 import os
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -49,7 +50,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -212,8 +213,8 @@ def report(stage: Stage, watch: Watch, faults: int, seconds: float) -> str:
     slowest = max(stage.recoveries, key=lambda each: each[1])
     return (
         f"{len(answers)} answered of {len(stage.asked)} (sent {stage.asker.sent}, delivered "
-        f"{stage.observer.deliveries}, answers {sum(sum(each.payloads.values()) for each in answers)}), {faults} faults, "
-        f"{seconds:.0f} s; ids with two contents {sum(len(each.contents) > 1 for each in answers)}, with two payloads "
+        f"{stage.observer.deliveries}, answers {sum(sum(each.payloads.values()) for each in answers)}), "
+        f"{faults} faults, {seconds:.0f} s; ids with two contents {sum(len(each.contents) > 1 for each in answers)}, with two payloads "
         f"{sum(len(each.payloads) > 1 for each in answers)}; acks out of order {stage.observer.out_of_order}; "
         f"slowest to ready: {slowest[0]} {slowest[1]:.2f} s; processes {len({each.pid for each in watch.looks})}, "
         f"threads <= {max(each.threads for each in watch.looks)}, files <= {max(each.files for each in watch.looks)}, "

@@ -120,7 +120,7 @@ class Asker:
 
 
 class Observer:
-    """Sees the packets between a daemon and its broker: whether acks are in order, and when it said that it is ready."""
+    """Sees the packets between daemon and broker: whether acks are in order, and when the daemon says it is ready."""
 
     def __init__(self) -> None:
         self.out_of_order = 0

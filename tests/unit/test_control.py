@@ -40,6 +40,7 @@ class Bench:
             capacity=4,
             language=None,
             on_control=lambda delivery: self.control.handle(delivery, self.worker),
+            clock=lambda: 0.0,
         )
         self.control = Control(
             contract=contract,
@@ -123,6 +124,39 @@ def test_log_level_and_drain(bench: Bench) -> None:
     assert bench.levels == ["debug"]
     assert bench.drains == 1
     assert bench.last("edged/box/response/drain")["data"] == {"state": "draining"}
+
+
+@pytest.mark.parametrize(
+    ("command", "body"), [("drain", None), ("log_level", {"level": "debug"}), ("cancel", {"id": "1"})]
+)
+def test_a_command_for_an_earlier_daemon_is_not_obeyed(bench: Bench, command: str, body: object) -> None:
+    payload = b"" if body is None else json.dumps(body).encode()
+    bench.link.deliver(Message(topic=f"edged/box/request/{command}", payload=payload, qos=1))
+    bench.worker.began_at = 1.0  # it arrived at 0.0, while the model was loading
+    bench.turn()
+    assert bench.last(f"edged/box/response/{command}")["error"]["code"] == "expired"
+    bench.worker.began_at = 0.0
+    bench.link.auto = False
+    bench.send(command, body)
+    bench.link.disconnect()
+    done = (bench.drains, list(bench.levels))
+    bench.link.reconnect()
+    bench.turn()
+    assert bench.last(f"edged/box/response/{command}")["error"]["code"] == "expired"
+    assert (bench.drains, bench.levels) == done
+
+
+def test_what_is_to_be_forgotten_is_forgotten_however_late(bench: Bench) -> None:
+    talk(bench)
+    bench.worker.began_at = 1.0
+    bench.send("forget", {"session": "s"})
+    assert bench.last("edged/box/response/forget")["data"] == {"turns": 2}
+
+
+def test_a_retained_command_is_not_obeyed(bench: Bench) -> None:
+    bench.send("drain", retain=True)
+    assert bench.last("edged/box/response/drain")["error"]["code"] == "bad_request"
+    assert bench.drains == 0
 
 
 def test_the_answer_goes_to_the_response_topic(bench: Bench) -> None:
