@@ -297,13 +297,13 @@ class Daemon:
     def _shut_down(self) -> ExitCode:
         """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start."""
         begin = self._clock()
+        asked = self._signals.asked_to_stop
         timeout = self._settings.shutdown_timeout
         self._notifier.stopping()
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
         self._link.unsubscribe()
         self._worker.drain()
-        asked = self._signals.asked_to_stop
         finished = False
         while not finished and self._clock() - begin < timeout and self._signals.asked_to_stop == asked:
             finished = self._worker.wait_idle(0.1)

@@ -7,6 +7,7 @@ is printed, and `EDGED_TEST_SEED` repeats it as far as chance allows.
 import os
 import random
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -178,7 +179,7 @@ def test_nothing_is_lost_and_nothing_doubled(stage: Stage, capsys: pytest.Captur
     seconds = time.monotonic() - begin
     assert stage.daemon.stop() == 0
     with capsys.disabled():
-        print(f"\nseed {SEED}: {report(stage, watch, faults, seconds)}")
+        sys.stdout.write(f"\nseed {SEED}: {report(stage, watch, faults, seconds)}\n")
     check_answers(stage, requests)
     check_turns(stage)
     assert stage.observer.out_of_order == 0
@@ -210,11 +211,12 @@ def state_dir(stage: Stage) -> Path:
 
 def report(stage: Stage, watch: Watch, faults: int, seconds: float) -> str:
     answers = stage.asker.answers.values()
+    payloads = sum(sum(each.payloads.values()) for each in answers)
     slowest = max(stage.recoveries, key=lambda each: each[1])
     return (
         f"{len(answers)} answered of {len(stage.asked)} (sent {stage.asker.sent}, delivered "
-        f"{stage.observer.deliveries}, answers {sum(sum(each.payloads.values()) for each in answers)}), "
-        f"{faults} faults, {seconds:.0f} s; ids with two contents {sum(len(each.contents) > 1 for each in answers)}, with two payloads "
+        f"{stage.observer.deliveries}, answers {payloads}), {faults} faults, {seconds:.0f} s; "
+        f"ids with two contents {sum(len(each.contents) > 1 for each in answers)}, with two payloads "
         f"{sum(len(each.payloads) > 1 for each in answers)}; acks out of order {stage.observer.out_of_order}; "
         f"slowest to ready: {slowest[0]} {slowest[1]:.2f} s; processes {len({each.pid for each in watch.looks})}, "
         f"threads <= {max(each.threads for each in watch.looks)}, files <= {max(each.files for each in watch.looks)}, "
