@@ -47,6 +47,7 @@ log = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
+_BACKLOG_S = 30.0  # in which the broker brings what it kept for us
 _OVERSIZE = 4 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
 _STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
@@ -129,6 +130,7 @@ class Daemon:
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
         self._has_rival = False
+        self._heard_ourselves_at: float | None = None
         self._progress_at = self._started
         self._metrics = Metrics()
         self._journal = SqliteJournal(
@@ -172,6 +174,7 @@ class Daemon:
             prober=prober,
             set_log_level=logs.set_level,
             drain=self._signals.ask,
+            is_late=self._is_late,
         )
         self._health = Health(
             topics=topics,
@@ -276,11 +279,24 @@ class Daemon:
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
         status = _json_object(delivery.message.payload)
+        if self._health.is_ours(status) and self._heard_ourselves_at is None:
+            self._heard_ourselves_at = delivery.received_at
         self._health.hear_status(status)
         # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
         if self._link.state().reconnects > 0 and self._health.is_rival(status):
             self._has_rival = True
             self._signals.wake.set()
+
+    def _is_late(self, delivery: Delivery) -> bool:
+        """Whether the broker may have kept `delivery` since before this process.
+
+        What it kept comes before the first status of ours, which it got after all that. Where we may not read our
+        status, the first seconds of the connection are all that can be told.
+        """
+        if self._heard_ourselves_at is not None:
+            return delivery.received_at < self._heard_ourselves_at
+        connected = self._link.state().connected_since
+        return connected is None or delivery.received_at < connected + _BACKLOG_S
 
     def _on_link_change(self, state: LinkState) -> None:
         if state.connected_since is not None:

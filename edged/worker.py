@@ -70,7 +70,6 @@ class Worker:
 
     Attributes:
         recorder: results and conversations; for the worker's thread, and so for `on_control`.
-        began_at: monotonic seconds when it was started; what arrived before was meant for an earlier daemon.
     """
 
     def __init__(
@@ -116,13 +115,12 @@ class Worker:
         self._idle = threading.Event()
         self._died: str | None = None
         self._last_progress = clock()
-        self.began_at = clock()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
 
     # ------------------------------------------------------------------------------ called from other threads
 
     def start(self) -> None:
-        self._last_progress = self.began_at = self._clock()
+        self._last_progress = self._clock()
         self._events.put(self.recorder.open)
         self._thread.start()
 
