@@ -12,7 +12,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edged.answer import encode
-from edged.errors import BadEncoding, BadRequest, JournalFault, ModelError, RequestError, TooLarge
+from edged.errors import BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
 from edged.mqtt.settlement import Delivery
 from edged.ports import Engine, Link, Outcome
 from edged.tasks import GenerateSpec
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 Respond = Callable[[Mapping[str, Any] | RequestError], None]
 
 COMMANDS = ("ping", "cancel", "forget", "session", "log_level", "drain")
+_FOR_NOW = {"cancel", "log_level", "drain"}  # meant for the daemon that runs when they are sent, and no later one
 
 
 class ControlBody(BaseModel):
@@ -83,13 +84,24 @@ class Control:
         prober: Prober,
         set_log_level: Callable[[str], None],
         drain: Callable[[], None],
+        is_late: Callable[[Delivery], bool],
     ) -> None:
-        """`set_log_level` raises ValueError for a level that there is not; `drain` ends the daemon."""
+        """Assign.
+
+        Args:
+            contract: the topics.
+            link: where answers go.
+            prober: decodes a token.
+            set_log_level: raises ValueError for a level that there is not.
+            drain: ends the daemon.
+            is_late: whether the broker may have kept a delivery since before this process.
+        """
         self._contract = contract
         self._link = link
         self._prober = prober
         self._set_log_level = set_log_level
         self._drain = drain
+        self._is_late = is_late
 
     def handle(self, delivery: Delivery, worker: Worker) -> None:
         """Obey the request in `delivery`; in the worker's thread."""
@@ -104,7 +116,11 @@ class Control:
         try:
             if message.response_topic is not None:
                 address = redirect(address, message.response_topic, self._contract, field="response_topic")
+            if message.retain:
+                raise BadRequest("a retained command would be obeyed at every start; publish it without that flag")
             body = self._read(message.payload)
+            if command in _FOR_NOW and (delivery.redelivered or self._is_late(delivery)):
+                raise Expired("the command may be meant for an earlier daemon; send it again if it is still wanted")
             self._obey(command, body, worker, self._responder(delivery, address, body))
         except RequestError as error:
             self._responder(delivery, address, body)(error)

@@ -3,6 +3,7 @@
 Nothing is decided here about a request; see `worker.py` for that, and `health.py` for what the world is told.
 """
 
+import contextlib
 import json
 import signal
 import threading
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -20,9 +21,7 @@ from edged import __version__, logs, system
 from edged.answer import encode
 from edged.config import Systemd
 from edged.control import Control, Prober
-from edged.engine import loading
-from edged.engine.engine import Engine, Loaded
-from edged.errors import BrokerUnavailable, ExitCode, FatalError
+from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault
 from edged.health import Health, State
 from edged.health import Limits as HealthLimits
 from edged.info import describe
@@ -39,11 +38,18 @@ from edged.topics import Topics
 from edged.wire import Contract, Publication
 from edged.worker import Worker
 
+if TYPE_CHECKING:
+    from edged.engine import loading
+    from edged.engine.engine import Loaded
+
 log = structlog.get_logger(__name__)
 
 _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
+_BACKLOG_S = 30.0  # in which the broker brings what it kept for us
+_OVERSIZE = 4 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+_STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 
 def contract_of(settings: Settings, tasks: Tasks) -> Contract:
@@ -59,19 +65,26 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
 
 def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     """The real engine on the model of the settings."""
+    # torch takes seconds to import, and an engine that is handed in needs none of it.
+    from edged.engine import loading  # noqa: PLC0415
+    from edged.engine.engine import Engine  # noqa: PLC0415
 
-    def load() -> Loaded[Any]:
+    logs.take_over_libraries()
+
+    def load() -> "Loaded[Any]":
         return loading.load(plan_of(settings))
 
     return Engine(load, tasks=tasks)
 
 
-def plan_of(settings: Settings) -> loading.Plan:
+def plan_of(settings: Settings) -> "loading.Plan":
     """What the settings say of the model.
 
     Raises:
         ModelUnavailable: it is not here.
     """
+    from edged.engine import loading  # noqa: PLC0415 - see make_engine
+
     return loading.Plan(
         path=Store(settings.model_dir).path(settings.model.id, settings.model.revision),
         model=settings.model,
@@ -117,6 +130,8 @@ class Daemon:
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
         self._has_rival = False
+        self._heard_ourselves_at: float | None = None
+        self._progress_at = self._started
         self._metrics = Metrics()
         self._journal = SqliteJournal(
             settings.state_dir / "journal.db",
@@ -130,6 +145,7 @@ class Daemon:
             settings=settings.mqtt,
             client_id=settings.client_id,
             subscriptions=(topics.requests, topics.controls, topics.status),
+            fleeting=(topics.controls,),
             will=Publication(
                 topic=topics.status,
                 payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
@@ -137,6 +153,7 @@ class Daemon:
                 retain=True,
             ),
             receive_maximum=settings.queue.capacity,
+            maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
         )
@@ -157,6 +174,7 @@ class Daemon:
             prober=prober,
             set_log_level=logs.set_level,
             drain=self._signals.ask,
+            is_late=self._is_late,
         )
         self._health = Health(
             topics=topics,
@@ -217,6 +235,7 @@ class Daemon:
         return True
 
     def _serve(self) -> None:
+        self._progress_at = self._clock()
         while not self._signals.asked_to_stop:
             self._health.tick()
             self._check_name_is_ours()
@@ -240,6 +259,12 @@ class Daemon:
         died = self._engine.state().fault or self._worker.state().died
         if died is not None:
             raise FatalError(died)
+        now = self._clock()
+        if self._health.makes_progress:
+            self._progress_at = now
+        # A thread that stands still cannot be mended from outside. Under systemd the watchdog comes before this.
+        elif now - self._progress_at >= (_STALLS - 1) * self._settings.health.stall_after:
+            raise FatalError("; ".join(self._health.reasons) or "a thread stands still")
 
     def _publish_info(self) -> None:
         info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
@@ -254,11 +279,24 @@ class Daemon:
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
         status = _json_object(delivery.message.payload)
+        if self._health.is_ours(status) and self._heard_ourselves_at is None:
+            self._heard_ourselves_at = delivery.received_at
         self._health.hear_status(status)
         # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
         if self._link.state().reconnects > 0 and self._health.is_rival(status):
             self._has_rival = True
             self._signals.wake.set()
+
+    def _is_late(self, delivery: Delivery) -> bool:
+        """Whether the broker may have kept `delivery` since before this process.
+
+        What it kept comes before the first status of ours, which it got after all that. Where we may not read our
+        status, the first seconds of the connection are all that can be told.
+        """
+        if self._heard_ourselves_at is not None:
+            return delivery.received_at < self._heard_ourselves_at
+        connected = self._link.state().connected_since
+        return connected is None or delivery.received_at < connected + _BACKLOG_S
 
     def _on_link_change(self, state: LinkState) -> None:
         if state.connected_since is not None:
@@ -275,13 +313,13 @@ class Daemon:
     def _shut_down(self) -> ExitCode:
         """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start."""
         begin = self._clock()
+        asked = self._signals.asked_to_stop
         timeout = self._settings.shutdown_timeout
         self._notifier.stopping()
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
         self._link.unsubscribe()
         self._worker.drain()
-        asked = self._signals.asked_to_stop
         finished = False
         while not finished and self._clock() - begin < timeout and self._signals.asked_to_stop == asked:
             finished = self._worker.wait_idle(0.1)
@@ -294,10 +332,15 @@ class Daemon:
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
 
     def _stop_parts(self, final: Publication | None) -> None:
-        self._worker.call(self._journal.close)
+        self._worker.call(self._close_journal)
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
+
+    def _close_journal(self) -> None:
+        with contextlib.suppress(JournalFault):
+            self._journal.tidy(is_quiet=True)
+        self._journal.close()
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

@@ -187,6 +187,10 @@ class Health:
         if status.get("boot_id") != self._boot_id or status.get("state") == State.OFFLINE:
             self._must_correct = True
 
+    def is_ours(self, status: Mapping[str, Any]) -> bool:
+        """Whether a message on our own status topic is of this process."""
+        return status.get("boot_id") == self._boot_id
+
     def is_rival(self, status: Mapping[str, Any]) -> bool:
         """Whether a message on our own status topic is of another daemon that lives and started after us.
 

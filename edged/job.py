@@ -55,6 +55,7 @@ class Job:
         request: its id is final: the caller's, one made for it, or the one it had before a crash.
         packet_id: of the first delivery, None at QoS 0.
         deadline: monotonic seconds.
+        is_left_over: the broker brings it again: an earlier process may have ended over it.
         submitted: when its parts went to the engine; None while an earlier turn of its session is answered.
         payload: the answer as published; None while there is none.
     """
@@ -68,6 +69,7 @@ class Job:
     packet_id: int | None
     received: float
     deadline: float | None
+    is_left_over: bool = False
     submitted: float | None = None
     payload: bytes | None = None
     events: dict[str, Classified | Generated] = field(default_factory=dict)

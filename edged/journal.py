@@ -8,7 +8,9 @@ again (its seed is made of the request, so it gets the same text), and sessions 
 import contextlib
 import os
 import sqlite3
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +26,12 @@ log = structlog.get_logger(__name__)
 _RETRY_S = 5.0  # between two attempts to open a database that cannot be opened
 _BUSY_S = 1.0  # that another program may hold the database
 _PRUNE_S = 60.0
+_ERASE_WITHIN_S = 600.0  # that `tidy` waits for a quiet moment
+_ERASE_RETRY_S = 30.0  # after a moment that was not quiet for long enough
 _MAX_TURNS = 1000  # of a session that are read: the newest; more fit no context
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STILL_READABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY}
+_PERHAPS_READABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
 # One step a version; a new step is added, none is ever changed.
 _MIGRATIONS = (
@@ -52,6 +57,15 @@ _MIGRATIONS = (
     );
     CREATE INDEX turns_by_session ON turns (session, number);
     """,
+    """
+    CREATE TABLE starts (  -- of requests that an earlier process left without an answer
+        fingerprint TEXT PRIMARY KEY,
+        process TEXT NOT NULL,  -- the last one that began it
+        processes INTEGER NOT NULL,
+        at REAL NOT NULL
+    );
+    CREATE TABLE chores (name TEXT PRIMARY KEY, since REAL NOT NULL);
+    """,
 )
 
 
@@ -76,6 +90,19 @@ class SqliteJournal:
         self._fault = ""  # why it could not be opened
         self._tried_at = float("-inf")
         self._pruned_at = float("-inf")
+        self._is_read_only = False
+        self._process = uuid.uuid4().hex
+        self._erase_since: float | None = None  # when something was forgotten that the file still has traces of
+        self._erase_tried_at = float("-inf")
+        self._lock = threading.Lock()  # guards the next one
+        self._may_be_cut_short = False
+
+    def open(self) -> None:
+        with self._using() as db, db:
+            # Writes one page, and so tells whether the disk takes any.
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            db.execute("BEGIN IMMEDIATE")
+            db.execute(f"PRAGMA user_version = {version}")
 
     def close(self) -> None:
         """Write all to the file and let go of it."""
@@ -83,13 +110,14 @@ class SqliteJournal:
             self._connection.close()
             self._connection = None
 
-    def record(self, entries: Sequence[Entry]) -> None:
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
         with self._using() as db:
-            if not self._limits.keep_text:
-                return
             with db:
-                for entry in entries:
+                for entry in entries if self._limits.keep_text else ():
                     self._insert(db, entry)
+                begun = [(entry.fingerprint,) for entry in entries]
+                db.executemany("DELETE FROM starts WHERE fingerprint = ?", begun)
+                self._settle(db, settled)
             is_due = abs(self._clock() - self._pruned_at) >= _PRUNE_S
             if is_due or self._is_too_large(db):
                 self._prune(db)
@@ -102,9 +130,25 @@ class SqliteJournal:
 
     def settled(self, requests: Iterable[tuple[str, str]]) -> None:
         with self._using() as db, db:
-            db.executemany(
-                "UPDATE results SET packet_id = NULL WHERE request_id = ? AND fingerprint = ?", list(requests)
+            self._settle(db, requests)
+
+    def starts(self, fingerprint: str) -> int:
+        with self._using() as db:
+            query = "SELECT processes FROM starts WHERE fingerprint = ? AND process <> ?"
+            row = db.execute(query, (fingerprint, self._process)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def begin(self, fingerprint: str) -> None:
+        with self._using() as db, db:
+            db.execute(
+                "INSERT INTO starts VALUES (?, ?, 1, ?) ON CONFLICT (fingerprint) DO UPDATE SET"
+                " processes = processes + (process <> excluded.process), process = excluded.process, at = excluded.at",
+                (fingerprint, self._process, self._clock()),
             )
+
+    def hand_back(self) -> None:
+        with self._using() as db, db:
+            db.execute("UPDATE starts SET processes = processes - 1 WHERE process = ?", (self._process,))
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         with self._using() as db:
@@ -122,9 +166,39 @@ class SqliteJournal:
             with db:
                 db.execute("DELETE FROM results WHERE session = ?", (session,))
                 turns = db.execute("DELETE FROM turns WHERE session = ?", (session,)).rowcount
-            # Even when nothing was deleted now: an earlier attempt may have come only this far.
-            self._erase_deleted(db)
+                # Even when nothing was deleted now: a corrupt database that was moved aside may have some of it.
+                db.execute("INSERT OR IGNORE INTO chores VALUES ('erase', ?)", (self._clock(),))
+            self._erase_since = self._erase_since or self._clock()
+            self._erase_tried_at = float("-inf")
         return turns
+
+    def tidy(self, *, is_quiet: bool) -> None:
+        if self._connection is None or self._erase_since is None:
+            return
+        is_late = abs(self._clock() - self._erase_since) >= _ERASE_WITHIN_S
+        is_early = abs(self._clock() - self._erase_tried_at) < _ERASE_RETRY_S
+        if is_early or not (is_quiet or is_late):
+            return
+        self._erase_tried_at = self._clock()
+        with self._using() as db:
+            self._may_be_cut_short = not is_late
+            try:
+                self._erase_deleted(db)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+                    return  # the next quiet moment will do
+                raise
+            finally:
+                with self._lock:
+                    self._may_be_cut_short = False
+            with db:
+                db.execute("DELETE FROM chores WHERE name = 'erase'")
+            self._erase_since = None
+
+    def hurry(self) -> None:
+        with self._lock:
+            if self._may_be_cut_short and self._connection is not None:
+                self._connection.interrupt()
 
     # ------------------------------------------------------------------------------------------------- contents
 
@@ -142,6 +216,10 @@ class SqliteJournal:
             "INSERT INTO turns (session, role, content, at) VALUES (?, ?, ?, ?)",
             [(entry.session, turn.role, turn.content, entry.at) for turn in entry.turns],
         )
+
+    @staticmethod
+    def _settle(db: sqlite3.Connection, requests: Iterable[tuple[str, str]]) -> None:
+        db.executemany("UPDATE results SET packet_id = NULL WHERE request_id = ? AND fingerprint = ?", list(requests))
 
     def _find(self, where: str, values: tuple[object, ...]) -> Recorded | None:
         query = f"SELECT request_id, payload FROM results WHERE {where} AND at >= ? ORDER BY rowid DESC LIMIT 1"  # noqa: S608 - `where` is ours
@@ -167,6 +245,7 @@ class SqliteJournal:
         self._pruned_at = self._clock()
         with db:
             db.execute("DELETE FROM results WHERE at < ?", (self._oldest_result(),))
+            db.execute("DELETE FROM starts WHERE at < ?", (self._oldest_result(),))
             db.execute(
                 "DELETE FROM turns WHERE session IN (SELECT session FROM turns GROUP BY session HAVING MAX(at) < ?)",
                 (self._oldest_session(),),
@@ -215,19 +294,47 @@ class SqliteJournal:
             raise JournalFault(f"{self._path}: {error.strerror}") from error
 
     def _opened(self) -> sqlite3.Connection:
-        if self._connection is not None:
+        is_early = abs(self._clock() - self._tried_at) < _RETRY_S  # the wall clock may be set back
+        if self._connection is not None and (is_early or not self._is_read_only):
             return self._connection
-        if abs(self._clock() - self._tried_at) < _RETRY_S:  # the wall clock may be set back
+        if is_early:
             raise JournalFault(self._fault)
+        self.close()
+        self._is_read_only = False
         try:
             self._connection = self._open()
         except OSError as error:
-            raise self._hold_off(f"{self._path}: {error.strerror}") from error
+            fault = self._hold_off(f"{self._path}: {error.strerror}")
+            self._connection = self._open_to_read(fault)
         except sqlite3.OperationalError as error:
-            raise self._hold_off(f"{self._path}: {error}") from error
+            fault = self._hold_off(f"{self._path}: {error}")
+            if error.sqlite_errorcode & 0xFF not in _PERHAPS_READABLE:
+                raise fault from error
+            self._connection = self._open_to_read(fault)
         except JournalFault as fault:
             raise self._hold_off(str(fault)) from fault
         return self._connection
+
+    def _open_to_read(self, fault: JournalFault) -> sqlite3.Connection:
+        """What cannot be written may still be read: on a disk that is read-only, or full.
+
+        Raises:
+            JournalFault: `fault`, where not even that can be.
+        """
+        # `immutable` needs no companions of the file, which a clean end deletes and a read-only disk cannot have.
+        for way in ("mode=ro", "mode=ro&immutable=1"):
+            with contextlib.suppress(sqlite3.OperationalError):
+                uri = f"{self._path.absolute().as_uri()}?{way}"
+                db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, check_same_thread=False)
+                try:
+                    version = db.execute("PRAGMA user_version").fetchone()[0]
+                    if 1 <= version <= len(_MIGRATIONS):
+                        self._is_read_only = True
+                        return db
+                finally:
+                    if not self._is_read_only:
+                        db.close()
+        raise fault
 
     def _hold_off(self, fault: str) -> JournalFault:
         """Give the fault, now and to all who ask before the next attempt."""
@@ -246,6 +353,8 @@ class SqliteJournal:
             db.execute("PRAGMA synchronous = FULL")  # an answer that was acked survives a power cut
             db.execute("PRAGMA secure_delete = ON").fetchall()
             self._migrate(db)
+            chore = db.execute("SELECT since FROM chores WHERE name = 'erase'").fetchone()
+            self._erase_since = None if chore is None else chore[0]
             if not self._limits.keep_text:
                 self._empty(db)
         except BaseException:
@@ -272,6 +381,8 @@ class SqliteJournal:
 
     def _fault_of(self, error: sqlite3.DatabaseError) -> JournalFault:
         """Do what can be done about a fault, and give it in words."""
+        if self._is_read_only and self._connection is not None:
+            return JournalFault(self._fault)  # why it could only be opened to read
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code
         if code in _CORRUPT:
             self.close()

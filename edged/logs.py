@@ -24,7 +24,7 @@ Level = Literal["debug", "info", "warning", "error"]
 def configure(level: Level, form: Literal["auto", "json", "console"], stream: IO[str] | None = None) -> None:
     """Send all logs to `stream` (standard error): ours, those of the libraries, and Python's warnings.
 
-    `auto` is colour on a terminal and JSON elsewhere. To be called after the libraries are imported.
+    `auto` is colour on a terminal and JSON elsewhere. Of libraries that are imported later, see `take_over_libraries`.
     """
     out = stream or sys.stderr
     as_json = form == "json" or (form == "auto" and not out.isatty())
@@ -48,9 +48,7 @@ def configure(level: Level, form: Literal["auto", "json", "console"], stream: IO
     root.handlers[:] = [handler]
     # Libraries speak only when something is wrong; their info lines may hold what users wrote.
     root.setLevel(logging.WARNING)
-    for logger in _loggers_of(_SELF_WILLED):
-        logger.handlers.clear()
-        logger.propagate = True
+    take_over_libraries()
     logging.captureWarnings(capture=True)
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *shared, ProcessorFormatter.wrap_for_formatter],
@@ -59,6 +57,13 @@ def configure(level: Level, form: Literal["auto", "json", "console"], stream: IO
         cache_logger_on_first_use=False,
     )
     set_level(level)
+
+
+def take_over_libraries() -> None:
+    """Take their own streams from the libraries imported so far; to be called again when more have been."""
+    for logger in _loggers_of(_SELF_WILLED):
+        logger.handlers.clear()
+        logger.propagate = True
 
 
 def set_level(level: str) -> None:

@@ -195,8 +195,15 @@ class Recorded:
 class Journal(Protocol):
     """Results and conversations that outlive the process. Used by one thread; raises `edged.errors.JournalFault`."""
 
-    def record(self, entries: Sequence[Entry]) -> None:
-        """Keep all of `entries` or none (one transaction). A request recorded before is left as it is."""
+    def open(self) -> None:
+        """See whether entries can be kept now; a journal that is not opened opens itself when it is used."""
+        ...
+
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+        """Keep all of `entries` or none (one transaction). A request recorded before is left as it is.
+
+        `settled` is noted in the same transaction; see the method of that name.
+        """
         ...
 
     def find(self, request_id: str, fingerprint: str) -> Recorded | None:
@@ -211,12 +218,35 @@ class Journal(Protocol):
         """Note that these requests' (id, fingerprint) deliveries were acked: their packet ids may be used again."""
         ...
 
+    def starts(self, fingerprint: str) -> int:
+        """How many processes before this one noted that they began this request, and recorded no answer to it."""
+        ...
+
+    def begin(self, fingerprint: str) -> None:
+        """Note that this process begins a request that an earlier one left without an answer."""
+        ...
+
+    def hand_back(self) -> None:
+        """Note that this process ends in order: that it leaves requests without an answer is no fault of theirs."""
+        ...
+
     def turns(self, session: str) -> tuple[Turn, ...]:
         """The session's turns, oldest first."""
         ...
 
     def forget(self, session: str) -> int:
-        """Delete the session's turns, and the text of its results; gives how many turns there were."""
+        """Delete the session's turns, and the text of its results; gives how many turns there were.
+
+        No trace of them is left once `tidy` has had a quiet moment.
+        """
+        ...
+
+    def tidy(self, *, is_quiet: bool) -> None:
+        """Do what takes its time, if now is the moment for it or if it has waited for too long."""
+        ...
+
+    def hurry(self) -> None:
+        """Cut `tidy` short; from any thread."""
         ...
 
 

@@ -1,10 +1,10 @@
 """The journal as the worker uses it: a fault of the disk is noted and told, and stops no answer.
 
-What cannot be written is kept here and tried again with the next commit.
+What cannot be written is kept here, is known as if it were written, and is tried again a moment later.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import structlog
@@ -15,7 +15,9 @@ from edged.ports import Entry, Journal, Recorded
 
 log = structlog.get_logger(__name__)
 
-_KEPT = 1000  # entries that wait for a disk to heal; then the oldest are lost
+KEPT = 1000  # entries that wait for a disk to heal; then the oldest are lost
+RETRY_S = 2.0  # between two attempts to write to a disk that does not take it
+_SETTLED = 1000  # that wait for a quiet moment, if no answer is recorded before
 
 
 class Asked(Protocol):
@@ -29,15 +31,30 @@ class Asked(Protocol):
 
 
 class Recorder:
-    """Keeps a journal in use. For the worker's thread; `fault` may be read by others."""
+    """Keeps a journal in use. For the worker's thread; `fault` may be read, and `hurry` called, by others."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, *, clock: Callable[[], float]) -> None:
+        """`clock` gives monotonic seconds."""
         self._journal = journal
-        self._unwritten: deque[Entry] = deque(maxlen=_KEPT)
+        self._clock = clock
+        self._unwritten: deque[Entry] = deque()
+        self._settled: list[tuple[str, str]] = []
+        self._retry_at = float("-inf")
         self.fault: str | None = None
+
+    def open(self) -> None:
+        """Open the journal before it is needed: what is wrong with it is told at once, and what must go, goes."""
+        try:
+            self._journal.open()
+            self._is_well()
+        except JournalFault as fault:
+            self._note(fault)
 
     def answer_before(self, request: Asked, fingerprint: str, *, redelivered_packet: int | None) -> Recorded | None:
         """The answer that this request was given: found by its own id, or by the delivery that comes again."""
+        unwritten = self._answer_unwritten(request, fingerprint, redelivered_packet)
+        if unwritten is not None:
+            return unwritten
         try:
             if request.has_own_id:
                 return self._journal.find(request.id, fingerprint)
@@ -46,6 +63,39 @@ class Recorder:
         except JournalFault as fault:
             self._note(fault)
         return None
+
+    def _answer_unwritten(self, request: Asked, fingerprint: str, redelivered_packet: int | None) -> Recorded | None:
+        for entry in reversed(self._unwritten):
+            is_same = (
+                entry.request_id == request.id
+                if request.has_own_id
+                else redelivered_packet is not None and entry.packet_id == redelivered_packet
+            )
+            if is_same and entry.fingerprint == fingerprint:
+                return Recorded(request_id=entry.request_id, payload=entry.payload)
+        return None
+
+    def starts(self, fingerprint: str) -> int:
+        """See `Journal.starts`."""
+        try:
+            return self._journal.starts(fingerprint)
+        except JournalFault as fault:
+            self._note(fault)
+            return 0
+
+    def begin(self, fingerprint: str) -> None:
+        """See `Journal.begin`."""
+        try:
+            self._journal.begin(fingerprint)
+        except JournalFault as fault:
+            self._note(fault)
+
+    def hand_back(self) -> None:
+        """See `Journal.hand_back`."""
+        try:
+            self._journal.hand_back()
+        except JournalFault as fault:
+            self._note(fault)
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         """The conversation so far: as written, and what could not be written yet."""
@@ -64,24 +114,54 @@ class Recorder:
         """
         kept = [entry for entry in self._unwritten if entry.session != session]
         lost = sum(len(entry.turns) for entry in self._unwritten) - sum(len(entry.turns) for entry in kept)
-        self._unwritten.clear()
-        self._unwritten.extend(kept)
+        self._unwritten = deque(kept)
         return self._journal.forget(session) + lost
 
     def commit(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]]) -> None:
-        """Write answers, in one transaction, and note whose deliveries were acked."""
-        settled = list(settled)
+        """Write answers, in one transaction, and note whose deliveries were acked.
+
+        An ack that nobody notes costs little, so it waits for the next answers, or for a quiet moment.
+        """
+        self._settled += settled
+        self._unwritten += entries
+        if self._unwritten and self._clock() >= self._retry_at:
+            self._write()
+        while len(self._unwritten) > KEPT:
+            lost = self._unwritten.popleft()
+            log.error("record_lost", request_id=lost.request_id)
+
+    def tidy(self, *, is_quiet: bool) -> None:
+        """Do what can wait, and see whether a fault is over."""
         try:
-            if self._unwritten or entries:
-                self._journal.record([*self._unwritten, *entries])
-                self._unwritten.clear()
-                self.fault = None
-                entries = ()
-            if settled:
+            if self.fault is not None and not self._unwritten and self._clock() >= self._retry_at:
+                self._retry_at = self._clock() + RETRY_S
+                self._journal.open()
+                self._is_well()
+            if self._settled and (is_quiet or len(self._settled) >= _SETTLED):
+                settled, self._settled = self._settled, []
                 self._journal.settled(settled)
+            self._journal.tidy(is_quiet=is_quiet)
         except JournalFault as fault:
             self._note(fault)
-            self._unwritten.extend(entries)
+
+    def hurry(self) -> None:
+        """There is work: cut `tidy` short."""
+        self._journal.hurry()
+
+    def _write(self) -> None:
+        try:
+            self._journal.record(list(self._unwritten), self._settled)
+        except JournalFault as fault:
+            self._note(fault)
+            self._retry_at = self._clock() + RETRY_S
+            return
+        self._unwritten.clear()
+        self._settled = []
+        self._is_well()
+
+    def _is_well(self) -> None:
+        self.fault = None
+        self._retry_at = float("-inf")
 
     def _note(self, fault: JournalFault) -> None:
         if self.fault != str(fault):

@@ -350,7 +350,10 @@ class MemoryJournal:
         self._settled: set[tuple[str, str]] = set()
         self._turns: dict[str, list[Turn]] = {}
 
-    def record(self, entries: Sequence[Entry]) -> None:
+    def open(self) -> None:
+        """Nothing to open."""
+
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
         for entry in entries:
             key = (entry.request_id, entry.fingerprint)
             if key in self._entries:
@@ -358,6 +361,7 @@ class MemoryJournal:
             self._entries[key] = entry
             if entry.session is not None:
                 self._turns.setdefault(entry.session, []).extend(entry.turns)
+        self.settled(settled)
 
     def find(self, request_id: str, fingerprint: str) -> Recorded | None:
         entry = self._entries.get((request_id, fingerprint))
@@ -372,6 +376,15 @@ class MemoryJournal:
     def settled(self, requests: Iterable[tuple[str, str]]) -> None:
         self._settled |= self._entries.keys() & set(requests)
 
+    def starts(self, fingerprint: str) -> int:  # noqa: ARG002 - no process was before this one
+        return 0
+
+    def begin(self, fingerprint: str) -> None:
+        """No process will come after this one."""
+
+    def hand_back(self) -> None:
+        """Nor ask what this one did."""
+
     def turns(self, session: str) -> tuple[Turn, ...]:
         return tuple(self._turns.get(session, ()))
 
@@ -380,3 +393,9 @@ class MemoryJournal:
             del self._entries[key]
             self._settled.discard(key)
         return len(self._turns.pop(session, ()))
+
+    def tidy(self, *, is_quiet: bool) -> None:
+        """Nothing is left behind."""
+
+    def hurry(self) -> None:
+        """Nothing takes long."""

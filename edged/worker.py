@@ -8,6 +8,7 @@ import queue
 import threading
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,8 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 256  # events handled between two commits
 _TICK_S = 0.5
+_RESEND_S = 1.0  # after which an answer is offered again that the link had no room for
+MAX_STARTS = 2  # processes that may end over one request before it is given up
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,7 +91,7 @@ class Worker:
         self._contract = contract
         self._engine = engine
         self._responder = Responder(link, node=contract.topics.node, wall_clock=wall_clock)
-        self.recorder = Recorder(journal)
+        self.recorder = Recorder(journal, clock=clock)
         self._metrics = metrics
         self._capacity = capacity
         self._language = language
@@ -100,6 +103,8 @@ class Worker:
         self._jobs: dict[int, Job] = {}
         self._by_identity: dict[tuple[str, str], Job] = {}
         self._sessions: Sessions[Job] = Sessions()
+        self._suspects: deque[Job] = deque()  # the first one runs
+        self._unsent: list[tuple[float, Job, Addressee]] = []  # when to offer an answer again
         self._complete: list[Job] = []  # answered since the last commit
         self._settled: list[tuple[str, str]] = []
         self._numbers = 0
@@ -116,6 +121,7 @@ class Worker:
 
     def start(self) -> None:
         self._last_progress = self._clock()
+        self._events.put(self.recorder.open)
         self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -127,6 +133,7 @@ class Worker:
     def on_delivery(self, delivery: Delivery) -> None:
         """Take a delivery in; for the link's thread."""
         self._events.put(delivery)
+        self.recorder.hurry()
 
     def call(self, function: Callable[[], None]) -> None:
         """Run `function` in the worker's thread, between two events."""
@@ -180,14 +187,17 @@ class Worker:
 
     def turn(self, wait_s: float) -> None:
         """Handle the events at hand, waiting for the first, then commit and publish once for all of them."""
+        handled = 0
         try:
             self._handle(self._events.get(timeout=wait_s) if wait_s > 0 else self._events.get_nowait())
-            for _ in range(_BATCH):
+            for handled in range(1, _BATCH):  # noqa: B007 - read below
                 self._handle(self._events.get_nowait())
         except queue.Empty:
             pass
         self._expire_waiting()
+        self._send_unsent()
         self._commit()
+        self.recorder.tidy(is_quiet=not handled and not self._jobs)
         self._last_progress = self._clock()
         if self._draining and not self._jobs:
             self._idle.set()
@@ -285,6 +295,7 @@ class Worker:
             addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
             packet_id=ticket.packet_id if ticket is not None else None,
             received=delivery.received_at,
+            is_left_over=delivery.redelivered and ticket is not None,
             deadline=None if left is None else delivery.received_at + left / 1000,
         )
 
@@ -328,6 +339,21 @@ class Worker:
         return request.session
 
     def _start(self, job: Job) -> None:
+        """Give the job to the engine, unless it is to be feared that it ends the process."""
+        if job.is_left_over and (starts := self.recorder.starts(job.fingerprint)):
+            if starts >= MAX_STARTS:
+                reason = f"{starts + 1} processes of the daemon ended before they had an answer to this; it is given up"
+                self._finish_with(job, ModelError(reason))
+                return
+            # One after the other, so that the one at fault ends the process alone.
+            self._suspects.append(job)
+            if self._suspects[0] is not job:
+                return
+        self._submit(job)
+
+    def _submit(self, job: Job) -> None:
+        if job.is_left_over:
+            self.recorder.begin(job.fingerprint)
         session = self._session_of(job)
         turns = job.request.history or (self.recorder.turns(session) if session is not None else ())
         job.submitted = self._clock()
@@ -368,9 +394,9 @@ class Worker:
                 self._engine.cancel(f"{job.number}/{part}")
 
     def _expire_waiting(self) -> None:
-        """The engine watches the deadlines of what it has; those that wait for their session's turn are ours."""
+        """The engine watches the deadlines of what it has; those that wait for their turn are ours."""
         now = self._clock()
-        for job in self._sessions.waiting():
+        for job in [*self._sessions.waiting(), *list(self._suspects)[1:]]:
             if job.deadline is not None and now >= job.deadline:
                 self._finish_with(job, Expired("the deadline passed before work began"))
 
@@ -456,14 +482,25 @@ class Worker:
         if sent is not Sent.CONFIRMED:
             log.warning("answer_not_sent", request_id=job.request.id, fate=sent, reason=published.outcome.reason)
             self._metrics.failed(f"publish_{sent}")
+        if sent is Sent.DROPPED and published.place.tickets:
+            # Without an end, all deliveries behind this one would wait for its ack.
+            self._unsent.append((self._clock() + _RESEND_S, job, published.place))
+            return
         # A refused answer would be refused again: the delivery is settled, the operator is told.
-        if sent is not Sent.DROPPED or job.is_lossy:
-            self._responder.settle(published.place.tickets)
+        self._responder.settle(published.place.tickets)
         job.addressees.remove(published.place)
         if not job.addressees:
             if job.packet_id is not None:
                 self._settled.append(job.identity)
             self._leave(job)
+
+    def _send_unsent(self) -> None:
+        """Offer the link again what it had no room for."""
+        now = self._clock()
+        due = [each for each in self._unsent if each[0] <= now]
+        self._unsent = [each for each in self._unsent if each[0] > now]
+        for _, job, place in due:
+            self._send(job, place, job.payload or b"")
 
     def _send_instead(self, job: Job, published: _Published) -> None:
         """The broker takes no packet of this size: say so in a small one."""
@@ -484,7 +521,12 @@ class Worker:
         self._next_in_session(job)
 
     def _next_in_session(self, job: Job) -> None:
-        """Let the session's next turn begin once this one is recorded."""
+        """Let the session's next turn begin once this one is recorded, and the next suspect."""
+        if job in self._suspects:
+            was_first = self._suspects[0] is job
+            self._suspects.remove(job)
+            if was_first and self._suspects:
+                self._submit(self._suspects[0])
         session = self._session_of(job)
         following = None if session is None else self._sessions.leave(session, job)
         if following is not None:
@@ -504,6 +546,7 @@ class Worker:
             if job.payload is None and not job.is_complete:
                 self._cancel_parts(job)
                 self._finish_with(job, ShuttingDown("the daemon is shutting down"))
+        self.recorder.hand_back()
 
     def _stop(self) -> None:
         self._stopping = True

@@ -106,12 +106,14 @@ class Identity:
     Attributes:
         will: what the broker publishes when we vanish.
         receive_maximum: unacked QoS 1 deliveries that we take at once.
+        maximum_packet_size: bytes of the largest packet that we take; the broker drops what is larger (MQTT 5).
         ephemeral: ask for no session, and for retained messages.
     """
 
     client_id: str
     will: Publication | None
     receive_maximum: int
+    maximum_packet_size: int
     ephemeral: bool
 
 
@@ -140,6 +142,7 @@ class Connection:
         if self._version == "5":
             properties = _properties(PacketTypes.CONNECT)
             properties.ReceiveMaximum = identity.receive_maximum
+            properties.MaximumPacketSize = identity.maximum_packet_size
             if not identity.ephemeral:
                 properties.SessionExpiryInterval = settings.session_expiry
         client.connect(
@@ -355,7 +358,7 @@ class Connection:
 
 
 class _Client(Client):
-    """paho's client, with two of its faults mended where they are."""
+    """paho's client, with three of its faults mended where they are."""
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
         """Send; raises BlockingIOError when nothing was taken.
@@ -367,6 +370,17 @@ class _Client(Client):
         if sent == 0 and buf:
             raise BlockingIOError
         return sent
+
+    def _create_unix_socket_connection(self) -> socket.socket:
+        """Connect; where paho waits for ever, if the broker lets its callers wait, this raises TimeoutError."""
+        opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            opened.settimeout(CONNECT_TIMEOUT)
+            opened.connect(self._host)
+        except OSError:
+            opened.close()
+            raise
+        return opened
 
     def _handle_publish(self) -> MQTTErrorCode:
         """Take a PUBLISH; where paho cannot read its properties, take it without them.

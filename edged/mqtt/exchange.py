@@ -49,6 +49,7 @@ class Exchange:
         *,
         connection: Connection,
         subscriptions: Sequence[str],
+        fleeting: Sequence[str],
         has_subscribed: bool,
         inbox: Inbox,
         outbox: Outbox,
@@ -61,6 +62,7 @@ class Exchange:
         Args:
             connection: a new one.
             subscriptions: topic filters, each at QoS 1.
+            fleeting: those of them that end with the work; see `Link`.
             has_subscribed: whether they were granted on an earlier connection of this link.
             inbox: what arrives goes there first.
             outbox: where publications come from.
@@ -77,6 +79,7 @@ class Exchange:
         self.closed: Closed | None = None
         self._connection = connection
         self._subscriptions = subscriptions
+        self._fleeting = fleeting
         self._has_subscribed = has_subscribed
         self._inbox = inbox
         self._outbox = outbox
@@ -138,11 +141,15 @@ class Exchange:
         self._ack(self._inbox.settle(ticket))
         self._hand_over()
 
-    def leave_groups(self) -> None:
-        """Leave the shared work to others; see `Inbox.draining` for the rest."""
-        groups = [each for each in self._subscriptions if each.startswith(_SHARED)]
-        if groups and self.accepted is not None:
-            self._connection.unsubscribe(groups)
+    def unsubscribe(self) -> None:
+        """End the subscriptions that end with the work; see `Inbox.draining` for the rest."""
+        filters = [each for each in self._subscriptions if self._is_fleeting(each)]
+        if filters and self.accepted is not None:
+            self._connection.unsubscribe(filters)
+
+    def _is_fleeting(self, topic_filter: str) -> bool:
+        """Whether nobody is to keep for us what comes there while we are away: others take it, or it would be late."""
+        return topic_filter.startswith(_SHARED) or topic_filter in self._fleeting
 
     # ------------------------------------------------------------------------------------------------- incoming
 
@@ -174,7 +181,7 @@ class Exchange:
         self._answer_by = None
         self._limits = accepted.limits
         self._outbox.connected(accepted.limits)
-        filters = [each for each in self._subscriptions if not (self._inbox.draining and each.startswith(_SHARED))]
+        filters = [each for each in self._subscriptions if not (self._inbox.draining and self._is_fleeting(each))]
         # A broker that had a power cut may know our session and not what we subscribed to, so we always do. MQTT 3.1.1
         # then brings the retained messages again, which is news to nobody.
         self._ignores_retained = accepted.session_present and self._has_subscribed

@@ -30,6 +30,7 @@ from edged.wire import Publication
 HEARTBEAT = 1.0  # seconds between two turns of the thread when nothing happens
 LEAVE_TIMEOUT = 2.0  # seconds for DISCONNECT to get out
 SUSPICIOUS = 3  # connections in a row that ended soon after they were made
+MAX_PACKET_SIZE = 268_435_460  # the largest that there is: MQTT 5, section 2.1.4
 JOIN_GRACE = 15.0  # seconds beyond the timeout of `stop`: an attempt to connect cannot be cut short
 
 STOPPED = "the link has stopped"
@@ -63,8 +64,10 @@ class Link:
         settings: MqttSettings,
         client_id: str,
         subscriptions: tuple[str, ...],
+        fleeting: tuple[str, ...] = (),
         will: Publication | None,
         receive_maximum: int,
+        maximum_packet_size: int = MAX_PACKET_SIZE,
         on_delivery: Callable[[Delivery], None],
         on_change: Callable[[LinkState], None],
         ephemeral: bool = False,
@@ -77,8 +80,11 @@ class Link:
             settings: the broker and how to speak to it.
             client_id: names our session at the broker.
             subscriptions: topic filters, each at QoS 1.
+            fleeting: those of them that `unsubscribe` ends at the broker, as it does shared ones: what comes there
+                is of no use later.
             will: what the broker publishes when we vanish.
             receive_maximum: QoS 1 deliveries that are handed over and not yet acked, at most.
+            maximum_packet_size: bytes of a packet over which the broker is to keep it to itself (MQTT 5 alone).
             on_delivery: takes what arrives; must be quick. If it raises, the delivery is settled.
             on_change: told when a connection is made or lost, and of each new fault.
             ephemeral: keep no session and get retained messages: for commands, not for daemons.
@@ -86,8 +92,15 @@ class Link:
             backoff: how long to wait between attempts to connect.
         """
         self._settings = settings
-        self._identity = Identity(client_id=client_id, will=will, receive_maximum=receive_maximum, ephemeral=ephemeral)
+        self._identity = Identity(
+            client_id=client_id,
+            will=will,
+            receive_maximum=receive_maximum,
+            maximum_packet_size=maximum_packet_size,
+            ephemeral=ephemeral,
+        )
         self._subscriptions = subscriptions
+        self._fleeting = fleeting
         self._on_delivery = on_delivery
         self._on_change = on_change
         self._clock = clock
@@ -157,8 +170,8 @@ class Link:
         """Take no more deliveries; the broker keeps what comes for our session.
 
         UNSUBSCRIBE would have the broker throw away what comes while we are down. So only shared subscriptions end,
-        for the work to go to others. Of the rest, what comes at QoS 1 is not handed over and stays unacked; QoS 0,
-        which nobody keeps, is handed over still, so that its sender can be told.
+        for the work to go to others, and the fleeting ones. Of the rest, what comes at QoS 1 is not handed over and
+        stays unacked; QoS 0, which nobody keeps, is handed over still, so that its sender can be told.
         """
         self._wish(_Drain())
 
@@ -214,6 +227,7 @@ class Link:
         exchange = Exchange(
             connection=connection,
             subscriptions=self._subscriptions,
+            fleeting=self._fleeting,
             has_subscribed=self._has_subscribed,
             inbox=self._inbox,
             outbox=self._outbox,
@@ -350,7 +364,7 @@ class Link:
                 case _Drain():
                     self._inbox.draining = True
                     if exchange is not None:
-                        exchange.leave_groups()
+                        exchange.unsubscribe()
                 case _Stop(at):
                     self._stop_at = at
 

@@ -146,9 +146,11 @@ class Outbox:
             return Outcome(sent=Sent.REFUSED, reason=reason)
         if entry.publication.qos == 0 and self._limits is None:
             return Outcome(sent=Sent.DROPPED, reason="there is no connection")
-        if len(self._qos0) + len(self._qos1) >= self.capacity:
+        # One limit for each: a stream on a slow network must leave room for its own result.
+        queue = self._qos1 if entry.publication.qos else self._qos0
+        if len(queue) >= self.capacity:
             return Outcome(sent=Sent.DROPPED, reason=f"{self.capacity} publications wait already")
-        (self._qos1 if entry.publication.qos else self._qos0).append(entry)
+        queue.append(entry)
         return None
 
     def connected(self, limits: Limits) -> None:

@@ -16,7 +16,7 @@ class Backoff:
     """
 
     first: float = 0.2  # seconds
-    ceiling: float = 30.0
+    ceiling: float = 4.0  # a box is back within seconds of its broker, and an attempt costs little
     lasting: float = 60.0  # a connection that lived this long makes the next wait short again
     random: Random = field(default_factory=Random)
     _failures: int = 0

@@ -83,13 +83,24 @@ def publish(broker: Broker, topic: str, payload: str | bytes, *options: str, ver
     subprocess.run([*command, "-V", version, "-q", str(qos), body, *options], input=raw, check=True, timeout=30)
 
 
+_ROOT = Path(__file__).parents[2]
+
+
 @dataclass(slots=True, kw_only=True)
 class Daemon:
-    """`edged run` on the small real model."""
+    """A daemon process: `edged run` on the small real model, or another program.
+
+    Attributes:
+        port: where it finds the broker, if that is not where the broker is.
+        program: the arguments to Python.
+        more: settings beyond the usual ones, as environment variables.
+    """
 
     folder: Path
     broker: Broker
     node: str = "box"
+    port: int | None = None
+    program: Sequence[str] = ("-m", "edged", "run")
     more: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -103,11 +114,12 @@ class Daemon:
             "EDGED_NODE": self.node,
             "EDGED_STATE_DIR": str(self.folder / "state"),
             "EDGED_MQTT__HOST": "127.0.0.1",
-            "EDGED_MQTT__PORT": str(self.broker.port),
-            "EDGED_MODEL__ID": str(assets.small_model()),
+            "EDGED_MQTT__PORT": str(self.port or self.broker.port),
+            "EDGED_MODEL__ID": str(assets.small_model()) if "edged" in self.program else "scripted",
             "EDGED_LOG__LEVEL": "debug",
         }
-        return {**os.environ, **settings, **self.more}
+        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        return {**os.environ, "PYTHONPATH": path, **settings, **self.more}
 
     @property
     def log(self) -> str:
@@ -116,7 +128,7 @@ class Daemon:
     def start(self) -> None:
         with (self.folder / "daemon.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "edged", "run"], env=self.environment, stdout=log, stderr=log
+                [sys.executable, *self.program], env=self.environment, stdout=log, stderr=log
             )
 
     def wait_ready(self) -> None:
@@ -138,6 +150,7 @@ class Daemon:
         if self._process is None:
             return 0
         if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
             self._process.send_signal(number)
         return self.wait()
 
@@ -147,10 +160,19 @@ class Daemon:
         return self._process.wait(60)
 
     @property
-    def rss(self) -> int:
+    def process(self) -> psutil.Process:
+        """It, for whoever looks on."""
         assert self._process is not None
-        rss: int = psutil.Process(self._process.pid).memory_info().rss
+        return psutil.Process(self._process.pid)
+
+    @property
+    def rss(self) -> int:
+        rss: int = self.process.memory_info().rss
         return rss
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def command(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
         """Run another command of edged beside it, for the same settings."""

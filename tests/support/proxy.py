@@ -1,12 +1,17 @@
-"""A TCP proxy that can be cut like a cable, and that notes the MQTT packets that pass."""
+"""A TCP proxy that can be cut, stalled, torn and slowed, and that notes the MQTT packets that pass."""
 
 import contextlib
+import itertools
 import socket
 import threading
+import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from tests.support.packets import Packet, split
+
+Observer = Callable[[int, Packet], None]
 
 
 class Proxy:
@@ -14,19 +19,25 @@ class Proxy:
 
     Attributes:
         packets: what passed, if it is plain MQTT and not MQTT in WebSocket frames or in TLS.
+        delay_s: how long each piece of a stream is held up.
     """
 
-    def __init__(self, target: int, *, is_plain: bool = True) -> None:
+    def __init__(self, target: int, *, is_plain: bool = True, observe: Observer | None = None) -> None:
+        """`observe` is told each packet instead of its being kept: the number of its connection, and the packet."""
         self._is_plain = is_plain
         self.port = 0
         self.packets: list[Packet] = []
+        self.delay_s = 0.0
+        self._observe = observe or (lambda _, packet: self.packets.append(packet))
         self._target = target
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
-        self._flows = threading.Event()
-        self._flows.set()
+        self._numbers = itertools.count()
+        self._flows = {True: threading.Event(), False: threading.Event()}  # to the broker, and back
+        self._tears = threading.Event()
+        self.resume()
 
     def __enter__(self) -> Self:
         self.restore()
@@ -46,11 +57,12 @@ class Proxy:
         listener.listen()
         self.port = listener.getsockname()[1]
         self._listener = listener
+        self._threads = [each for each in self._threads if each.is_alive()]
         self._spawn(self._accept, listener)
 
     def cut(self) -> None:
         """End all connections without a word, and take no more."""
-        self._flows.set()
+        self.resume()
         with self._lock:
             sockets = [*self._sockets, *([self._listener] if self._listener is not None else [])]
             self._sockets.clear()
@@ -58,12 +70,19 @@ class Proxy:
         for each in sockets:
             _close(each)
 
-    def pause(self) -> None:
-        """Take no bytes from anybody, and cut nothing."""
-        self._flows.clear()
+    def pause(self, *, to_broker: bool = True, from_broker: bool = True) -> None:
+        """Take no bytes, and cut nothing; of one direction alone, if it is said."""
+        for is_meant, direction in ((to_broker, True), (from_broker, False)):
+            if is_meant:
+                self._flows[direction].clear()
 
     def resume(self) -> None:
-        self._flows.set()
+        for flow in self._flows.values():
+            flow.set()
+
+    def tear(self) -> None:
+        """Let half of what comes next through, and then cut its connection: a packet breaks in its middle."""
+        self._tears.set()
 
     def sent(self, kind: int, *, to_broker: bool) -> list[Packet]:
         """The packets of one kind and direction that passed so far."""
@@ -73,7 +92,11 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = listener.accept()
-                broker = socket.create_connection(("127.0.0.1", self._target))
+                try:
+                    broker = socket.create_connection(("127.0.0.1", self._target))
+                except ConnectionRefusedError:  # the broker is down: for the client, nobody is there
+                    _close(client)
+                    continue
                 with self._lock:
                     is_cut = self._listener is not listener
                     if not is_cut:
@@ -82,17 +105,24 @@ class Proxy:
                     _close(client)
                     _close(broker)
                     return
-                self._spawn(self._pump, client, broker, True)
-                self._spawn(self._pump, broker, client, False)
+                number = next(self._numbers)
+                self._spawn(self._pump, client, broker, number, True)
+                self._spawn(self._pump, broker, client, number, False)
 
-    def _pump(self, source: socket.socket, target: socket.socket, to_broker: bool) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket, number: int, to_broker: bool) -> None:
         buffer = bytearray()
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self._flows[to_broker].wait()
+                time.sleep(self.delay_s)
+                if len(data) > 1 and self._tears.is_set():
+                    self._tears.clear()
+                    target.sendall(data[: len(data) // 2])
+                    break
                 if self._is_plain:
                     buffer += data
-                    self.packets.extend(Packet(to_broker, *each) for each in split(buffer))
-                self._flows.wait()
+                    for packet in split(buffer):
+                        self._observe(number, Packet(to_broker, *packet))
                 target.sendall(data)
         for each in (source, target):
             with self._lock:

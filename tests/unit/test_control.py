@@ -24,6 +24,7 @@ class Bench:
         self.journal = MemoryJournal()
         self.levels: list[str] = []
         self.drains = 0
+        self.is_late = False
         contract = Contract(
             topics=Topics(prefix="edged", node="box"),
             tasks=BUILT_IN,
@@ -47,6 +48,7 @@ class Bench:
             prober=Prober(self.engine, clock=lambda: 0.0, timeout_s=5.0),
             set_log_level=self.set_level,
             drain=self.drain,
+            is_late=lambda _: self.is_late,
         )
         self.link.on_delivery = self.worker.on_delivery
 
@@ -123,6 +125,39 @@ def test_log_level_and_drain(bench: Bench) -> None:
     assert bench.levels == ["debug"]
     assert bench.drains == 1
     assert bench.last("edged/box/response/drain")["data"] == {"state": "draining"}
+
+
+@pytest.mark.parametrize(
+    ("command", "body"), [("drain", None), ("log_level", {"level": "debug"}), ("cancel", {"id": "1"})]
+)
+def test_a_command_for_an_earlier_daemon_is_not_obeyed(bench: Bench, command: str, body: object) -> None:
+    payload = b"" if body is None else json.dumps(body).encode()
+    bench.link.deliver(Message(topic=f"edged/box/request/{command}", payload=payload, qos=1))
+    bench.is_late = True
+    bench.turn()
+    assert bench.last(f"edged/box/response/{command}")["error"]["code"] == "expired"
+    bench.is_late = False
+    bench.link.auto = False
+    bench.send(command, body)
+    bench.link.disconnect()
+    done = (bench.drains, list(bench.levels))
+    bench.link.reconnect()
+    bench.turn()
+    assert bench.last(f"edged/box/response/{command}")["error"]["code"] == "expired"
+    assert (bench.drains, bench.levels) == done
+
+
+def test_what_is_to_be_forgotten_is_forgotten_however_late(bench: Bench) -> None:
+    talk(bench)
+    bench.is_late = True
+    bench.send("forget", {"session": "s"})
+    assert bench.last("edged/box/response/forget")["data"] == {"turns": 2}
+
+
+def test_a_retained_command_is_not_obeyed(bench: Bench) -> None:
+    bench.send("drain", retain=True)
+    assert bench.last("edged/box/response/drain")["error"]["code"] == "bad_request"
+    assert bench.drains == 0
 
 
 def test_the_answer_goes_to_the_response_topic(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 import random
 import sqlite3
 import stat
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -236,6 +237,34 @@ def test_what_is_recorded_survives_a_power_cut(disk: Disk) -> None:
     assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+def test_processes_that_ended_over_a_request_are_counted(disk: Disk) -> None:
+    def process() -> SqliteJournal:
+        disk.opened[-1].close() if disk.opened else None
+        return disk.open()
+
+    first = process()
+    assert first.starts("f") == 0
+    first.begin("f")
+    first.begin("f")
+    assert first.starts("f") == 0  # this one lives
+    second = process()
+    assert (second.starts("f"), second.starts("g")) == (1, 0)
+    second.begin("f")
+    assert second.starts("f") == 0
+    second.hand_back()
+    third = process()
+    assert third.starts("f") == 1  # the second one ended in order
+    third.begin("f")
+    fourth = process()
+    assert fourth.starts("f") == 2
+    fourth.record([entry("1")])
+    assert fourth.starts("f") == 0  # it has an answer
+    fourth.begin("g")
+    disk.clock.now += 48 * HOUR
+    fourth.record([entry("2")])
+    assert process().starts("g") == 0
+
+
 def test_closing_twice_is_well_and_use_opens_again(disk: Disk) -> None:
     journal = disk.open()
     journal.close()
@@ -366,6 +395,7 @@ def test_what_is_forgotten_cannot_be_read_in_the_files(disk: Disk, seed: int) ->
             journal.forget(rng.choice("abc"))
     assert disk.contains("XSECRETX")
     assert journal.forget("secret") > 0
+    journal.tidy(is_quiet=True)
     assert not disk.contains("XSECRETX")
 
 
@@ -388,11 +418,66 @@ def test_a_reader_that_holds_the_log_makes_forgetting_fail_until_it_is_gone(
     reader = sqlite3.connect(disk.file, isolation_level=None)
     reader.execute("BEGIN")
     reader.execute("SELECT * FROM turns").fetchall()
-    with pytest.raises(JournalFault, match="another program"):
-        journal.forget("s")
-    reader.close()
     journal.forget("s")
+    with pytest.raises(JournalFault, match="another program"):
+        journal.tidy(is_quiet=True)
+    reader.close()
+    disk.clock.now += 60
+    journal.tidy(is_quiet=True)
     assert not disk.contains("XSECRETX")
+
+
+def test_traces_wait_for_a_quiet_moment_but_not_for_ever(disk: Disk) -> None:
+    journal = disk.open()
+    journal.record([entry("1", session="s", turns=said("x" * 20))])
+    journal.forget("s")
+    vacuums = statements(journal)
+    journal.tidy(is_quiet=False)
+    assert vacuums() == 0
+    disk.clock.now += 3600
+    journal.tidy(is_quiet=False)
+    assert vacuums() == 1
+    journal.tidy(is_quiet=True)
+    assert vacuums() == 1  # it is done
+
+
+def test_the_next_process_clears_what_this_one_left(disk: Disk) -> None:
+    first = disk.open()
+    first.record([entry(f"{i}", session="secret", turns=said("XSECRETX" * 100)) for i in range(50)])
+    first.forget("secret")
+    first.close()
+    second = disk.open()
+    second.open()
+    vacuums = statements(second)
+    second.tidy(is_quiet=True)
+    assert vacuums() == 1
+    assert not disk.contains("XSECRETX")
+
+
+def test_work_cuts_tidying_short(disk: Disk) -> None:
+    journal = disk.open()
+    journal.record([entry("1", session="s", turns=said("XSECRETX" * 100))])
+    journal.forget("s")
+    assert journal._connection is not None
+    journal._connection.set_progress_handler(journal.hurry, 1)  # as the network thread would
+    journal.tidy(is_quiet=True)
+    journal._connection.set_progress_handler(None, 0)
+    vacuums = statements(journal)
+    journal.tidy(is_quiet=True)
+    assert vacuums() == 0  # not again and again
+    disk.clock.now += 60
+    journal.tidy(is_quiet=True)
+    assert vacuums() == 1
+    journal.record([entry("2")])
+    assert journal.find("2", "f") is not None
+
+
+def statements(journal: SqliteJournal) -> Callable[[], int]:
+    """How often the file was rewritten from now on."""
+    seen: list[str] = []
+    assert journal._connection is not None
+    journal._connection.set_trace_callback(seen.append)
+    return lambda: seen.count("VACUUM")
 
 
 def test_without_text_nothing_is_kept_and_what_was_is_erased(disk: Disk) -> None:
@@ -400,6 +485,8 @@ def test_without_text_nothing_is_kept_and_what_was_is_erased(disk: Disk) -> None
     before.record([entry("1", packet_id=1, payload=b"XSECRETX", session="s", turns=said("XSECRETX"))])
     before.close()
     journal = disk.open(keep_text=False)
+    journal.open()
+    assert not disk.contains("XSECRETX")  # before the first request
     journal.record([entry("2", packet_id=2, payload=b"XSECRETX", session="s", turns=said("XSECRETX"))])
     journal.settled([("2", "f")])
     assert journal.turns("s") == ()
@@ -443,6 +530,37 @@ def test_a_disk_that_takes_nothing_is_told_in_words_and_still_read(
     heal()
     journal.record(large)
     assert journal.turns("s") == said("a") + said("b")
+
+
+def read_only_folder(disk: Disk) -> Callable[[], object]:
+    """Make the folder's file system read-only, with the right to mount; gives the way back."""
+    folder = str(disk.file.parent)
+    for command in (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]):
+        if subprocess.run(command, check=False, capture_output=True).returncode:
+            pytest.skip("only root may mount")
+    return lambda: subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("ended", ["in order", "by a power cut"])
+def test_what_was_written_is_read_at_a_start_on_a_read_only_disk(disk: Disk, ended: str) -> None:
+    before = disk.open()
+    before.record([entry("1", session="s", turns=said("a"))])
+    if ended == "in order":
+        before.close()
+    mend = read_only_folder(disk)
+    try:
+        journal = disk.open()
+        with pytest.raises(JournalFault, match="Read-only file system"):
+            journal.open()
+        assert journal.find("1", "f") is not None
+        assert journal.turns("s") == said("a")
+        with pytest.raises(JournalFault, match="Read-only file system"):
+            journal.record([entry("2")])
+    finally:
+        mend()
+    disk.clock.now += 60
+    journal.record([entry("2")])
+    assert journal.find("2", "f") is not None
 
 
 def test_a_database_that_another_program_holds_is_waited_for(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -531,6 +649,7 @@ def test_one_corrupt_database_is_kept_at_most_and_none_after_something_is_to_be_
             journal.record([entry("1")])
         assert len(list(disk.file.parent.glob("*.corrupt-*"))) == 1
     journal.forget("s")
+    journal.tidy(is_quiet=True)
     assert not disk.contains("XSECRETX")
 
 
@@ -577,7 +696,7 @@ def test_an_older_database_is_brought_forward_with_all_that_is_in_it(
     journal = disk.open()
     assert journal.turns("s") == said("a")
     with sqlite3.connect(disk.file) as other:
-        assert other.execute("PRAGMA user_version").fetchone() == (3,)
+        assert other.execute("PRAGMA user_version").fetchone() == (len(steps),)
         other.execute("SELECT x, y FROM more")
     other.close()
     journal.close()

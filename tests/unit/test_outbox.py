@@ -194,7 +194,8 @@ def test_qos_0_does_not_outlive_the_connection() -> None:
 def test_more_than_the_capacity_is_dropped(qos: int) -> None:
     outbox = Outbox(capacity=2)
     outbox.connected(Limits())
-    assert [outbox.offer(entry("a")), outbox.offer(entry("b"))] == [None, None]
+    assert [outbox.offer(entry("a", qos)), outbox.offer(entry("b", qos))] == [None, None]
+    assert outbox.offer(entry("other", 1 - qos)) is None  # chunks of a stream take no room from results
     full = outbox.offer(entry("c", qos))
     assert full is not None
     assert full.sent is Sent.DROPPED

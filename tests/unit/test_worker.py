@@ -1,16 +1,18 @@
 """The worker between a fake link, a scripted engine and a journal in memory: what is answered, recorded and settled."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
 
 from edged.conversation import Turn
 from edged.errors import JournalFault, ModelError
+from edged.job import Job, fingerprint_of
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
 from edged.ports import Entry, Outcome, Sent
+from edged.recorder import RETRY_S
 from edged.tasks import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
@@ -21,14 +23,28 @@ ROOT = "edged/box"
 
 
 class BrokenJournal(MemoryJournal):
-    """A disk that can be broken and mended."""
+    """A disk that can be broken and mended, and that remembers what processes left."""
 
     broken = False
 
-    def record(self, entries: Sequence[Entry]) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.started: dict[str, int] = {}
+        self.begun: list[str] = []
+
+    def open(self) -> None:
         if self.broken:
             raise JournalFault("the disk is full")
-        super().record(entries)
+
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+        self.open()
+        super().record(entries, settled)
+
+    def starts(self, fingerprint: str) -> int:
+        return self.started.get(fingerprint, 0)
+
+    def begin(self, fingerprint: str) -> None:
+        self.begun.append(fingerprint)
 
 
 class Bench:
@@ -278,9 +294,90 @@ def test_a_broken_journal_stops_no_answer_and_loses_no_turn() -> None:
     bench.send("two", tail="reply/s")
     assert [turn.content for turn in bench.engine.submitted[1].turns] == ["one", "You said: one"]
     journal.broken = False
+    bench.now += RETRY_S
     bench.send("three", tail="reply/s")
     assert bench.worker.state().journal_fault is None
     assert [turn.content for turn in journal.turns("s")][::2] == ["one", "two", "three"]
+
+
+def test_what_a_broken_journal_could_not_keep_is_known_all_the_same() -> None:
+    journal = BrokenJournal()
+    bench = Bench(journal=journal)
+    journal.broken = True
+    bench.send({"text": "one", "id": "1"}, tail="reply/s")
+    bench.send({"text": "one", "id": "1"}, tail="reply/s")
+    bench.link.auto = False
+    bench.send("no id of its own", tail="reply")
+    bench.link.disconnect()
+    bench.turn()
+    bench.link.reconnect()
+    bench.turn()
+    assert len(bench.engine.submitted) == 2
+    first, second = bench.answers(f"{ROOT}/out/reply/s")
+    assert first == second
+
+
+def test_a_journal_that_is_well_again_is_found_out_without_a_request() -> None:
+    journal = BrokenJournal()
+    bench = Bench(journal=journal)
+    journal.broken = True
+    bench.worker.recorder.open()
+    assert bench.worker.state().journal_fault == "the disk is full"
+    journal.broken = False
+    bench.now += RETRY_S
+    bench.turn()
+    assert bench.worker.state().journal_fault is None
+
+
+def test_a_request_over_which_processes_ended_is_tried_alone_and_then_given_up() -> None:
+    journal = BrokenJournal()
+    bench = Bench(journal=journal, auto=False)
+    texts = ("new", "once", "once too", "twice")
+    for text in texts:
+        bench.send(text, tail="reply")
+    # The process ends and the next one gets them again.
+    again = Bench(journal=journal, auto=False)
+    by_text = {
+        work.text: fingerprint_of(job.request) for work, job in zip(bench.engine.submitted, jobs(bench), strict=True)
+    }
+    journal.started = {by_text["once"]: 1, by_text["once too"]: 1, by_text["twice"]: 2}
+    again.link = bench.link
+    bench.link.on_delivery = again.worker.on_delivery
+    again.worker._responder = bench.worker._responder
+    bench.link.disconnect()
+    bench.link.reconnect()
+    again.turn()
+    assert [work.text for work in again.engine.submitted] == ["new", "once"]
+    assert journal.begun == [by_text["new"], by_text["once"]]
+    (answer,) = bench.answers(f"{ROOT}/out/reply")
+    assert answer["error"]["code"] == "model_error"
+    assert "3 processes" in answer["error"]["message"]
+    again.engine.finish("2/reply")
+    again.turn()
+    assert [work.text for work in again.engine.submitted] == ["new", "once", "once too"]
+    again.engine.finish("1/reply")
+    again.engine.finish("3/reply")
+    again.turn()
+    assert len(bench.link.acked) == 4
+
+
+def jobs(bench: Bench) -> list[Job]:
+    return list(bench.worker._jobs.values())
+
+
+def test_an_answer_that_the_link_had_no_room_for_is_offered_again(bench: Bench) -> None:
+    bench.link.auto = False
+    bench.send("hello")
+    bench.link.finish(Outcome(sent=Sent.DROPPED, reason="1000 publications wait already"))
+    bench.turn()
+    assert len(bench.answers()) == 1
+    bench.now += 1.0
+    bench.turn()
+    first, second = bench.answers()
+    assert first == second
+    bench.link.finish()
+    bench.turn()
+    assert len(bench.link.acked) == 1
 
 
 def test_a_result_too_large_for_the_broker_becomes_an_error(bench: Bench) -> None:

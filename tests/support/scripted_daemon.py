@@ -1,0 +1,209 @@
+"""The real daemon with an engine by rule instead of a model: `python -m tests.support.scripted_daemon [--options]`.
+
+Everything but the engine is what ships, with the settings of the environment. What a text asks for in square brackets
+is done to the work on it, for the tests of what may befall an engine: see `_befall`.
+"""
+
+import argparse
+import heapq
+import itertools
+import json
+import os
+import queue
+import random
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+_real_time = time.time
+
+
+def _obey_clock(file: Path) -> None:
+    """Let the wall clock be set by a file that holds how many seconds it is wrong; to be called before imports."""
+
+    def jumped() -> float:
+        try:
+            return _real_time() + float(file.read_text() or 0)
+        except OSError:
+            return _real_time()
+
+    time.time = jumped
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work-ms", type=float, default=0.0, help="the longest that a piece of work takes")
+    parser.add_argument("--seed", type=int, default=0, help="of how long each takes")
+    parser.add_argument("--clock", type=Path, help="a file with the seconds by which the wall clock is wrong")
+    parser.add_argument("--times", type=Path, help="write there when each request went through which door")
+    return parser.parse_args()
+
+
+_OPTIONS = _options() if __name__ == "__main__" else argparse.Namespace(clock=None)
+if _OPTIONS.clock is not None:
+    _obey_clock(_OPTIONS.clock)
+
+from edged import config, logs  # noqa: E402 - the clock first
+from edged.daemon import Daemon  # noqa: E402
+from edged.errors import FatalError, ModelError  # noqa: E402
+from edged.mqtt.connection import Connection  # noqa: E402
+from edged.ports import EngineState  # noqa: E402
+from edged.settings import Settings  # noqa: E402
+from edged.tasks import Tasks  # noqa: E402
+from edged.testing import ScriptedEngine  # noqa: E402
+from edged.work import Failed, Work, WorkEvent  # noqa: E402
+from edged.worker import Worker  # noqa: E402
+
+_BEHEST = re.compile(r"\[(die|hang|exit|fail|slow)(?::(\d+))?\]")
+_IDLE_S = 0.5
+
+Emit = Callable[[WorkEvent], None]
+
+
+class PacedEngine(ScriptedEngine):
+    """Answers by rule in a thread of its own, each piece of work after a time of its own, and so in any order."""
+
+    def __init__(self, *, work_s: float, seed: int) -> None:
+        super().__init__(auto=False, clock=time.monotonic)
+        self._work_s = work_s
+        self._random = random.Random(seed)
+        self._inbox: queue.SimpleQueue[tuple[Work, Emit] | str | None] = queue.SimpleQueue()
+        self._due: list[tuple[float, int, str]] = []
+        self._numbers = itertools.count()
+        self._last_progress = time.monotonic()
+        self._fault: str | None = None
+        self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout: float = 10.0) -> None:
+        self._inbox.put(None)
+        self._thread.join(timeout)
+
+    def submit(self, work: Work, on_event: Emit) -> None:
+        self._inbox.put((work, on_event))
+
+    def cancel(self, key: str) -> None:
+        self._inbox.put(key)
+
+    def state(self) -> EngineState:
+        state = super().state()
+        progress = {"last_progress": self._last_progress, "fault": self._fault}
+        return EngineState(**{name: getattr(state, name) for name in EngineState.__slots__} | progress)
+
+    def _main(self) -> None:
+        try:
+            while self._turn():
+                self._last_progress = time.monotonic()
+        except Exception as error:  # noqa: BLE001 - the top of the thread
+            self._fault = f"the engine stopped: {error}"
+
+    def _turn(self) -> bool:
+        now = time.monotonic()
+        wait = min(_IDLE_S, max(0.0, self._due[0][0] - now)) if self._due else _IDLE_S
+        try:
+            asked = self._inbox.get(timeout=wait) if wait > 0 else self._inbox.get_nowait()
+        except queue.Empty:
+            asked = ""
+        if asked is None:
+            super().stop()
+            return False
+        if isinstance(asked, tuple):
+            self._take(*asked)
+        elif asked:
+            super().cancel(asked)
+        while self._due and self._due[0][0] <= time.monotonic():
+            key = heapq.heappop(self._due)[2]
+            if key in self._open:
+                self.finish(key)
+        return True
+
+    def _take(self, work: Work, on_event: Emit) -> None:
+        super().submit(work, on_event)
+        self.submitted.clear()
+        seconds = self._random.uniform(0, self._work_s)
+        if (behest := _BEHEST.search(work.text)) is not None:
+            seconds = self._befall(work.key, behest[1], float(behest[2] or 0) / 1000) or seconds
+        heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), work.key))
+
+    def _befall(self, key: str, what: str, seconds: float) -> float:
+        """[die]: the thread ends. [hang]: it stands still. [exit]: the process is gone. [fail]: only this work fails.
+
+        [slow:500]: the work takes 500 ms.
+        """
+        if what == "die":
+            raise MemoryError("there is no more memory")
+        if what == "hang":
+            threading.Event().wait()
+        if what == "exit":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "fail":
+            self._end(key, Failed(key=key, error=ModelError("this one cannot be answered")))
+        return seconds
+
+
+class Doors:
+    """When each delivery came in, went to the engine, came back, and was acked: in order of arrival, in seconds."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.times: dict[str, list[float]] = {"received": [], "submitted": [], "answered": [], "acked": []}
+
+    def watch(self, engine: PacedEngine) -> None:
+        self._wrap(Worker, "on_delivery", "received")
+        self._wrap(Connection, "ack", "acked")
+        submit = engine.submit
+
+        def timed(work: Work, on_event: Emit) -> None:
+            self.times["submitted"].append(time.monotonic())
+
+            def told(event: WorkEvent) -> None:
+                self.times["answered"].append(time.monotonic())
+                on_event(event)
+
+            submit(work, told)
+
+        engine.submit = timed  # type: ignore[method-assign]
+
+    def _wrap(self, owner: type, name: str, door: str) -> None:
+        inner: Callable[..., Any] = getattr(owner, name)
+
+        def timed(*arguments: Any) -> Any:
+            self.times[door].append(time.monotonic())
+            return inner(*arguments)
+
+        setattr(owner, name, timed)
+
+    def write(self) -> None:
+        self._file.write_text(json.dumps(self.times))
+
+
+def main() -> int:
+    settings = config.load(flags={}, config_file=None)
+    logs.configure(settings.log.level, settings.log.format)
+    engine = PacedEngine(work_s=_OPTIONS.work_ms / 1000, seed=_OPTIONS.seed)
+    doors = None if _OPTIONS.times is None else Doors(_OPTIONS.times)
+    if doors is not None:
+        doors.watch(engine)
+
+    def make_engine(_: Settings, __: Tasks) -> PacedEngine:
+        return engine
+
+    try:
+        return Daemon(settings, config.systemd(), make_engine=make_engine).run()
+    except FatalError as error:
+        print(f"edged: {error}", file=sys.stderr)  # noqa: T201 - as the real command does
+        return error.exit_code
+    finally:
+        if doors is not None:
+            doors.write()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Requests by the thousand from a client that is not ours, and a count of what comes back for each."""
+
+import hashlib
+import json
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+
+from tests.support import packets
+from tests.support.packets import Packet
+
+_IN_FLIGHT = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Ask:
+    """A request with an id of its own."""
+
+    id: str
+    text: str
+    task: str = "message"
+    session: str | None = None
+
+    @property
+    def payload(self) -> bytes:
+        body: dict[str, Any] = {"id": self.id, "text": self.text}
+        if self.session is not None:
+            body["session"] = self.session
+        return json.dumps(body).encode()
+
+
+@dataclass(slots=True)
+class Answers:
+    """What came back for one id: how often each payload, and the different things that they say."""
+
+    payloads: Counter[bytes] = field(default_factory=Counter)
+    contents: set[str] = field(default_factory=set)
+
+
+class Asker:
+    """Asks at QoS 1 and keeps its session at the broker, as a careful service does. A context manager.
+
+    It speaks MQTT 3.1.1, where paho keeps every rule. What it asked and has no answer for it asks again only when
+    `ask_again` is called: after a broker lost what it had taken.
+    """
+
+    def __init__(self, port: int, root: str) -> None:
+        self._root = root
+        self._lock = threading.Lock()
+        self._pending: dict[str, Ask] = {}
+        self.answers: dict[str, Answers] = {}
+        self.last_answer = time.monotonic()
+        self.sent = 0
+        self._client = Client(
+            CallbackAPIVersion.VERSION2, client_id="asker", clean_session=False, protocol=MQTTProtocolVersion.MQTTv311
+        )
+        self._client.max_inflight_messages_set(_IN_FLIGHT)
+        self._client.reconnect_delay_set(1, 1)
+        self._client.on_connect = self._on_connect
+        self._client.on_message = self._on_message
+        self._subscribed = threading.Event()
+        self._client.on_subscribe = lambda *_: self._subscribed.set()
+        self._client.connect_async("127.0.0.1", port)
+
+    def __enter__(self) -> Self:
+        self._client.loop_start()
+        assert self._subscribed.wait(30)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._client.disconnect()
+        self._client.loop_stop()
+
+    def ask(self, ask: Ask) -> None:
+        """Ask, or ask the same again."""
+        with self._lock:
+            if ask.id not in self.answers:
+                self._pending[ask.id] = ask
+        self._publish(ask)
+
+    def ask_again(self) -> None:
+        """Ask all that has no answer."""
+        with self._lock:
+            pending = list(self._pending.values())
+        for each in pending:
+            self._publish(each)
+
+    @property
+    def pending(self) -> int:
+        with self._lock:
+            return len(self._pending)
+
+    @property
+    def unanswered(self) -> list[str]:
+        with self._lock:
+            return sorted(self._pending)
+
+    def _publish(self, ask: Ask) -> None:
+        self.sent += 1
+        self._client.publish(f"{self._root}/in/{ask.task}", ask.payload, qos=1)
+
+    def _on_connect(self, client: Client, *_: Any) -> None:
+        client.subscribe(f"{self._root}/out/#", qos=1)
+
+    def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
+        body = json.loads(message.payload)
+        said = {name: body.get(name) for name in ("status", "sentiment", "reply", "error")}
+        with self._lock:
+            self._pending.pop(body["id"], None)
+            answers = self.answers.setdefault(body["id"], Answers())
+            answers.payloads[hashlib.blake2b(message.payload, digest_size=8).digest()] += 1
+            answers.contents.add(json.dumps(said, sort_keys=True))
+            self.last_answer = time.monotonic()
+
+
+class Observer:
+    """Sees the packets between daemon and broker: whether acks are in order, and when the daemon says it is ready."""
+
+    def __init__(self) -> None:
+        self.out_of_order = 0
+        self.deliveries = 0
+        self.ready_at: list[float] = []
+        self._lock = threading.Lock()
+        self._unacked: dict[int, list[int]] = {}  # by connection
+
+    def __call__(self, connection: int, packet: Packet) -> None:
+        if packet.kind == packets.PUBLISH and not packet.to_broker and packet.flags & 0x06:
+            with self._lock:
+                self.deliveries += 1
+                self._unacked.setdefault(connection, []).append(packet.packet_id)
+        elif packet.kind == packets.PUBACK and packet.to_broker:
+            with self._lock:
+                unacked = self._unacked.get(connection, [])
+                if unacked[:1] == [packet.packet_id]:
+                    del unacked[0]
+                else:
+                    self.out_of_order += 1
+        elif packet.to_broker and b"/status" in packet.body[:80] and b'"state":"ready"' in packet.body:
+            self.ready_at.append(time.monotonic())
