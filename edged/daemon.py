@@ -48,7 +48,7 @@ _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
 _BACKLOG_S = 30.0  # in which the broker brings what it kept for us
-_OVERSIZE = 4 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+_OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
 _STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 

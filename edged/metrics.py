@@ -99,19 +99,22 @@ class Metrics:
         """The figures, JSON-ready: `requests`, `latency_ms`, and the rates of `tokens`."""
         with self._lock:
             counts = {name: self._counts[name] for name in ("received", "answered", "duplicates", "redelivered")}
-            return {
-                "requests": {
-                    **counts,
-                    "errors": dict(sorted(self._errors.items())),
-                    "expired": self._errors["expired"],
-                    "cancelled": self._errors["cancelled"],
-                },
-                "latency_ms": {name: quantiles(window.values(now)) for name, window in self._latencies.items()},
-                "tokens": {
-                    "prompt_per_s": round(self._prompt.per_second(now), 1),
-                    "completion_per_s": round(self._completion.per_second(now), 1),
-                },
+            errors = dict(self._errors)
+            latencies = {name: window.values(now) for name, window in self._latencies.items()}
+            tokens = {
+                "prompt_per_s": round(self._prompt.per_second(now), 1),
+                "completion_per_s": round(self._completion.per_second(now), 1),
             }
+        return {
+            "requests": {
+                **counts,
+                "errors": dict(sorted(errors.items())),
+                "expired": errors.get("expired", 0),
+                "cancelled": errors.get("cancelled", 0),
+            },
+            "latency_ms": {name: quantiles(values) for name, values in latencies.items()},
+            "tokens": tokens,
+        }
 
     def _count(self, name: str) -> None:
         with self._lock:

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Runs every test: makes the environment, gets mosquitto, the small model and the tokenizer, then checks style and
-# types and runs the three tiers.
+# types and runs the four tiers.
 #
-#   sh tests/run.sh [unit|integration|acceptance] [pytest options]
+#   sh tests/run.sh [unit|integration|acceptance|faults] [pytest options]
+#
+# EDGED_TEST_FAULTS=long makes the faults 50 and the requests 10,000 (some five minutes).
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$here"
@@ -10,11 +12,11 @@ venv=${EDGED_VENV:-$here/.venv}
 cache=${EDGED_TEST_CACHE:-$here/.cache}
 
 case ${1:-all} in
-    unit | integration | acceptance)
+    unit | integration | acceptance | faults)
         tiers=tests/$1
         shift
         ;;
-    *) tiers="tests/unit tests/integration tests/acceptance" ;;
+    *) tiers="tests/unit tests/integration tests/acceptance tests/faults" ;;
 esac
 
 rm -f "$venv/.edged-tests"

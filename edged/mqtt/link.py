@@ -30,7 +30,7 @@ from edged.wire import Publication
 HEARTBEAT = 1.0  # seconds between two turns of the thread when nothing happens
 LEAVE_TIMEOUT = 2.0  # seconds for DISCONNECT to get out
 SUSPICIOUS = 3  # connections in a row that ended soon after they were made
-MAX_PACKET_SIZE = 268_435_460  # the largest that there is: MQTT 5, section 2.1.4
+MAX_PACKET_SIZE = 268_435_455  # the most that paho can announce
 JOIN_GRACE = 15.0  # seconds beyond the timeout of `stop`: an attempt to connect cannot be cut short
 
 STOPPED = "the link has stopped"
@@ -96,7 +96,7 @@ class Link:
             client_id=client_id,
             will=will,
             receive_maximum=receive_maximum,
-            maximum_packet_size=maximum_packet_size,
+            maximum_packet_size=min(maximum_packet_size, MAX_PACKET_SIZE),
             ephemeral=ephemeral,
         )
         self._subscriptions = subscriptions
@@ -125,7 +125,7 @@ class Link:
         self._short_lived = 0  # connections in a row
         self._protocol: str | None = None
         self._connected_since: float | None = None
-        self._fault: str | None = "not connected yet"
+        self._fault: str | None = None
         self._taken_over = False
         self._told_since: float | None = None
         self._last_progress = clock()
