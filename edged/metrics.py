@@ -5,7 +5,7 @@ Written by the worker's thread and read by the main thread, so one lock guards a
 
 import threading
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 WINDOW_S = 300.0
@@ -95,7 +95,7 @@ class Metrics:
             self._prompt.add(now, prompt - cached)
             self._completion.add(now, completion)
 
-    def snapshot(self, now: float) -> dict[str, dict[str, object]]:
+    def snapshot(self, now: float) -> dict[str, Mapping[str, object]]:
         """The figures, JSON-ready: `requests`, `latency_ms`, and the rates of `tokens`."""
         with self._lock:
             counts = {name: self._counts[name] for name in ("received", "answered", "duplicates", "redelivered")}
