@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 
 _RETRY_S = 5.0  # between two attempts to open a database that cannot be opened
 _BUSY_S = 1.0  # that another program may hold the database
+_CACHE_KIB = 1024  # of pages in memory
 _PRUNE_S = 60.0
 _ERASE_WITHIN_S = 600.0  # that `tidy` waits for a quiet moment
 _ERASE_RETRY_S = 30.0  # after a moment that was not quiet for long enough
@@ -352,6 +353,7 @@ class SqliteJournal:
             db.execute("PRAGMA journal_mode = WAL").fetchall()
             db.execute("PRAGMA synchronous = FULL")  # an answer that was acked survives a power cut
             db.execute("PRAGMA secure_delete = ON").fetchall()
+            db.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
             self._migrate(db)
             chore = db.execute("SELECT since FROM chores WHERE name = 'erase'").fetchone()
             self._erase_since = None if chore is None else chore[0]

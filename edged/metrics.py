@@ -4,38 +4,44 @@ Written by the worker's thread and read by the main thread, so one lock guards a
 """
 
 import threading
-from collections import Counter, deque
+from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 WINDOW_S = 300.0
 _MAX_SAMPLES = 2048  # of one kind in the window: bounds the memory of a busy hour
 _LATENCIES = ("total", "queue", "first_token", "sentiment")
 
 
-@dataclass(slots=True)
 class _Window:
-    """The latest samples, as (time, value)."""
+    """The latest samples: a ring whose memory is there from the start, so that a busy hour takes no more of it."""
 
-    samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=_MAX_SAMPLES))
-    since: float | None = None  # when the first sample of all came
+    def __init__(self) -> None:
+        self._times = array("d", bytes(8 * _MAX_SAMPLES))
+        self._values = array("d", bytes(8 * _MAX_SAMPLES))
+        self._added = 0  # of all time; the next one's place is its remainder
+        self._since: float | None = None  # when the first sample of all came
 
     def add(self, now: float, value: float) -> None:
-        self.since = now if self.since is None else self.since
-        self.samples.append((now, value))
+        self._since = now if self._since is None else self._since
+        self._times[self._added % _MAX_SAMPLES] = now
+        self._values[self._added % _MAX_SAMPLES] = value
+        self._added += 1
 
     def values(self, now: float) -> list[float]:
-        while self.samples and self.samples[0][0] <= now - WINDOW_S:
-            self.samples.popleft()
-        return [value for _, value in self.samples]
+        """The samples that are young enough."""
+        # Before the ring is full its unused part must not count.
+        times, values = self._times[: self._added], self._values[: self._added]
+        return [value for at, value in zip(times, values, strict=True) if at > now - WINDOW_S]
 
     def per_second(self, now: float) -> float:
         """The sum of the window over the time that it covers."""
         values = self.values(now)
-        if not values or self.since is None:
+        if not values or self._since is None:
             return 0.0
         # A young window has not covered its length yet; a full one has lost its older part.
-        begin = self.samples[0][0] if len(values) == _MAX_SAMPLES else max(self.since, now - WINDOW_S)
+        is_full = len(values) == _MAX_SAMPLES
+        begin = self._times[self._added % _MAX_SAMPLES] if is_full else max(self._since, now - WINDOW_S)
         return sum(values) / max(now - begin, 1.0)
 
 

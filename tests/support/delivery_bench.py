@@ -37,7 +37,7 @@ def main() -> int:
 def flood(requests: int) -> None:
     """As many a second as the daemon, the broker and the client manage between them; and the memory it takes."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(Path(folder))
+        run = _Run(Path(folder), is_timed=False)
         with run.asker:
             rss = []
             begin = time.monotonic()
@@ -45,28 +45,27 @@ def flood(requests: int) -> None:
                 while run.asker.pending >= _OPEN:
                     time.sleep(0.001)
                 run.ask(number)
-                if number >= 1000 and number % 500 == 0:
+                if number >= 1000 and number % 1000 == 0:
                     rss.append(run.daemon.rss)
             run.wait(requests)
             seconds = time.monotonic() - begin
         run.end()
-    growth = statistics.median(rss[-3:]) / rss[0] - 1 if rss else 0.0
-    sys.stdout.write(
-        f"flood: {requests / seconds:.0f} requests/s; memory {rss[0] >> 20} MB after 1,000, {growth:+.1%} at the end\n"
-    )
+    memory = " ".join(f"{each / 2**20:.1f}" for each in rss)
+    sys.stdout.write(f"flood: {requests / seconds:.0f} requests/s; memory from 1,000 on, MB: {memory}\n")
 
 
 def pace(requests: int, rate: float) -> None:
     """The daemon's own part of each request's time."""
     with tempfile.TemporaryDirectory() as folder:
-        run = _Run(Path(folder))
+        run = _Run(Path(folder), is_timed=True)
         with run.asker:
             begin = time.monotonic()
             for number in range(requests):
                 time.sleep(max(0.0, begin + number / rate - time.monotonic()))
                 run.ask(number)
             run.wait(requests)
-        times = run.end()
+        run.end()
+        times = run.times()
     received, submitted, answered, acked = (times[door] for door in _DOORS)
     before = [1000 * (b - a) for a, b in zip(received, submitted, strict=True)]
     behind = [1000 * (b - a) for a, b in zip(answered, acked, strict=True)]
@@ -85,11 +84,23 @@ def _quantiles(values: Sequence[float]) -> str:
 class _Run:
     """A broker, a daemon and a client of their own."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_timed: bool) -> None:
         self._times = folder / "times.json"
-        self._broker = Broker(folder=folder, config=["max_queued_messages 0", "max_inflight_messages 0"])
+        config = ["set_tcp_nodelay true", "autosave_on_changes false", "log_type error"]
+        config += ["max_queued_messages 0", "max_inflight_messages 0"]
+        self._broker = Broker(
+            folder=folder,
+            config=[
+                "set_tcp_nodelay true",
+                "autosave_on_changes false",
+                "log_type error",
+                "max_queued_messages 0",
+                "max_inflight_messages 0",
+            ],
+        )
         self._broker.start()
-        program = ("-m", "tests.support.scripted_daemon", "--times", str(self._times))
+        timing = ("--times", str(self._times)) if is_timed else ()
+        program = ("-m", "tests.support.scripted_daemon", *timing)
         self.daemon = Daemon(folder=folder, broker=self._broker, program=program, more={"EDGED_LOG__LEVEL": "warning"})
         self.daemon.start()
         self.daemon.wait_ready()
@@ -102,9 +113,11 @@ class _Run:
         while len(self.asker.answers) < requests:
             time.sleep(0.01)
 
-    def end(self) -> dict[str, list[float]]:
+    def end(self) -> None:
         assert self.daemon.stop() == 0
         self._broker.kill()
+
+    def times(self) -> dict[str, list[float]]:
         times: dict[str, list[float]] = json.loads(self._times.read_text())
         return times
 

@@ -18,7 +18,6 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 _real_time = time.time
 
@@ -49,14 +48,16 @@ if _OPTIONS.clock is not None:
     _obey_clock(_OPTIONS.clock)
 
 from edged import config, logs  # noqa: E402 - the clock first
+from edged.control import PROBE  # noqa: E402
 from edged.daemon import Daemon  # noqa: E402
 from edged.errors import FatalError, ModelError  # noqa: E402
 from edged.mqtt.connection import Connection  # noqa: E402
+from edged.mqtt.settlement import Delivery  # noqa: E402
 from edged.ports import EngineState  # noqa: E402
 from edged.settings import Settings  # noqa: E402
 from edged.tasks import Tasks  # noqa: E402
 from edged.testing import ScriptedEngine  # noqa: E402
-from edged.work import Failed, Work, WorkEvent  # noqa: E402
+from edged.work import Failed, TextDelta, Work, WorkEvent  # noqa: E402
 from edged.worker import Worker  # noqa: E402
 
 _BEHEST = re.compile(r"\[(die|hang|exit|fail|slow)(?::(\d+))?\]")
@@ -154,31 +155,44 @@ class Doors:
     def __init__(self, file: Path) -> None:
         self._file = file
         self.times: dict[str, list[float]] = {"received": [], "submitted": [], "answered": [], "acked": []}
+        self._unacked: set[int] = set()
 
     def watch(self, engine: PacedEngine) -> None:
-        self._wrap(Worker, "on_delivery", "received")
-        self._wrap(Connection, "ack", "acked")
+        self._watch_link()
         submit = engine.submit
 
         def timed(work: Work, on_event: Emit) -> None:
+            if work.spec is PROBE:
+                submit(work, on_event)
+                return
             self.times["submitted"].append(time.monotonic())
 
             def told(event: WorkEvent) -> None:
-                self.times["answered"].append(time.monotonic())
+                if not isinstance(event, TextDelta):
+                    self.times["answered"].append(time.monotonic())
                 on_event(event)
 
             submit(work, told)
 
         engine.submit = timed  # type: ignore[method-assign]
 
-    def _wrap(self, owner: type, name: str, door: str) -> None:
-        inner: Callable[..., Any] = getattr(owner, name)
+    def _watch_link(self) -> None:
+        on_delivery, ack = Worker.on_delivery, Connection.ack
 
-        def timed(*arguments: Any) -> Any:
-            self.times[door].append(time.monotonic())
-            return inner(*arguments)
+        def received(worker: Worker, delivery: Delivery) -> None:
+            assert delivery.ticket is not None
+            self._unacked.add(delivery.ticket.packet_id)
+            self.times["received"].append(time.monotonic())
+            on_delivery(worker, delivery)
 
-        setattr(owner, name, timed)
+        def acked(connection: Connection, packet_id: int) -> None:
+            if packet_id in self._unacked:  # else it is no request's: our own status comes back to us too
+                self._unacked.remove(packet_id)
+                self.times["acked"].append(time.monotonic())
+            ack(connection, packet_id)
+
+        Worker.on_delivery = received  # type: ignore[method-assign, assignment]
+        Connection.ack = acked  # type: ignore[method-assign, assignment]
 
     def write(self) -> None:
         self._file.write_text(json.dumps(self.times))
