@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -26,6 +27,7 @@ from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, Label
 from edged.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
 from edged.wire import MAX_NAME_CHARS, Address, Contract, Message, Rejected, Request, decode, request_schema
 from edged.work import Params, Usage
+from tests.support.messages import KEYS, messages
 
 TOPICS = Topics(prefix="edged", node="box")
 CONTRACT = Contract(
@@ -456,38 +458,9 @@ def test_the_topic_may_name_the_session_and_the_json_may_repeat_it() -> None:
 
 # --------------------------------------------------------------------------------------- any message whatsoever
 
-_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
-    max_leaves=6,
-)
-_KEYS = ("text", "id", "session", "stream", "reply_to", "deadline_ms", "params", "history", "other")
-_BODIES = st.dictionaries(st.sampled_from(_KEYS), _VALUES, max_size=5)
-_GOODISH = st.fixed_dictionaries({"text": st.text(min_size=1)}, optional=dict.fromkeys(_KEYS[1:], _VALUES))
-_PAYLOADS = st.one_of(
-    st.binary(max_size=60),
-    st.text(max_size=60).map(lambda text: text.encode("utf-8", "surrogatepass")),
-    (_BODIES | _GOODISH).map(lambda body: json.dumps(body).encode()),
-    (_BODIES | _GOODISH).map(lambda body: json.dumps(body, ensure_ascii=False).encode("utf-8", "surrogatepass")[:-1]),
-)
-_MQTT_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
-_REPLY = st.none() | _MQTT_TEXT | _MQTT_TEXT.map("edged/".__add__) | st.sampled_from(["edged/x/in/a", "$SYS", "a/#"])
-_MESSAGES = st.builds(
-    Message,
-    topic=(_MQTT_TEXT | st.sampled_from(["message", "sentiment/s", "reply/"])).map("edged/box/in/".__add__)
-    | st.just("edged/box/in"),
-    payload=_PAYLOADS,
-    qos=st.integers(0, 2),
-    retain=st.just(False) | st.booleans(),
-    response_topic=_REPLY,
-    correlation_data=st.none() | st.binary(max_size=70),
-    content_type=st.none() | st.sampled_from(["text/plain", JSON_TYPE]) | _MQTT_TEXT,
-    expiry_s=st.none() | st.integers(0, 2**32 - 1),
-)
 
-
-@given(_MESSAGES)
-@settings(deadline=None, max_examples=300)
+@given(messages())
+@settings(deadline=None, max_examples=int(os.environ.get("EDGED_TEST_FUZZ", "300")))
 def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Message) -> None:
     decoded = decode(message, contract=CONTRACT, new_id="made")
     address = decoded.address
@@ -609,7 +582,7 @@ def test_no_payload_has_a_number_that_json_does_not_have(value: float) -> None:
 
 
 def test_the_schemas_name_every_field() -> None:
-    assert set(request_schema()["properties"]) == set(_KEYS) - {"other"}
+    assert set(request_schema()["properties"]) == set(KEYS) - {"other"}
     schema = result_schema(BUILT_IN)
     assert set(json.loads(encode_result(RESULT))) <= set(schema["properties"])
     assert set(schema["properties"]["error"]["properties"]["code"]["enum"]) == CODES
