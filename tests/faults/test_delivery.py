@@ -10,8 +10,8 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -21,7 +21,17 @@ import pytest
 
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon
-from tests.support.faults import FAULTS, Stage, small_disk, unmount
+from tests.support.faults import (
+    FAULTS,
+    Stage,
+    broker_killed,
+    cable_cut,
+    daemon_killed,
+    daemon_restarted,
+    duplicates,
+    small_disk,
+    unmount,
+)
 from tests.support.proxy import Proxy
 from tests.support.traffic import Ask, Asker, Observer
 
@@ -76,45 +86,56 @@ class Watch:
             self.looks.append(look)
 
 
+MakeStage = Callable[..., AbstractContextManager[Stage]]
+
+
 @pytest.fixture
-def stage(tmp_path: Path, make_broker: Callable[..., Broker]) -> Iterator[Stage]:
-    broker = make_broker(["max_queued_messages 0", "max_inflight_messages 0"])
-    disk = small_disk(tmp_path / "disk")
-    observer = Observer()
-    clock = tmp_path / "clock"
-    with Proxy(broker.port, observe=observer) as cable, Proxy(broker.port, observe=lambda *_: None) as askers_cable:
-        daemon = Daemon(
-            folder=tmp_path,
-            broker=broker,
-            port=cable.port,
-            program=("-m", "tests.support.scripted_daemon", "--work-ms", "5", "--clock", str(clock)),
-            more={
-                "EDGED_LOG__LEVEL": "info",
-                "EDGED_HEALTH__INTERVAL": "2",
-                **({} if disk is None else {"EDGED_STATE_DIR": str(disk / "state")}),
-            },
-        )
-        began = time.monotonic()
-        daemon.start()
-        try:
-            with Asker(askers_cable.port, daemon.root) as asker:
-                stage = Stage(
-                    random=random.Random(SEED),
-                    broker=broker,
-                    daemon=daemon,
-                    cable=cable,
-                    askers_cable=askers_cable,
-                    asker=asker,
-                    observer=observer,
-                    clock=clock,
-                    disk=disk,
-                )
-                stage.await_ready("start", began)
-                yield stage
-        finally:
-            daemon.kill()
-            if disk is not None:
-                unmount(disk)
+def make_stage(tmp_path: Path, make_broker: Callable[..., Broker]) -> MakeStage:
+    """Give what sets up a daemon with the scripted engine, or with the small real model, all of it to be broken."""
+
+    @contextmanager
+    def make(*, has_real_model: bool = False) -> Iterator[Stage]:
+        broker = make_broker(["max_queued_messages 0", "max_inflight_messages 0"])
+        disk = small_disk(tmp_path / "disk")
+        observer = Observer()
+        clock = tmp_path / "clock"
+        scripted = ("-m", "tests.support.scripted_daemon", "--work-ms", "5", "--clock", str(clock))
+        with Proxy(broker.port, observe=observer) as cable, Proxy(broker.port, observe=lambda *_: None) as askers_cable:
+            daemon = Daemon(
+                folder=tmp_path,
+                broker=broker,
+                port=cable.port,
+                program=("-m", "edged", "run") if has_real_model else scripted,
+                more={
+                    "EDGED_LOG__LEVEL": "info",
+                    "EDGED_HEALTH__INTERVAL": "2",
+                    "EDGED_ENGINE__MAX_NEW_TOKENS": "8",
+                    **({} if disk is None else {"EDGED_STATE_DIR": str(disk / "state")}),
+                },
+            )
+            began = time.monotonic()
+            daemon.start()
+            try:
+                with Asker(askers_cable.port, daemon.root) as asker:
+                    stage = Stage(
+                        random=random.Random(SEED),
+                        broker=broker,
+                        daemon=daemon,
+                        cable=cable,
+                        askers_cable=askers_cable,
+                        asker=asker,
+                        observer=observer,
+                        clock=clock,
+                        disk=disk,
+                    )
+                    stage.await_ready("start", began)
+                    yield stage
+            finally:
+                daemon.kill()
+                if disk is not None:
+                    unmount(disk)
+
+    return make
 
 
 def some_ask(number: int, rng: random.Random) -> Ask:
@@ -154,9 +175,24 @@ def moments(requests: int, faults: int, rng: random.Random) -> list[int]:
     return sorted(rng.sample(range(requests * 95 // 100), faults))
 
 
-def test_nothing_is_lost_and_nothing_doubled(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
-    requests, faults = (10_000, 50) if IS_LONG else (1500, len(FAULTS))
-    rounds = [each for _ in range(-(-faults // len(FAULTS))) for each in stage.random.sample(FAULTS, len(FAULTS))]
+def test_nothing_is_lost_and_nothing_doubled(make_stage: MakeStage, capsys: pytest.CaptureFixture[str]) -> None:
+    faults = 50 if IS_LONG else len(FAULTS)
+    with make_stage() as stage:
+        rounds = [each for _ in range(-(-faults // len(FAULTS))) for each in stage.random.sample(FAULTS, len(FAULTS))]
+        watch = break_and_count(stage, 10_000 if IS_LONG else 1500, rounds[:faults], capsys)
+    assert max(each.threads for each in watch.looks) <= 8
+    assert max(each.files for each in watch.looks) <= 40
+
+
+def test_nor_with_a_real_model(make_stage: MakeStage, capsys: pytest.CaptureFixture[str]) -> None:
+    with make_stage(has_real_model=True) as stage:
+        break_and_count(stage, 150, [cable_cut, broker_killed, daemon_killed, daemon_restarted, duplicates], capsys)
+
+
+def break_and_count(
+    stage: Stage, requests: int, faults: Sequence[Callable[[Stage], None]], capsys: pytest.CaptureFixture[str]
+) -> Watch:
+    """Ask so many requests while one fault after the other befalls them; in the end all must be as if none had."""
     over = threading.Event()
     # Now few requests are open, now thousands.
     feeder = threading.Thread(
@@ -168,7 +204,7 @@ def test_nothing_is_lost_and_nothing_doubled(stage: Stage, capsys: pytest.Captur
     with Watch(stage) as watch:
         feeder.start()
         try:
-            for answered, fault in zip(moments(requests, faults, stage.random), rounds, strict=False):
+            for answered, fault in zip(moments(requests, len(faults), stage.random), faults, strict=True):
                 wait_answered(stage, answered)
                 stage.rest(0.0, 0.05)
                 fault(stage)
@@ -179,12 +215,11 @@ def test_nothing_is_lost_and_nothing_doubled(stage: Stage, capsys: pytest.Captur
     seconds = time.monotonic() - begin
     assert stage.daemon.stop() == 0
     with capsys.disabled():
-        sys.stdout.write(f"\nseed {SEED}: {report(stage, watch, faults, seconds)}\n")
+        sys.stdout.write(f"\nseed {SEED}: {report(stage, watch, len(faults), seconds)}\n")
     check_answers(stage, requests)
     check_turns(stage)
     assert stage.observer.out_of_order == 0
-    assert max(each.threads for each in watch.looks) <= 8
-    assert max(each.files for each in watch.looks) <= 40
+    return watch
 
 
 def check_answers(stage: Stage, requests: int) -> None:
