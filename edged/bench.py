@@ -5,6 +5,7 @@ every other measurement once, so that what drifts on a box drifts for all of the
 """
 
 import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -16,10 +17,12 @@ import psutil
 
 from edged import __version__, bandwidth, coldstart, system
 from edged.bench_report import (
+    HISTORIES,
     PARTS,
     BandwidthReport,
     BoxReport,
     DecodeReport,
+    History,
     MessageReport,
     ModelReport,
     PrefillReport,
@@ -134,9 +137,9 @@ def plan(
         add("decode", f"decode {batch}", functools.partial(workloads.decode, batch), speed, too_small or too_short)
     add("first_token", "first_token", lambda: [workloads.first_token() for _ in range(_REQUESTS)], delay)
     add("sentiment", "sentiment", lambda: [workloads.sentiment() for _ in range(_REQUESTS)], delay)
-    for places in CONCURRENCY:
-        jobs = functools.partial(workloads.messages, places, _JOBS_PER_PLACE * places)
-        add("message", f"message {places}", jobs, lambda each: f"{each.jobs_per_min:.1f} jobs/min")
+    for places, history in itertools.product(CONCURRENCY, HISTORIES):
+        jobs = functools.partial(workloads.messages, places, _JOBS_PER_PLACE * places, knows_history=history == "known")
+        add("message", f"message {places} {history}", jobs, lambda each: f"{each.jobs_per_min:.1f} jobs/min")
     add(
         "bandwidth",
         "bandwidth",
@@ -208,7 +211,9 @@ def _report(
         first_token=_latency(samples.get("first_token")),
         sentiment=_latency(samples.get("sentiment")),
         message=tuple(
-            _message(places, samples[f"message {places}"]) for places in CONCURRENCY if f"message {places}" in samples
+            _message(places, history, samples[f"message {places} {history}"])
+            for places, history in itertools.product(CONCURRENCY, HISTORIES)
+            if f"message {places} {history}" in samples
         ),
         bandwidth=_bandwidth(samples.get("bandwidth"), decode, info.weight_bytes),
         notes=tuple(notes),
@@ -253,11 +258,12 @@ def _latency(samples: Sequence[Sequence[Answered]] | None) -> Any:
     return latency(_ms(answers), [each.prefilled for each in answers])
 
 
-def _message(places: int, samples: Sequence[Messages]) -> MessageReport:
+def _message(places: int, history: History, samples: Sequence[Messages]) -> MessageReport:
     prefilled = [each for sample in samples for each in sample.prefilled]
     new_tokens = [each for sample in samples for each in sample.new_tokens]
     return MessageReport(
         concurrency=places,
+        history=history,
         jobs=_JOBS_PER_PLACE * places,
         prefilled_tokens=round(statistics.median(prefilled)),
         new_tokens=rounded(statistics.fmean(new_tokens)),

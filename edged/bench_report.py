@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+History = Literal["new", "known"]
+HISTORIES: tuple[History, ...] = ("new", "known")
 PARTS = ("start", "prefill", "decode", "first_token", "sentiment", "message", "bandwidth")
 _DIGITS = 4  # significant ones; more would be noise
 
@@ -91,10 +93,13 @@ class LatencyReport(_Record):
 class MessageReport(_Record):
     """`message` jobs: sentiment and reply of one text of 30 tokens after three turns of history.
 
-    Every job has a history of its own: nothing but the tasks' own prompts is cached.
+    Every job has a history of its own.
     """
 
     concurrency: int = Field(description="Jobs in hand at any time.")
+    history: History = Field(
+        description="new: nothing but the tasks' own prompts is cached; known: the turns before were run just now."
+    )
     jobs: int = Field(description="Jobs of one round.")
     prefilled_tokens: int = Field(description="Prompt tokens computed for one job, both parts; median.")
     new_tokens: float = Field(description="Reply tokens of one job, at most 64; mean.")
@@ -197,7 +202,12 @@ def _rows(report: Report) -> Iterator[_Row]:
     yield from _latency_rows("sentiment", report.sentiment)
     for message in report.message:
         remark = f"{message.prefilled_tokens} tokens computed, {message.new_tokens:g} new"
-        yield _row(f"message, {message.concurrency} at a time", message.jobs_per_min, "jobs/min", remark)
+        yield _row(
+            f"message, {message.concurrency} at a time, history {message.history}",
+            message.jobs_per_min,
+            "jobs/min",
+            remark,
+        )
     if report.bandwidth is not None:
         share = report.bandwidth.weight_share
         remark = "" if share is None else f"decoding alone reads its weights at {share:.0%} of it"

@@ -154,11 +154,19 @@ class Workloads:
         end = self._one(self._sentiment(self._text(self._text_words())))
         return Answered(prefilled=end.prefilled, milliseconds=1000 * (end.ended - end.submitted))
 
-    def messages(self, concurrency: int, jobs: int) -> Messages:
-        """Run `message` jobs, always `concurrency` of them in hand until none is left to begin."""
+    def messages(self, concurrency: int, jobs: int, *, knows_history: bool = False) -> Messages:
+        """Run `message` jobs, always `concurrency` of them in hand until none is left to begin.
+
+        `knows_history`: the turns before were run just now, as in a conversation that goes on; else they are new.
+        """
         words = self._text_words()
+        work = [self._message(words) for _ in range(jobs)]
+        if knows_history:
+            for _, reply in work:
+                earlier = self._reply(self._text(words), turns=reply.turns, max_tokens=1)
+                self._one(replace(earlier, continues=True))
         begin = self._clock()
-        ends = self._run([self._message(words) for _ in range(jobs)], concurrency=concurrency)
+        ends = self._run(work, concurrency=concurrency)
         return Messages(
             prefilled=tuple(sum(each.prefilled for each in job) for job in ends),
             new_tokens=tuple(sum(each.usage.completion_tokens for each in job) for job in ends),

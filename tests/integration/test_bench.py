@@ -64,10 +64,16 @@ def test_a_whole_report(model: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert latency.samples == 20
         assert 0 < latency.p50_ms <= latency.p95_ms
         assert 30 <= latency.prefilled_tokens < 60
-    assert [each.concurrency for each in report.message] == [1, 8]
+    assert [(each.concurrency, each.history) for each in report.message] == [
+        (1, "new"),
+        (1, "known"),
+        (8, "new"),
+        (8, "known"),
+    ]
     for message in report.message:
         assert 0 < message.new_tokens <= REPLY_TOKENS
-        assert message.prefilled_tokens > 8 * 28  # the text twice and six turns
+        texts = 8 if message.history == "new" else 2  # the text twice, and six turns
+        assert texts * 28 < message.prefilled_tokens < texts * 60
         assert positive(message.jobs_per_min)
     assert report.bandwidth is not None
     share = report.model.weight_bytes * report.decode[0].tokens_per_s.median / report.bandwidth.read_gb_s.median / 1e9

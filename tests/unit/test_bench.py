@@ -19,8 +19,10 @@ ALL = [
     "decode 8",
     "first_token",
     "sentiment",
-    "message 1",
-    "message 8",
+    "message 1 new",
+    "message 1 known",
+    "message 8 new",
+    "message 8 known",
     "bandwidth",
 ]
 

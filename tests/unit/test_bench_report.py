@@ -62,7 +62,11 @@ FULL = EMPTY.model_copy(
         ),
         "first_token": LatencyReport(p50_ms=20.5, p95_ms=30.0, samples=30, prefilled_tokens=36),
         "sentiment": LatencyReport(p50_ms=10.0, p95_ms=11.0, samples=30, prefilled_tokens=34),
-        "message": (MessageReport(concurrency=8, jobs=16, prefilled_tokens=283, new_tokens=63.5, jobs_per_min=FIGURE),),
+        "message": (
+            MessageReport(
+                concurrency=8, history="new", jobs=16, prefilled_tokens=283, new_tokens=63.5, jobs_per_min=FIGURE
+            ),
+        ),
         "bandwidth": BandwidthReport(read_gb_s=FIGURE, weight_share=0.8),
         "notes": ("decode 4 was not measured: no room",),
     }
@@ -130,7 +134,16 @@ def test_the_json_has_the_names_that_scripts_rely_on() -> None:
         ],
         "first_token": {"p50_ms": 20.5, "p95_ms": 30.0, "prefilled_tokens": 36, **latencies},
         "sentiment": {"p50_ms": 10.0, "p95_ms": 11.0, "prefilled_tokens": 34, **latencies},
-        "message": [{"concurrency": 8, "jobs": 16, "prefilled_tokens": 283, "new_tokens": 63.5, "jobs_per_min": THREE}],
+        "message": [
+            {
+                "concurrency": 8,
+                "history": "new",
+                "jobs": 16,
+                "prefilled_tokens": 283,
+                "new_tokens": 63.5,
+                "jobs_per_min": THREE,
+            }
+        ],
         "bandwidth": {"read_gb_s": THREE, "weight_share": 0.8},
         "notes": ["decode 4 was not measured: no room"],
     }
@@ -160,7 +173,7 @@ def test_the_table_has_a_line_for_all_that_was_measured() -> None:
         "decode, batch 8 2 tokens/s 1 - 4 20 tokens each after 128; side by side 40% of the time\n",
         "time to first token 20.5 ms p95 30 36 tokens computed; 30 requests",
         "sentiment 10 ms p95 11 34 tokens computed; 30 requests",
-        "message, 8 at a time 2 jobs/min 1 - 4 283 tokens computed, 63.5 new",
+        "message, 8 at a time, history new 2 jobs/min 1 - 4 283 tokens computed, 63.5 new",
         "memory read bandwidth 2 GB/s 1 - 4 decoding alone reads its weights at 80% of it",
         "note: decode 4 was not measured: no room",
     ):

@@ -195,6 +195,20 @@ def test_a_message_is_sentiment_and_reply_of_one_text_after_three_turns() -> Non
     assert found.prefilled == ((TEMPLATE - CACHED) * 2 + system + 8 * TEXT_TOKENS,) * 2
 
 
+def test_a_known_history_was_run_before_the_clock_starts() -> None:
+    engine = Counting()
+    workloads = Workloads(engine)
+    workloads.sentiment()
+    engine.submitted.clear()
+    found = workloads.messages(2, 2, knows_history=True)
+    earlier, work = engine.submitted[:2], engine.submitted[2:]
+    assert [each.spec.name for each in work] == ["sentiment", "reply"] * 2
+    assert [each.turns for each in earlier] == [each.turns for each in work[1::2]]
+    assert all(each.continues for each in earlier)
+    assert not {each.text for each in earlier} & {each.text for each in work}
+    assert len(found.new_tokens) == 2
+
+
 @pytest.mark.parametrize(("concurrency", "jobs"), [(1, 3), (3, 7), (8, 8), (8, 2)])
 def test_so_many_jobs_are_in_hand_and_no_more(concurrency: int, jobs: int) -> None:
     engine = Counting()
