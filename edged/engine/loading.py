@@ -20,7 +20,7 @@ from edged.engine.native import NativeDecoder
 from edged.engine.packing import QUANTISED, QuantisedFormat
 from edged.engine.prompt import Prompter
 from edged.engine.quantised import InputSizes, fits, open_quantised, packed_bytes
-from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports
+from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports, unknown_tensors
 from edged.errors import ModelUnavailable
 from edged.ports import ModelInfo
 from edged.settings import EngineSettings, ModelSettings
@@ -28,6 +28,7 @@ from edged.settings import EngineSettings, ModelSettings
 log = structlog.get_logger(__name__)
 
 _MIB = 1 << 20
+_NAMED = 5  # tensors in a warning
 _CORES = torch.get_num_threads()  # as torch counts them: without hyperthreads
 
 # Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
@@ -125,6 +126,8 @@ def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: in
     """Choose the format and the decoder, check that there is memory, and load the weights."""
     torch.set_num_threads(plan.engine.threads or _CORES)
     lean = supports(checkpoint.config, max_context_tokens=context)
+    if lean and (ignored := unknown_tensors(checkpoint.names(), checkpoint.config)):
+        log.warning("tensors_ignored", names=ignored[:_NAMED], number=len(ignored))
     shape = DecoderShape.of(checkpoint.config, has_head=checkpoint.has("lm_head.weight")) if lean else None
     can_quantise = shape is not None and fits(shape)
     library = _library(plan, device) if can_quantise else None

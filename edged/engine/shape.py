@@ -3,7 +3,8 @@
 Qwen2, Qwen3, Llama, Mistral and SmolLM2. Knows no weights.
 """
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,12 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 ARCHITECTURES = frozenset({"Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM"})
 _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+_KNOWN = re.compile(
+    r"model\.(embed_tokens|norm)\.weight|lm_head\.weight"
+    r"|model\.layers\.(?P<layer>\d+)\.("
+    r"(input|post_attention)_layernorm\.weight|self_attn\.([qkvo]_proj\.(weight|bias)|[qk]_norm\.weight"
+    r"|rotary_emb\.inv_freq)|mlp\.(gate|up|down)_proj\.(weight|bias))"
+)
 GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]  # by Hugging Face name; checks the shape
 HasTensor = Callable[[str], bool]
 SPARE_POSITIONS = 64  # branches of a last step may stand a few positions past the limit
@@ -27,6 +34,15 @@ def supports(config: PretrainedConfig, *, max_context_tokens: int) -> bool:
         and config.rope_parameters.get("rope_type", "default") in _STATIC_ROPE
         and (window is None or window >= max_context_tokens)
     )
+
+
+def unknown_tensors(names: Iterable[str], config: PretrainedConfig) -> list[str]:
+    """Which tensors of a checkpoint the lean decoders make no use of, as transformers makes none."""
+    return [
+        name
+        for name in names
+        if (match := _KNOWN.fullmatch(name)) is None or int(match["layer"] or 0) >= config.num_hidden_layers
+    ]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -166,3 +166,11 @@ def test_a_tied_head_is_held_once(tmp_path: Path) -> None:
     model = lean(tiny.make(tiny.CONFIGS["qwen2"]))
     head: Any = model._head
     assert head.weight.data_ptr() == inspect.getclosurevars(model._embed).nonlocals["embedding"].data_ptr()
+
+
+@pytest.mark.parametrize("name", tiny.CONFIGS)
+def test_tensors_that_a_model_has_no_use_for_are_known_from_those_it_has(name: str) -> None:
+    config = tiny.CONFIGS[name]
+    names = [*tiny.make(config).state_dict(), "model.layers.0.self_attn.rotary_emb.inv_freq"]
+    strange = ["score.weight", "model.layers.3.input_layernorm.weight", "model.layers.0.self_attn.sinks"]
+    assert shape.unknown_tensors([*names, *strange], config) == strange
