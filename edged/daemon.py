@@ -207,9 +207,10 @@ class Daemon:
         self._link.start()
         self._link.publish(self._health.status())
         try:
-            if self._load():
+            is_loaded = self._load()
+            if is_loaded:
                 self._serve()
-            return self._shut_down()
+            return self._shut_down(is_loaded=is_loaded)
         except FatalError as error:
             if not self._has_rival:  # else the name is another's, and so is the status
                 self._health.become(State.STOPPED, (str(error),))
@@ -310,8 +311,11 @@ class Daemon:
 
     # -------------------------------------------------------------------------------------------------- shut down
 
-    def _shut_down(self) -> ExitCode:
-        """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start."""
+    def _shut_down(self, *, is_loaded: bool) -> ExitCode:
+        """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start.
+
+        Without a model nothing can be finished; the worker starts all the same, to tell those who asked at QoS 0.
+        """
         begin = self._clock()
         asked = self._signals.asked_to_stop
         timeout = self._settings.shutdown_timeout
@@ -320,13 +324,15 @@ class Daemon:
         self._health.become(State.DRAINING)
         self._link.unsubscribe()
         self._worker.drain()
+        if not is_loaded:
+            self._worker.start()
         finished = False
-        while not finished and self._clock() - begin < timeout and self._signals.asked_to_stop == asked:
+        while is_loaded and not finished and self._clock() - begin < timeout and self._signals.asked_to_stop == asked:
             finished = self._worker.wait_idle(0.1)
         if not finished:
-            log.warning("work_handed_back", jobs=self._worker.state().jobs)
             self._worker.abandon()
             self._worker.wait_idle(1.0)
+            log.warning("work_handed_back")
         self._stop_parts(self._health.status(State.STOPPED))
         log.info("stopped", seconds=round(self._clock() - begin, 2))
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE

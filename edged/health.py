@@ -118,6 +118,7 @@ class Health:
         self._reported = float("-inf")
         self._connected = False
         self._must_correct = False
+        self._has_been_ready = False
         self._lock = threading.Lock()
 
     @property
@@ -168,6 +169,7 @@ class Health:
             if state is not self._state:
                 self._since = rfc3339(self._wall_clock())
             self._state, self._reasons = state, reasons
+            self._has_been_ready |= state is State.READY
         self._publish_status()
         self.report()
 
@@ -260,7 +262,7 @@ class Health:
         }
 
     def _model(self) -> dict[str, Any] | None:
-        if self._state is State.LOADING:
+        if not self._has_been_ready:  # it may be stopped before it has a model
             return None
         model = self._engine.model
         return {

@@ -283,7 +283,8 @@ def test_a_second_daemon_of_the_same_name_ends_one_of_them(tmp_path: Path, make_
         second.start()
         assert first.wait() == 4
         assert "two daemons have one name" in first.log
-        second.wait_ready()
+        # The status that stands may still be the first one's, so an answer is what tells that the second is ready.
+        assert second.command("ask", "Hello", "--json", "--task", "sentiment").returncode == 0
         assert second.stop() == 0
     finally:
         first.kill()

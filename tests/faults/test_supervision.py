@@ -24,6 +24,9 @@ class Talk:
         for name in ("out/#", "response/#", "status"):
             peer.subscribe(f"{ROOT}/{name}")
 
+    def listen(self, tail: str) -> None:
+        self._peer.subscribe(f"{ROOT}/{tail}")
+
     def send(self, tail: str, body: object, *, qos: int = 1) -> None:
         payload = body if isinstance(body, bytes) else json.dumps(body).encode() if body is not None else b""
         self._peer.publish(f"{ROOT}/{tail}", payload, qos=qos)
@@ -133,6 +136,30 @@ def test_a_log_that_cannot_be_written_stops_nothing(make_daemon: MakeDaemon, tal
     resource.prlimit(daemon.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     talk.until("status", state="ready")
     assert daemon.stop() == 0
+
+
+# ---------------------------------------------------------------------------------------------- before it is ready
+
+
+def test_a_stop_while_the_model_loads_is_at_once_and_loses_nothing(make_daemon: MakeDaemon, talk: Talk) -> None:
+    daemon = make_daemon("--load-s", "3", EDGED_SHUTDOWN_TIMEOUT="600")
+    daemon.start()
+    talk.until("status", state="loading")
+    talk.listen("in/reply")
+    talk.send("in/reply", {"id": "kept", "text": "hello"})
+    talk.send("in/reply", {"id": "told", "text": "hello"}, qos=0)
+    talk.until("in/reply", id="told")  # what the broker has brought us it has brought the daemon
+    assert daemon.stop() == 0
+    assert talk.until("out/reply", id="told")["error"]["code"] == "shutting_down"
+    daemon.start()
+    assert talk.until("out/reply", id="kept")["status"] == "ok"
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_daemon_with_its_code(make_daemon: MakeDaemon, talk: Talk) -> None:
+    daemon = make_daemon("--load-s", "1", "--broken")
+    daemon.start()
+    assert daemon.wait() == ExitCode.MODEL
+    assert talk.until("status", state="stopped")["reasons"] == ["the model is broken"]
 
 
 # ------------------------------------------------------------------------------------------------------ the broker

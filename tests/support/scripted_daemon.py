@@ -38,6 +38,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work-ms", type=float, default=0.0, help="the longest that a piece of work takes")
     parser.add_argument("--seed", type=int, default=0, help="of how long each takes")
+    parser.add_argument("--load-s", type=float, default=0.0, help="how long it takes to load the model")
+    parser.add_argument("--broken", action="store_true", help="after that, the model cannot be loaded")
     parser.add_argument("--clock", type=Path, help="a file with the seconds by which the wall clock is wrong")
     parser.add_argument("--times", type=Path, help="write there when each request went through which door")
     return parser.parse_args()
@@ -50,10 +52,10 @@ if _OPTIONS.clock is not None:
 from edged import config, logs  # noqa: E402 - the clock first
 from edged.control import PROBE  # noqa: E402
 from edged.daemon import Daemon  # noqa: E402
-from edged.errors import FatalError, ModelError  # noqa: E402
+from edged.errors import FatalError, ModelError, ModelUnavailable  # noqa: E402
 from edged.mqtt.connection import Connection  # noqa: E402
 from edged.mqtt.settlement import Delivery  # noqa: E402
-from edged.ports import EngineState  # noqa: E402
+from edged.ports import EngineState, ModelInfo  # noqa: E402
 from edged.settings import Settings  # noqa: E402
 from edged.tasks import Tasks  # noqa: E402
 from edged.testing import ScriptedEngine  # noqa: E402
@@ -69,9 +71,12 @@ Emit = Callable[[WorkEvent], None]
 class PacedEngine(ScriptedEngine):
     """Answers by rule in a thread of its own, each piece of work after a time of its own, and so in any order."""
 
-    def __init__(self, *, work_s: float, seed: int) -> None:
+    def __init__(self, *, work_s: float, seed: int, load_s: float = 0.0, broken: bool = False) -> None:
         super().__init__(auto=False, clock=time.monotonic)
         self._work_s = work_s
+        self._load_s = load_s
+        self._broken = broken
+        self._loaded = threading.Event()
         self._random = random.Random(seed)
         self._inbox: queue.SimpleQueue[tuple[Work, Emit] | str | None] = queue.SimpleQueue()
         self._due: list[tuple[float, int, str]] = []
@@ -82,6 +87,17 @@ class PacedEngine(ScriptedEngine):
 
     def start(self) -> None:
         self._thread.start()
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        if self._loaded.wait(timeout) and self._broken:
+            raise ModelUnavailable("the model is broken")
+        return self._loaded.is_set()
+
+    @property
+    def model(self) -> ModelInfo:
+        if self._broken or not self._loaded.is_set():
+            raise ModelError("the model is not loaded yet")
+        return super().model
 
     def stop(self, timeout: float = 10.0) -> None:
         self._inbox.put(None)
@@ -99,6 +115,8 @@ class PacedEngine(ScriptedEngine):
         return EngineState(**{name: getattr(state, name) for name in EngineState.__slots__} | progress)
 
     def _main(self) -> None:
+        time.sleep(self._load_s)
+        self._loaded.set()
         try:
             while self._turn():
                 self._last_progress = time.monotonic()
@@ -201,7 +219,9 @@ class Doors:
 def main() -> int:
     settings = config.load(flags={}, config_file=None)
     logs.configure(settings.log.level, settings.log.format)
-    engine = PacedEngine(work_s=_OPTIONS.work_ms / 1000, seed=_OPTIONS.seed)
+    engine = PacedEngine(
+        work_s=_OPTIONS.work_ms / 1000, seed=_OPTIONS.seed, load_s=_OPTIONS.load_s, broken=_OPTIONS.broken
+    )
     doors = None if _OPTIONS.times is None else Doors(_OPTIONS.times)
     if doors is not None:
         doors.watch(engine)
