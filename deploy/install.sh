@@ -1,18 +1,21 @@
 #!/bin/sh
 # Installs edged into a virtual environment of its own. Needs no root; may be run again at any time.
 #
+#   sudo sh deploy/install.sh --system [--model ID] [--cuda] [--wheelhouse DIR]
 #   sh deploy/install.sh [--venv DIR] [--extras demo,test] [--editable] [--cuda] [--wheelhouse DIR]
 #
 # --venv DIR        where (default: $EDGED_VENV, else .venv beside this checkout)
 # --extras LIST     extras of edged, with commas
 # --editable        run from this checkout: for work on edged itself
+# --system          into /opt/edged, as a service of the box: deploy/system.sh does the rest, and takes it away again
+# --model ID        the service's model: a preset, a hub id, a folder or a GGUF file (default: that of its settings)
 # --cuda            torch for an NVIDIA GPU (several GB); otherwise the CPU build
 # --wheelhouse DIR  look for wheels there too (pip's own settings, PIP_FIND_LINKS among them, count anyway)
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${EDGED_VENV:-$here/.venv}
-extras='' editable='' cuda='' wheelhouse=''
+extras='' editable='' cuda='' wheelhouse='' system='' model=''
 torch=2.13.0
 cpu_index=https://download.pytorch.org/whl/cpu
 
@@ -23,16 +26,18 @@ die() {
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --venv | --extras | --wheelhouse)
+        --venv | --extras | --wheelhouse | --model)
             [ $# -gt 1 ] || die "$1 needs a value"
             case $1 in
                 --venv) venv=$2 ;;
                 --extras) extras=$2 ;;
                 --wheelhouse) wheelhouse=$2 ;;
+                --model) model=$2 ;;
             esac
             shift
             ;;
         --editable) editable=yes ;;
+        --system) system=yes venv=/opt/edged ;;
         --cuda) cuda=yes ;;
         -h | --help)
             sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$0"
@@ -42,6 +47,9 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
+
+[ -z "$system" ] || [ "$(id -u)" = 0 ] || die "--system changes the whole box: run it as root, with sudo"
+become_service() { [ -z "$system" ] || sh "$here/deploy/system.sh" install ${model:+--model "$model"}; }
 
 suits() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 is_made() { "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.prefix == sys.base_prefix)' 2>/dev/null; }
@@ -71,6 +79,7 @@ stamp=$(
     command -v g++ c++ clang++ || true
 )
 if [ -x "$venv/bin/edged" ] && [ "$(cat "$venv/.edged-stamp" 2>/dev/null)" = "$stamp" ]; then
+    become_service
     exit 0
 fi
 
@@ -123,3 +132,4 @@ pip install -q -c "$venv/.edged-torch" ${wheelhouse:+"--find-links=$wheelhouse"}
 echo "install: kernels $("$venv/bin/python" -c 'from edged.engine import native; print(native.install())')"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done; try $venv/bin/edged --help"
+become_service

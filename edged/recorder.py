@@ -16,7 +16,7 @@ from edged.ports import Entry, Journal, Recorded
 log = structlog.get_logger(__name__)
 
 KEPT = 1000  # entries that wait for a disk to heal; then the oldest are lost
-RETRY_S = 2.0  # between two attempts to write to a disk that does not take it
+RETRY_S = 3.0  # between two attempts to write to a disk that does not take it
 _SETTLED = 1000  # that wait for a quiet moment, if no answer is recorded before
 
 
@@ -153,7 +153,6 @@ class Recorder:
             self._journal.record(list(self._unwritten), self._settled)
         except JournalFault as fault:
             self._note(fault)
-            self._retry_at = self._clock() + RETRY_S
             return
         self._unwritten.clear()
         self._settled = []
@@ -167,3 +166,5 @@ class Recorder:
         if self.fault != str(fault):
             log.warning("journal_fault", reason=str(fault))
         self.fault = str(fault)
+        # Also the least time that a fault is told which was over at once, as one of a journal begun anew is.
+        self._retry_at = self._clock() + RETRY_S

@@ -1,8 +1,11 @@
 """What may befall a daemon from inside or from its disk: it is told, it is bounded, and the next one is answered."""
 
+import contextlib
 import json
 import resource
+import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -92,6 +95,30 @@ def test_why_it_ends_is_its_last_word(make_daemon: MakeDaemon, talk: Talk) -> No
     stopped = talk.until("status", state="stopped")
     assert "the engine has not finished a step" in stopped["reasons"][0]
     assert daemon.wait() == ExitCode.BUG
+
+
+def test_systemd_is_told_and_its_watchdog_starves_when_the_engine_hangs(
+    make_daemon: MakeDaemon, talk: Talk, tmp_path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        systemd.settimeout(TIMEOUT)
+        daemon = make_daemon("--load-s", "2", EDGED_HEALTH__STALL_AFTER="2", NOTIFY_SOCKET=systemd.getsockname())
+        daemon.start()
+        heard = [systemd.recv(4096).decode()]
+        while heard[-1] != "WATCHDOG=1":
+            heard.append(systemd.recv(4096).decode())
+        assert [each for each in heard if each == "READY=1"] == ["READY=1"]
+        assert "EXTEND_TIMEOUT_USEC=30000000" in heard[: heard.index("READY=1")]
+        assert "STATUS=ready" in heard[heard.index("READY=1") :]
+        talk.send("in/reply", {"text": "[hang]"})
+        while not (last := systemd.recv(4096).decode()).startswith("STATUS=degraded: the engine has not"):
+            heard.append(last)
+        assert daemon.wait() == ExitCode.BUG
+        systemd.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                assert systemd.recv(4096) != b"WATCHDOG=1"
 
 
 # ------------------------------------------------------------------------------------------------------- the disk

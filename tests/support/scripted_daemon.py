@@ -89,9 +89,10 @@ class PacedEngine(ScriptedEngine):
         self._thread.start()
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        if self._loaded.wait(timeout) and self._broken:
+        is_loaded = self._loaded.wait(timeout)
+        if is_loaded and self._broken:
             raise ModelUnavailable("the model is broken")
-        return self._loaded.is_set()
+        return is_loaded
 
     @property
     def model(self) -> ModelInfo:
@@ -116,6 +117,7 @@ class PacedEngine(ScriptedEngine):
 
     def _main(self) -> None:
         time.sleep(self._load_s)
+        self._last_progress = time.monotonic()
         self._loaded.set()
         try:
             while self._turn():

@@ -382,3 +382,8 @@ def test_the_schema_describes_every_setting() -> None:
 def test_variables_are_named_as_documented() -> None:
     assert variable("mqtt.tls.ca") == "EDGED_MQTT__TLS__CA"
     assert variable("state_dir") == "EDGED_STATE_DIR"
+
+
+def test_the_example_that_ships_is_the_one_that_is_generated() -> None:
+    shipped = Path(__file__).parents[2] / "deploy" / "edged.toml"
+    assert shipped.read_text(encoding="utf-8") == example(), "edged config --example > deploy/edged.toml"
