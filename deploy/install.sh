@@ -129,7 +129,8 @@ echo "install: edged${extras:+[$extras]}"
 pip install -q -c "$venv/.edged-torch" ${wheelhouse:+"--find-links=$wheelhouse"} \
     ${editable:+-e} "$here${extras:+[$extras]}"
 # The decoder for this CPU; without a compiler torch's kernels do.
-echo "install: kernels $("$venv/bin/python" -c 'from edged.engine import native; print(native.install())')"
+# -I: the installed edged, not one that lies in the current folder.
+echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine import native; print(native.install())' | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done; try $venv/bin/edged --help"
 become_service

@@ -47,6 +47,7 @@ done
 units=$root/etc/systemd/system
 users=$root/etc/sysusers.d
 settings=$root/etc/edged
+command=$root/usr/local/bin/edged
 is_running() { [ -z "$root" ] && [ -d /run/systemd/system ]; }
 
 if [ "$action" = uninstall ]; then
@@ -55,6 +56,9 @@ if [ "$action" = uninstall ]; then
     fi
     rm -f "$units/edged.service" "$units/edged@.service" "$users/edged.conf"
     rm -rf "$root/opt/edged"
+    if [ -L "$command" ]; then
+        rm "$command"
+    fi
     if [ -n "$purge" ]; then
         rm -rf "$settings" "$units/edged.service.d" "$root/var/lib/edged" "$root/var/cache/edged"
         [ -n "$root" ] || userdel edged 2>/dev/null || true
@@ -69,7 +73,8 @@ fi
 edged=/opt/edged/bin/edged
 [ -n "$root" ] || [ -x $edged ] || die "$edged is not there: sudo sh deploy/install.sh --system"
 
-install -d -m 755 "$units" "$users" "$settings"
+install -d -m 755 "$units" "$users" "$settings" "$(dirname "$command")"
+ln -sfn $edged "$command"
 install -d -m 700 "$settings/credentials"
 install -m 644 "$here/systemd/edged.service" "$here/systemd/edged@.service" "$units"
 install -m 644 "$here/systemd/edged.sysusers.conf" "$users/edged.conf"
@@ -85,7 +90,9 @@ fi
 
 id edged >/dev/null 2>&1 || useradd --system --user-group --home-dir /var/lib/edged --no-create-home \
     --shell /usr/sbin/nologin edged
-install -d -o edged -g edged -m 755 /var/cache/edged
+# What root got or rounded before there was a user is the service's now.
+install -d -m 755 /var/cache/edged
+chown -R edged:edged /var/cache/edged
 echo "edged: getting the model (its settings: $settings/edged.toml)"
 # As the service's user, who will round the weights into the same folder.
 (cd / && setpriv --reuid=edged --regid=edged --clear-groups \
