@@ -33,7 +33,9 @@ class Client:
         self._topics = Topics(prefix=settings.prefix, node=settings.node)
         self._timeout = timeout
         name = f"edged-client-{uuid.uuid4().hex[:12]}"
-        self._replies = f"{self._topics.root}/reply/{name}"
+        # Below the user's name, as an access list can grant that to each user (deploy/mosquitto/acl).
+        address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
+        self._replies = f"{self._topics.root}/reply/{address}"
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
         self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
         self._states: queue.SimpleQueue[str] = queue.SimpleQueue()

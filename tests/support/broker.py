@@ -65,7 +65,14 @@ class Broker:
     def start(self) -> None:
         """Start, and wait until it listens. After `kill` it comes back on the same ports, with the same sessions."""
         program = find_mosquitto()
-        lines = [
+        config = self.folder / "mosquitto.conf"
+        config.write_text("\n".join(self._lines()) + "\n")
+        with (self.folder / "mosquitto.log").open("ab") as log:
+            self._process = subprocess.Popen([program, "-c", config, "-v"], stdout=log, stderr=log)
+        self._wait_until_ready()
+
+    def _lines(self) -> list[str]:
+        return [
             "user root",  # when started by root, keep the right to our folder; else without effect
             "per_listener_settings false",
             "persistence true",
@@ -80,11 +87,6 @@ class Broker:
             "protocol websockets",
             f"listener 0 {self.unix_socket}",
         ]
-        config = self.folder / "mosquitto.conf"
-        config.write_text("\n".join(lines) + "\n")
-        with (self.folder / "mosquitto.log").open("ab") as log:
-            self._process = subprocess.Popen([program, "-c", config, "-v"], stdout=log, stderr=log)
-        self._wait_until_ready()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_TIMEOUT
