@@ -11,7 +11,7 @@ from edged.answer import encode
 from edged.errors import BrokerUnavailable
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
-from edged.ports import LinkState
+from edged.ports import LinkState, Outcome, Sent
 from edged.settings import Settings
 from edged.topics import Topics, topic_matches
 from edged.wire import Publication
@@ -36,9 +36,9 @@ class Client:
         # Below the user's name, as an access list can grant that to each user (deploy/mosquitto/acl).
         address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
         self._replies = f"{self._topics.root}/reply/{address}"
-        self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer | BrokerUnavailable] = queue.SimpleQueue()
         self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
-        self._states: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._states: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._link = Link(
             settings=settings.mqtt,
             client_id=name,
@@ -49,7 +49,11 @@ class Client:
             on_change=self._changes.put,
             ephemeral=True,
         )
-        self._where = f"{settings.mqtt.host}:{settings.mqtt.resolved_port}"
+        self.where = (
+            settings.mqtt.host
+            if settings.mqtt.transport == "unix"
+            else f"{settings.mqtt.host}:{settings.mqtt.resolved_port}"
+        )
 
     def __enter__(self) -> Self:
         self._link.start()
@@ -77,27 +81,46 @@ class Client:
         request_id = uuid.uuid4().hex
         reply_to = f"{self._replies}/{request_id[:8]}"
         body = {"text": text, "id": request_id, "reply_to": reply_to, **fields}
-        self._link.publish(Publication(topic=f"{self._topics.root}/in/{task}", payload=encode(body), qos=1))
+        topic = f"{self._topics.root}/in/{task}"
+
+        def on_end(outcome: Outcome) -> None:
+            if outcome.sent is not Sent.CONFIRMED:
+                self._answers.put(
+                    BrokerUnavailable(
+                        f"{topic} at {self.where}: {outcome.reason}; the broker's access list must let this user "
+                        "publish there"
+                    )
+                )
+
+        self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
         while True:
             try:
                 answer = self._answers.get(timeout=self._timeout)
             except queue.Empty:
                 raise BrokerUnavailable(
-                    f"no answer in {self._timeout:g} s from {self._topics.root} at {self._where}; {self._status()}"
+                    f"no answer in {self._timeout:g} s from {self._topics.root} at {self.where}; {self._status()}"
                 ) from None
+            if isinstance(answer, BrokerUnavailable):
+                raise answer
             if answer.body.get("id") != request_id:
                 continue
             yield answer
             if not answer.is_chunk:
                 return
 
+    @property
+    def protocol(self) -> str | None:
+        """The MQTT version that is spoken."""
+        return self._link.state().protocol
+
     def _status(self) -> str:
-        state = "nothing"
+        status: Mapping[str, Any] | None = None
         while not self._states.empty():
-            state = self._states.get()
-        if state == "nothing":
+            status = self._states.get()
+        if status is None:
             return "no daemon of this name was ever there (EDGED_NODE, EDGED_PREFIX); start one with `edged run`"
-        return f"its status says: {state}"
+        reasons = "; ".join(map(str, status.get("reasons", ())))
+        return f"its status says: {status.get('state')}" + (f" ({reasons})" if reasons else "")
 
     def _wait_connected(self) -> None:
         state: LinkState | None = None
@@ -109,9 +132,9 @@ class Client:
                 if state.connected_since is not None:
                     return
                 reason = state.fault or f"no connection in {self._timeout:g} s"
-                raise BrokerUnavailable(f"the broker at {self._where}: {reason}") from None
+                raise BrokerUnavailable(f"the broker at {self.where}: {reason}") from None
             if state.fault is not None:
-                raise BrokerUnavailable(f"the broker at {self._where}: {state.fault}")
+                raise BrokerUnavailable(f"the broker at {self.where}: {state.fault}")
 
     def _on_delivery(self, delivery: Delivery) -> None:
         message = delivery.message
@@ -119,6 +142,6 @@ class Client:
             self._link.settle(delivery.ticket)
         body = json.loads(message.payload)
         if topic_matches(self._topics.status, message.topic):
-            self._states.put(str(body.get("state")))
+            self._states.put(body)
         else:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))

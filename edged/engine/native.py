@@ -84,6 +84,18 @@ def library(folder: Path) -> Path:
     return installed if installed.exists() else compile_for(_best(), folder)
 
 
+def prospect(folder: Path) -> str:
+    """Name the instructions that `library` has code for, or could compile code for; compiles nothing.
+
+    Raises:
+        NotBuilt: as `library` does.
+    """
+    best = _best()
+    if not _file(best, INSTALLED).exists() and not _file(best, folder).exists():
+        _compiler()
+    return best.name
+
+
 def install() -> str:
     """Compile into the package's own folder, for `deploy/install.sh`; says in words what came of it."""
     try:
@@ -99,6 +111,13 @@ def _best() -> Instructions:
     return best
 
 
+def _compiler() -> str:
+    found = next(filter(None, map(shutil.which, _COMPILERS)), None)
+    if found is None:
+        raise NotBuilt("no C++ compiler is installed (apt install g++)")
+    return found
+
+
 def _file(target: Instructions, folder: Path) -> Path:
     version = hashlib.sha256(b"\0".join([_SOURCE.read_bytes(), *map(str.encode, (*_FLAGS, *target.flags))]))
     return folder / f"edged-{target.name}-{version.hexdigest()[:12]}.so"
@@ -109,9 +128,7 @@ def compile_for(target: Instructions, folder: Path) -> Path:
     built = _file(target, folder)
     if built.exists():
         return built
-    compiler = next(filter(None, map(shutil.which, _COMPILERS)), None)
-    if compiler is None:
-        raise NotBuilt("no C++ compiler is installed (apt install g++)")
+    compiler = _compiler()
     half = built.with_suffix(f".{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)

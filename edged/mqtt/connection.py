@@ -127,6 +127,7 @@ class Connection:
         self._client: Client | None = None
         self._events: list[Event] = []
         self._subscribing: dict[int, Sequence[str]] = {}  # by packet id
+        self._answered = False  # the broker has spoken MQTT to us
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -257,6 +258,7 @@ class Connection:
     # They only note what happened, so they cannot fail; paho holds locks while it calls them.
 
     def _on_connect(self, _client: Client, _data: Any, flags: ConnectFlags, code: ReasonCode, properties: Any) -> None:
+        self._answered = True
         if code.is_failure:
             reason = f"the broker refuses us: {_lower(code)}{_detail(properties)}"
             self._events.append(Rejected(reason=reason, wrong_version=code.value == _UNSUPPORTED_VERSION))
@@ -283,6 +285,9 @@ class Connection:
         else:  # end of file, or a reset
             by_broker = True
             reason = "the connection was lost"
+            if not self._answered:
+                tls = "with" if self._settings.tls.is_on else "without"
+                reason += f" before the broker said a word: is this its port, and does that speak MQTT {tls} TLS?"
         self._events.append(Closed(reason=reason, by_broker=by_broker, taken_over=code.value == _TAKEN_OVER))
 
     def _on_subscribe(self, _client: Client, _data: Any, packet_id: int, codes: list[ReasonCode], _props: Any) -> None:

@@ -1,0 +1,226 @@
+"""`edged check` where something is broken: it says what, and what to do. With real brokers; no model is loaded."""
+
+import os
+import shutil
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from edged import check
+from edged.engine import native
+from edged.errors import ExitCode
+from edged.settings import Settings
+from tests.support import assets
+from tests.support.broker import Broker, free_port
+from tests.support.daemon import Daemon
+from tests.support.hardened import HardenedBroker
+from tests.support.peer import Peer
+from tests.support.waiting import TIMEOUT
+
+Checked = Callable[..., tuple[ExitCode, dict[str, str]]]
+
+
+@pytest.fixture
+def checked(broker: Broker, tmp_path: Path) -> Checked:
+    """Check settings that are good but for those given; gives the exit code, and of each check its line."""
+
+    def run(
+        *, timeout: float = 1.0, mqtt: dict[str, Any] | None = None, **more: Any
+    ) -> tuple[ExitCode, dict[str, str]]:
+        settings = {
+            "node": "box",
+            "state_dir": tmp_path / "state",
+            "model_dir": tmp_path / "models",
+            "model": {"id": str(assets.small_model())},
+            "mqtt": {"host": "127.0.0.1", "port": broker.port, **(mqtt or {})},
+            **more,
+        }
+        lines: list[str] = []
+        code = check.run(Settings.model_validate(settings), timeout=timeout, say=lines.append)
+        return code, {line[6:].partition(":")[0]: line for line in lines}
+
+    return run
+
+
+def test_all_is_well(checked: Checked, broker: Broker, tmp_path: Path) -> None:
+    daemon = Daemon(folder=tmp_path, broker=broker, program=("-m", "tests.support.scripted_daemon"))
+    daemon.start()
+    try:
+        daemon.wait_ready()
+        code, lines = checked(timeout=TIMEOUT)
+    finally:
+        daemon.kill()
+    assert code is ExitCode.DONE, lines
+    assert list(lines) == ["settings", "clock", "disk", "cpu", "model", "broker", "daemon"]
+    assert all(line.startswith(("ok", "warn")) for line in lines.values())
+    assert not (tmp_path / "models").exists()  # nothing was changed
+
+
+# ----------------------------------------------------------------------------------------------------- the broker
+
+
+def test_a_broker_that_is_not_there(checked: Checked) -> None:
+    code, lines = checked(mqtt={"port": free_port()})
+    assert code is ExitCode.BROKER
+    assert "nothing listens at 127.0.0.1" in lines["broker"]
+    assert "daemon" not in lines
+
+
+def test_a_host_that_has_no_address(checked: Checked) -> None:
+    code, lines = checked(mqtt={"host": "no-such-host.invalid"})
+    assert code is ExitCode.BROKER
+    assert "no-such-host.invalid" in lines["broker"]
+    assert lines["broker"].startswith("FAIL")
+
+
+def test_something_that_is_no_broker(checked: Checked) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        code, lines = checked(mqtt={"port": silent.getsockname()[1]})
+    assert code is ExitCode.BROKER
+    assert lines["broker"].startswith("FAIL")
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # paho leaves the socket of a failed handshake to Python
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"username": "edged", "password": "guessed"}, "not authori"),
+        ({}, "not authori"),
+        ({"tls": {}}, "is this its port, and does that speak MQTT without TLS?"),
+        ({"tls": {"enabled": True}}, "is not trusted"),
+        ({"tls": {"ca": "/nowhere.crt"}}, "/nowhere.crt: No such file"),
+        ({"transport": "unix", "host": "/nowhere.sock", "port": None, "tls": {}}, "/nowhere.sock"),
+    ],
+    ids=["password", "no-password", "no-tls", "authority", "no-file", "socket"],
+)
+def test_the_hardened_broker_asked_wrongly(
+    checked: Checked, hardened: HardenedBroker, wrong: dict[str, Any], words: str
+) -> None:
+    right = {"port": hardened.tls_port, "tls": {"ca": hardened.ca}}
+    code, lines = checked(mqtt=right | wrong, timeout=3.0)
+    assert code is ExitCode.BROKER
+    assert words in lines["broker"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # of a failed handshake
+def test_a_certificate_of_another_name(
+    checked: Checked, hardened: HardenedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", lambda _host, *more, **named: resolve("127.0.0.1", *more, **named))
+    there = {"host": "other.lan", "port": hardened.tls_port, "tls": {"ca": hardened.ca}}
+    code, lines = checked(mqtt=there, timeout=3.0)
+    assert code is ExitCode.BROKER
+    assert "other.lan" in lines["broker"]
+    assert "mismatch" in lines["broker"]
+
+
+def test_a_user_who_may_not_ask(checked: Checked, hardened: HardenedBroker) -> None:
+    login = {"username": "operator", "password": hardened.passwords["operator"]}
+    code, lines = checked(mqtt={"port": hardened.tls_port, "tls": {"ca": hardened.ca}, **login}, timeout=5.0)
+    assert code is ExitCode.BROKER
+    assert "edged/box/in/sentiment" in lines["daemon"]
+    assert "access list must let this user publish" in lines["daemon"]
+
+
+# ----------------------------------------------------------------------------------------------------- the daemon
+
+
+def test_no_daemon_of_that_name(checked: Checked) -> None:
+    code, lines = checked()
+    assert code is ExitCode.BROKER
+    assert "no daemon of this name was ever there (EDGED_NODE, EDGED_PREFIX)" in lines["daemon"]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (b'{"state":"offline"}', "its status says: offline"),
+        (b'{"state":"stopped","reasons":["the model is broken"]}', "its status says: stopped (the model is broken)"),
+    ],
+)
+def test_a_daemon_that_is_not_there(checked: Checked, broker: Broker, status: bytes, words: str) -> None:
+    with Peer(broker.port) as peer:
+        peer.publish("edged/box/status", status, retain=True)
+    code, lines = checked()
+    assert code is ExitCode.BROKER
+    assert words in lines["daemon"]
+
+
+# --------------------------------------------------------------------------------------------------------- the box
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [("/nowhere/model.gguf", "/nowhere/model.gguf"), ("nobody/no-such-model", "edged models pull")],
+)
+def test_a_model_that_is_not_there(checked: Checked, model: str, words: str) -> None:
+    code, lines = checked(model={"id": model})
+    assert code is ExitCode.MODEL
+    assert words in lines["model"]
+
+
+def test_a_model_that_was_cut_off(checked: Checked, tmp_path: Path) -> None:
+    half = tmp_path / "half.gguf"
+    half.write_bytes(assets.small_model().read_bytes()[:50_000_000])
+    code, lines = checked(model={"id": str(half)})
+    assert code is ExitCode.MODEL
+    assert lines["model"].startswith("FAIL")
+
+
+def test_a_folder_that_is_no_model(checked: Checked, tmp_path: Path) -> None:
+    code, lines = checked(model={"id": str(tmp_path)})
+    assert code is ExitCode.MODEL
+    assert "config.json" in lines["model"]
+
+
+def test_too_little_memory(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = psutil.virtual_memory()._replace(available=100 << 20)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    _, lines = checked()
+    assert "100 MiB are free" in lines["model"]
+    assert lines["model"].startswith("warn")
+
+
+def test_a_cpu_or_box_without_fast_kernels(checked: Checked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(native, "INSTALLED", tmp_path)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    _, lines = checked()
+    assert lines["cpu"].startswith("warn")
+    assert "torch's kernels" in lines["cpu"]
+
+
+def test_a_disk_that_is_full(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")._replace(free=10 << 20)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    code, lines = checked()
+    assert code is ExitCode.USAGE
+    assert "10 MiB free" in lines["disk"]
+
+
+def test_a_state_folder_that_is_a_file(checked: Checked, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    code, lines = checked(state_dir=file)
+    assert code is ExitCode.USAGE
+    assert "is no folder" in lines["disk"]
+
+
+def test_a_state_folder_of_another_user(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root, who runs tests in CI, may write anywhere
+    code, lines = checked()
+    assert code is ExitCode.USAGE
+    assert "may not be written by user" in lines["disk"]
+
+
+def test_a_clock_that_was_never_set(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time", lambda: 86400.0)
+    code, lines = checked()
+    assert code is ExitCode.USAGE
+    assert "1970-01-02" in lines["clock"]
+    assert "timedatectl" in lines["clock"]
