@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs edged into a virtual environment of its own. Needs no root; may be run again at any time.
 #
-#   sudo sh deploy/install.sh --system [--model ID] [--cuda] [--wheelhouse DIR]
-#   sh deploy/install.sh [--venv DIR] [--extras demo,test] [--editable] [--cuda] [--wheelhouse DIR]
+#   sudo sh deploy/install.sh --system [--model ID] [--cuda] [--newest] [--wheelhouse DIR]
+#   sh deploy/install.sh [--venv DIR] [--extras demo,test] [--editable] [--cuda] [--newest] [--wheelhouse DIR]
 #
 # --venv DIR        where (default: $EDGED_VENV, else .venv beside this checkout)
 # --extras LIST     extras of edged, with commas
@@ -10,12 +10,13 @@
 # --system          into /opt/edged, as a service of the box: deploy/system.sh does the rest, and takes it away again
 # --model ID        the service's model: a preset, a hub id, a folder or a GGUF file (default: that of its settings)
 # --cuda            torch for an NVIDIA GPU (several GB); otherwise the CPU build
+# --newest          the newest releases that pyproject.toml allows, not those of deploy/constraints.txt
 # --wheelhouse DIR  look for wheels there too (pip's own settings, PIP_FIND_LINKS among them, count anyway)
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${EDGED_VENV:-$here/.venv}
-extras='' editable='' cuda='' wheelhouse='' system='' model=''
+extras='' editable='' cuda='' newest='' wheelhouse='' system='' model=''
 torch=2.13.0
 cpu_index=https://download.pytorch.org/whl/cpu
 
@@ -39,6 +40,7 @@ while [ $# -gt 0 ]; do
         --editable) editable=yes ;;
         --system) system=yes venv=/opt/edged ;;
         --cuda) cuda=yes ;;
+        --newest) newest=yes ;;
         -h | --help)
             sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$0"
             exit 0
@@ -71,8 +73,9 @@ fi
 # The stamp holds all that decides what is installed: nothing is done twice.
 stamp=$(
     "$python" -c 'import sys; print(sys.version)'
-    echo "$torch,$extras,$editable,$cuda,$here"
+    echo "$torch,$extras,$editable,$cuda,$newest,$here"
     cksum <"$here/pyproject.toml"
+    cksum <"$here/deploy/constraints.txt"
     # An installed copy is as old as its sources; an editable one looks at them.
     [ -n "$editable" ] || find "$here/edged" -name '*.py' -exec cksum {} + | sort
     cksum <"$here/edged/engine/native.cpp"
@@ -125,8 +128,9 @@ fi
 
 echo "install: edged${extras:+[$extras]}"
 # What else is installed must not bring another torch.
-"$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-torch"
-pip install -q -c "$venv/.edged-torch" ${wheelhouse:+"--find-links=$wheelhouse"} \
+"$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-constraints"
+[ -n "$newest" ] || cat "$here/deploy/constraints.txt" >>"$venv/.edged-constraints"
+pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
     ${editable:+-e} "$here${extras:+[$extras]}"
 # The decoder for this CPU; without a compiler torch's kernels do.
 # -I: the installed edged, not one that lies in the current folder.

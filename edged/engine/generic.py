@@ -4,6 +4,7 @@ Sequences run one after the other. `accelerate` places what does not fit one dev
 """
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,9 @@ class GenericModel:
         kinds = set(getattr(text_config, "layer_types", None) or ["full_attention"])
         self.shares_prefixes = kinds <= {"full_attention", "sliding_attention"}
         self._model = model
+        # transformers 5.24 gave the argument another name; a call by the old one warns.
+        arguments = inspect.signature(model.forward).parameters
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
 
     def allocate(self, capacity: int) -> GenericKV:  # noqa: ARG002 - transformers grows the cache itself
         # Without the config, layers with a sliding window keep all keys too, so that `fork` can cut anywhere;
@@ -82,7 +86,7 @@ class GenericModel:
     def _run(self, cache: DynamicCache, tokens: Sequence[int], *, keep: int) -> torch.Tensor:
         """Extend `cache` by `tokens`: logits of the last `keep` rows, (keep, vocab), fp32 on the CPU."""
         ids = torch.tensor([list(tokens)], device=self._model.device)
-        output = self._model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=keep)
+        output = self._model(input_ids=ids, use_cache=True, logits_to_keep=keep, **{self._cache_argument: cache})
         logits: torch.Tensor = output.logits[0]
         return logits.float().cpu()
 
