@@ -21,6 +21,8 @@ from edged import __version__, logs, system
 from edged.answer import encode
 from edged.config import Systemd
 from edged.control import Control, Prober
+from edged.discovery import Discovery, births
+from edged.discovery import describe as describe_device
 from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault
 from edged.health import Health, State
 from edged.health import Limits as HealthLimits
@@ -144,7 +146,7 @@ class Daemon:
         self._link = Link(
             settings=settings.mqtt,
             client_id=settings.client_id,
-            subscriptions=(topics.requests, topics.controls, topics.status),
+            subscriptions=(topics.requests, topics.controls, topics.status, *births(settings.homeassistant)),
             fleeting=(topics.controls,),
             will=Publication(
                 topic=topics.status,
@@ -156,6 +158,13 @@ class Daemon:
             maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
+        )
+        self._discovery = Discovery(
+            settings=settings.homeassistant,
+            topics=topics,
+            link=self._link,
+            record=settings.state_dir / "homeassistant",
+            describe=self._device,
         )
         self._worker = Worker(
             contract=self._contract,
@@ -230,6 +239,7 @@ class Daemon:
                 return False
         self._worker.start()
         self._publish_info()
+        self._discovery.start()
         self._health.become(State.READY)
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
@@ -239,6 +249,7 @@ class Daemon:
         self._progress_at = self._clock()
         while not self._signals.asked_to_stop:
             self._health.tick()
+            self._discovery.tick()
             self._check_name_is_ours()
             self._check_parts_live()
             reasons = "; ".join(self._health.reasons)
@@ -271,14 +282,33 @@ class Daemon:
         info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
         self._link.publish(Publication(topic=self._contract.topics.info, payload=encode(info), qos=1, retain=True))
 
+    def _device(self) -> dict[str, Any]:
+        return describe_device(
+            topics=self._contract.topics,
+            tasks=self._contract.tasks,
+            model=self._engine.model.id,
+            version=__version__,
+            readings=system.read(self._settings.state_dir),
+        )
+
     # ------------------------------------------------------------------------------------- the network thread's
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if delivery.message.topic != self._contract.topics.status:
+        topic, payload = delivery.message.topic, delivery.message.payload
+        if self._contract.topics.asks(topic):
             self._worker.on_delivery(delivery)
             return
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
+        if self._discovery.hear(topic, payload):
+            self._signals.wake.set()
+        elif topic == self._contract.topics.status:
+            self._hear_status(delivery)
+        else:
+            # The broker keeps the subscriptions of our session, and with them those of other settings.
+            log.debug("stray_message", topic=topic)
+
+    def _hear_status(self, delivery: Delivery) -> None:
         status = _json_object(delivery.message.payload)
         if self._health.is_ours(status) and self._heard_ourselves_at is None:
             self._heard_ourselves_at = delivery.received_at

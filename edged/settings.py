@@ -187,6 +187,24 @@ class LogSettings(Section):
     )
 
 
+class HomeAssistantSettings(Section):
+    """Discovery by Home Assistant, which then shows this daemon as a device."""
+
+    discovery: bool = Field(False, description="Tell Home Assistant of this daemon; off takes back what was told.")
+    prefix: str = Field("homeassistant", min_length=1, max_length=256, description="Its discovery prefix.")
+
+    @field_validator("prefix")
+    @classmethod
+    def _publishable(cls, prefix: str) -> str:
+        return _checked_prefix(prefix)
+
+
+def _checked_prefix(prefix: str) -> str:
+    if not is_publishable(prefix) or prefix.startswith("/") or prefix.endswith("/"):
+        raise ValueError("a prefix has no wildcard, does not start with '$' and neither starts nor ends with '/'")
+    return prefix
+
+
 _NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"
 
 
@@ -212,13 +230,12 @@ class Settings(Section):
     health: HealthSettings = HealthSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
+    homeassistant: HomeAssistantSettings = HomeAssistantSettings()
 
     @field_validator("prefix")
     @classmethod
     def _publishable(cls, prefix: str) -> str:
-        if not is_publishable(prefix) or prefix.startswith("/") or prefix.endswith("/"):
-            raise ValueError("a prefix has no wildcard, does not start with '$' and neither starts nor ends with '/'")
-        return prefix
+        return _checked_prefix(prefix)
 
     @property
     def client_id(self) -> str:

@@ -69,6 +69,10 @@ class Topics:
     def info(self) -> str:
         return f"{self.root}/info"
 
+    def asks(self, topic: str) -> bool:
+        """Whether something is asked of this daemon there: a task or a control request."""
+        return topic_matches(self.requests, topic) or topic_matches(self.controls, topic)
+
     def tail(self, topic: str) -> str:
         """The part of a request's topic below `in/`: a task, or a task and a session."""
         return topic.removeprefix(f"{self.root}/in").removeprefix("/")

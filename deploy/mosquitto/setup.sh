@@ -75,7 +75,7 @@ if [ ! -e "$folder/server.key" ]; then
 fi
 
 touch "$folder/passwd"
-for user in edged dashboard operator; do
+for user in edged dashboard operator homeassistant; do
     grep -q "^$user:" "$folder/passwd" && continue
     password=$(openssl rand -hex 16)
     # By its standard input: a command line is seen by all.

@@ -17,6 +17,7 @@ TOPICS = (
     "edged/box/in/message",
     "edged/box/in/message/ada",
     "edged/box/in/message/bob",
+    "edged/box/in/message/homeassistant",
     "edged/box/out/message",
     "edged/box/out/message/ada",
     "edged/box/out/message/ada/stream",
@@ -36,6 +37,11 @@ MAY_WRITE = {
     "ada": {"edged/box/in/message/ada"},
     "dashboard": set(),
     "operator": {"edged/box/request/ping"},
+    "homeassistant": {
+        "edged/box/in/message/homeassistant",
+        "homeassistant/device/edged_box/config",
+        "homeassistant/status",
+    },
     "edged": {each for each in TOPICS if not re.search(r"/request/|homeassistant/status|elsewhere", each)},
 }
 ANYBODY = {"edged/box/status", "edged/box/info"}
@@ -43,6 +49,7 @@ MAY_READ = {
     "ada": ANYBODY | {"edged/box/out/message/ada", "edged/box/out/message/ada/stream", "edged/box/reply/ada/1"},
     "dashboard": ANYBODY | {"edged/box/health"},
     "operator": ANYBODY | {"edged/box/health", "edged/box/response/ping"},
+    "homeassistant": ANYBODY | {each for each in TOPICS if re.search("/health|/out/|homeassistant/[ds]", each)},
     "edged": ANYBODY | {each for each in TOPICS if re.search("/in/|/request/|/reply/|/health|homeassistant/st", each)},
 }
 

@@ -22,6 +22,11 @@ def mosquitto_client(name: str) -> Path:
     return _path("EDGED_MOSQUITTO_CLIENTS") / name
 
 
+def homeassistant() -> Path:
+    """The Python of an environment that has the package `homeassistant`."""
+    return _path("EDGED_TEST_HOMEASSISTANT") / "bin" / "python"
+
+
 def _path(variable: str) -> Path:
     value = os.environ.get(variable)
     if value is None:
