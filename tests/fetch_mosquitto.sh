@@ -4,6 +4,7 @@
 #
 #   sh tests/fetch_mosquitto.sh DIR
 set -eu
+here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
 dir=$(CDPATH='' cd -- "$1" && pwd)
 bin=$dir/bin
@@ -30,20 +31,12 @@ if works; then
 fi
 rm -f "$bin"/*
 
-command -v apt-get >/dev/null || {
+echo "tests: unpacking Debian's mosquitto into $dir" >&2
+. "$here/debian.sh"
+use_apt "$dir/apt" || {
     echo "tests: install mosquitto and its clients (there is no apt-get here to fetch them)" >&2
     exit 1
 }
-echo "tests: unpacking Debian's mosquitto into $dir" >&2
-mkdir -p "$dir/apt/lists/partial" "$dir/apt/cache/archives/partial" "$dir/root"
-cat >"$dir/apt/conf" <<CONF
-Dir::State::Lists "$dir/apt/lists";
-Dir::Cache "$dir/apt/cache";
-Debug::NoLocking "true";
-APT::Sandbox::User "";
-CONF
-export APT_CONFIG="$dir/apt/conf"
-apt-get -qq update
 libraries() { apt-cache depends --important "$@" | sed -n 's/^ *|\{0,1\}Depends: \(lib[^ <]*\)$/\1/p' | sort -u; }
 # shellcheck disable=SC2046 # lists of words
 set -- $(libraries mosquitto mosquitto-clients)
@@ -51,11 +44,8 @@ set -- $(libraries mosquitto mosquitto-clients)
 # shellcheck disable=SC2046
 set -- $(printf '%s\n' "$@" $(libraries "$@") | grep -Ev '^(libc6|libgcc-s1|libcrypt1)$' | sort -u)
 (cd "$dir/apt" && apt-get -qq download mosquitto mosquitto-clients "$@")
-for package in "$dir"/apt/*.deb; do
-    dpkg -x "$package" "$dir/root"
-done
+libs=$(unpack "$dir/apt" "$dir/root")
 rm -rf "$dir/apt"
-libs=$(find "$dir/root" -name '*.so*' -exec dirname {} \; | sort -u | tr '\n' ':')
 for tool in $tools; do
     program=$(find "$dir/root" -type f -name "$tool" -path '*bin/*')
     # The libraries are for this program alone: an exported path would reach every child of the tests.

@@ -26,6 +26,9 @@ sh deploy/install.sh --venv "$venv" --extras demo,test --editable
 if [ "$tiers" != tests/unit ]; then # the unit tests need nothing but the environment
     sh tests/fetch_mosquitto.sh "$cache/mosquitto"
     "$venv/bin/python" tests/fetch_assets.py "$cache"
+    sh tests/fetch_program.sh "$cache/chromium" chromium
+    sh tests/fetch_program.sh "$cache/nginx" nginx
+    export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
     sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant"
     export EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
     export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto"

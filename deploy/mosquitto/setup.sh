@@ -44,6 +44,13 @@ credentials=$root/etc/edged/credentials
 install -d -m 755 "$root/etc/mosquitto/conf.d" "$folder"
 install -d -m 700 "$folder/authority" "$credentials"
 install -m 644 "$here/edged.conf" "$root/etc/mosquitto/conf.d/edged.conf"
+# The web page, for a web server: deploy/dashboard/nginx.conf.
+page=$root/usr/local/share/edged/dashboard
+install -d -m 755 "$page/vendor"
+for file in "$here"/../dashboard/*.html "$here"/../dashboard/*.css "$here"/../dashboard/*.js; do
+    install -m 644 "$file" "$page/"
+done
+install -m 644 "$here"/../dashboard/vendor/* "$page/vendor/"
 [ -e "$folder/acl" ] || install -m 640 "$here/acl" "$folder/acl"
 
 umask 077

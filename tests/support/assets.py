@@ -22,6 +22,16 @@ def mosquitto_client(name: str) -> Path:
     return _path("EDGED_MOSQUITTO_CLIENTS") / name
 
 
+def nginx() -> Path:
+    """The web server."""
+    return _path("EDGED_TEST_NGINX")
+
+
+def chromium() -> Path:
+    """The browser."""
+    return _path("EDGED_TEST_CHROMIUM")
+
+
 def homeassistant() -> Path:
     """The Python of an environment that has the package `homeassistant`."""
     return _path("EDGED_TEST_HOMEASSISTANT") / "bin" / "python"

@@ -1,5 +1,6 @@
 """A private mosquitto for tests: on free ports of 127.0.0.1 and a socket of its own, gone with the test."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -35,6 +36,17 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def until_listening(port: int) -> None:
+    """Wait until somebody listens there."""
+    deadline = time.monotonic() + READY_TIMEOUT
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.02)
+    pytest.fail(f"nobody listens on port {port}")
 
 
 @dataclass(slots=True, kw_only=True)

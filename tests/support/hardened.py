@@ -19,6 +19,7 @@ class HardenedBroker(Broker):
     """mosquitto as deploy/mosquitto/setup.sh leaves it on a box, but on free ports and below a folder."""
 
     tls_port: int = field(default_factory=free_port)
+    plain_websocket_port: int = field(default_factory=free_port)
     passwords: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -55,6 +56,7 @@ class HardenedBroker(Broker):
         for shipped, free in ((8883, self.tls_port), (9443, self.websocket_port)):
             config = config.replace(f"listener {shipped}", f"listener {free} 127.0.0.1")
         config = config.replace("listener 1883", f"listener {self.port}")
+        config = config.replace("listener 9001", f"listener {self.plain_websocket_port}")
         return ["user root", "persistence true", f"persistence_location {self.folder}/", *config.splitlines()]
 
     def peer(self, user: str, password: str | None = None, *, websockets: bool = False) -> Peer:

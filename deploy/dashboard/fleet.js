@@ -1,0 +1,142 @@
+"use strict";
+// What is known of the daemons below a prefix, from the messages that they publish. Touches no page and no network.
+
+const Fleet = (() => {
+  const REPORTS = 360; // of one node: three hours at an interval of 30 s
+  const ANSWERS = 100;
+  const NODES = 1000; // a broker that is full of nonsense must not fill the browser
+  const STALE_AFTER = 3; // reports that did not come
+  const GONE = new Set(["offline", "stopped"]);
+
+  const SERIES = {
+    p50: (h) => h.latency_ms?.total?.p50,
+    p95: (h) => h.latency_ms?.total?.p95,
+    first: (h) => h.latency_ms?.first_token?.p50,
+    speed: (h) => h.tokens?.completion_per_s,
+    queue: (h) => h.queue?.depth,
+    memory: (h) => h.system?.memory_rss_mb,
+    cpu: (h) => h.system?.cpu_percent,
+    heat: (h) => h.system?.temperature_c,
+  };
+
+  function parse(text) {
+    try {
+      const body = JSON.parse(text);
+      return body !== null && typeof body === "object" && !Array.isArray(body) ? body : null;
+    } catch {
+      return null;
+    }
+  }
+
+  class Node {
+    constructor(name) {
+      this.name = name;
+      this.status = {};
+      this.health = null;
+      this.info = null;
+      this.reports = []; // {at, <series>: number | null}, oldest first
+    }
+
+    get state() {
+      return String(this.status.state ?? this.health?.state ?? "unknown");
+    }
+
+    get reasons() {
+      return Array.isArray(this.status.reasons) ? this.status.reasons.map(String) : [];
+    }
+
+    get tasks() {
+      return Object.keys(this.info?.tasks ?? {});
+    }
+
+    get lives() {
+      return !GONE.has(this.state);
+    }
+
+    // Milliseconds between reports, as they came.
+    get interval() {
+      const gaps = this.reports.slice(-6).map((each, i, all) => (i ? each.at - all[i - 1].at : Infinity));
+      const gap = Math.min(...gaps.filter((each) => each > 900));
+      return Number.isFinite(gap) ? gap : 30000;
+    }
+
+    isStale(now) {
+      const last = this.reports.at(-1);
+      return this.lives && last !== undefined && now - last.at > STALE_AFTER * Math.max(this.interval, 10000);
+    }
+
+    report(body, at) {
+      this.health = body;
+      const figures = { at };
+      for (const [name, read] of Object.entries(SERIES)) {
+        const value = read(body);
+        figures[name] = Number.isFinite(value) ? value : null;
+      }
+      // A report that the broker kept may be older than one that was heard before a reconnection.
+      if (!this.reports.length || at > this.reports.at(-1).at) this.reports.push(figures);
+      if (this.reports.length > REPORTS) this.reports.shift();
+    }
+  }
+
+  class Fleet {
+    constructor(prefix) {
+      this.prefix = prefix;
+      this.nodes = new Map();
+      this.answers = []; // newest first
+    }
+
+    get filters() {
+      return ["status", "health", "info", "out/#"].map((each) => `${this.prefix}/+/${each}`);
+    }
+
+    sorted() {
+      return [...this.nodes.values()].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+    }
+
+    // Gives what changed: "node", "answer" or null.
+    hear(topic, text, retained, now) {
+      if (!topic.startsWith(`${this.prefix}/`)) return null;
+      const [name, kind, ...tail] = topic.slice(this.prefix.length + 1).split("/");
+      if (kind === "status" && text === "") return this.nodes.delete(name) ? "node" : null; // its owner removed it
+      const body = parse(text);
+      if (body === null) return null;
+      if (kind === "out") return this.#answer(name, tail, body, now);
+      if (!["status", "health", "info"].includes(kind) || tail.length) return null;
+      const node = this.#node(name);
+      if (node === null) return null;
+      if (kind === "status") node.status = body;
+      if (kind === "info") node.info = body;
+      // A kept report is as old as it says; the box's clock may be wrong, so what comes now is of now.
+      if (kind === "health") node.report(body, retained ? Math.min(Date.parse(body.time) || now, now) : now);
+      return "node";
+    }
+
+    #node(name) {
+      if (!this.nodes.has(name) && this.nodes.size >= NODES) return null;
+      if (!this.nodes.has(name)) this.nodes.set(name, new Node(name));
+      return this.nodes.get(name);
+    }
+
+    #answer(name, tail, body, now) {
+      if (body.status !== "ok" && body.status !== "error") return null; // a chunk of a stream
+      this.answers.unshift({ node: name, task: tail[0] ?? "", at: now, body });
+      this.answers.length = Math.min(this.answers.length, ANSWERS);
+      return "answer";
+    }
+  }
+
+  // What an answer holds: verdicts with a label, texts that were written.
+  function parts(body) {
+    const verdicts = [];
+    const texts = [];
+    for (const [name, value] of Object.entries(body)) {
+      if (value === null || typeof value !== "object") continue;
+      if (typeof value.label === "string") verdicts.push({ part: name, ...value });
+      if (typeof value.text === "string") texts.push(value.text);
+    }
+    return { verdicts, texts };
+  }
+
+  return { Fleet, parts, parse };
+})();
+if (typeof module !== "undefined") module.exports = Fleet;

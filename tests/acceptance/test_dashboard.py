@@ -1,0 +1,266 @@
+"""The web page in a real browser, with nginx, the broker of deploy/mosquitto, and a daemon on the small real model.
+
+EDGED_TEST_SCREENSHOTS names a folder for pictures of what was seen.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+
+from tests.support import assets
+from tests.support.broker import free_port, until_listening
+from tests.support.daemon import Daemon
+from tests.support.hardened import ALL, SETUP, HardenedBroker
+
+NOWHERE = "wss://127.0.0.1:1/mqtt"
+WAIT_MS = 60_000  # a figure is there within a minute
+QUIET = (
+    "--no-sandbox",  # root has none
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@dataclass(frozen=True)
+class Box:
+    broker: HardenedBroker
+    daemon: Daemon
+    url: str
+
+
+NGINX = """
+daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log; {user}
+events {{}}
+http {{
+    types {{ text/html html; text/css css; text/javascript js; text/markdown md; }}
+    access_log off;
+    client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+    {site}
+}}
+"""
+
+
+@contextlib.contextmanager
+def web_server(broker: HardenedBroker) -> Iterator[str]:
+    """nginx with deploy/dashboard/nginx.conf, on a free port; gives the page's address."""
+    folder, port = broker.folder, free_port()
+    site = (SETUP.parent / "dashboard/nginx.conf").read_text()
+    for shipped, here in (
+        ("/etc/", f"{broker.etc}/"),
+        ("/usr/local/", f"{folder}/usr/local/"),
+        ("listen 443", f"listen 127.0.0.1:{port}"),
+        (":9001", f":{broker.plain_websocket_port}"),
+    ):
+        assert shipped in site
+        site = site.replace(shipped, here)
+    user = "user root;" if os.geteuid() == 0 else ""
+    config = folder / "nginx.conf"
+    config.write_text(NGINX.format(folder=folder, user=user, site=site))
+    server = subprocess.Popen([str(assets.nginx()), "-e", str(folder / "nginx.log"), "-c", str(config)])
+    try:
+        until_listening(port)
+        yield f"https://127.0.0.1:{port}/"
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[Box]:
+    with tempfile.TemporaryDirectory(prefix="edged-") as root:
+        folder = Path(root)
+        broker = HardenedBroker(folder=folder)
+        broker.set_up()
+        broker.start()
+        more = {
+            "EDGED_MQTT__USERNAME": "edged",
+            "EDGED_MQTT__PASSWORD": broker.passwords["edged"],
+            "EDGED_MQTT__TLS__CA": str(broker.ca),
+            "EDGED_MQTT__WILL_DELAY": "0",
+            "EDGED_HEALTH__INTERVAL": "1",
+        }
+        daemon = Daemon(folder=folder, broker=broker, port=broker.tls_port, more=more)
+        daemon.start()
+        try:
+            with web_server(broker) as url:
+                yield Box(broker, daemon, url)
+        finally:
+            daemon.kill()
+            broker.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=assets.chromium(), args=[*QUIET])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(box: Box, browser: Browser) -> Iterator[Page]:
+    """The page, opened; what it complained of or asked of others fails the test."""
+    context = browser.new_context(ignore_https_errors=True, viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.set_default_timeout(WAIT_MS)
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("websocket", lambda socket: asked.append(socket.url))
+    page.goto(box.url)
+    yield page
+    context.close()
+    assert complaints == []
+    assert asked
+    own = (box.url, box.url.replace("https:", "wss:"), NOWHERE, "data:")
+    assert [url for url in asked if not url.startswith(own)] == []
+
+
+def log_in(page: Page, box: Box, user: str, password: str | None = None) -> None:
+    page.get_by_label("User").fill(user)
+    page.get_by_label("Password").fill(box.broker.passwords[user] if password is None else password)
+    page.get_by_role("button", name="Connect", exact=True).click()
+
+
+def card(page: Page) -> Locator:
+    return page.locator(".card", has_text="box")
+
+
+def picture(page: Page, name: str) -> None:
+    folder = os.environ.get("EDGED_TEST_SCREENSHOTS")
+    if folder:
+        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
+
+
+def see(locator: Locator, text: str | re.Pattern[str]) -> None:
+    expect(locator).to_have_text(text, timeout=WAIT_MS)
+
+
+def test_a_message_is_tried_and_the_figures_move(page: Page, box: Box) -> None:
+    picture(page, "entry")
+    log_in(page, box, "dashboard")
+    see(card(page).locator(".pill"), "ready")
+    see(page.locator("#summary"), "1 of 1 ready")
+
+    streamed: list[str] = []
+
+    def saw(text: str) -> None:
+        streamed.append(text)
+
+    page.expose_function("saw", saw)
+    page.evaluate("new MutationObserver(() => saw(said.textContent)).observe(said, {childList: true, subtree: true})")
+    page.get_by_label("Text").fill("I love this phone, it makes my day!")
+    page.get_by_role("button", name="Send").click()
+    see(page.locator("#figures"), re.compile(r"first token [\d.]+ m?s · all [\d.]+ m?s · \d+ tokens · [\d.]+ tokens/s"))
+    expect(page.locator("#verdicts")).to_contain_text("positive")
+    expect(page.locator("#refused")).to_be_hidden()
+    answer = page.locator("#said").text_content() or ""
+    shown = [each for each in streamed if each]
+    assert len(shown) > 2  # it grew
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(shown))
+    assert answer.startswith(shown[0])
+
+    see(card(page).locator(".trio b").first, re.compile(r"[\d.]+ m?s"))
+    for title in ("Latency p50", "Tokens per second", "Memory", "CPU"):
+        figure = page.locator("figure", has_text=title)
+        see(figure.locator("b"), re.compile(r"^[\d.,]+"))
+        assert figure.locator("path.line").count() >= 1
+    see(page.locator("dl > div", has_text="Answered").locator("dd"), "1")
+    picture(page, "wide")
+
+
+def test_a_phone_shows_all_of_it_without_scrolling_sideways(page: Page, box: Box) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    log_in(page, box, "dashboard")
+    see(card(page).locator(".pill"), "ready")
+    expect(page.locator("figure").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    picture(page, "phone")
+
+
+def test_answers_are_shown_to_whom_may_read_them_and_as_text(page: Page, box: Box) -> None:
+    log_in(page, box, ALL)
+    see(card(page).locator(".pill"), "ready")
+    with box.broker.peer("ada") as device:
+        device.publish("edged/box/in/sentiment/ada", b"What a lovely day")
+    see(page.locator("#feed .muted").first, re.compile(r"box · sentiment · ada · [\d.]+ m?s"))
+    nasty = "<img src=x onerror='window.hacked=1'><b>bold</b>"
+    with box.broker.peer(ALL) as sender:
+        body = {"id": "1", "status": "ok", "sentiment": {"label": nasty, "emoji": nasty}, "reply": {"text": nasty}}
+        sender.publish("edged/box/out/message/eve", json.dumps(body).encode())
+        for each in (
+            b"\xff",
+            b"[]",
+            b"null",
+            b'{"status": "ok"}',
+            b'{"status": "error"}',
+            b'{"reasons": 5, "state": {}}',
+        ):
+            for topic in ("out/x", "health", "info", "status"):
+                sender.publish(f"edged/<i>odd/{topic}", each)
+        sender.publish("edged/box/in/sentiment/ada", b"{}")
+    see(page.locator("#feed li", has_text=nasty).locator("span").nth(1), nasty)
+    see(page.locator("#feed .error", has_text="bad_request").first, re.compile("bad_request: .+"))
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("#feed b, #feed img, .card i").count() == 0
+    # Its owner takes a node away by an empty status.
+    expect(page.locator(".card")).to_have_count(2)
+    with box.broker.peer(ALL) as sender:
+        sender.publish("edged/<i>odd/status", b"")
+    expect(page.locator(".card")).to_have_count(1)
+
+
+def test_it_tells_of_a_daemon_that_died_and_of_one_that_is_back(page: Page, box: Box) -> None:
+    log_in(page, box, "dashboard")
+    see(card(page).locator(".pill"), "ready")
+    box.daemon.kill()
+    see(card(page).locator(".pill"), "offline")
+    see(page.locator("#summary"), "0 of 1 ready")
+    expect(page.get_by_role("button", name="Send")).to_be_disabled()
+    picture(page, "offline")
+    box.daemon.start()
+    see(card(page).locator(".pill"), "ready")
+
+
+def test_it_comes_back_with_the_broker(page: Page, box: Box) -> None:
+    log_in(page, box, "dashboard")
+    see(page.locator("#link"), "connected")
+    box.broker.stop()
+    see(page.locator("#link"), "connection lost, trying again")
+    box.broker.start()
+    see(page.locator("#link"), "connected")
+    see(card(page).locator(".pill"), "ready")
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"Password": "guessed"}, "The broker refuses this user or password."),
+        ({"Address": NOWHERE}, f"No broker answers at {NOWHERE}"),
+        ({"Address": "box.lan"}, "box.lan is no address of a broker"),
+    ],
+)
+def test_what_keeps_it_from_connecting_is_told(page: Page, box: Box, fields: dict[str, str], told: str) -> None:
+    page.get_by_label("User").fill("dashboard")
+    page.get_by_label("Password").fill(box.broker.passwords["dashboard"])
+    for label, text in fields.items():
+        page.get_by_label(label).fill(text)
+    page.get_by_role("button", name="Connect", exact=True).click()
+    expect(page.get_by_role("alert")).to_contain_text(told, timeout=WAIT_MS)
+    assert box.broker.passwords["dashboard"] not in page.evaluate("JSON.stringify({...localStorage})")
