@@ -33,6 +33,7 @@ from edged.models import Store
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
 from edged.ports import LinkState, StoppableEngine
+from edged.prometheus import Exporter
 from edged.settings import Settings
 from edged.systemd import Notifier
 from edged.tasks import BUILT_IN, Tasks
@@ -129,6 +130,7 @@ class Daemon:
         self._clock = clock
         self._started = clock()
         self._systemd = systemd
+        self._exporter: Exporter | None = None
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
         self._has_rival = False
@@ -210,6 +212,7 @@ class Daemon:
         """
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._signals.on_signal)
+        self._exporter = self._start_exporter()
         _make_private(self._settings.state_dir)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
         self._notifier.status("connecting")
@@ -227,6 +230,13 @@ class Daemon:
             raise
 
     # ---------------------------------------------------------------------------------------------- start, serve
+
+    def _start_exporter(self) -> Exporter | None:
+        settings = self._settings.metrics
+        if settings.port == 0:
+            return None
+        node = self._contract.topics.node
+        return Exporter(host=settings.host, port=settings.port, node=node, snapshot=self._health.snapshot)
 
     def _load(self) -> bool:
         """Load and warm up; False when a signal came first."""
@@ -372,6 +382,8 @@ class Daemon:
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
+        if self._exporter is not None:
+            self._exporter.stop()
 
     def _close_journal(self) -> None:
         with contextlib.suppress(JournalFault):

@@ -187,6 +187,13 @@ class LogSettings(Section):
     )
 
 
+class MetricsSettings(Section):
+    """`/metrics` for Prometheus: the figures of R/health over HTTP."""
+
+    port: int = Field(0, ge=0, le=65535, description="Port to listen at, 9464 say; 0 listens nowhere.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen at; it is served without a password.")
+
+
 class HomeAssistantSettings(Section):
     """Discovery by Home Assistant, which then shows this daemon as a device."""
 
@@ -230,6 +237,7 @@ class Settings(Section):
     health: HealthSettings = HealthSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
 
     @field_validator("prefix")

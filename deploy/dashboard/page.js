@@ -176,7 +176,7 @@
   }
 
   const CHARTS = [
-    ["Latency p50, p95 (dashed)", ["p50", "p95"], milliseconds],
+    ["Latency p50, ┄ p95", ["p50", "p95"], milliseconds],
     ["First token p50", ["first"], milliseconds],
     ["Tokens per second", ["speed"], number],
     ["Queue", ["queue"], number],

@@ -12,6 +12,7 @@ from edged.ports import Readings
 from edged.testing import FakeLink, ScriptedEngine
 from edged.topics import Topics
 from edged.worker import WorkerState
+from tests.support.report import REPORT
 
 LIMITS = Limits(probe_interval=60.0, stall_after=30.0)
 NOTHING = Readings(
@@ -217,3 +218,16 @@ def test_what_another_says_in_our_name_is_corrected_once(bench: Bench) -> None:
 def test_a_rival_lives_and_started_after_us(bench: Bench, changes: dict[str, Any], is_rival: bool) -> None:
     status = {"state": "ready", "boot_id": "other", "started": "2100-01-01T00:00:00.000Z"} | changes
     assert bench.health.is_rival(status) is is_rival
+
+
+def shape(value: Any) -> Any:
+    return {name: shape(each) for name, each in value.items()} if isinstance(value, dict) else None
+
+
+def test_the_report_has_the_form_that_dashboards_are_tested_with(bench: Bench) -> None:
+    bench.health.tick()
+    bench.health.tick()
+    report = bench.health.snapshot()
+    assert report["probe"] is not None
+    report["requests"]["errors"] = REPORT["requests"]["errors"]
+    assert shape(report) == shape(REPORT)

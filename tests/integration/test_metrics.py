@@ -1,0 +1,76 @@
+"""`/metrics` of a real daemon."""
+
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from edged.errors import ExitCode
+from tests.support.broker import Broker, free_port
+from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.waiting import TIMEOUT
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with tempfile.TemporaryDirectory(prefix="edged-") as root:
+        broker = Broker(folder=Path(root))
+        broker.start()
+        daemon = Daemon(
+            folder=Path(root),
+            broker=broker,
+            program=("-m", "tests.support.scripted_daemon", "--load-s", "1"),
+            more={"EDGED_METRICS__PORT": str(free_port())},
+        )
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
+            broker.stop()
+
+
+def scrape(daemon: Daemon) -> dict[str, float]:
+    """The samples by name; of several with one name the sum."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.more['EDGED_METRICS__PORT']}/metrics", timeout=10) as page:
+        families = text_string_to_metric_families(page.read().decode())
+        found: dict[str, float] = {}
+        for sample in (each for family in families for each in family.samples):
+            found[sample.name] = found.get(sample.name, 0.0) + sample.value
+        return found
+
+
+def test_the_figures_are_there_while_it_loads_and_move_with_the_requests(daemon: Daemon) -> None:
+    daemon.start()
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            loading = scrape(daemon)
+            break
+        except OSError:
+            assert time.monotonic() < deadline, daemon.log
+            time.sleep(0.05)
+    assert loading["edged_state"] == 1
+    assert "edged_model_info" not in loading
+    daemon.wait_ready()
+    watcher = Watcher(daemon.broker, f"{daemon.root}/out/#")
+    publish(daemon.broker, f"{daemon.root}/in/message", "how are you?")
+    publish(daemon.broker, f"{daemon.root}/in/nothing", "how are you?")
+    for _ in range(2):
+        watcher.next()
+    watcher.stop()
+    after = scrape(daemon)
+    assert (after["edged_requests_answered_total"], after["edged_requests_failed_total"]) == (1, 1)
+    assert after["edged_mqtt_connected"] == after["edged_model_info"] == 1
+    assert after["edged_request_duration_seconds"] > 0
+    assert daemon.stop() == 0
+
+
+def test_a_port_that_is_taken_is_said_at_once(daemon: Daemon) -> None:
+    daemon.more = {"EDGED_METRICS__PORT": str(daemon.broker.port)}
+    daemon.start()
+    assert daemon.wait() == ExitCode.USAGE
+    assert "metrics.host, metrics.port: it is not possible to listen at 127.0.0.1" in daemon.log
