@@ -57,6 +57,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_timeout(chat)
     check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
     _add_timeout(check)
+    top = _add(commands, "top", _top, "watch the daemons of a broker", "edged top --once")
+    top.add_argument("--once", action="store_true", help="print what is known now, and end")
+    _add_timeout(top)
     _add_models(commands)
     _add_bench(commands)
     config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
@@ -231,6 +234,16 @@ def _check(options: argparse.Namespace) -> ExitCode:
     from edged import check
 
     return check.run(_quiet_settings(options), timeout=options.timeout, say=print)
+
+
+def _top(options: argparse.Namespace) -> ExitCode:
+    try:
+        from edged import top
+    except ImportError:
+        raise SettingsError("edged top draws with rich, which is not installed: pip install 'edged[top]'") from None
+
+    top.run(_quiet_settings(options), timeout=options.timeout, once=options.once)
+    return ExitCode.DONE
 
 
 def _bench(options: argparse.Namespace) -> ExitCode:

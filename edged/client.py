@@ -12,7 +12,7 @@ from edged.errors import BrokerUnavailable
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
 from edged.ports import LinkState, Outcome, Sent
-from edged.settings import Settings
+from edged.settings import MqttSettings, Settings
 from edged.topics import Topics, topic_matches
 from edged.wire import Publication
 
@@ -23,6 +23,31 @@ class Answer:
 
     body: Mapping[str, Any]
     is_chunk: bool
+
+
+def address_of(mqtt: MqttSettings) -> str:
+    """The broker's address, for people."""
+    return mqtt.host if mqtt.transport == "unix" else f"{mqtt.host}:{mqtt.resolved_port}"
+
+
+def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where: str, timeout: float) -> None:
+    """Wait until `link`, whose changes come to `changes`, is connected.
+
+    Raises:
+        BrokerUnavailable: it is not within `timeout` seconds, or the broker refuses it.
+    """
+    state: LinkState | None = None
+    while state is None or state.connected_since is None:
+        try:
+            state = changes.get(timeout=timeout)
+        except queue.Empty:
+            state = link.state()
+            if state.connected_since is not None:
+                return
+            reason = state.fault or f"no connection in {timeout:g} s"
+            raise BrokerUnavailable(f"the broker at {where}: {reason}") from None
+        if state.fault is not None:
+            raise BrokerUnavailable(f"the broker at {where}: {state.fault}")
 
 
 class Client:
@@ -49,16 +74,12 @@ class Client:
             on_change=self._changes.put,
             ephemeral=True,
         )
-        self.where = (
-            settings.mqtt.host
-            if settings.mqtt.transport == "unix"
-            else f"{settings.mqtt.host}:{settings.mqtt.resolved_port}"
-        )
+        self.where = address_of(settings.mqtt)
 
     def __enter__(self) -> Self:
         self._link.start()
         try:
-            self._wait_connected()
+            wait_connected(self._link, self._changes, where=self.where, timeout=self._timeout)
         except BaseException:
             self._link.stop(None, 1.0)
             raise
@@ -121,20 +142,6 @@ class Client:
             return "no daemon of this name was ever there (EDGED_NODE, EDGED_PREFIX); start one with `edged run`"
         reasons = "; ".join(map(str, status.get("reasons", ())))
         return f"its status says: {status.get('state')}" + (f" ({reasons})" if reasons else "")
-
-    def _wait_connected(self) -> None:
-        state: LinkState | None = None
-        while state is None or state.connected_since is None:
-            try:
-                state = self._changes.get(timeout=self._timeout)
-            except queue.Empty:
-                state = self._link.state()
-                if state.connected_since is not None:
-                    return
-                reason = state.fault or f"no connection in {self._timeout:g} s"
-                raise BrokerUnavailable(f"the broker at {self.where}: {reason}") from None
-            if state.fault is not None:
-                raise BrokerUnavailable(f"the broker at {self.where}: {state.fault}")
 
     def _on_delivery(self, delivery: Delivery) -> None:
         message = delivery.message

@@ -132,7 +132,7 @@ def families(report: Report, *, node: str) -> Iterator["Metric"]:
         family = GaugeMetricFamily(metric, _LATENCY_HELP.format(latency), labels=["quantile"])
         for quantile, value in report["latency_ms"][latency].items():
             if value is not None:
-                family.add_metric([f"0.{quantile.removeprefix('p')}"], value * _MS)
+                family.add_metric([f"{int(quantile[1:]) / 100:g}"], value * _MS)
         yield family
 
 

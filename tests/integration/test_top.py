@@ -1,0 +1,70 @@
+"""`edged top` beside real daemons."""
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edged.errors import ExitCode
+from tests.support.broker import Broker
+from tests.support.daemon import Daemon, publish, run_edged
+from tests.support.waiting import TIMEOUT
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with tempfile.TemporaryDirectory(prefix="edged-") as root:
+        broker = Broker(folder=Path(root))
+        broker.start()
+        daemon = Daemon(folder=Path(root), broker=broker, program=("-m", "tests.support.scripted_daemon"))
+        try:
+            daemon.start()
+            daemon.wait_ready()
+            yield daemon
+        finally:
+            daemon.kill()
+            broker.stop()
+
+
+def test_once_prints_every_node_and_ends(daemon: Daemon) -> None:
+    publish(daemon.broker, "edged/other/status", '{"state": "offline"}', "-r")
+    publish(daemon.broker, "edged/odd/status", "no JSON", "-r")
+    done = daemon.command("top", "--once")
+    assert done.returncode == 0, done.stderr
+    rows = [line.split()[:2] for line in done.stdout.splitlines() if line.strip()][3:]
+    assert rows == [["box", "ready"], ["other", "offline"]]
+
+
+def test_it_shows_until_it_is_interrupted(daemon: Daemon) -> None:
+    # Python's own terminal: rich draws on one alone.
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edged", "top"],
+        env={**daemon.environment, "TERM": "xterm", "COLUMNS": "120"},
+        stdout=side,
+        stderr=side,
+        stdin=side,
+    )
+    os.close(side)
+    seen = b""
+    deadline = time.monotonic() + TIMEOUT
+    while b"ready" not in seen:
+        assert time.monotonic() < deadline, seen
+        seen += os.read(main, 65536)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 0
+    os.close(main)
+    assert b"Traceback" not in seen
+
+
+def test_a_broker_that_is_not_there_is_said(daemon: Daemon) -> None:
+    done = run_edged(["top", "--once", "--timeout", "5"], {**daemon.environment, "EDGED_MQTT__PORT": "1"})
+    assert done.returncode == ExitCode.BROKER
+    assert "127.0.0.1:1" in done.stderr
