@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -104,43 +105,72 @@ def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, An
 
 
 def result_schema(tasks: Tasks) -> dict[str, Any]:
-    """The JSON Schema of an answer, good or bad."""
-    defs: dict[str, Any] = {
-        kind.__name__: TypeAdapter(kind).json_schema() for kind in (Classification, Reply, Usage, ResultTimings)
+    """The JSON Schema of a result."""
+    parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, {"$ref": "#/$defs/Reply"})
+    return _answer_schema(
+        status={"const": "ok"},
+        model={"type": "string"},
+        usage={"$ref": "#/$defs/Usage"},
+        timings={"$ref": "#/$defs/ResultTimings"},
+        optional=parts,
+    ) | {"$defs": _definitions(Classification, Reply, Usage, ResultTimings)}
+
+
+def error_schema() -> dict[str, Any]:
+    """The JSON Schema of an error."""
+    codes = {"enum": sorted(each.code for each in RequestError.__subclasses__())}
+    error = {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {
+            "code": codes,
+            "message": {"type": "string"},
+            "field": {"type": "string", "description": "The part of the request that is wrong."},
+            "retry_after_ms": {"type": "integer", "description": "When it may be worth to ask again."},
+        },
+        "additionalProperties": False,
     }
-    outputs = {
-        part.name: {"$ref": f"#/$defs/{'Classification' if isinstance(part, ClassifySpec) else 'Reply'}"}
-        for name in tasks.names
-        for part in tasks.parts(name)
+    return _answer_schema(status={"const": "error"}, error=error)
+
+
+def chunk_schema(tasks: Tasks) -> dict[str, Any]:
+    """The JSON Schema of a stream's chunk: one part, a classification as a whole or a reply by its next words."""
+    delta = {
+        "type": "object",
+        "required": ["delta"],
+        "properties": {"delta": {"type": "string"}},
+        "additionalProperties": False,
     }
-    text = {"type": "string"}
+    parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, delta)
     return {
         "type": "object",
-        "required": ["id", "task", "status", "node", "time"],
-        "properties": {
-            "id": text,
-            "task": text,
-            "session": text,
-            "status": {"enum": ["ok", "error"]},
-            "node": text,
-            "model": text,
-            "time": {"type": "string", "format": "date-time"},
-            **outputs,
-            "usage": {"$ref": "#/$defs/Usage"},
-            "timings": {"$ref": "#/$defs/ResultTimings"},
-            "error": {
-                "type": "object",
-                "required": ["code", "message"],
-                "properties": {
-                    "code": {"enum": sorted(each.code for each in RequestError.__subclasses__())},
-                    "message": text,
-                    "field": text,
-                    "retry_after_ms": {"type": "integer"},
-                },
-            },
-        },
-        "$defs": defs,
+        "required": ["id", "seq"],
+        "properties": {"id": {"type": "string"}, "seq": {"type": "integer", "minimum": 0}, **parts},
+        "additionalProperties": False,
+        "minProperties": 3,
+        "maxProperties": 3,
+        "$defs": _definitions(Classification),
     }
+
+
+def _part_schemas(tasks: Tasks, classified: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    parts = (part for name in tasks.names for part in tasks.parts(name))
+    return {part.name: classified if isinstance(part, ClassifySpec) else written for part in parts}
+
+
+def _answer_schema(*, optional: Mapping[str, Any] = MappingProxyType({}), **required: Any) -> dict[str, Any]:
+    head = {"id": {"type": "string"}, "task": {"type": "string"}, "node": {"type": "string"}}
+    time = {"time": {"type": "string", "format": "date-time"}}
+    return {
+        "type": "object",
+        "required": [*head, *time, *required],
+        "properties": {**head, "session": {"type": "string"}, **time, **required, **optional},
+        "additionalProperties": False,
+    }
+
+
+def _definitions(*kinds: type) -> dict[str, Any]:
+    return {kind.__name__: TypeAdapter(kind).json_schema() for kind in kinds}
 
 
 def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:

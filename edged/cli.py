@@ -67,6 +67,14 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
     what.add_argument("--show", action="store_true", help="the settings in force, secrets masked")
     what.add_argument("--schema", action="store_true", help="the JSON Schema of the settings")
+    _add(
+        commands,
+        "asyncapi",
+        _asyncapi,
+        "the contract with the outside, as AsyncAPI 3",
+        "edged asyncapi > asyncapi.json",
+        with_settings=False,
+    )
     return parser
 
 
@@ -313,6 +321,13 @@ def _config(options: argparse.Namespace) -> ExitCode:
         print(json.dumps(settings_text.schema(), indent=2, ensure_ascii=False))
     else:
         print(settings_text.show(_settings(options)), end="")
+    return ExitCode.DONE
+
+
+def _asyncapi(_: argparse.Namespace) -> ExitCode:
+    from edged import asyncapi
+
+    print(json.dumps(asyncapi.document(), indent=2, ensure_ascii=False))
     return ExitCode.DONE
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from edged.answer import result_schema
+from edged.answer import chunk_schema, error_schema, result_schema
 from edged.control import COMMANDS, ControlBody
 from edged.ports import ModelInfo
 from edged.settings import Settings
@@ -45,6 +45,8 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
         "schemas": {
             "request": request_schema(),
             "result": result_schema(contract.tasks),
+            "error": error_schema(),
+            "chunk": chunk_schema(contract.tasks),
             "control": ControlBody.model_json_schema(),
         },
     }

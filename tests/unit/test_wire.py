@@ -19,6 +19,7 @@ from edged.answer import (
     encode_chunk,
     encode_error,
     encode_result,
+    error_schema,
     result_schema,
 )
 from edged.conversation import Turn
@@ -583,9 +584,8 @@ def test_no_payload_has_a_number_that_json_does_not_have(value: float) -> None:
 
 def test_the_schemas_name_every_field() -> None:
     assert set(request_schema()["properties"]) == set(KEYS) - {"other"}
-    schema = result_schema(BUILT_IN)
-    assert set(json.loads(encode_result(RESULT))) <= set(schema["properties"])
-    assert set(schema["properties"]["error"]["properties"]["code"]["enum"]) == CODES
+    assert set(json.loads(encode_result(RESULT))) <= set(result_schema(BUILT_IN)["properties"])
+    assert set(error_schema()["properties"]["error"]["properties"]["code"]["enum"]) == CODES
 
 
 @pytest.mark.parametrize(
