@@ -25,6 +25,7 @@ _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {"mqtt_username": "username", "mqtt_password": "password"}  # file -> setting of `mqtt`
 _SECRET = {f"mqtt.{setting}" for setting in _CREDENTIALS.values()}  # never repeated, not even when they are wrong
 _OTHER_VARIABLES = re.compile(r"EDGED_(CONFIG|VENV|TEST_.*|MOSQUITTO.*)")  # ours, and no settings
+_IN_ADDRESS = re.compile(r"(?<=//)[^@/]*@|(?<=['\"])[^@/]*@")  # user:password@host
 _SHOWN = 80  # characters of a wrong value
 
 
@@ -244,7 +245,8 @@ def _wrong(faults: Iterable[ErrorDetails], given: _Given) -> Iterable[str]:
         elif name in _SECRET or isinstance(value, Mapping):
             line = f"{given.origin(name)} is not allowed: {rule}"
         else:
-            line = f"{given.origin(name)} = {repr(value)[:_SHOWN]} is not allowed: {rule}"
+            shown = _IN_ADDRESS.sub("***@", repr(value))[:_SHOWN]
+            line = f"{given.origin(name)} = {shown} is not allowed: {rule}"
         told.setdefault(name, line)  # what else is said of the same value follows from the first
     return told.values()
 

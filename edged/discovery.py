@@ -250,6 +250,7 @@ class Discovery:
 
     def _note(self, topic: str) -> None:
         try:
+            self._record.touch(mode=0o600)
             self._record.write_text(topic + "\n", encoding="utf-8")
         except OSError as error:
             log.warning("homeassistant_record", path=str(self._record), reason=error.strerror)

@@ -66,6 +66,14 @@ class MqttSettings(Section):
     )
     outbox: int = Field(1000, ge=10, le=1_000_000, description="Answers that may wait for the broker.")
 
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, host: str) -> str:
+        # A password in an address would be told with it in logs and errors.
+        if "://" in host or "@" in host:
+            raise ValueError("only the name; mqtt.transport, port, username and password say the rest of an address")
+        return host
+
     @field_validator("reply_topics", mode="before")
     @classmethod
     def _split(cls, filters: object) -> object:

@@ -43,7 +43,7 @@ class Watcher:
         command += ["-V", version, "-q", "1", "-F", "%t\t%D\t%p" if version == "5" else "%t\t\t%p"]
         for topic in topics:
             command += ["-t", topic]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, errors="replace")
         self._arrivals: queue.SimpleQueue[Arrival] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
