@@ -226,6 +226,19 @@ def test_answers_are_shown_to_whom_may_read_them_and_as_text(page: Page, box: Bo
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_it_works_from_the_disk_without_a_web_server(box: Box, browser: Browser) -> None:
+    context = browser.new_context(ignore_https_errors=True)
+    page = context.new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((SETUP.parent / "dashboard/index.html").as_uri())
+    page.get_by_label("Address").fill(f"wss://127.0.0.1:{box.broker.websocket_port}/mqtt")
+    log_in(page, box, "dashboard")
+    see(card(page).locator(".pill"), "ready")
+    context.close()
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
 def test_it_tells_of_a_daemon_that_died_and_of_one_that_is_back(page: Page, box: Box) -> None:
     log_in(page, box, "dashboard")
     see(card(page).locator(".pill"), "ready")
