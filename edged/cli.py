@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_timeout(top)
     _add_models(commands)
     _add_bench(commands)
+    _add_eval(commands)
     config = _add(commands, "config", _config, "show or explain settings", "edged config --example > edged.toml")
     what = config.add_mutually_exclusive_group(required=True)
     what.add_argument("--example", action="store_true", help="a settings file with every setting and its meaning")
@@ -139,6 +140,36 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--json", action="store_true", help="print the report as JSON")
     bench.add_argument("--schema", action="store_true", help="print the JSON Schema of the report, measure nothing")
     bench.set_defaults(settings=("model.id", "model.format", "engine.threads"))
+
+
+def _add_eval(commands: Any) -> None:
+    evaluate = _add(
+        commands,
+        "eval",
+        _eval,
+        "measure how right a task is on labelled texts",
+        "edged eval --data reviews.tsv --task sentiment --baseline",
+    )
+    evaluate.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="text and label with a tab between, in either order"
+    )
+    evaluate.add_argument("--task", default="sentiment", help="a task that gives labels (%(default)s)")
+    evaluate.add_argument(
+        "--labels", type=_pairs, default={}, metavar="NAME=LABEL,…", help="what the file's labels are called here"
+    )
+    evaluate.add_argument("--limit", type=_count, metavar="N", help="only N texts, spread over the file")
+    evaluate.add_argument("--baseline", action="store_true", help="beside it, have the label generated and parsed")
+    evaluate.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
+    evaluate.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
+    evaluate.add_argument("--json", action="store_true", help="print the report as JSON")
+    evaluate.set_defaults(settings=("model.id", "model.format"))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [each.partition("=") for each in text.split(",")]
+    if not all(name.strip() and label.strip() for name, _, label in pairs):
+        raise argparse.ArgumentTypeError("write NAME=LABEL,NAME=LABEL, as in bad=negative,good=positive")
+    return {name.strip().casefold(): label.strip() for name, _, label in pairs}
 
 
 def _count(text: str) -> int:
@@ -266,6 +297,24 @@ def _bench(options: argparse.Namespace) -> ExitCode:
         rounds=options.rounds,
         parts=options.only or PARTS,
         say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(report.model_dump_json() if options.json else table(report))
+    return ExitCode.DONE
+
+
+def _eval(options: argparse.Namespace) -> ExitCode:
+    from edged import evaluate
+    from edged.evaluation import table
+    from edged.tasks import BUILT_IN
+
+    report = evaluate.run(
+        _quiet_settings(options),
+        data=options.data,
+        task=options.task,
+        tasks=BUILT_IN,
+        names=options.labels,
+        limit=options.limit,
+        baseline=options.baseline,
     )
     print(report.model_dump_json() if options.json else table(report))
     return ExitCode.DONE

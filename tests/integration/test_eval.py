@@ -1,0 +1,39 @@
+"""`edged eval` on the small real model."""
+
+import json
+import os
+from pathlib import Path
+
+from edged.evaluation import EvalReport
+from tests.support import assets
+from tests.support.daemon import run_edged
+
+DATA = """\
+text\tlabel
+I love it, it is wonderful.\t1
+A great day with great people.\t1
+This is the best meal I ever had.\t1
+The staff were lovely and helpful.\t1
+I hate it, it is horrible.\t0
+A terrible day, everything went wrong.\t0
+This is the worst meal I ever had.\t0
+The staff were rude and lazy.\t0
+"""
+
+
+def test_it_measures_both_ways_and_says_the_same_again(tmp_path: Path) -> None:
+    path = tmp_path / "reviews.tsv"
+    path.write_text(DATA)
+    environment = {**os.environ, "EDGED_MODEL__ID": str(assets.small_model())}
+    done = run_edged(["eval", "--data", str(path), "--baseline", "--json"], environment)
+    assert done.returncode == 0, done.stderr
+    found = EvalReport.model_validate_json(done.stdout)
+    assert found.scored.accuracy >= 0.875  # these are plain
+    assert found.scored.calibration_error is not None
+    assert found.baseline is not None
+    assert found.baseline.seconds_per_text > 2 * found.scored.seconds_per_text
+    again = run_edged(["eval", "--data", str(path), "--json"], environment)
+    first, second = json.loads(done.stdout)["scored"], json.loads(again.stdout)["scored"]
+    assert first.pop("seconds_per_text") > 0
+    second.pop("seconds_per_text")
+    assert first == second

@@ -1,0 +1,150 @@
+"""Labelled files as people have them, and figures that were worked out by hand."""
+
+from pathlib import Path
+
+import pytest
+
+from edged.errors import SettingsError
+from edged.evaluate import classifying, parse
+from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, read, report, spread, table
+from edged.tasks import BUILT_IN, SENTIMENT
+
+
+def written(folder: Path, text: str | bytes) -> Path:
+    path = folder / "data.tsv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    return path
+
+
+GOOD, BAD = Case(text="nice", label="positive"), Case(text="awful", label="negative")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nice\t1\nawful\t0\n",
+        "1\tnice\n0\tawful",
+        "label\ttext_a\n1\tnice\n0\tawful\n",
+        "sentence\tlabel\r\nnice\t1\r\nawful\t0\r\n",
+        "\ufeffnice\tPositive\n\nawful\tnegative\n",
+        "nice\t正面\nawful\t负面\n",
+    ],
+)
+def test_files_are_read_as_people_have_them(tmp_path: Path, text: str) -> None:
+    assert read(written(tmp_path, text), SENTIMENT, names={}) == [GOOD, BAD]
+
+
+def test_names_of_ones_own_are_mapped(tmp_path: Path) -> None:
+    path = written(tmp_path, "nice\tTHUMBS UP\nawful\tdown\n")
+    assert read(path, SENTIMENT, names={"thumbs up": "positive", "down": "negative"}) == [GOOD, BAD]
+
+
+def test_a_mapping_goes_before_what_numbers_mean(tmp_path: Path) -> None:
+    path = written(tmp_path, "nice\t0\nawful\t1\n")
+    assert read(path, SENTIMENT, names={"0": "positive", "1": "negative"}) == [GOOD, BAD]
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "told"),
+    [
+        (b"", {}, "is empty"),
+        (b"\n \n", {}, "is empty"),
+        (b"label\ttext\n", {}, "no column of labels"),
+        (b"nice\t1\nawful\t0\tmore\n", {}, "line 2 has 3 columns"),
+        (b"nice\n", {}, "line 1 has 1 columns"),
+        (b"nice\t1\nawful\t0\nso so\t7\n", {}, "line 3: '7' is no label"),
+        (b"nice\tA\nawful\tB\n", {}, "no column of labels"),
+        (b"nice\tA\n", {"a": "joyful"}, "the task has no label joyful"),
+        (b"nice\xff\t1\n", {}, "is not UTF-8: byte 4"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_told(tmp_path: Path, text: bytes, names: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        read(written(tmp_path, text), SENTIMENT, names=names)
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        read(tmp_path / "none.tsv", SENTIMENT, names={})
+
+
+def test_a_limit_takes_from_the_whole_file() -> None:
+    cases = [Case(text=str(i), label="positive") for i in range(10)]
+    assert [each.text for each in spread(cases, 3)] == ["0", "3", "6"]
+    assert spread(cases, None) == spread(cases, 99) == cases
+
+
+def verdict(true: str, given: str, confidence: float = 0.9) -> Verdict:
+    case = Case(text="", label=true)
+    return Verdict(case=case, label=given, scores={given: confidence} if confidence else {}, seconds=0.01)
+
+
+SOME = [
+    *[verdict("positive", "positive")] * 6,
+    *[verdict("positive", "negative")] * 2,
+    *[verdict("negative", "negative")] * 1,
+    *[verdict("negative", "positive")] * 1,
+]
+
+
+def test_figures_are_those_of_the_book() -> None:
+    found = report(SOME)
+    assert found.accuracy == 0.7
+    positive, negative = found.labels["positive"], found.labels["negative"]
+    assert (positive.precision, positive.recall) == (0.8571, 0.75)
+    assert positive.f1 == 0.8  # 2 * 6 / (7 + 8)
+    assert negative.f1 == 0.4  # 2 * 1 / (3 + 2)
+    assert found.macro_f1 == 0.6
+    assert found.confusion == {"positive": {"positive": 6, "negative": 2}, "negative": {"negative": 1, "positive": 1}}
+    assert found.calibration_error == pytest.approx(0.2)  # sure by 0.9, right in 0.7
+
+
+def test_the_calibration_error_weighs_its_bins() -> None:
+    sure = [verdict("a", "a", 1.0)] * 3 + [verdict("a", "b", 1.0)]  # off by 0.25
+    unsure = [verdict("a", "a", 0.55), verdict("a", "b", 0.55)] * 2  # off by 0.05
+    assert calibration_error([*sure, *unsure]) == pytest.approx((4 * 0.25 + 4 * 0.05) / 8)
+
+
+def test_what_cannot_be_read_is_wrong_and_counted() -> None:
+    found = report([verdict("positive", UNREADABLE, 0), verdict("positive", "positive", 0)])
+    assert (found.accuracy, found.unreadable, found.calibration_error) == (0.5, 1, None)
+    assert found.labels.keys() == {"positive"}
+
+
+@pytest.mark.parametrize(
+    ("said", "label"),
+    [
+        (" Positive.", "positive"),
+        ("negative\n\nText: x", "negative"),
+        ("positive or negative", UNREADABLE),
+        ("nonpositive", "positive"),
+        ("I think", UNREADABLE),
+        ("", UNREADABLE),
+    ],
+)
+def test_a_generated_answer_is_searched_for_its_label(said: str, label: str) -> None:
+    assert parse(said, {"positive": "positive", "negative": "negative"}) == label
+
+
+def test_a_generated_answer_in_chinese() -> None:
+    words = {"positive": "正面", "negative": "负面"}
+    assert parse("是正面的", words) == "positive"
+    assert parse("正面负面", words) == UNREADABLE
+
+
+@pytest.mark.parametrize(("name", "told"), [("nothing", "there is no task nothing"), ("reply", "gives no label")])
+def test_only_tasks_with_labels_can_be_measured(name: str, told: str) -> None:
+    assert classifying(BUILT_IN, "sentiment") is SENTIMENT
+    for each in (name, "message"):
+        with pytest.raises(SettingsError, match=told if each == name else "gives no label; those that do: sentiment"):
+            classifying(BUILT_IN, each)
+
+
+def test_the_table_has_both_ways() -> None:
+    found = EvalReport(
+        version="1", task="sentiment", data="d", texts=10, model="m", format="int8", scored=report(SOME), baseline=None
+    )
+    assert "generate and parse" not in table(found)
+    both = table(found.model_copy(update={"baseline": report(SOME)}))
+    assert both.count("0.700") == 2
+    assert "scored                  0.700    0.600  0.200          0     10.0" in both
