@@ -305,13 +305,14 @@ def _bench(options: argparse.Namespace) -> ExitCode:
 def _eval(options: argparse.Namespace) -> ExitCode:
     from edged import evaluate
     from edged.evaluation import table
-    from edged.tasks import BUILT_IN
+    from edged.task_settings import tasks_of
 
+    settings = _quiet_settings(options)
     report = evaluate.run(
-        _quiet_settings(options),
+        settings,
         data=options.data,
         task=options.task,
-        tasks=BUILT_IN,
+        tasks=tasks_of(settings.tasks),
         names=options.labels,
         limit=options.limit,
         baseline=options.baseline,

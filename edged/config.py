@@ -19,7 +19,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from edged.errors import SettingsError
 from edged.settings import Settings
-from edged.settings_text import ENVIRONMENT_PREFIX, join, names, sections, variable
+from edged.settings_text import ENVIRONMENT_PREFIX, TASKS, join, names, sections, variable
 
 _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {"mqtt_username": "username", "mqtt_password": "password"}  # file -> setting of `mqtt`
@@ -194,7 +194,7 @@ class _Given:
         for each in os.environ:
             if each.upper() == variable(name):
                 return each
-        if name in dict(_leaves(self.file)):
+        if name in dict(_leaves(self.file)) or name.startswith(f"{TASKS}."):
             return f"{name} in {self.path}"
         return name
 
@@ -223,7 +223,7 @@ def _unknown(given: _Given) -> Iterator[str]:
     for name, _ in _leaves(given.file):
         if name in sections():
             yield f"{name} in {given.path} is a group of settings, not a value: write [{name}] above them"
-        elif name not in known:
+        elif name not in known and name != TASKS:
             yield f"{name} in {given.path} is no setting of edged{_meant(name, [*known, *sections()])}"
 
 
@@ -238,6 +238,7 @@ def _wrong(faults: Iterable[ErrorDetails], given: _Given) -> Iterable[str]:
     for each in faults:
         name = _setting_at(each["loc"])
         rule = each["msg"].removeprefix("Value error, ")
+        rule = "kind is missing: classify, generate or compose" if each["type"] == "union_tag_not_found" else rule
         rule = rule[:1].lower() + rule[1:]
         value = each["input"]
         if name in sections():
@@ -254,6 +255,8 @@ def _wrong(faults: Iterable[ErrorDetails], given: _Given) -> Iterable[str]:
 def _setting_at(location: tuple[int | str, ...]) -> str:
     """The setting or section that a place in the data belongs to."""
     path = [str(part) for part in location]
+    if path[:1] == [TASKS]:
+        return ".".join(path[:2] + path[3:])  # the third is the kind that was given
     while path and ".".join(path) not in (*names(), *sections()):
         path.pop()  # a number in a list, or a part of a union
     return ".".join(path)

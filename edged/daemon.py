@@ -36,7 +36,8 @@ from edged.ports import LinkState, StoppableEngine
 from edged.prometheus import Exporter
 from edged.settings import Settings
 from edged.systemd import Notifier
-from edged.tasks import BUILT_IN, Tasks
+from edged.task_settings import tasks_of
+from edged.tasks import Tasks
 from edged.topics import Topics
 from edged.wire import Contract, Publication
 from edged.worker import Worker
@@ -122,10 +123,10 @@ class Daemon:
         systemd: Systemd,
         *,
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
-        tasks: Tasks = BUILT_IN,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        tasks = tasks_of(settings.tasks)
         self._contract = contract_of(settings, tasks)
         self._clock = clock
         self._started = clock()

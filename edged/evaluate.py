@@ -2,7 +2,7 @@
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -10,7 +10,7 @@ from tqdm import tqdm
 from edged import __version__
 from edged.answer import classification
 from edged.errors import SettingsError
-from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, read, report, spread
+from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports import Engine, StoppableEngine
 from edged.settings import Settings
 from edged.tasks import ClassifySpec, Tasks
@@ -29,7 +29,7 @@ def run(
     data: Path,
     task: str,
     tasks: Tasks,
-    names: dict[str, str],
+    names: Mapping[str, str],
     limit: int | None,
     baseline: bool,
     make_engine: MakeEngine | None = None,
@@ -75,6 +75,21 @@ def run(
         scored=report(verdicts),
         baseline=generated,
     )
+
+
+def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:
+    """The labelled texts of a UTF-8 file; see `edged.evaluation.labelled`.
+
+    Raises:
+        SettingsError: it cannot be read as that.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8: byte {error.start}") from None
+    return labelled(text, spec, names=names, source=str(path))
 
 
 def classifying(tasks: Tasks, name: str) -> ClassifySpec:

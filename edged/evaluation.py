@@ -6,7 +6,6 @@ The calibration error is that of Guo et al. 2017 (expected calibration error ove
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -86,35 +85,34 @@ class EvalReport(_Record):
 # ----------------------------------------------------------------------------------------------------------- data
 
 
-def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:
-    """Read labelled texts: two columns with a tab between them, text and label in either order, a header or none.
+def labelled(text: str, spec: ClassifySpec, *, names: Mapping[str, str], source: str) -> list[Case]:
+    """Labelled texts: two columns with a tab between them, text and label in either order, a header or none.
 
     Args:
-        path: a UTF-8 file.
+        text: of the file.
         spec: its labels are known by canonical name, by their names in each language, and by 0 and 1 where they are
             negative and positive.
         names: further names of labels, to canonical names.
+        source: what errors call the file.
 
     Raises:
-        SettingsError: the file cannot be read as that; the message has the line.
+        SettingsError: it cannot be read as that; the message has the line.
     """
     known = _known_names(spec) | dict(names)
     if wrong := sorted({*names.values()} - {*_canonical(spec)}):
         raise SettingsError(f"--labels: the task has no label {', '.join(wrong)}; it has {', '.join(_canonical(spec))}")
-    rows = list(_rows(path))
-    column = _label_column(path, rows, known)
+    rows = list(_rows(text, source))
+    column = _label_column(rows, known, source)
     first = 0 if _fold(rows[0][1][column]) in known else 1  # else it is a header
     cases: list[Case] = []
     for number, row in rows[first:]:
         label = known.get(_fold(row[column]))
         if label is None:
             raise SettingsError(
-                f"{path}, line {number}: {row[column][:40]!r} is no label; there are {', '.join(known)}: say which is "
-                "which with --labels, as in --labels bad=negative,good=positive"
+                f"{source}, line {number}: {row[column][:40]!r} is no label; there are {', '.join(known)}: say which "
+                "is which with --labels, as in --labels bad=negative,good=positive"
             )
         cases.append(Case(text=row[1 - column], label=label))
-    if not cases:
-        raise SettingsError(f"{path} has a header and no texts")
     return cases
 
 
@@ -125,13 +123,7 @@ def spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
     return [cases[i * len(cases) // limit] for i in range(limit)]
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise SettingsError(f"{path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8: byte {error.start}") from None
+def _rows(text: str, source: str) -> Iterator[tuple[int, list[str]]]:
     found = False
     # Not splitlines: texts have other line ends of Unicode in them.
     for number, line in enumerate(text.split("\n"), start=1):
@@ -140,21 +132,21 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         row = line.rstrip("\r").split("\t")
         if len(row) != 2:
             raise SettingsError(
-                f"{path}, line {number} has {len(row)} columns; text and label are two, with a tab between them"
+                f"{source}, line {number} has {len(row)} columns; text and label are two, with a tab between them"
             )
         found = True
         yield number, row
     if not found:
-        raise SettingsError(f"{path} is empty")
+        raise SettingsError(f"{source} is empty")
 
 
-def _label_column(path: Path, rows: Sequence[tuple[int, list[str]]], known: Mapping[str, str]) -> int:
+def _label_column(rows: Sequence[tuple[int, list[str]]], known: Mapping[str, str], source: str) -> int:
     """The column with the labels: the one in which most values are some."""
     hits = [sum(_fold(row[column]) in known for _, row in rows) for column in (0, 1)]
     if max(hits) == 0:
         few = [*dict.fromkeys(row[1] for _, row in rows)][:3]
         raise SettingsError(
-            f"{path} has no column of labels; known are {', '.join(known)}. Say which is which with --labels, as in "
+            f"{source} has no column of labels; known are {', '.join(known)}. Say which is which with --labels, as in "
             f"--labels bad=negative,good=positive (the second column begins: {', '.join(map(repr, few))})"
         )
     return hits.index(max(hits))

@@ -11,7 +11,7 @@ from edged.answer import Classification, Output, Reply, Result, ResultTimings, c
 from edged.conversation import Turn
 from edged.errors import RequestError
 from edged.mqtt.settlement import Delivery, Ticket
-from edged.tasks import ClassifySpec, PartSpec
+from edged.tasks import ClassifySpec, GenerateSpec, PartSpec
 from edged.text import Language
 from edged.wire import Address, Request
 from edged.work import Classified, Failed, Generated, TextDelta, Usage, WorkEvent
@@ -137,7 +137,11 @@ class Job:
 
     def turns(self) -> tuple[Turn, ...]:
         """What the conversation grew by: the user's words and each reply to them."""
-        replies = [event.text for event in self.events.values() if isinstance(event, Generated) and event.text]
+        replies = [
+            event.text
+            for part, event in self.events.items()
+            if isinstance(event, Generated) and event.text and _keeps_history(self.parts[part])
+        ]
         if not replies:
             return ()
         asked = Turn(role="user", content=self.request.text)
@@ -195,6 +199,10 @@ class Job:
         if not times or self.submitted is None:
             return None
         return 1000 * (self.submitted - self.received) + max(times)
+
+
+def _keeps_history(spec: PartSpec) -> bool:
+    return isinstance(spec, GenerateSpec) and spec.keeps_history
 
 
 def _as_fields(value: Classification) -> dict[str, object]:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
+from edged.task_settings import TaskName, TaskSettings, tasks_of
 from edged.topics import is_publishable
 
 
@@ -247,11 +248,19 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
+    tasks: dict[TaskName, TaskSettings] = Field(
+        {}, description="Tasks of one's own, by name; in the settings file only."
+    )
 
     @field_validator("prefix")
     @classmethod
     def _publishable(cls, prefix: str) -> str:
         return _checked_prefix(prefix)
+
+    @model_validator(mode="after")
+    def _tasks_fit(self) -> "Settings":
+        tasks_of(self.tasks)
+        return self
 
     @property
     def client_id(self) -> str:

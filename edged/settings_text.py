@@ -4,15 +4,18 @@ Never shows a secret.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from edged import task_settings
 from edged.settings import Settings
 
 ENVIRONMENT_PREFIX = "EDGED_"
+TASKS = "tasks"
 BY_MACHINE = ("node", "state_dir", "model_dir")  # their defaults depend on the box
 _MASK = "***"
 _HEAD = """\
@@ -52,7 +55,7 @@ def example() -> str:
             default = None if join(section, name) in BY_MACHINE else field.get_default()
             setting = f"# {name} =" if default is None else f"#{name} = {_toml(default)}"
             blocks.append(f"# {' '.join([field.description or '', *_bounds(allowed[name])])}\n{setting}\n")
-    return "\n".join(blocks)
+    return "\n".join([*blocks, task_settings.EXAMPLE])
 
 
 def show(settings: Settings) -> str:
@@ -65,6 +68,10 @@ def show(settings: Settings) -> str:
         values = {name: getattr(group, name) for name in _plain_fields(kind)}
         lines = [f"# {name} =" if value is None else f"{name} = {_toml(value)}" for name, value in values.items()]
         blocks.append("\n".join([f"[{section}]", *lines] if section else lines) + "\n")
+    for name, task in settings.tasks.items():
+        given = task.model_dump(exclude_unset=True)
+        lines = [f"{_key(key)} = {_toml(value)}" for key, value in given.items()]
+        blocks.append("\n".join([f"[tasks.{_key(name)}]", *lines]) + "\n")
     return "\n".join(blocks)
 
 
@@ -86,7 +93,8 @@ def _section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _plain_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
-    return {name: field for name, field in kind.model_fields.items() if _section_of(field) is None}
+    """The fields with one value: neither groups nor the tasks, whose names are the user's."""
+    return {name: each for name, each in kind.model_fields.items() if _section_of(each) is None and name != TASKS}
 
 
 def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:
@@ -100,6 +108,11 @@ def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:
         yield f"Above {_toml(kind['exclusiveMinimum'])}, up to {_toml(kind['maximum'])}."
 
 
+def _key(name: str) -> str:
+    """A key of TOML."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
 def _toml(value: Any) -> str:
     """A value as TOML. A basic string of TOML 1.0 is one of JSON, but for DEL, which it wants escaped."""
     if isinstance(value, SecretStr):
@@ -108,6 +121,8 @@ def _toml(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(key)} = {_toml(each)}' for key, each in value.items())} }}"
     return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -90,6 +90,7 @@ class GenerateSpec:
     system: Mapping[Language, str]
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None  # None: the engine's limit
+    stop: tuple[str, ...] = ()  # strings that end the text and are not part of it
     keeps_history: bool = True
 
 

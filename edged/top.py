@@ -1,8 +1,8 @@
 """`edged top`: the daemons of a broker at a glance, in a terminal. Reads what they publish; asks them nothing."""
 
-import contextlib
 import json
 import queue
+import signal
 import threading
 import time
 import uuid
@@ -131,11 +131,13 @@ def run(settings: Settings, *, timeout: float, once: bool, console: Console | No
         if once:
             console.print(picture())
             return
-        with (
-            contextlib.suppress(KeyboardInterrupt),
-            Live(get_renderable=picture, console=console, screen=True, refresh_per_second=1 / _REFRESH_S),
-        ):
-            threading.Event().wait()
+        # An event, not KeyboardInterrupt: that may come while the screen is being taken or given back.
+        asked_to_stop = threading.Event()
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, lambda *_: asked_to_stop.set())
+        with Live(get_renderable=picture, console=console, screen=True, refresh_per_second=1 / _REFRESH_S):
+            while not asked_to_stop.wait(_REFRESH_S):
+                pass
     finally:
         link.stop(None, 1.0)
 

@@ -323,7 +323,7 @@ class Engine(Generic[K]):
             plan=opening,
             sampling=sampling_of(spec.sampling, work.params),
             generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
-            text=TextStream(prompter.decode, (*opening.stops, *work.params.stop)),
+            text=TextStream(prompter.decode, (*opening.stops, *spec.stop, *work.params.stop)),
             end_tokens=self._ends,
             banned=self._banned,
         )

@@ -1,11 +1,13 @@
 """`edged top` beside real daemons."""
 
+import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,15 +55,29 @@ def test_it_shows_until_it_is_interrupted(daemon: Daemon) -> None:
         stdin=side,
     )
     os.close(side)
-    seen = b""
-    deadline = time.monotonic() + TIMEOUT
-    while b"ready" not in seen:
-        assert time.monotonic() < deadline, seen
-        seen += os.read(main, 65536)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 0
-    os.close(main)
+    try:
+        seen = b""
+        deadline = time.monotonic() + TIMEOUT
+        while b"ready" not in seen:
+            assert time.monotonic() < deadline, seen
+            seen += os.read(main, 65536)
+        # What it draws must be read, or it waits for ever.
+        drain = threading.Thread(target=read_all, args=(main,))
+        drain.start()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 0
+        drain.join(10)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(main)
     assert b"Traceback" not in seen
+
+
+def read_all(terminal: int) -> None:
+    with contextlib.suppress(OSError):  # the other end is closed
+        while os.read(terminal, 65536):
+            pass
 
 
 def test_a_broker_that_is_not_there_is_said(daemon: Daemon) -> None:

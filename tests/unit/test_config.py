@@ -18,6 +18,7 @@ from edged.config import load
 from edged.errors import ExitCode, SettingsError
 from edged.settings import Settings
 from edged.settings_text import example, names, schema, sections, show, variable
+from edged.task_settings import EXAMPLE
 
 SECRET = "hush-hush"
 WriteToml = Callable[[str], Path]
@@ -344,7 +345,7 @@ def test_the_example_names_every_setting_and_says_what_it_means() -> None:
 
 
 def test_the_example_with_its_comments_taken_off_is_the_defaults() -> None:
-    text = re.sub(r"^#(?=\w)", "", example(), flags=re.MULTILINE)
+    text = re.sub(r"^#(?=\w)", "", example().removesuffix(EXAMPLE), flags=re.MULTILINE)
     parsed = tomllib.loads(text)
     assert parsed["mqtt"]["keepalive"] == Settings().mqtt.keepalive
     assert Settings.model_validate(parsed) == Settings()

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from edged.errors import SettingsError
-from edged.evaluate import classifying, parse
-from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, read, report, spread, table
+from edged.evaluate import classifying, parse, read
+from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
 from edged.tasks import BUILT_IN, SENTIMENT
 
 

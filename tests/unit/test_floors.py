@@ -16,12 +16,12 @@ def modules(text: str) -> set[str]:
 
 PURE = {"edged"} | modules(
     "errors text conversation work tasks topics wire answer job sessions settings settings_text ports presets metrics"
-    " bench_report mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
+    " bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
     " engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
 RESOURCES = modules("config logs models journal systemd system bandwidth")
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
-BEHAVIOUR = modules("worker recorder responder control health info discovery testing workloads")
+BEHAVIOUR = modules("worker recorder responder control health info discovery prometheus asyncapi testing workloads")
 TOP = modules("daemon client demo bench coldstart evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}
@@ -34,6 +34,8 @@ KEPT_IN = {  # a library, and the only places that may know it
     "accelerate": ("edged.engine.",),
     "sqlite3": ("edged.journal",),
     "pydantic_settings": ("edged.config",),
+    "prometheus_client": ("edged.prometheus",),
+    "rich": ("edged.top",),
     "huggingface_hub": ("edged.models",),
 }
 

@@ -1,0 +1,247 @@
+"""Tasks of the operator's own, as `[tasks.NAME]` of the settings file has them, and the specs they make. Pure.
+
+A task of a built-in's name takes its place, in compositions too.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from edged.tasks import (
+    BUILT_IN,
+    ClassifyPrompt,
+    ClassifySpec,
+    ComposeSpec,
+    Example,
+    GenerateSpec,
+    Label,
+    Sampling,
+    Tasks,
+    TaskSpec,
+)
+from edged.text import LANGUAGES, Language
+
+T = TypeVar("T")
+
+# The keys of a result that are no part's.
+RESERVED = frozenset({"id", "task", "session", "status", "node", "model", "time", "usage", "timings", "error", "seq"})
+_CASE: Mapping[Language, str] = {"en": "Text: {text}\nAnswer: {label}\n\n", "zh": "文本:{text}\n回答:{label}\n\n"}
+# Texts that say nothing: what labels they get is the prompt's own leaning (see ClassifyPrompt).
+_NEUTRAL_TEXTS: Mapping[Language, tuple[str, ...]] = {
+    "en": ("", "N/A", "The text is here.", "It is what it is.", "Something about something."),
+    "zh": ("", "无", "这是一段文字。", "就是这样。", "关于某件事的内容。"),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_ByLanguage = _Text | dict[Language, _Text]
+
+
+class LabelSettings(_Part):
+    """One answer of a task that classifies."""
+
+    label: _Text = Field(description="What results call it.")
+    emoji: str = ""
+    en: _Text | None = Field(None, description="What English prompts call it; the label itself by default.")
+    zh: _Text | None = Field(None, description="The same in Chinese ones.")
+
+
+class ExampleSettings(_Part):
+    """A solved case."""
+
+    text: _Text
+    label: _Text
+
+
+class ClassifySettings(_Part):
+    """Gives one of its labels, with a probability for each."""
+
+    kind: Literal["classify"]
+    labels: tuple[LabelSettings, ...] = Field(min_length=2, max_length=100)
+    role: _ByLanguage = Field(description="Who the model is and what it judges.")
+    case: _ByLanguage | None = Field(None, description="How a case reads: {text}, and {label} at its end.")
+    examples: tuple[ExampleSettings, ...] | dict[Language, tuple[ExampleSettings, ...]] = ()
+    neutral_texts: tuple[str, ...] | dict[Language, tuple[str, ...]] | None = Field(
+        None, description="Texts that speak for no label; they take the prompt's own leaning out of the scores."
+    )
+    neutral: LabelSettings | None = Field(None, description="The label where the best two are nearly tied.")
+    neutral_margin: float = Field(0.1, ge=0, lt=1)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _plain(cls, labels: object) -> object:
+        """A label without more is its name alone."""
+        if not isinstance(labels, list | tuple):
+            return labels
+        return tuple({"label": each} if isinstance(each, str) else each for each in labels)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ClassifySettings":
+        names = [each.label for each in self.labels]
+        if len({*names}) < len(names):
+            raise ValueError("two labels have one name")
+        if self.neutral is not None and self.neutral.label in names:
+            raise ValueError(f"{self.neutral.label} is a label already; neutral is one more")
+        for language in LANGUAGES:
+            words = [_named(each, language) for each in self.labels]
+            if len({*words}) < len(words):
+                raise ValueError(f"two labels have one name in {language} prompts")
+            case = _in(language, self.case, _CASE)
+            if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
+                raise ValueError("case has {text} once, and after it {label} once")
+            if rest := case.replace("{text}", "").replace("{label}", "").translate({10: None}).count("{"):
+                raise ValueError(f"case has {rest} more braces than those of {{text}} and {{label}}")
+            for each in _in(language, self.examples, {}) or ():
+                if each.label not in names:
+                    raise ValueError(f"the example {each.text[:30]!r} has a label that is none: {each.label}")
+        return self
+
+    def spec(self, name: str) -> ClassifySpec:
+        """The task."""
+        return ClassifySpec(
+            name=name,
+            labels=tuple(map(_label, self.labels)),
+            prompts={language: self._prompt(language) for language in LANGUAGES},
+            neutral=None if self.neutral is None else _label(self.neutral),
+            neutral_margin=self.neutral_margin if self.neutral is not None else 0.0,
+        )
+
+    def _prompt(self, language: Language) -> ClassifyPrompt:
+        return ClassifyPrompt(
+            role=_in(language, self.role, {}).rstrip() + "\n\n",
+            case=_in(language, self.case, _CASE),
+            examples=tuple(
+                Example(text=each.text, label=each.label) for each in _in(language, self.examples, {}) or ()
+            ),
+            neutral_texts=_in(language, self.neutral_texts, _NEUTRAL_TEXTS),
+        )
+
+
+class GenerateSettings(_Part):
+    """Writes text, through the model's own chat template."""
+
+    kind: Literal["generate"]
+    system: _ByLanguage = Field(description="Who the model is and how it answers.")
+    temperature: float = Field(Sampling().temperature, ge=0, le=2)
+    top_p: float = Field(Sampling().top_p, gt=0, le=1)
+    top_k: int = Field(Sampling().top_k, ge=0, le=1000)
+    repetition_penalty: float = Field(Sampling().repetition_penalty, ge=0.5, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer, up to engine.max_new_tokens.")
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=8)
+    history: bool = Field(False, description="Whether it is a conversation, with the turns before.")
+
+    def spec(self, name: str) -> GenerateSpec:
+        """The task."""
+        return GenerateSpec(
+            name=name,
+            system={language: _in(language, self.system, {}) for language in LANGUAGES},
+            sampling=Sampling(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                repetition_penalty=self.repetition_penalty,
+            ),
+            max_tokens=self.max_tokens,
+            keeps_history=self.history,
+            stop=self.stop,
+        )
+
+
+class ComposeSettings(_Part):
+    """Runs several tasks on one text, side by side."""
+
+    kind: Literal["compose"]
+    parts: tuple[_Text, ...] = Field(min_length=1, max_length=16)
+
+    def spec(self, name: str) -> ComposeSpec:
+        """The task."""
+        return ComposeSpec(name=name, parts=self.parts)
+
+
+TaskSettings = Annotated[ClassifySettings | GenerateSettings | ComposeSettings, Field(discriminator="kind")]
+# One level of a topic, and a key of JSON.
+TaskName = Annotated[str, Field(pattern=r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$", max_length=64)]
+
+EXAMPLE = """\
+# Tasks of your own, beside or in place of the built-in ones (message, sentiment, reply); a message to R/in/<name> is
+# answered at once. Any text may be one for both languages, or one for each: role = { en = "…", zh = "…" }.
+#
+#[tasks.urgency]
+#kind = "classify"                    # gives one of the labels, with a probability for each
+#labels = ["urgent", "routine"]       # or { label = "urgent", emoji = "🚨", en = "urgent", zh = "紧急" }
+#role = "You judge how urgent a message to a building's caretaker is."
+#case = "Message: {text}\\nUrgency: {label}\\n\\n"
+#examples = [
+#    { text = "Water is coming through the ceiling!", label = "urgent" },
+#    { text = "Could you look at the hinge some time?", label = "routine" },
+#]
+#neutral_texts = ["", "A message.", "It is about the building."]
+#
+#[tasks.summary]
+#kind = "generate"                    # writes
+#system = "You put what you are told into one short sentence."
+#temperature = 0.2
+#max_tokens = 40
+#stop = ["\\n"]
+#
+#[tasks.ticket]
+#kind = "compose"                     # several at once
+#parts = ["urgency", "summary", "sentiment"]
+"""
+
+
+def tasks_of(own: Mapping[str, ClassifySettings | GenerateSettings | ComposeSettings]) -> Tasks:
+    """The built-in tasks and those of the settings.
+
+    Raises:
+        ValueError: they do not fit together; the message names the task.
+    """
+    specs: dict[str, TaskSpec] = {each.name: each for each in BUILT_IN}
+    specs |= {name: each.spec(name) for name, each in own.items()}
+    for name in specs:
+        if name in RESERVED:
+            raise ValueError(f"tasks.{name}: results have a field of that name; choose another")
+        parts = [*_parts(name, specs, ())]
+        if len({*parts}) < len(parts):
+            raise ValueError(f"tasks.{name}: a part comes twice")
+        talking = [each for each in parts if isinstance(spec := specs[each], GenerateSpec) and spec.keeps_history]
+        if len(talking) > 1:
+            raise ValueError(f"tasks.{name}: {' and '.join(talking)} each keep a conversation; one may")
+    return Tasks(specs.values())
+
+
+def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> Iterator[str]:
+    if name in above:
+        raise ValueError(f"tasks.{above[0]}: it is a part of itself ({' → '.join((*above, name))})")
+    spec = specs.get(name)
+    if spec is None:
+        raise ValueError(f"tasks.{above[-1]}: there is no task {name} to be its part; there are {', '.join(specs)}")
+    if not isinstance(spec, ComposeSpec):
+        yield name
+        return
+    for part in spec.parts:
+        yield from _parts(part, specs, (*above, name))
+
+
+def _label(label: LabelSettings) -> Label:
+    return Label(
+        canonical=label.label, emoji=label.emoji, names={language: _named(label, language) for language in LANGUAGES}
+    )
+
+
+def _named(label: LabelSettings, language: Language) -> str:
+    return (label.en if language == "en" else label.zh) or label.label
+
+
+def _in(language: Language, given: T | dict[Language, T] | None, default: Mapping[Language, T]) -> T:
+    """The variant for a language: its own, else the one that there is, else the default."""
+    if given is None or given == {}:
+        return default[language]
+    if isinstance(given, dict):
+        return given.get(language, next(iter(given.values())))
+    return given

@@ -1,0 +1,135 @@
+"""Tasks of the operator's own: what a settings file may say, and what it is told when it says it wrong."""
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged import config
+from edged.errors import SettingsError
+from edged.settings_text import example, show
+from edged.task_settings import EXAMPLE, tasks_of
+from edged.tasks import BUILT_IN, ClassifySpec, ComposeSpec, GenerateSpec
+
+URGENCY = """
+[tasks.urgency]
+kind = "classify"
+labels = ["urgent", { label = "routine", emoji = "🙂", zh = "一般" }]
+role = { en = "You judge how urgent it is.", zh = "你判断紧急程度。" }
+case = "Message: {text}\\nUrgency: {label}\\n\\n"
+examples = [{ text = "Water!", label = "urgent" }, { text = "Some time.", label = "routine" }]
+neutral = { label = "unclear" }
+"""
+
+TALKING = '[tasks.y]\nkind = "generate"\nsystem = "s"\nhistory = true\n'
+
+
+def loaded(folder: Path, text: str) -> Any:
+    path = folder / "edged.toml"
+    path.write_text(text)
+    return config.load(flags={}, config_file=path)
+
+
+def spec(folder: Path, text: str, name: str) -> Any:
+    tasks = tasks_of(loaded(folder, text).tasks)
+    return next(each for each in tasks if each.name == name)
+
+
+def test_a_classification_is_what_it_says(tmp_path: Path) -> None:
+    task = spec(tmp_path, URGENCY, "urgency")
+    assert isinstance(task, ClassifySpec)
+    assert [label.names for label in task.labels] == [
+        {"en": "urgent", "zh": "urgent"},
+        {"en": "routine", "zh": "一般"},
+    ]
+    assert task.labels[1].emoji == "🙂"
+    assert task.prompts["zh"].role.startswith("你判断")
+    assert task.prompts["zh"].case == task.prompts["en"].case
+    assert len(task.prompts["zh"].examples) == 2
+    assert task.prompts["en"].neutral_texts
+    assert task.neutral is not None
+    assert (task.neutral.canonical, task.neutral_margin) == ("unclear", 0.1)
+
+
+def test_a_generation_is_what_it_says(tmp_path: Path) -> None:
+    text = (
+        '[tasks.summary]\nkind = "generate"\nsystem = "Be short."\ntemperature = 0.1\nmax_tokens = 9\nstop = ["\\n"]\n'
+    )
+    task = spec(tmp_path, text, "summary")
+    assert isinstance(task, GenerateSpec)
+    assert (task.system["zh"], task.sampling.temperature, task.max_tokens) == ("Be short.", 0.1, 9)
+    assert (task.stop, task.keeps_history) == (("\n",), False)
+
+
+def test_a_task_of_a_built_in_name_takes_its_place(tmp_path: Path) -> None:
+    text = '[tasks.reply]\nkind = "generate"\nsystem = "Be rude."\n'
+    tasks = tasks_of(loaded(tmp_path, text).tasks)
+    assert tasks.names == BUILT_IN.names
+    assert isinstance(part := tasks.parts("message")[1], GenerateSpec)
+    assert part.system["en"] == "Be rude."
+
+
+def test_compositions_are_of_any_tasks(tmp_path: Path) -> None:
+    text = URGENCY + '[tasks.all]\nkind = "compose"\nparts = ["urgency", "message"]\n'
+    tasks = tasks_of(loaded(tmp_path, text).tasks)
+    assert isinstance(next(each for each in tasks if each.name == "all"), ComposeSpec)
+    assert [each.name for each in tasks.parts("all")] == ["urgency", "sentiment", "reply"]
+
+
+def test_the_example_of_the_settings_file_works(tmp_path: Path) -> None:
+    shown = "\n".join(line.removeprefix("#") for line in EXAMPLE.splitlines() if not line.startswith("# "))
+    shown = shown.replace("    {", "{")
+    tasks = tasks_of(loaded(tmp_path, shown).tasks)
+    assert {*tasks.names} - {*BUILT_IN.names} == {"urgency", "summary", "ticket"}
+    assert EXAMPLE in example()
+
+
+def test_what_is_in_force_is_shown_as_toml(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, URGENCY + '[tasks."a task"]\nkind = "generate"\nsystem = "x"\n')
+    again = tomllib.loads(show(settings))["tasks"]
+    assert again["a task"] == {"kind": "generate", "system": "x"}
+    assert again["urgency"]["examples"][0] == {"text": "Water!", "label": "urgent"}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[tasks.x]\nlabels = ["a", "b"]\n', r"tasks\.x in .*: kind is missing: classify, generate or compose"),
+        ('[tasks.x]\nkind = "judge"\n', r"tasks\.x .*'classify', 'generate', 'compose'"),
+        ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a"]\n', r"tasks\.x\.labels .*at least 2"),
+        ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a", "a"]\n', "two labels have one name"),
+        ('[tasks.x]\nkind = "classify"\nlabels = ["a", "b"]\n', r"tasks\.x\.role .*required"),
+        (URGENCY.replace('"Some time.", label = "routine"', '"x", label = "none"'), "has a label that is none: none"),
+        (URGENCY.replace("Message: {text}", "Message:"), r"case has \{text\} once, and after it \{label\} once"),
+        (URGENCY.replace("Message: {text}", "{label} {text}"), r"case has \{text\} once"),
+        (URGENCY.replace("Message:", "Message {x}:"), "case has 1 more braces"),
+        (URGENCY.replace('"unclear"', '"urgent"'), "urgent is a label already"),
+        ('[tasks.x]\nkind = "generate"\nsystem = "s"\nheat = 1\n', r"tasks\.x\.heat in .*extra"),
+        ('[tasks.x]\nkind = "generate"\nsystem = ""\n', r"tasks\.x\.system"),
+        (
+            '[tasks.x]\nkind = "generate"\nsystem = "s"\ntemperature = 9\n',
+            r"tasks\.x\.temperature .*9 is not allowed",
+        ),
+        ('[tasks."a/b"]\nkind = "generate"\nsystem = "s"\n', r"tasks\.a/b"),
+        ('[tasks.usage]\nkind = "generate"\nsystem = "s"\n', r"tasks\.usage: results have a field of that name"),
+        ('[tasks.x]\nkind = "compose"\nparts = ["y"]\n', r"tasks\.x: there is no task y to be its part; there are"),
+        ('[tasks.x]\nkind = "compose"\nparts = ["x"]\n', r"tasks\.x: it is a part of itself \(x → x\)"),
+        ('[tasks.x]\nkind = "compose"\nparts = ["reply", "message"]\n', r"tasks\.x: a part comes twice"),
+        (
+            TALKING + '[tasks.x]\nkind = "compose"\nparts = ["reply", "y"]\n',
+            r"tasks\.x: reply and y each keep a conversation; one may",
+        ),
+        ("tasks = 5\n", "tasks"),
+        ("[tasks]\nx = 5\n", r"tasks\.x"),
+    ],
+)
+def test_what_is_wrong_is_told_by_name(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(SettingsError, match=told):
+        loaded(tmp_path, text)
+
+
+def test_the_environment_has_no_tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGED_TASKS", "{}")
+    with pytest.raises(SettingsError, match="EDGED_TASKS is no setting of edged"):
+        loaded(tmp_path, "")
