@@ -5,7 +5,7 @@
 #   sh deploy/install.sh [--venv DIR] [--extras demo,test] [--editable] [--cuda] [--newest] [--wheelhouse DIR]
 #
 # --venv DIR        where (default: $EDGED_VENV, else .venv beside this checkout)
-# --extras LIST     extras of edged, with commas: metrics (Prometheus), top, demo, test; --system takes the first two
+# --extras LIST     extras of edged, with commas: extract, metrics (Prometheus), top, demo, test; --system takes the first three
 # --editable        run from this checkout: for work on edged itself
 # --system          into /opt/edged, as a service of the box: deploy/system.sh does the rest, and takes it away again
 # --model ID        the service's model: a preset, a hub id, a folder or a GGUF file (default: that of its settings)
@@ -38,7 +38,7 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --editable) editable=yes ;;
-        --system) system=yes venv=/opt/edged extras=${extras:-metrics,top} ;;
+        --system) system=yes venv=/opt/edged extras=${extras:-extract,metrics,top} ;;
         --cuda) cuda=yes ;;
         --newest) newest=yes ;;
         -h | --help)

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from edged.errors import RequestError
-from edged.tasks import ClassifySpec, Tasks
+from edged.tasks import ClassifySpec, GenerateSpec, Tasks
 from edged.text import Language
 from edged.work import FinishReason, Usage
 
@@ -34,7 +34,14 @@ class Reply:
     finish_reason: FinishReason
 
 
-Output = Classification | Reply
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extraction:
+    """What a text said, as JSON of the task's schema."""
+
+    data: Mapping[str, Any]
+
+
+Output = Classification | Reply | Extraction
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +114,12 @@ def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, An
 def result_schema(tasks: Tasks) -> dict[str, Any]:
     """The JSON Schema of a result."""
     parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, {"$ref": "#/$defs/Reply"})
+    parts |= {
+        part.name: {"type": "object", "required": ["data"], "properties": {"data": dict(part.schema)}}
+        for name in tasks.names
+        for part in tasks.parts(name)
+        if isinstance(part, GenerateSpec) and part.schema is not None
+    }
     return _answer_schema(
         status={"const": "ok"},
         model={"type": "string"},

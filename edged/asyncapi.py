@@ -326,7 +326,7 @@ def _info() -> Schema:
             "additionalProperties": {
                 "type": "object",
                 "required": ["kind"],
-                "properties": {"kind": {"enum": ["compose", "classify", "generate"]}},
+                "properties": {"kind": {"enum": ["compose", "classify", "generate", "extract"]}},
             },
         },
         limits=_object(payload_bytes=_COUNT, text_chars=_COUNT, context_tokens=_COUNT, new_tokens=_COUNT, queue=_COUNT),

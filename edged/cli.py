@@ -409,12 +409,14 @@ def _print_result(body: Mapping[str, Any], *, streamed: bool) -> None:
     if streamed:
         print()
     for name, value in body.items():
-        if streamed or not isinstance(value, Mapping):
+        if not isinstance(value, Mapping) or (streamed and "data" not in value):
             continue
         if "label" in value:
             print(_label(name, value))
         elif "text" in value:
             print(value["text"])
+        elif "data" in value:
+            print(json.dumps(value["data"], ensure_ascii=False))
     timings, usage = body["timings"], body["usage"]
     print(f"[{timings['total_ms']:.0f} ms, {usage['completion_tokens']} tokens]", file=sys.stderr)
 

@@ -61,4 +61,6 @@ def _task(spec: TaskSpec, tasks: Tasks) -> dict[str, Any]:
             "kind": "classify",
             "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
         }
+    if spec.schema is not None:
+        return {"kind": "extract", "schema": dict(spec.schema)}
     return {"kind": "generate", "history": spec.keeps_history}

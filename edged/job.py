@@ -4,10 +4,11 @@ The worker moves jobs along; a job only knows what is still missing and how the 
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edged.answer import Classification, Output, Reply, Result, ResultTimings, classification
+from edged.answer import Classification, Extraction, Output, Reply, Result, ResultTimings, classification
 from edged.conversation import Turn
 from edged.errors import RequestError
 from edged.mqtt.settlement import Delivery, Ticket
@@ -154,6 +155,8 @@ class Job:
             event = self.events[part]
             if isinstance(event, Classified):
                 outputs[part] = self._classification(part, event)
+            elif _is_json(self.parts[part]):
+                outputs[part] = Extraction(data=json.loads(event.text))
             else:
                 outputs[part] = Reply(text=event.text, finish_reason=event.finish_reason)
         return Result(
@@ -199,6 +202,10 @@ class Job:
         if not times or self.submitted is None:
             return None
         return 1000 * (self.submitted - self.received) + max(times)
+
+
+def _is_json(spec: PartSpec) -> bool:
+    return isinstance(spec, GenerateSpec) and spec.schema is not None
 
 
 def _keeps_history(spec: PartSpec) -> bool:

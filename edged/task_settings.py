@@ -3,8 +3,9 @@
 A task of a built-in's name takes its place, in compositions too.
 """
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -26,6 +27,10 @@ T = TypeVar("T")
 
 # The keys of a result that are no part's.
 RESERVED = frozenset({"id", "task", "session", "status", "node", "model", "time", "usage", "timings", "error", "seq"})
+_AS_JSON: Mapping[Language, str] = {
+    "en": "Answer only with JSON of this schema: ",
+    "zh": "只用符合此模式的 JSON 回答:",
+}
 _CASE: Mapping[Language, str] = {"en": "Text: {text}\nAnswer: {label}\n\n", "zh": "文本:{text}\n回答:{label}\n\n"}
 # Texts that say nothing: what labels they get is the prompt's own leaning (see ClassifyPrompt).
 _NEUTRAL_TEXTS: Mapping[Language, tuple[str, ...]] = {
@@ -152,6 +157,38 @@ class GenerateSettings(_Part):
         )
 
 
+class ExtractSettings(_Part):
+    """Puts what a text says into JSON of a schema; no output is of another form."""
+
+    kind: Literal["extract"]
+    system: _ByLanguage = Field(description="What is to be found in the text.")
+    json_schema: dict[str, Any] = Field(alias="schema", description="A JSON Schema of an object.")
+    max_tokens: int = Field(256, ge=1, le=32768, description="Room for the JSON; what needs more is an error.")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _object(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        if schema.get("type") != "object" or not schema.get("properties"):
+            raise ValueError('a JSON Schema with type = "object" and properties')
+        try:
+            json.dumps(schema, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"there is no such value in JSON: {error}") from None
+        return schema
+
+    def spec(self, name: str) -> GenerateSpec:
+        """The task."""
+        shown = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
+        return GenerateSpec(
+            name=name,
+            system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
+            sampling=Sampling(temperature=0.0, repetition_penalty=1.0),
+            max_tokens=self.max_tokens,
+            keeps_history=False,
+            schema=self.json_schema,
+        )
+
+
 class ComposeSettings(_Part):
     """Runs several tasks on one text, side by side."""
 
@@ -163,7 +200,8 @@ class ComposeSettings(_Part):
         return ComposeSpec(name=name, parts=self.parts)
 
 
-TaskSettings = Annotated[ClassifySettings | GenerateSettings | ComposeSettings, Field(discriminator="kind")]
+OwnTask = ClassifySettings | GenerateSettings | ExtractSettings | ComposeSettings
+TaskSettings = Annotated[OwnTask, Field(discriminator="kind")]
 # One level of a topic, and a key of JSON.
 TaskName = Annotated[str, Field(pattern=r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$", max_length=64)]
 
@@ -189,13 +227,22 @@ EXAMPLE = """\
 #max_tokens = 40
 #stop = ["\\n"]
 #
+#[tasks.order]
+#kind = "extract"                     # JSON of a schema, never anything else; wants pip install 'edged[extract]'
+#system = "You take orders."
+#schema.type = "object"
+#schema.required = ["item", "count"]
+#schema.additionalProperties = false
+#schema.properties.item = { type = "string", maxLength = 40 }
+#schema.properties.count = { type = "integer", minimum = 1, maximum = 99 }
+#
 #[tasks.ticket]
 #kind = "compose"                     # several at once
 #parts = ["urgency", "summary", "sentiment"]
 """
 
 
-def tasks_of(own: Mapping[str, ClassifySettings | GenerateSettings | ComposeSettings]) -> Tasks:
+def tasks_of(own: Mapping[str, OwnTask]) -> Tasks:
     """The built-in tasks and those of the settings.
 
     Raises:

@@ -6,6 +6,7 @@ Every prompt that the model ever sees is written here (or in the operator's sett
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from edged.text import Language
 
@@ -84,7 +85,11 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateSpec:
-    """Writes text through the model's own chat template."""
+    """Writes text through the model's own chat template.
+
+    Attributes:
+        schema: a JSON Schema that holds the output, which then is JSON and no conversation; None: free text.
+    """
 
     name: str
     system: Mapping[Language, str]
@@ -92,6 +97,7 @@ class GenerateSpec:
     max_tokens: int | None = None  # None: the engine's limit
     stop: tuple[str, ...] = ()  # strings that end the text and are not part of it
     keeps_history: bool = True
+    schema: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

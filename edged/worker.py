@@ -368,7 +368,7 @@ class Worker:
                 params=job.request.params,
                 seed=seed_of(*job.identity),
                 continues=with_history and (session is not None or job.request.history is not None),
-                stream=job.request.stream and isinstance(spec, GenerateSpec),
+                stream=job.request.stream and isinstance(spec, GenerateSpec) and spec.schema is None,
                 deadline=job.deadline,
             )
             self._engine.submit(work, self._listener(job.number, part))

@@ -133,6 +133,7 @@ const Fleet = (() => {
       if (value === null || typeof value !== "object") continue;
       if (typeof value.label === "string") verdicts.push({ part: name, ...value });
       if (typeof value.text === "string") texts.push(value.text);
+      if (value.data !== null && typeof value.data === "object") texts.push(JSON.stringify(value.data)); // an extraction
     }
     return { verdicts, texts };
   }

@@ -15,6 +15,7 @@ from typing import Generic
 import structlog
 import torch
 
+from edged.engine.constrain import Constraint, Constraints
 from edged.engine.detokenize import TextStream
 from edged.engine.model import CausalModel, K, Span
 from edged.engine.prefix_cache import PrefixCache
@@ -106,6 +107,7 @@ class Engine(Generic[K]):
         self._loaded: Loaded[K] | None = None
         self._cache: PrefixCache[K] = PrefixCache(capacity_bytes=0)
         self._banned = torch.empty(0, dtype=torch.long)
+        self._constraints: Constraints | None = None
         self._ends: frozenset[int] = frozenset()
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -200,6 +202,7 @@ class Engine(Generic[K]):
         loaded = self._load()
         self._loaded = loaded
         self._ends = loaded.prompter.end_tokens()
+        self._constraints = loaded.prompter.constraints(loaded.model.vocab_size)
         self._banned = torch.tensor(sorted(loaded.prompter.banned_tokens(loaded.model.vocab_size)), dtype=torch.long)
         self._cache = PrefixCache(capacity_bytes=loaded.limits.prefix_cache_bytes)
         for name in self._tasks.names:
@@ -227,9 +230,12 @@ class Engine(Generic[K]):
 
     def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
         self._pin(self._ready.prompter.shared_beginning(spec, language))
+        if spec.schema is not None:
+            self._constraint(spec)  # a schema that is none ends the start, not a request
         work = Work(key="warm-up", spec=spec, text="Hi", language=language, params=Params(max_tokens=2))
         (event,) = self._run_together([work])
-        if isinstance(event, Failed):
+        # That two tokens are no whole JSON is no fault of the task's.
+        if isinstance(event, Failed) and spec.schema is None:
             raise event.error
 
     def _pin(self, tokens: Sequence[int]) -> None:
@@ -326,7 +332,13 @@ class Engine(Generic[K]):
             text=TextStream(prompter.decode, (*opening.stops, *spec.stop, *work.params.stop)),
             end_tokens=self._ends,
             banned=self._banned,
+            constraint=self._constraint(spec),
         )
+
+    def _constraint(self, spec: GenerateSpec) -> Constraint | None:
+        if spec.schema is None or self._constraints is None:
+            return None
+        return self._constraints.begin(spec.name, spec.schema)
 
     @staticmethod
     def _capacity(question: Classification) -> int:

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from transformers import PreTrainedTokenizerBase
 
 from edged.conversation import Role, Turn, trim
+from edged.engine.constrain import Constraints
 from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
 from edged.errors import ModelUnavailable, TooLong
@@ -127,6 +128,10 @@ class Prompter:
             )
         stops = () if self._tokenizer.chat_template else _PLAIN[language][4]
         return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), stops=stops)
+
+    def constraints(self, vocab_size: int) -> Constraints:
+        """What holds outputs to schemas, for this vocabulary."""
+        return Constraints(self._tokenizer, vocab_size)
 
     def shared_beginning(self, spec: GenerateSpec, language: Language) -> tuple[int, ...]:
         """The tokens with which every prompt of `spec` begins, whatever is said."""

@@ -10,13 +10,14 @@ from typing import Generic
 
 import torch
 
+from edged.engine.constrain import Constraint
 from edged.engine.detokenize import TextStream
 from edged.engine.model import K, Span
 from edged.engine.prompt import Classification, Generation
 from edged.engine.sampling import sample
 from edged.engine.scheduler import Candidate, Urgency
 from edged.engine.scoring import by_label, calibrate, label_log_probabilities
-from edged.errors import Cancelled, Expired, ModelError, RequestError
+from edged.errors import Cancelled, Expired, ModelError, RequestError, TooLong
 from edged.tasks import ClassifySpec, Sampling
 from edged.work import (
     Classified,
@@ -163,6 +164,7 @@ class Generating(Running[K]):
     text: TextStream
     end_tokens: frozenset[int]
     banned: torch.Tensor  # token ids
+    constraint: Constraint | None = None
     generated: list[int] = field(default_factory=list)
 
     def candidate(self) -> Candidate:
@@ -193,7 +195,9 @@ class Generating(Running[K]):
             )
             return
         row[self.banned] = float("-inf")
-        if not self.text.text:  # a reply has at least one word
+        if self.constraint is not None:
+            self.constraint.mask(row, self.end_tokens)
+        elif not self.text.text:  # a reply has at least one word
             row[list(self.end_tokens)] = float("-inf")
         token = sample(row, how=self.sampling, generated=self.generated, generator=self.generator)
         if self.clock.first_token is None:
@@ -203,19 +207,27 @@ class Generating(Running[K]):
             return
         self.generated.append(token)
         self._show(self.text.push(token))
-        if self.text.stopped:
+        if self.text.stopped or (self.constraint is not None and self.constraint.take(token)):
             self._finish("stop", now)
         elif len(self.generated) >= self.plan.max_new_tokens:
             self._finish("length", now)
 
     def stop_early(self, reason: FinishReason, now: float) -> None:
         """End with the text there is; without any, fail."""
-        if self.generated:
+        if self.generated and self.constraint is None:
             self._finish(reason, now)
         else:
             self.fail(_early(reason))
 
     def _finish(self, reason: FinishReason, now: float) -> None:
+        if self.constraint is not None and reason == "length":
+            self.fail(
+                TooLong(
+                    f"the JSON is not complete after {len(self.generated)} tokens; ask about less, or raise max_tokens "
+                    "of the task (and engine.max_new_tokens)"
+                )
+            )
+            return
         self._show(self.text.finish())
         self._end(
             Generated(

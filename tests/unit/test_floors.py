@@ -36,6 +36,7 @@ KEPT_IN = {  # a library, and the only places that may know it
     "pydantic_settings": ("edged.config",),
     "prometheus_client": ("edged.prometheus",),
     "rich": ("edged.top",),
+    "llguidance": ("edged.engine.constrain",),
     "huggingface_hub": ("edged.models",),
 }
 

@@ -22,6 +22,7 @@ examples = [{ text = "Water!", label = "urgent" }, { text = "Some time.", label 
 neutral = { label = "unclear" }
 """
 
+EXTRACT = '[tasks.x]\nkind = "extract"\nsystem = "s"\n'
 TALKING = '[tasks.y]\nkind = "generate"\nsystem = "s"\nhistory = true\n'
 
 
@@ -81,7 +82,7 @@ def test_the_example_of_the_settings_file_works(tmp_path: Path) -> None:
     shown = "\n".join(line.removeprefix("#") for line in EXAMPLE.splitlines() if not line.startswith("# "))
     shown = shown.replace("    {", "{")
     tasks = tasks_of(loaded(tmp_path, shown).tasks)
-    assert {*tasks.names} - {*BUILT_IN.names} == {"urgency", "summary", "ticket"}
+    assert {*tasks.names} - {*BUILT_IN.names} == {"urgency", "summary", "order", "ticket"}
     assert EXAMPLE in example()
 
 
@@ -96,7 +97,7 @@ def test_what_is_in_force_is_shown_as_toml(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ('[tasks.x]\nlabels = ["a", "b"]\n', r"tasks\.x in .*: kind is missing: classify, generate or compose"),
-        ('[tasks.x]\nkind = "judge"\n', r"tasks\.x .*'classify', 'generate', 'compose'"),
+        ('[tasks.x]\nkind = "judge"\n', r"tasks\.x .*'classify', 'generate', 'extract', 'compose'"),
         ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a"]\n', r"tasks\.x\.labels .*at least 2"),
         ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a", "a"]\n', "two labels have one name"),
         ('[tasks.x]\nkind = "classify"\nlabels = ["a", "b"]\n', r"tasks\.x\.role .*required"),
@@ -110,6 +111,12 @@ def test_what_is_in_force_is_shown_as_toml(tmp_path: Path) -> None:
         (
             '[tasks.x]\nkind = "generate"\nsystem = "s"\ntemperature = 9\n',
             r"tasks\.x\.temperature .*9 is not allowed",
+        ),
+        (EXTRACT, r"tasks\.x\.schema .*required"),
+        (EXTRACT + 'schema = { type = "array" }\n', r"tasks\.x\.schema .*object"),
+        (
+            EXTRACT + '[tasks.x.schema]\ntype = "object"\nproperties.a.const = 1999-01-01\n',
+            r"tasks\.x\.schema .*there is no such value in JSON",
         ),
         ('[tasks."a/b"]\nkind = "generate"\nsystem = "s"\n', r"tasks\.a/b"),
         ('[tasks.usage]\nkind = "generate"\nsystem = "s"\n', r"tasks\.usage: results have a field of that name"),
