@@ -1,17 +1,14 @@
 """Tasks of a settings file, on the small real model, asked over MQTT."""
 
 import json
-import tempfile
 import tomllib
 from collections.abc import Iterator
-from pathlib import Path
 
 import jsonschema
 import pytest
 
 from edged.errors import ExitCode
-from tests.support.broker import Broker
-from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
 
 SETTINGS = """
 [tasks.urgency]
@@ -61,19 +58,10 @@ schema = { type = "object", required = ["essay"], properties = { essay = { type 
 
 @pytest.fixture(scope="module")
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        broker = Broker(folder=Path(root))
-        broker.start()
-        config = Path(root) / "edged.toml"
-        config.write_text(SETTINGS)
-        daemon = Daemon(folder=Path(root), broker=broker, more={"EDGED_CONFIG": str(config)})
+    with daemon_on_a_broker(program=("-m", "edged", "run"), settings=SETTINGS) as daemon:
         daemon.start()
-        try:
-            daemon.wait_ready()
-            yield daemon
-        finally:
-            daemon.kill()
-            broker.stop()
+        daemon.wait_ready()
+        yield daemon
 
 
 @pytest.fixture

@@ -1,32 +1,22 @@
 """Every message of a real daemon is one that its AsyncAPI document tells of."""
 
 import re
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
 from edged.asyncapi import document
-from tests.support.broker import Broker
-from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
 
 DOCUMENT = document()
 
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        broker = Broker(folder=Path(root))
-        broker.start()
-        daemon = Daemon(folder=Path(root), broker=broker, program=("-m", "tests.support.scripted_daemon"))
-        try:
-            yield daemon
-        finally:
-            daemon.kill()
-            broker.stop()
+    with daemon_on_a_broker() as daemon:
+        yield daemon
 
 
 def channel_of(topic: str) -> tuple[str, dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support import assets
-from tests.support.broker import Broker
-from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
 
 VIEW = Path(__file__).parents[1] / "support" / "homeassistant_view.py"
 CONFIG = "homeassistant/device/edged-box/config"
@@ -19,22 +17,11 @@ CONFIG = "homeassistant/device/edged-box/config"
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        broker = Broker(folder=Path(root))
-        broker.start()
-        daemon = Daemon(
-            folder=Path(root),
-            broker=broker,
-            program=("-m", "tests.support.scripted_daemon"),
-            more={"EDGED_HOMEASSISTANT__DISCOVERY": "true", "EDGED_HEALTH__INTERVAL": "1"},
-        )
-        try:
-            daemon.start()
-            daemon.wait_ready()
-            yield daemon
-        finally:
-            daemon.kill()
-            broker.stop()
+    more = {"EDGED_HOMEASSISTANT__DISCOVERY": "true", "EDGED_HEALTH__INTERVAL": "1"}
+    with daemon_on_a_broker(more=more) as daemon:
+        daemon.start()
+        daemon.wait_ready()
+        yield daemon
 
 
 @pytest.fixture

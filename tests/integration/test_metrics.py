@@ -1,36 +1,23 @@
 """`/metrics` of a real daemon."""
 
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edged.errors import ExitCode
-from tests.support.broker import Broker, free_port
-from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.broker import free_port
+from tests.support.daemon import SCRIPTED, Daemon, Watcher, daemon_on_a_broker, publish
 from tests.support.waiting import TIMEOUT
 
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        broker = Broker(folder=Path(root))
-        broker.start()
-        daemon = Daemon(
-            folder=Path(root),
-            broker=broker,
-            program=("-m", "tests.support.scripted_daemon", "--load-s", "1"),
-            more={"EDGED_METRICS__PORT": str(free_port())},
-        )
-        try:
-            yield daemon
-        finally:
-            daemon.kill()
-            broker.stop()
+    program = (*SCRIPTED, "--load-s", "1")
+    with daemon_on_a_broker(program=program, more={"EDGED_METRICS__PORT": str(free_port())}) as daemon:
+        yield daemon
 
 
 def scrape(daemon: Daemon) -> dict[str, float]:

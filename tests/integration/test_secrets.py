@@ -3,7 +3,6 @@
 import ast
 import os
 import stat
-import tempfile
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from edged.errors import ExitCode
-from tests.support.broker import Broker, free_port
-from tests.support.daemon import Daemon, Watcher, publish, run_edged
+from tests.support.broker import free_port
+from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish, run_edged
 
 PASSWORD = "hunter2-planted-password"
 WORDS = "planted-words-of-a-user"
@@ -21,26 +20,15 @@ SOURCES = Path(__file__).parents[2] / "edged"
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        broker = Broker(folder=Path(root))
-        broker.start()
-        daemon = Daemon(
-            folder=Path(root),
-            broker=broker,
-            program=("-m", "tests.support.scripted_daemon"),
-            more={
-                "EDGED_LOG__LEVEL": "info",
-                "EDGED_MQTT__USERNAME": "edged",
-                "EDGED_MQTT__PASSWORD": PASSWORD,
-                "EDGED_METRICS__PORT": str(free_port()),
-                "EDGED_HOMEASSISTANT__DISCOVERY": "true",
-            },
-        )
-        try:
-            yield daemon
-        finally:
-            daemon.kill()
-            broker.stop()
+    more = {
+        "EDGED_LOG__LEVEL": "info",
+        "EDGED_MQTT__USERNAME": "edged",
+        "EDGED_MQTT__PASSWORD": PASSWORD,
+        "EDGED_METRICS__PORT": str(free_port()),
+        "EDGED_HOMEASSISTANT__DISCOVERY": "true",
+    }
+    with daemon_on_a_broker(more=more) as daemon:
+        yield daemon
 
 
 def talk(daemon: Daemon) -> list[str]:

@@ -6,33 +6,23 @@ import pty
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from edged.errors import ExitCode
-from tests.support.broker import Broker
-from tests.support.daemon import Daemon, publish, run_edged
+from tests.support.daemon import Daemon, daemon_on_a_broker, publish, run_edged
 from tests.support.waiting import TIMEOUT
 
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    with tempfile.TemporaryDirectory(prefix="edged-") as root:
-        broker = Broker(folder=Path(root))
-        broker.start()
-        daemon = Daemon(folder=Path(root), broker=broker, program=("-m", "tests.support.scripted_daemon"))
-        try:
-            daemon.start()
-            daemon.wait_ready()
-            yield daemon
-        finally:
-            daemon.kill()
-            broker.stop()
+    with daemon_on_a_broker() as daemon:
+        daemon.start()
+        daemon.wait_ready()
+        yield daemon
 
 
 def test_once_prints_every_node_and_ends(daemon: Daemon) -> None:

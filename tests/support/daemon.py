@@ -1,13 +1,15 @@
 """The real daemon in a process of its own, and mosquitto's clients to speak with it."""
 
+import contextlib
 import json
 import os
 import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,33 @@ def run_edged(
         timeout=300,
         check=False,
     )
+
+
+SCRIPTED = ("-m", "tests.support.scripted_daemon")
+
+
+@contextlib.contextmanager
+def daemon_on_a_broker(
+    *, program: Sequence[str] = SCRIPTED, more: Mapping[str, str] | None = None, settings: str = ""
+) -> Iterator[Daemon]:
+    """A daemon that is not started yet, on a broker of its own; both are gone in the end.
+
+    Args:
+        program: see `Daemon`.
+        more: see `Daemon`.
+        settings: the text of its settings file.
+    """
+    with tempfile.TemporaryDirectory(prefix="edged-") as root:  # short: a Unix socket's path must be
+        folder = Path(root)
+        more = dict(more or {})
+        if settings:
+            (folder / "edged.toml").write_text(settings)
+            more["EDGED_CONFIG"] = str(folder / "edged.toml")
+        broker = Broker(folder=folder)
+        broker.start()
+        daemon = Daemon(folder=folder, broker=broker, program=program, more=more)
+        try:
+            yield daemon
+        finally:
+            daemon.kill()
+            broker.stop()
