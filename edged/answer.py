@@ -58,7 +58,13 @@ class ResultTimings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """An answered request. `outputs` by part: `sentiment`, `reply`, or the name of a task of one's own."""
+    """An answered request.
+
+    Attributes:
+        outputs: by part: `sentiment`, `reply`, or the name of a task of one's own.
+        lacks_history: the conversation has earlier turns that were not known here.
+        may_be_double: another box of the group may have answered the same request.
+    """
 
     id: str
     task: str
@@ -69,6 +75,8 @@ class Result:
     outputs: Mapping[str, Output]
     usage: Usage
     timings: ResultTimings
+    lacks_history: bool = False
+    may_be_double: bool = False
 
 
 def rfc3339(seconds: float) -> str:
@@ -86,6 +94,10 @@ def encode_result(result: Result) -> bytes:
     head: dict[str, Any] = {"id": result.id, "task": result.task, "status": "ok"}
     if result.session is not None:
         head["session"] = result.session
+    if result.lacks_history:
+        head["history"] = "missing"
+    if result.may_be_double:
+        head["duplicate"] = "possible"
     head |= {"node": result.node, "model": result.model, "time": result.time}
     head |= {name: asdict(output) for name, output in result.outputs.items()}
     return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
@@ -120,6 +132,8 @@ def result_schema(tasks: Tasks) -> dict[str, Any]:
         for part in tasks.parts(name)
         if isinstance(part, GenerateSpec) and part.schema is not None
     }
+    parts["history"] = {"const": "missing", "description": "Earlier turns of the conversation are not known here."}
+    parts["duplicate"] = {"const": "possible", "description": "Another box may have answered this request too."}
     return _answer_schema(
         status={"const": "ok"},
         model={"type": "string"},

@@ -258,9 +258,20 @@ def _health() -> Schema:
         load_s=_NUMBER,
     )
     probe = _object(ok={"type": "boolean"}, age_s=_NUMBER, ms=_MAYBE)
-    counts = ("received", "answered", "duplicates", "redelivered", "expired", "cancelled")
+    counts = ("received", "shared", "answered", "duplicates", "redelivered", "expired", "cancelled")
     errors = {"type": "object", "additionalProperties": _COUNT, "description": "By code."}
+    group = _object(
+        "speed",
+        name=_TEXT,
+        takes={"type": "boolean", "description": "Whether it takes work of the group now."},
+        window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},
+        speed={"type": "integer", "description": "Answers a second, as a power of two."},
+        pauses=_COUNT,
+        members={"type": "array", "items": _TEXT, "description": "The other boxes that it knows to be there."},
+    )
     return _object(
+        "group",
+        group=group,
         state=_STATE,
         reasons=_REASONS,
         uptime_s=_NUMBER,

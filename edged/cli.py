@@ -5,13 +5,17 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edged import __version__
 from edged.bench_report import PARTS
 from edged.errors import EdgedError, ExitCode, FatalError, SettingsError
 from edged.settings import Settings
 
+if TYPE_CHECKING:
+    from edged.client import Client
+
+_REMEMBERED = 64  # turns that a talk with a group is told of
 _RAW = argparse.RawDescriptionHelpFormatter
 
 
@@ -51,9 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--session", help="continue this conversation")
     ask.add_argument("--stream", action="store_true", help="print words as they come")
     ask.add_argument("--json", action="store_true", help="print the messages as they are on the wire")
+    _add_group(ask)
     _add_timeout(ask)
     chat = _add(commands, "chat", _chat, "talk with a running daemon; quit or 退出 ends it", "edged chat")
     chat.add_argument("--session", help="continue this conversation (default: a new one)")
+    _add_group(chat)
     _add_timeout(chat)
     check = _add(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
     _add_timeout(check)
@@ -102,6 +108,13 @@ def _add(
             help="one setting by its dotted name, e.g. mqtt.host=broker.lan; may be repeated",
         )
     return parser
+
+
+def _add_group(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--group", metavar="NAME", help="ask the boxes of this group, and not this node")
+    parser.add_argument(
+        "--attempts", type=int, default=1, metavar="N", help="send it so often, under one id, if nobody answers"
+    )
 
 
 def _add_timeout(parser: argparse.ArgumentParser) -> None:
@@ -214,14 +227,19 @@ def _demo(options: argparse.Namespace) -> ExitCode:
     return demo.run(model=options.model, model_dir=model_dir)
 
 
-def _ask(options: argparse.Namespace) -> ExitCode:
+def _client(options: argparse.Namespace) -> "Client":
     from edged.client import Client
 
+    settings = _quiet_settings(options)
+    return Client(settings, timeout=options.timeout, group=options.group, attempts=options.attempts)
+
+
+def _ask(options: argparse.Namespace) -> ExitCode:
     text = sys.stdin.read() if options.text == "-" else options.text
     fields: dict[str, Any] = {"stream": True} if options.stream else {}
     if options.session:
         fields["session"] = options.session
-    with Client(_quiet_settings(options), timeout=options.timeout) as client:
+    with _client(options) as client:
         for answer in client.stream(text, task=options.task, **fields):
             if options.json:
                 print(json.dumps(answer.body, ensure_ascii=False), flush=True)
@@ -242,17 +260,24 @@ def _exit_code_of(body: Mapping[str, Any]) -> ExitCode:
 def _chat(options: argparse.Namespace) -> ExitCode:
     import uuid
 
-    from edged.client import Client
-
     session = options.session or f"chat-{uuid.uuid4().hex[:8]}"
-    with Client(_quiet_settings(options), timeout=options.timeout) as client:
+    said: list[dict[str, str]] = []
+    with _client(options) as client:
         print("quit or 退出 ends the talk")
         while (text := _read_line()) is not None:
-            for answer in client.stream(text, session=session, stream=True):
+            # The next turn may go to a box of the group that has not heard this one, so it is told.
+            fields = {"session": session} if options.group is None or options.session else {"history": said}
+            for answer in client.stream(text, stream=True, **fields):
                 if answer.is_chunk:
                     _print_chunk(answer.body)
                 else:
                     _print_result(answer.body, streamed=True)
+            if "reply" in answer.body:
+                said += [
+                    {"role": "user", "content": text},
+                    {"role": "assistant", "content": answer.body["reply"]["text"]},
+                ]
+                del said[:-_REMEMBERED]
     return ExitCode.DONE
 
 

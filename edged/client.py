@@ -51,12 +51,22 @@ def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where
 
 
 class Client:
-    """One connection to the broker, for one daemon. A context manager."""
+    """One connection to the broker, for one daemon or for a group of them. A context manager."""
 
-    def __init__(self, settings: Settings, *, timeout: float) -> None:
-        """`timeout` in seconds: for the connection, and for the next message of an answer."""
-        self._topics = Topics(prefix=settings.prefix, node=settings.node)
+    def __init__(self, settings: Settings, *, timeout: float, group: str | None = None, attempts: int = 1) -> None:
+        """Assign; entering the context connects.
+
+        Args:
+            settings: the broker, and the daemon's node.
+            timeout: seconds for the connection, and for the next message of an answer.
+            group: ask whoever of this group is free, and not the node.
+            attempts: how often a request is sent, under the same id, before its silence is an error. A box that dies
+                takes with it what the broker had dealt to it and is not asked again for.
+        """
+        self._topics = Topics(prefix=settings.prefix, node=group or settings.node)
         self._timeout = timeout
+        self._attempts = attempts
+        self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
         name = f"edged-client-{uuid.uuid4().hex[:12]}"
         # Below the user's name, as an access list can grant that to each user (deploy/mosquitto/acl).
         address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
@@ -67,7 +77,7 @@ class Client:
         self._link = Link(
             settings=settings.mqtt,
             client_id=name,
-            subscriptions=(f"{self._replies}/#", self._topics.status),
+            subscriptions=(f"{self._replies}/#", self._status_filter),
             will=None,
             receive_maximum=100,
             on_delivery=self._on_delivery,
@@ -113,11 +123,17 @@ class Client:
                     )
                 )
 
+        attempt = 1
         self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
         while True:
             try:
                 answer = self._answers.get(timeout=self._timeout)
             except queue.Empty:
+                if attempt < self._attempts:
+                    attempt += 1
+                    again = encode({**body, "attempt": attempt})
+                    self._link.publish(Publication(topic=topic, payload=again, qos=1), on_end)
+                    continue
                 raise BrokerUnavailable(
                     f"no answer in {self._timeout:g} s from {self._topics.root} at {self.where}; {self._status()}"
                 ) from None
@@ -148,7 +164,7 @@ class Client:
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
         body = json.loads(message.payload)
-        if topic_matches(self._topics.status, message.topic):
+        if topic_matches(self._status_filter, message.topic):
             self._states.put(body)
         else:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))

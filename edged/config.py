@@ -22,8 +22,13 @@ from edged.settings import Settings
 from edged.settings_text import ENVIRONMENT_PREFIX, TASKS, join, names, sections, variable
 
 _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
-_CREDENTIALS = {"mqtt_username": "username", "mqtt_password": "password"}  # file -> setting of `mqtt`
-_SECRET = {f"mqtt.{setting}" for setting in _CREDENTIALS.values()}  # never repeated, not even when they are wrong
+_CREDENTIALS = {  # file -> setting
+    "mqtt_username": "mqtt.username",
+    "mqtt_password": "mqtt.password",
+    "journal_url": "journal.url",
+    "model_api_key": "model.api_key",
+}
+_SECRET = {*_CREDENTIALS.values()}  # never repeated, not even when they are wrong
 _OTHER_VARIABLES = re.compile(r"EDGED_(CONFIG|VENV|TEST_.*|MOSQUITTO.*)")  # ours, and no settings
 _IN_ADDRESS = re.compile(r"(?<=//)[^@/]*@|(?<=['\"])[^@/]*@")  # user:password@host
 _SHOWN = 80  # characters of a wrong value
@@ -61,7 +66,7 @@ def load(*, flags: Mapping[str, str], config_file: Path | None) -> Settings:
     given = _Given(flags=flags, file=_read_toml(path) if path is not None else {}, path=path)
     if faults := list(_unknown(given)):
         raise SettingsError("\n".join(faults))
-    below = _merge(_merge(_machine_defaults(), {"mqtt": _credentials()}), given.file)
+    below = _merge(_merge(_machine_defaults(), _nest(_credentials())), given.file)
     try:
         sourced = _Sourced(flags=_nest(flags), below=below)  # type: ignore[call-arg]
         return Settings.model_validate(dict(sourced))

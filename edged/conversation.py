@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+MAX_TURNS = 1000  # of a session that are read: the newest; more fit no context
+
 Role = Literal["system", "user", "assistant"]
 
 

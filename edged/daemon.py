@@ -23,16 +23,18 @@ from edged.config import Systemd
 from edged.control import Control, Prober
 from edged.discovery import Discovery, births
 from edged.discovery import describe as describe_device
-from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault
+from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault, SettingsError
+from edged.group import Group
 from edged.health import Health, State
 from edged.health import Limits as HealthLimits
 from edged.info import describe
-from edged.journal import JournalLimits, SqliteJournal
+from edged.journal import SqliteJournal
+from edged.membership import Membership
 from edged.metrics import Metrics
 from edged.models import Store
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
-from edged.ports import LinkState, StoppableEngine
+from edged.ports import JournalLimits, LinkState, StoppableEngine
 from edged.prometheus import Exporter
 from edged.settings import Settings
 from edged.systemd import Notifier
@@ -45,6 +47,7 @@ from edged.worker import Worker
 if TYPE_CHECKING:
     from edged.engine import loading
     from edged.engine.engine import Loaded
+    from edged.redis_journal import RedisJournal
 
 log = structlog.get_logger(__name__)
 
@@ -56,10 +59,17 @@ _OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answ
 _STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 
+def topics_of(settings: Settings) -> Topics:
+    """Where everything is on the broker by these settings."""
+    return Topics(
+        prefix=settings.prefix, node=settings.node, group=settings.mqtt.share_group, shards=settings.mqtt.shards
+    )
+
+
 def contract_of(settings: Settings, tasks: Tasks) -> Contract:
     """The contract with the outside that these settings make."""
     return Contract(
-        topics=Topics(prefix=settings.prefix, node=settings.node),
+        topics=topics_of(settings),
         tasks=tasks,
         reply_topics=settings.mqtt.reply_topics,
         payload_bytes=settings.limits.payload_bytes,
@@ -138,10 +148,7 @@ class Daemon:
         self._heard_ourselves_at: float | None = None
         self._progress_at = self._started
         self._metrics = Metrics()
-        self._journal = SqliteJournal(
-            settings.state_dir / "journal.db",
-            JournalLimits(**settings.journal.model_dump()),
-        )
+        self._journal = _journal_of(settings, clock)
         self._engine = make_engine(settings, tasks)
         topics = self._contract.topics
         boot_id = uuid.uuid4().hex[:12]
@@ -149,8 +156,15 @@ class Daemon:
         self._link = Link(
             settings=settings.mqtt,
             client_id=settings.client_id,
-            subscriptions=(topics.requests, topics.controls, topics.status, *births(settings.homeassistant)),
-            fleeting=(topics.controls,),
+            subscriptions=(
+                topics.requests,
+                topics.controls,
+                topics.status,
+                *births(settings.homeassistant),
+                *Membership.subscriptions(topics),
+            ),
+            fleeting=(topics.controls, *topics.members),
+            shared=topics.shared,
             will=Publication(
                 topic=topics.status,
                 payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
@@ -178,8 +192,10 @@ class Daemon:
             capacity=settings.queue.capacity,
             language=None if settings.language == "auto" else settings.language,
             on_control=self._on_control,
+            has_shared_journal=settings.journal.url is not None,
             clock=clock,
         )
+        self._membership = self._join(settings, topics)
         self._control = Control(
             contract=self._contract,
             link=self._link,
@@ -198,6 +214,7 @@ class Daemon:
             prober=prober,
             limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
             interval=settings.health.interval,
+            group=lambda: None if self._membership is None else self._membership.snapshot(),
             boot_id=boot_id,
             version=__version__,
             started=self._started,
@@ -230,6 +247,13 @@ class Daemon:
             self._stop_parts(None)
             raise
 
+    def _join(self, settings: Settings, topics: Topics) -> Membership | None:
+        if topics.group is None:
+            return None
+        capacity = settings.queue.capacity
+        group = Group(topics.group, node=topics.node, batch=settings.engine.max_batch, capacity=capacity)
+        return Membership(group, topics=topics, link=self._link, worker=self._worker.state, clock=self._clock)
+
     # ---------------------------------------------------------------------------------------------- start, serve
 
     def _start_exporter(self) -> Exporter | None:
@@ -246,11 +270,15 @@ class Daemon:
         while not self._engine.wait_ready(_TICK_S):
             self._notifier.extend_timeout(_LOAD_GRACE_S)
             self._check_name_is_ours()
+            if self._membership is not None:
+                self._membership.check_broker()
             if self._signals.asked_to_stop:
                 return False
         self._worker.start()
         self._publish_info()
         self._discovery.start()
+        if self._membership is not None:
+            self._membership.start()
         self._health.become(State.READY)
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
@@ -263,6 +291,8 @@ class Daemon:
             self._discovery.tick()
             self._check_name_is_ours()
             self._check_parts_live()
+            if self._membership is not None:
+                self._membership.tick()
             reasons = "; ".join(self._health.reasons)
             self._notifier.status(f"{self._health.state}: {reasons}" if reasons else str(self._health.state))
             if self._health.makes_progress:
@@ -315,6 +345,8 @@ class Daemon:
             self._signals.wake.set()
         elif topic == self._contract.topics.status:
             self._hear_status(delivery)
+        elif self._membership is not None and self._membership.hear(topic, payload):
+            pass
         else:
             # The broker keeps the subscriptions of our session, and with them those of other settings.
             log.debug("stray_message", topic=topic)
@@ -390,6 +422,20 @@ class Daemon:
         with contextlib.suppress(JournalFault):
             self._journal.tidy(is_quiet=True)
         self._journal.close()
+
+
+def _journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal | RedisJournal":
+    limits = JournalLimits(**settings.journal.model_dump(exclude={"url"}))
+    url, group = settings.journal.url, settings.mqtt.share_group
+    if url is None or group is None:
+        return SqliteJournal(settings.state_dir / "journal.db", limits)
+    try:
+        from edged.redis_journal import RedisJournal  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise SettingsError("journal.url needs the extra fleet: pip install 'edged[fleet]'") from error
+    return RedisJournal(
+        url.get_secret_value(), limits, group=f"{settings.prefix}/{group}", node=settings.node, clock=clock
+    )
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

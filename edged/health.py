@@ -89,6 +89,7 @@ class Health:
         prober: Prober,
         limits: Limits,
         interval: float,
+        group: Callable[[], Mapping[str, Any] | None] = lambda: None,
         boot_id: str,
         version: str,
         started: float,
@@ -104,6 +105,7 @@ class Health:
         self._prober = prober
         self._limits = limits
         self._interval = interval
+        self._group = group
         self._boot_id = boot_id
         self._version = version
         self._started = started
@@ -219,6 +221,7 @@ class Health:
         now = self._clock()
         engine, worker, link = self._engine.state(), self._worker(), self._link.state()
         figures = self._metrics.snapshot(now)
+        group = self._group()
         return {
             "state": self._state,
             "reasons": list(self._reasons),
@@ -259,6 +262,7 @@ class Health:
             },
             "system": asdict(self._system()),
             "probe": self._probe_fields(now),
+            **({} if group is None else {"group": group}),
         }
 
     def _model(self) -> dict[str, Any] | None:

@@ -5,11 +5,11 @@ The worker moves jobs along; a job only knows what is still missing and how the 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edged.answer import Classification, Extraction, Output, Reply, Result, ResultTimings, classification
-from edged.conversation import Turn
+from edged.conversation import MAX_TURNS, Turn
 from edged.errors import RequestError
 from edged.mqtt.settlement import Delivery, Ticket
 from edged.tasks import ClassifySpec, GenerateSpec, PartSpec
@@ -28,6 +28,18 @@ def seed_of(request_id: str, fingerprint: str) -> int:
     """The seed of a request that gave none: asked again after a crash, it gets the same text."""
     digest = hashlib.blake2b(f"{request_id}\n{fingerprint}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
+
+
+def lacks_history(request: Request, known: Sequence[Turn]) -> bool:
+    """Whether the conversation has earlier turns than those that are `known` here.
+
+    A caller that counts its turns is believed. Of one that does not, a box that is not alone cannot tell a first
+    turn from one whose predecessors went to another box.
+    """
+    turns = sum(turn.role == "user" for turn in known)
+    if request.turn is None:
+        return request.is_shared and not turns
+    return turns < min(request.turn - 1, MAX_TURNS // 2)
 
 
 @dataclass(slots=True)
@@ -59,6 +71,8 @@ class Job:
         is_left_over: the broker brings it again: an earlier process may have ended over it.
         submitted: when its parts went to the engine; None while an earlier turn of its session is answered.
         payload: the answer as published; None while there is none.
+        lacks_history: the conversation has earlier turns that were not known when work began.
+        may_be_double: another box of the group may have answered the same request.
     """
 
     number: int
@@ -73,6 +87,8 @@ class Job:
     is_left_over: bool = False
     submitted: float | None = None
     payload: bytes | None = None
+    lacks_history: bool = False
+    may_be_double: bool = False
     events: dict[str, Classified | Generated] = field(default_factory=dict)
     error: RequestError | None = None
     _chunks: int = 0
@@ -169,6 +185,8 @@ class Job:
             outputs=outputs,
             usage=self.usage(),
             timings=self.timings(now),
+            lacks_history=self.lacks_history,
+            may_be_double=self.may_be_double,
         )
 
     def usage(self) -> Usage:

@@ -12,14 +12,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from edged.conversation import Role, Turn
+from edged.conversation import MAX_TURNS, Role, Turn
 from edged.errors import JournalFault
-from edged.ports import Entry, Recorded
+from edged.ports import Entry, JournalLimits, Recorded
 
 log = structlog.get_logger(__name__)
 
@@ -29,7 +28,6 @@ _CACHE_KIB = 1024  # of pages in memory
 _PRUNE_S = 60.0
 _ERASE_WITHIN_S = 600.0  # that `tidy` waits for a quiet moment
 _ERASE_RETRY_S = 30.0  # after a moment that was not quiet for long enough
-_MAX_TURNS = 1000  # of a session that are read: the newest; more fit no context
 _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STILL_READABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY}
 _PERHAPS_READABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
@@ -70,16 +68,6 @@ _MIGRATIONS = (
 )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class JournalLimits:
-    """How much is kept, and for how long."""
-
-    keep_hours: float
-    session_hours: float
-    max_mb: int
-    keep_text: bool
-
-
 class SqliteJournal:
     """See `edged.ports.Journal`. Opens itself when it is first used, and again after `close`."""
 
@@ -111,17 +99,19 @@ class SqliteJournal:
             self._connection.close()
             self._connection = None
 
-    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         with self._using() as db:
             with db:
-                for entry in entries if self._limits.keep_text else ():
-                    self._insert(db, entry)
+                kept = [self._insert(db, entry) if self._limits.keep_text else entry.payload for entry in entries]
                 begun = [(entry.fingerprint,) for entry in entries]
                 db.executemany("DELETE FROM starts WHERE fingerprint = ?", begun)
                 self._settle(db, settled)
             is_due = abs(self._clock() - self._pruned_at) >= _PRUNE_S
             if is_due or self._is_too_large(db):
                 self._prune(db)
+        return [
+            Recorded(request_id=entry.request_id, payload=payload) for entry, payload in zip(entries, kept, strict=True)
+        ]
 
     def find(self, request_id: str, fingerprint: str) -> Recorded | None:
         return self._find("request_id = ? AND fingerprint = ?", (request_id, fingerprint))
@@ -158,7 +148,7 @@ class SqliteJournal:
             rows: list[tuple[Role, str]] = db.execute(
                 "SELECT role, content FROM"
                 " (SELECT * FROM turns WHERE session = ? ORDER BY number DESC LIMIT ?) ORDER BY number",
-                (session, _MAX_TURNS),
+                (session, MAX_TURNS),
             ).fetchall()
         return tuple(Turn(role=role, content=content) for role, content in rows)
 
@@ -203,20 +193,26 @@ class SqliteJournal:
 
     # ------------------------------------------------------------------------------------------------- contents
 
-    def _insert(self, db: sqlite3.Connection, entry: Entry) -> None:
+    def _insert(self, db: sqlite3.Connection, entry: Entry) -> bytes:
+        """Keep an answer, unless there is one; gives the one that stands."""
         inserted = db.execute(
             "INSERT OR IGNORE INTO results (request_id, fingerprint, packet_id, payload, session, at)"
             " VALUES (?, ?, ?, ?, ?, ?)",
             (entry.request_id, entry.fingerprint, entry.packet_id, entry.payload, entry.session, entry.at),
         ).rowcount
-        if not inserted or entry.session is None:
-            return
+        if not inserted:
+            query = "SELECT payload FROM results WHERE request_id = ? AND fingerprint = ?"
+            payload: bytes = db.execute(query, (entry.request_id, entry.fingerprint)).fetchone()[0]
+            return payload
+        if entry.session is None:
+            return entry.payload
         if self._is_over(db, entry.session):  # or its old turns would come back with the new ones
             db.execute("DELETE FROM turns WHERE session = ?", (entry.session,))
         db.executemany(
             "INSERT INTO turns (session, role, content, at) VALUES (?, ?, ?, ?)",
             [(entry.session, turn.role, turn.content, entry.at) for turn in entry.turns],
         )
+        return entry.payload
 
     @staticmethod
     def _settle(db: sqlite3.Connection, requests: Iterable[tuple[str, str]]) -> None:

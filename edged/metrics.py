@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 WINDOW_S = 300.0
 _MAX_SAMPLES = 2048  # of one kind in the window: bounds the memory of a busy hour
+_COUNTS = ("received", "shared", "answered", "duplicates", "redelivered")
 _LATENCIES = ("total", "queue", "first_token", "sentiment")
 
 
@@ -64,6 +65,10 @@ class Metrics:
         """The broker sent a message again."""
         self._count("redelivered")
 
+    def shared(self) -> None:
+        """It came by the queue of a group."""
+        self._count("shared")
+
     def duplicate(self) -> None:
         """A request was answered from the journal, or joined the one in hand."""
         self._count("duplicates")
@@ -104,7 +109,7 @@ class Metrics:
     def snapshot(self, now: float) -> dict[str, Mapping[str, object]]:
         """The figures, JSON-ready: `requests`, `latency_ms`, and the rates of `tokens`."""
         with self._lock:
-            counts = {name: self._counts[name] for name in ("received", "answered", "duplicates", "redelivered")}
+            counts = {name: self._counts[name] for name in _COUNTS}
             errors = dict(self._errors)
             latencies = {name: window.values(now) for name, window in self._latencies.items()}
             tokens = {

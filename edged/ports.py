@@ -71,6 +71,10 @@ class Link(Protocol):
         """Take no more deliveries; the broker keeps what comes for our session."""
         ...
 
+    def share(self, *, taking: bool) -> None:
+        """Take from the queues that are shared with others, or leave what is in them to the others."""
+        ...
+
     def state(self) -> LinkState: ...
 
 
@@ -192,6 +196,16 @@ class Recorded:
     payload: bytes
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JournalLimits:
+    """How much is kept, and for how long."""
+
+    keep_hours: float
+    session_hours: float
+    max_mb: int
+    keep_text: bool
+
+
 class Journal(Protocol):
     """Results and conversations that outlive the process. Used by one thread; raises `edged.errors.JournalFault`."""
 
@@ -199,10 +213,14 @@ class Journal(Protocol):
         """See whether entries can be kept now; a journal that is not opened opens itself when it is used."""
         ...
 
-    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         """Keep all of `entries` or none (one transaction). A request recorded before is left as it is.
 
         `settled` is noted in the same transaction; see the method of that name.
+
+        Returns:
+            For each of `entries` in order what stands now: itself, or the answer that was first. Where several boxes
+            record in one journal, that is the one that counts.
         """
         ...
 

@@ -36,6 +36,7 @@ class _Figure:
 
 _COUNTERS = (
     _Figure("requests.received", "edged_requests_received", "Messages that came as requests."),
+    _Figure("requests.shared", "edged_requests_shared", "Of those, what came by the queue of a group."),
     _Figure("requests.answered", "edged_requests_answered", "Requests that got their result."),
     _Figure("requests.duplicates", "edged_requests_duplicate", "Requests answered from the journal or a running one."),
     _Figure("requests.redelivered", "edged_requests_redelivered", "Messages that the broker sent again."),

@@ -117,18 +117,24 @@ class Recorder:
         self._unwritten = deque(kept)
         return self._journal.forget(session) + lost
 
-    def commit(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]]) -> None:
+    def commit(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]]) -> list[bytes]:
         """Write answers, in one transaction, and note whose deliveries were acked.
 
         An ack that nobody notes costs little, so it waits for the next answers, or for a quiet moment.
+
+        Returns:
+            The answers that count, in the order of `entries`: where another box was first, its own.
         """
         self._settled += settled
         self._unwritten += entries
+        stand = [entry.payload for entry in entries]
         if self._unwritten and self._clock() >= self._retry_at:
-            self._write()
+            written = self._write()
+            stand = [each.payload for each in written[len(written) - len(entries) :]] if written else stand
         while len(self._unwritten) > KEPT:
             lost = self._unwritten.popleft()
             log.error("record_lost", request_id=lost.request_id)
+        return stand
 
     def tidy(self, *, is_quiet: bool) -> None:
         """Do what can wait, and see whether a fault is over."""
@@ -148,15 +154,16 @@ class Recorder:
         """There is work: cut `tidy` short."""
         self._journal.hurry()
 
-    def _write(self) -> None:
+    def _write(self) -> list[Recorded]:
         try:
-            self._journal.record(list(self._unwritten), self._settled)
+            written = self._journal.record(list(self._unwritten), self._settled)
         except JournalFault as fault:
             self._note(fault)
-            return
+            return []
         self._unwritten.clear()
         self._settled = []
         self._is_well()
+        return written
 
     def _is_well(self) -> None:
         self.fault = None

@@ -19,6 +19,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
+_NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"  # one topic level
+_SESSION_EXPIRY = 7 * 86400  # seconds
+_GROUP_SESSION_EXPIRY = 30
+
+
 class TlsSettings(Section):
     """TLS towards the broker. `ca` alone turns it on; `cert` and `key` add a client certificate."""
 
@@ -54,11 +59,18 @@ class MqttSettings(Section):
     )
     client_id: str | None = Field(None, min_length=1, max_length=128, description="Default: edged-<prefix>-<node>.")
     keepalive: int = Field(30, ge=5, le=3600, description="Seconds between signs of life on an idle connection.")
-    session_expiry: int = Field(
-        604800,
+    session_expiry: int | None = Field(
+        None,
         ge=0,
         le=0xFFFFFFFE,
-        description="Seconds the broker keeps our session and its queue while we are away (MQTT 5).",
+        description="Seconds the broker keeps our session and its queue while we are away (MQTT 5). Default: a week; "
+        "in a group half a minute, for what a dead box had taken is kept from the others.",
+    )
+    share_group: Annotated[str, Field(max_length=128, pattern=_NAME)] | None = Field(
+        None, description="The group whose work this box shares: requests at <prefix>/<group>/in/…"
+    )
+    shards: tuple[Annotated[str, Field(max_length=128, pattern=_NAME)], ...] = Field(
+        (), description="Parts of a sharded group's work that this box takes: <prefix>/<group>/in/<shard>/…"
     )
     will_delay: int = Field(5, ge=0, le=3600, description="Seconds before a lost connection shows as offline (MQTT 5).")
     tls: TlsSettings = TlsSettings()
@@ -75,7 +87,7 @@ class MqttSettings(Section):
             raise ValueError("only the name; mqtt.transport, port, username and password say the rest of an address")
         return host
 
-    @field_validator("reply_topics", mode="before")
+    @field_validator("reply_topics", "shards", mode="before")
     @classmethod
     def _split(cls, filters: object) -> object:
         """In the environment a list is JSON, or text with commas."""
@@ -94,6 +106,19 @@ class MqttSettings(Section):
             if bad or "\0" in each or each.startswith("$"):
                 raise ValueError(f"{each!r} is no topic filter: '+' and '#' stand alone in a level, '#' only last")
         return filters
+
+    @model_validator(mode="after")
+    def _shards_are_of_a_group(self) -> "MqttSettings":
+        if self.shards and self.share_group is None:
+            raise ValueError("shards are parts of a group's work: set share_group too")
+        return self
+
+    @property
+    def resolved_session_expiry(self) -> int:
+        """The session expiry in force, in seconds."""
+        if self.session_expiry is not None:
+            return self.session_expiry
+        return _SESSION_EXPIRY if self.share_group is None else _GROUP_SESSION_EXPIRY
 
     @property
     def resolved_port(self) -> int:
@@ -179,6 +204,11 @@ class HealthSettings(Section):
 class JournalSettings(Section):
     """The record of results and conversations."""
 
+    url: SecretStr | None = Field(
+        None,
+        description="redis://…, rediss://… or unix://…: a Redis server that the boxes of a group share, instead of a "
+        "file of this box's own; better given as the systemd credential journal_url.",
+    )
     keep_hours: float = Field(24.0, gt=0, le=8784, description="Hours that a result is kept for repeated requests.")
     session_hours: float = Field(168.0, gt=0, le=87840, description="Hours that a silent conversation is kept.")
     max_mb: int = Field(256, ge=8, le=1_000_000, description="Size of the database; the oldest results go first.")
@@ -221,9 +251,6 @@ def _checked_prefix(prefix: str) -> str:
     return prefix
 
 
-_NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"
-
-
 class Settings(Section):
     """All settings."""
 
@@ -260,6 +287,18 @@ class Settings(Section):
     @model_validator(mode="after")
     def _tasks_fit(self) -> "Settings":
         tasks_of(self.tasks)
+        return self
+
+    @model_validator(mode="after")
+    def _shared_journal_is_of_a_group(self) -> "Settings":
+        if self.journal.url is not None and self.mqtt.share_group is None:
+            raise ValueError("journal.url is for boxes of one group: set mqtt.share_group too")
+        return self
+
+    @model_validator(mode="after")
+    def _group_is_no_node(self) -> "Settings":
+        if self.mqtt.share_group == self.node:
+            raise ValueError(f"mqtt.share_group and node are both {self.node!r}: a group needs a name of its own")
         return self
 
     @property

@@ -5,6 +5,7 @@ A task of a built-in's name takes its place, in compositions too.
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -26,7 +27,23 @@ from edged.text import LANGUAGES, Language
 T = TypeVar("T")
 
 # The keys of a result that are no part's.
-RESERVED = frozenset({"id", "task", "session", "status", "node", "model", "time", "usage", "timings", "error", "seq"})
+RESERVED = frozenset(
+    {
+        "id",
+        "task",
+        "session",
+        "status",
+        "node",
+        "model",
+        "time",
+        "usage",
+        "timings",
+        "error",
+        "seq",
+        "history",
+        "duplicate",
+    }
+)
 _AS_JSON: Mapping[Language, str] = {
     "en": "Answer only with JSON of this schema: ",
     "zh": "只用符合此模式的 JSON 回答:",
@@ -54,6 +71,11 @@ class LabelSettings(_Part):
     emoji: str = ""
     en: _Text | None = Field(None, description="What English prompts call it; the label itself by default.")
     zh: _Text | None = Field(None, description="The same in Chinese ones.")
+    words: tuple[_Text, ...] | dict[Language, tuple[_Text, ...]] = Field(
+        (),
+        description="What prompts say for it instead of its name, as many words for every label: the first in the "
+        "examples, the others as further opinions, at no cost.",
+    )
 
 
 class ExampleSettings(_Part):
@@ -93,8 +115,10 @@ class ClassifySettings(_Part):
         if self.neutral is not None and self.neutral.label in names:
             raise ValueError(f"{self.neutral.label} is a label already; neutral is one more")
         for language in LANGUAGES:
-            words = [_named(each, language) for each in self.labels]
-            if len({*words}) < len(words):
+            words = [_label(each).words(language) for each in self.labels]
+            if len({*map(len, words)}) > 1:
+                raise ValueError(f"words has as many for every label in {language} prompts")
+            if len({*chain(*words)}) < len([*chain(*words)]):
                 raise ValueError(f"two labels have one name in {language} prompts")
             case = _in(language, self.case, _CASE)
             if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
@@ -276,8 +300,12 @@ def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> 
 
 
 def _label(label: LabelSettings) -> Label:
+    words = label.words if isinstance(label.words, dict) else dict.fromkeys(LANGUAGES, label.words)
     return Label(
-        canonical=label.label, emoji=label.emoji, names={language: _named(label, language) for language in LANGUAGES}
+        canonical=label.label,
+        emoji=label.emoji,
+        names={language: _named(label, language) for language in LANGUAGES},
+        said=words,
     )
 
 

@@ -18,12 +18,20 @@ class Label:
     Attributes:
         canonical: its name on the wire, the same in every language.
         emoji: shown beside it; may be empty.
-        names: its name in each prompt language; these words are also what the model's probability is read of.
+        names: its name in each prompt language.
+        said: the words whose probability is read, by prompt language, as many for each label; the first stands in the
+            examples. Each place in the list is a reading of its own, and the evidence of the readings is added up.
+            Where there are none it is the name.
     """
 
     canonical: str
     names: Mapping[Language, str]
     emoji: str = ""
+    said: Mapping[Language, tuple[str, ...]] = field(default_factory=dict)
+
+    def words(self, language: Language) -> tuple[str, ...]:
+        """What is said for it in a prompt of this language; the first word in the examples."""
+        return self.said.get(language) or (self.names[language],)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

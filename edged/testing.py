@@ -45,6 +45,7 @@ class FakeLink:
         auto: whether publications are confirmed at once; else by `finish`.
         published: what reached the broker, in order.
         acked: the deliveries that were acked, in the order of their acks.
+        shares: whether it takes from shared queues.
         errors: what callbacks raised; a test of a well-behaved worker asserts that there is nothing.
     """
 
@@ -64,6 +65,7 @@ class FakeLink:
         self.auto = auto
         self.published: list[Publication] = []
         self.acked: list[Delivery] = []
+        self.shares = False
         self.errors: list[Exception] = []
         self._clock = clock
         self._inbox = Inbox(receive_maximum=receive_maximum)
@@ -91,6 +93,11 @@ class FakeLink:
     def unsubscribe(self) -> None:
         """Hand over no more QoS 1 deliveries."""
         self._inbox.draining = True
+        self.shares = False
+
+    def share(self, *, taking: bool) -> None:
+        """Take from the shared queues, or leave them to others."""
+        self.shares = taking
 
     def state(self) -> LinkState:
         """The link at a glance."""
@@ -353,7 +360,7 @@ class MemoryJournal:
     def open(self) -> None:
         """Nothing to open."""
 
-    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         for entry in entries:
             key = (entry.request_id, entry.fingerprint)
             if key in self._entries:
@@ -362,6 +369,8 @@ class MemoryJournal:
             if entry.session is not None:
                 self._turns.setdefault(entry.session, []).extend(entry.turns)
         self.settled(settled)
+        keys = [(entry.request_id, entry.fingerprint) for entry in entries]
+        return [Recorded(request_id=key[0], payload=self._entries[key].payload) for key in keys]
 
     def find(self, request_id: str, fingerprint: str) -> Recorded | None:
         entry = self._entries.get((request_id, fingerprint))

@@ -1,6 +1,8 @@
 """MQTT topics: where everything is on the broker, and which topics may be published to. Pure."""
 
 import re
+import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
@@ -36,16 +38,65 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
     return len(levels) == len(wanted)
 
 
+def shard_of(session: str, shards: Sequence[str]) -> str:
+    """The shard of a conversation, for clients of a sharded group: the same for everyone who asks (CRC-32)."""
+    return shards[zlib.crc32(session.encode()) % len(shards)]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Place:
+    """Where a request came in.
+
+    Attributes:
+        tail: a task, or a task and a session: the topic below `in/` and the shard.
+        out: where its result goes by default.
+        is_shared: whether it came by the queue of a group, from which other boxes take too.
+    """
+
+    tail: str
+    out: str
+    is_shared: bool
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topics:
-    """Where everything is on the broker: all topics below `{prefix}/{node}`."""
+    """Where everything is on the broker: all topics below `{prefix}/{node}`, and a group's below `{prefix}/{group}`.
+
+    Attributes:
+        group: whose work queue this box shares with others; None: it works alone.
+        shards: which parts of a sharded queue it takes from; empty: the queue has none.
+    """
 
     prefix: str
     node: str
+    group: str | None = None
+    shards: tuple[str, ...] = ()
 
     @property
     def root(self) -> str:
         return f"{self.prefix}/{self.node}"
+
+    @property
+    def group_root(self) -> str | None:
+        return None if self.group is None else f"{self.prefix}/{self.group}"
+
+    @property
+    def shared(self) -> tuple[str, ...]:
+        """The subscriptions to the group's queue (MQTT 5, section 4.8.2): each message goes to one member."""
+        if self.group is None:
+            return ()
+        parts = [f"{shard}/#" for shard in self.shards] or ["#"]
+        return tuple(f"$share/{self.group}/{self.group_root}/in/{part}" for part in parts)
+
+    @property
+    def probe(self) -> str:
+        """Where a box asks itself whether the broker delivers by shared subscriptions."""
+        return f"{self.root}/probe"
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """The filters of what the boxes of all groups tell of themselves."""
+        return () if self.group is None else (f"{self.prefix}/+/status", f"{self.prefix}/+/health")
 
     @property
     def requests(self) -> str:
@@ -71,11 +122,22 @@ class Topics:
 
     def asks(self, topic: str) -> bool:
         """Whether something is asked of this daemon there: a task or a control request."""
-        return topic_matches(self.requests, topic) or topic_matches(self.controls, topic)
+        return topic_matches(self.requests, topic) or self._is_shared(topic) or topic_matches(self.controls, topic)
 
-    def tail(self, topic: str) -> str:
-        """The part of a request's topic below `in/`: a task, or a task and a session."""
-        return topic.removeprefix(f"{self.root}/in").removeprefix("/")
+    def place(self, topic: str) -> Place:
+        """Read the topic of a request."""
+        is_shared = self._is_shared(topic)
+        root = f"{self.prefix}/{self.group}" if is_shared else self.root
+        tail = topic.removeprefix(f"{root}/in").removeprefix("/")
+        out = f"{root}/out/{tail}"
+        return Place(
+            tail=tail.partition("/")[2] if is_shared and self.shards else tail,
+            out=out if tail and is_publishable(out) else f"{root}/out",
+            is_shared=is_shared,
+        )
+
+    def _is_shared(self, topic: str) -> bool:
+        return self.group is not None and topic_matches(f"{self.group_root}/in/#", topic)
 
     def out(self, tail: str) -> str:
         """Where the result of a request with this tail goes by default."""
@@ -96,4 +158,4 @@ class Topics:
         if head or not rest:
             return False
         _, _, below_node = rest.partition("/")
-        return below_node.split("/")[0] in {"in", "request", "response", "status", "health", "info"}
+        return below_node.split("/")[0] in {"in", "request", "response", "status", "health", "info", "probe"}

@@ -105,6 +105,8 @@ class RequestBody(BaseModel):
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
     params: ParamsBody = ParamsBody()
     history: Annotated[tuple[TurnBody, ...], Field(max_length=MAX_HISTORY_TURNS)] | None = None
+    turn: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +126,9 @@ class Request:
         id: the caller's, or one made for it.
         has_own_id: whether the caller gave `id`, so that it may repeat the request under it.
         history: the caller's own turns; then nothing of the session is stored. None: the session's turns count.
+        turn: which turn of its conversation this is, by the caller's count from 1; None: it does not say.
+        attempt: how often the caller has asked this, counted from 1.
+        is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
     """
 
@@ -136,6 +141,9 @@ class Request:
     stream: bool = False
     params: Params = Params()
     history: tuple[Turn, ...] | None = None
+    turn: int | None = None
+    attempt: int = 1
+    is_shared: bool = False
     time_left_ms: int | None = None
 
 
@@ -165,21 +173,16 @@ def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Re
     """Read a message below `in/`.
 
     Args:
-        message: as it came; its topic matches `contract.topics.requests`.
+        message: as it came; `contract.topics.asks` of its topic.
         contract: what is allowed.
         new_id: the id to use when neither the JSON nor the Correlation Data gives one.
 
     Returns:
         The request, or why there is none. Never raises, whatever the bytes.
     """
-    tail = contract.topics.tail(message.topic)
-    task, _, topic_session = tail.partition("/")
-    default = contract.topics.out(tail)
-    address = Address(
-        topic=default if is_publishable(default) else contract.topics.out(""),
-        qos=min(message.qos, 1),
-        correlation_data=message.correlation_data,
-    )
+    place = contract.topics.place(message.topic)
+    task, _, topic_session = place.tail.partition("/")
+    address = Address(topic=place.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
     request_id = _id_of(message.correlation_data)
     try:
         if message.response_topic is not None:
@@ -195,10 +198,13 @@ def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Re
             task=_known(task, contract.tasks),
             text=_checked_text(body.text, contract, field="text"),
             address=address,
-            session=_session(tail, body.session),
+            session=_session(place.tail, body.session),
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
+            turn=body.turn,
+            attempt=body.attempt,
+            is_shared=place.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
         )
     except RequestError as error:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from edged.errors import Busy, Cancelled, Expired, Fate, ModelError, RequestError, ShuttingDown, TooLarge
-from edged.job import Addressee, Job, fingerprint_of, seed_of
+from edged.job import Addressee, Job, fingerprint_of, lacks_history, seed_of
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
 from edged.ports import Engine, Entry, Journal, Link, Outcome, Sent
@@ -37,12 +37,16 @@ MAX_STARTS = 2  # processes that may end over one request before it is given up
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerState:
-    """The worker at a glance; `oldest` and `last_progress` in monotonic seconds."""
+    """The worker at a glance; `oldest` and `last_progress` in monotonic seconds.
+
+    `service_s` is the mean time between two answers while there is work; None before that was seen.
+    """
 
     jobs: int
     capacity: int
     oldest: float | None
     last_progress: float
+    service_s: float | None
     journal_fault: str | None
     died: str | None
 
@@ -83,11 +87,15 @@ class Worker:
         capacity: int,
         language: Language | None,
         on_control: Callable[[Delivery], None],
+        has_shared_journal: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     ) -> None:
-        """`language` None goes by each text's script."""
+        """Assign; `start` begins.
+
+        `language` None goes by each text's script. `has_shared_journal`: other boxes of the group record there too.
+        """
         self._contract = contract
         self._engine = engine
         self._responder = Responder(link, node=contract.topics.node, wall_clock=wall_clock)
@@ -96,6 +104,7 @@ class Worker:
         self._capacity = capacity
         self._language = language
         self._on_control = on_control
+        self._has_shared_journal = has_shared_journal
         self._clock = clock
         self._wall_clock = wall_clock
         self._new_id = new_id
@@ -108,7 +117,7 @@ class Worker:
         self._complete: list[Job] = []  # answered since the last commit
         self._settled: list[tuple[str, str]] = []
         self._numbers = 0
-        self._service_s = 1.0  # a moving mean of the time between two answers while busy
+        self._service_s: float | None = None
         self._last_answer: float | None = None
         self._draining = False
         self._stopping = False
@@ -158,6 +167,7 @@ class Worker:
             capacity=self._capacity,
             oldest=min((job.received for job in jobs), default=None),
             last_progress=self._last_progress,
+            service_s=self._service_s,
             journal_fault=self.recorder.fault,
             died=self._died,
         )
@@ -219,6 +229,8 @@ class Worker:
             self._on_control(delivery)
             return
         self._metrics.received()
+        if self._contract.topics.place(delivery.message.topic).is_shared:
+            self._metrics.shared()
         if delivery.redelivered:
             self._metrics.redelivered()
         if self._draining and delivery.ticket is not None:
@@ -286,6 +298,7 @@ class Worker:
         self._numbers += 1
         ticket = delivery.ticket
         left = request.time_left_ms
+        is_again = request.attempt > 1 or delivery.redelivered
         return Job(
             number=self._numbers,
             request=request,
@@ -296,6 +309,7 @@ class Worker:
             packet_id=ticket.packet_id if ticket is not None else None,
             received=delivery.received_at,
             is_left_over=delivery.redelivered and ticket is not None,
+            may_be_double=request.is_shared and not self._has_shared_journal and is_again,
             deadline=None if left is None else delivery.received_at + left / 1000,
         )
 
@@ -308,7 +322,7 @@ class Worker:
             raise Busy(
                 f"{len(self._jobs)} requests are in hand and this one came at QoS 0; send it again later, or at "
                 "QoS 1, where the broker keeps it",
-                retry_after_ms=max(100, int(1000 * self._service_s)),
+                retry_after_ms=max(100, int(1000 * (self._service_s or 1.0))),
             )
 
     def _add(self, job: Job) -> None:
@@ -356,6 +370,7 @@ class Worker:
             self.recorder.begin(job.fingerprint)
         session = self._session_of(job)
         turns = job.request.history or (self.recorder.turns(session) if session is not None else ())
+        job.lacks_history = session is not None and lacks_history(job.request, turns)
         job.submitted = self._clock()
         for part, spec in job.parts.items():
             with_history = isinstance(spec, GenerateSpec) and spec.keeps_history
@@ -418,8 +433,10 @@ class Worker:
         complete, self._complete = self._complete, []
         settled, self._settled = self._settled, []
         entries = [self._complete_job(job) for job in complete]
-        self.recorder.commit(entries, settled)
-        for job in complete:
+        for job, payload in zip(complete, self.recorder.commit(entries, settled), strict=True):
+            if payload != job.payload:  # another box was first
+                self._metrics.duplicate()
+                job.payload = payload
             self._next_in_session(job)
             self._publish(job, job.addressees)
 
@@ -456,7 +473,8 @@ class Worker:
         )
         self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
         if self._last_answer is not None and len(self._jobs) > 1:
-            self._service_s = 0.8 * self._service_s + 0.2 * (now - self._last_answer)
+            between = now - self._last_answer
+            self._service_s = between if self._service_s is None else 0.9 * self._service_s + 0.1 * between
         self._last_answer = now
 
     def _publish(self, job: Job, places: list[Addressee]) -> None:

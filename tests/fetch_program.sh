@@ -2,7 +2,7 @@
 # Puts a program into DIR/bin/NAME: a link to the machine's own, else a wrapper around Debian's packages unpacked beside
 # it. Installs nothing, starts nothing that stays, needs no root.
 #
-#   sh tests/fetch_program.sh DIR chromium|nginx
+#   sh tests/fetch_program.sh DIR chromium|nginx|redis-server
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
@@ -17,6 +17,7 @@ case $name in
         inside=usr/lib/chromium/chromium ask=--version
         ;;
     nginx) packages=nginx inside=usr/sbin/nginx ask=-v ;;
+    redis-server) packages=redis-server inside=usr/bin/redis-server ask=--version ;;
     *) echo "tests: $name is not known here" >&2 && exit 1 ;;
 esac
 

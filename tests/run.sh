@@ -28,6 +28,8 @@ if [ "$tiers" != tests/unit ]; then # the unit tests need nothing but the enviro
     "$venv/bin/python" tests/fetch_assets.py "$cache"
     sh tests/fetch_program.sh "$cache/chromium" chromium
     sh tests/fetch_program.sh "$cache/nginx" nginx
+    sh tests/fetch_program.sh "$cache/redis" redis-server
+    export EDGED_TEST_REDIS="$cache/redis/bin/redis-server"
     export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
     sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant"
     export EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"

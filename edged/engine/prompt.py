@@ -40,7 +40,7 @@ class Classification:
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    labels: LabelTrie
+    labels: LabelTrie  # of every reading's words: all labels by the first, then all by the next
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -173,11 +173,13 @@ class Prompter:
         return tuple(encoded["input_ids"])
 
     def _solved(self, spec: ClassifySpec, prompt: ClassifyPrompt, language: Language) -> list[str]:
-        names = {label.canonical: label.names[language] for label in spec.labels}
-        return [prompt.case.format(text=each.text, label=names[each.label]) for each in prompt.examples]
+        words = {label.canonical: label.words(language)[0] for label in spec.labels}
+        return [prompt.case.format(text=each.text, label=words[each.label]) for each in prompt.examples]
 
     def _labels(self, spec: ClassifySpec, language: Language, space: str) -> LabelTrie:
-        words = [label.names[language] for label in spec.labels]
+        words = [
+            word for reading in zip(*(each.words(language) for each in spec.labels), strict=True) for word in reading
+        ]
         labels = [self._literal(space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
         if prefixes:  # "good" and "good enough": only the line's end tells that a label is over

@@ -50,19 +50,24 @@ class LabelTrie:
         return cls(branches=tuple(branches), steps=tuple(steps))
 
 
-def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie) -> list[float]:
+def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: int) -> list[float]:
     """Log-probability of each label against the others.
+
+    Where labels have several words, each set of words is a reading of its own (a verbalizer: Schick & Schütze 2021),
+    and the readings are multiplied as experts are (Hinton 2002).
 
     Args:
         logits: (1 + len(trie.branches), vocab): at the end of the prompt, then at each branch.
-        trie: of the labels.
+        trie: of the words: those of all labels in the first reading, then in the next.
+        labels: how many there are.
 
     Returns:
         Natural logarithms that sum to 1 as probabilities.
     """
     log_probabilities = torch.log_softmax(logits.double(), dim=-1)
     raw = [sum(float(log_probabilities[node + 1, token]) for node, token in path) for path in trie.steps]
-    return torch.log_softmax(torch.tensor(raw, dtype=torch.float64), dim=0).tolist()
+    readings = torch.tensor(raw, dtype=torch.float64).view(-1, labels)
+    return torch.log_softmax(readings.sum(dim=0), dim=0).tolist()
 
 
 def calibrate(log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:

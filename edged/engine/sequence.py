@@ -138,7 +138,7 @@ class Classifying(Running[K]):
                 ModelError("the model gave logits that are no numbers; check its files with `edged models verify`")
             )
             return
-        scores = calibrate(label_log_probabilities(logits, self.plan.labels), self.prior)
+        scores = calibrate(label_log_probabilities(logits, self.plan.labels, labels=len(self.spec.labels)), self.prior)
         self.clock.first_token = now
         self._end(
             Classified(

@@ -59,6 +59,7 @@ class Rejected:
 class Subscribed:
     """The answer to `subscribe`: which filters were refused, and why."""
 
+    filters: tuple[str, ...]
     refused: dict[str, str]
 
 
@@ -145,7 +146,7 @@ class Connection:
             properties.ReceiveMaximum = identity.receive_maximum
             properties.MaximumPacketSize = identity.maximum_packet_size
             if not identity.ephemeral:
-                properties.SessionExpiryInterval = settings.session_expiry
+                properties.SessionExpiryInterval = settings.resolved_session_expiry
         client.connect(
             settings.host,
             settings.resolved_port,
@@ -293,7 +294,7 @@ class Connection:
     def _on_subscribe(self, _client: Client, _data: Any, packet_id: int, codes: list[ReasonCode], _props: Any) -> None:
         filters = self._subscribing.pop(packet_id, ())
         refused = {each: _lower(code) for each, code in zip(filters, codes, strict=False) if code.is_failure}
-        self._events.append(Subscribed(refused=refused))
+        self._events.append(Subscribed(filters=tuple(filters), refused=refused))
 
     def _on_message(self, _client: Client, _data: Any, message: MQTTMessage) -> None:
         try:

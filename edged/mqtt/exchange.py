@@ -50,6 +50,8 @@ class Exchange:
         connection: Connection,
         subscriptions: Sequence[str],
         fleeting: Sequence[str],
+        shared: Sequence[str],
+        takes_shared: bool | None,
         has_subscribed: bool,
         inbox: Inbox,
         outbox: Outbox,
@@ -63,6 +65,8 @@ class Exchange:
             connection: a new one.
             subscriptions: topic filters, each at QoS 1.
             fleeting: those of them that end with the work; see `Link`.
+            shared: topic filters of queues that others take from too.
+            takes_shared: whether to subscribe to them; None leaves them at the broker as they are.
             has_subscribed: whether they were granted on an earlier connection of this link.
             inbox: what arrives goes there first.
             outbox: where publications come from.
@@ -80,6 +84,8 @@ class Exchange:
         self._connection = connection
         self._subscriptions = subscriptions
         self._fleeting = fleeting
+        self._shared = shared
+        self._takes_shared = takes_shared
         self._has_subscribed = has_subscribed
         self._inbox = inbox
         self._outbox = outbox
@@ -143,9 +149,21 @@ class Exchange:
 
     def unsubscribe(self) -> None:
         """End the subscriptions that end with the work; see `Inbox.draining` for the rest."""
+        self.share(taking=False)
         filters = [each for each in self._subscriptions if self._is_fleeting(each)]
         if filters and self.accepted is not None:
             self._connection.unsubscribe(filters)
+
+    def share(self, *, taking: bool) -> None:
+        """Take from the shared queues, or leave them to others; what is on its way still comes."""
+        self._takes_shared = taking
+        if self.accepted is None or not self._shared:
+            return
+        if taking:
+            self._subscribe(self._shared)
+        else:
+            self._connection.unsubscribe(self._shared)
+            self.refused = {each: why for each, why in self.refused.items() if each not in self._shared}
 
     def _is_fleeting(self, topic_filter: str) -> bool:
         """Whether nobody is to keep for us what comes there while we are away: others take it, or it would be late."""
@@ -160,7 +178,7 @@ class Exchange:
             case Rejected():
                 self.rejected = event
             case Subscribed():
-                self._subscribed(event.refused)
+                self._subscribed(event)
             case Arrived():
                 self._arrived(event)
             case Unreadable():
@@ -182,6 +200,10 @@ class Exchange:
         self._limits = accepted.limits
         self._outbox.connected(accepted.limits)
         filters = [each for each in self._subscriptions if not (self._inbox.draining and self._is_fleeting(each))]
+        if self._takes_shared:
+            filters += self._shared
+        elif self._takes_shared is False and self._shared and accepted.session_present:
+            self._connection.unsubscribe(self._shared)
         # A broker that had a power cut may know our session and not what we subscribed to, so we always do. MQTT 3.1.1
         # then brings the retained messages again, which is news to nobody.
         self._ignores_retained = accepted.session_present and self._has_subscribed
@@ -195,10 +217,12 @@ class Exchange:
         self._answer_by = self._clock() + ANSWER_TIMEOUT
         self._connection.subscribe(filters)
 
-    def _subscribed(self, refused: dict[str, str]) -> None:
+    def _subscribed(self, event: Subscribed) -> None:
         self._answer_by = None
-        self._resubscribe_at = self._clock() + RESUBSCRIBE_AFTER if refused else None
-        self.refused = refused
+        # There may have been two SUBSCRIBEs, each with an answer of its own.
+        others = {each: why for each, why in self.refused.items() if each not in event.filters}
+        self.refused = others | event.refused
+        self._resubscribe_at = self._clock() + RESUBSCRIBE_AFTER if self.refused else None
         self.is_up = True
 
     def _hand_over(self) -> None:

@@ -46,13 +46,20 @@ class _Drain:
 
 
 @dataclass(frozen=True, slots=True)
+class _Share:
+    """The wish to take from shared queues, or not to."""
+
+    taking: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Stop:
     """The wish to end, at `at` at the latest."""
 
     at: float
 
 
-_Wish = Entry | Ticket | _Drain | _Stop
+_Wish = Entry | Ticket | _Drain | _Share | _Stop
 
 
 class Link:
@@ -65,6 +72,7 @@ class Link:
         client_id: str,
         subscriptions: tuple[str, ...],
         fleeting: tuple[str, ...] = (),
+        shared: tuple[str, ...] = (),
         will: Publication | None,
         receive_maximum: int,
         maximum_packet_size: int = MAX_PACKET_SIZE,
@@ -82,6 +90,7 @@ class Link:
             subscriptions: topic filters, each at QoS 1.
             fleeting: those of them that `unsubscribe` ends at the broker, as it does shared ones: what comes there
                 is of no use later.
+            shared: further filters, of queues that others take from too; in force while `share` says so.
             will: what the broker publishes when we vanish.
             receive_maximum: QoS 1 deliveries that are handed over and not yet acked, at most.
             maximum_packet_size: bytes of a packet over which the broker is to keep it to itself (MQTT 5 alone).
@@ -101,6 +110,7 @@ class Link:
         )
         self._subscriptions = subscriptions
         self._fleeting = fleeting
+        self._shared = shared
         self._on_delivery = on_delivery
         self._on_change = on_change
         self._clock = clock
@@ -119,6 +129,7 @@ class Link:
         self._backoff = backoff or Backoff()
         self._versions = VersionChoice(versions(settings.protocol))
         self._has_subscribed = False
+        self._takes_shared: bool | None = None  # None: leave it at the broker as it was
         self._stop_at: float | None = None
         self._says_goodbye = True
         self._connections = 0
@@ -175,6 +186,13 @@ class Link:
         """
         self._wish(_Drain())
 
+    def share(self, *, taking: bool) -> None:
+        """Take from the shared queues, or leave what is in them to others.
+
+        Before the first wish, the broker's session stays as an earlier process left it.
+        """
+        self._wish(_Share(taking))
+
     def state(self) -> LinkState:
         """The link at a glance."""
         return LinkState(
@@ -228,6 +246,8 @@ class Link:
             connection=connection,
             subscriptions=self._subscriptions,
             fleeting=self._fleeting,
+            shared=self._shared,
+            takes_shared=self._takes_shared,
             has_subscribed=self._has_subscribed,
             inbox=self._inbox,
             outbox=self._outbox,
@@ -363,8 +383,13 @@ class Link:
                         exchange.settle(ticket)
                 case _Drain():
                     self._inbox.draining = True
+                    self._takes_shared = False
                     if exchange is not None:
                         exchange.unsubscribe()
+                case _Share(taking):
+                    self._takes_shared = taking
+                    if exchange is not None:
+                        exchange.share(taking=taking)
                 case _Stop(at):
                     self._stop_at = at
 

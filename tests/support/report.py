@@ -21,6 +21,7 @@ REPORT: dict[str, Any] = {
     "queue": {"depth": 3, "capacity": 64, "oldest_age_s": 0.25, "running": 2},
     "requests": {
         "received": 10,
+        "shared": 0,
         "answered": 7,
         "duplicates": 1,
         "redelivered": 2,

@@ -37,6 +37,7 @@ def _obey_clock(file: Path) -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work-ms", type=float, default=0.0, help="the longest that a piece of work takes")
+    parser.add_argument("--slots", type=int, default=0, help="pieces of work at a time; 0 for any number")
     parser.add_argument("--seed", type=int, default=0, help="of how long each takes")
     parser.add_argument("--load-s", type=float, default=0.0, help="how long it takes to load the model")
     parser.add_argument("--broken", action="store_true", help="after that, the model cannot be loaded")
@@ -71,9 +72,10 @@ Emit = Callable[[WorkEvent], None]
 class PacedEngine(ScriptedEngine):
     """Answers by rule in a thread of its own, each piece of work after a time of its own, and so in any order."""
 
-    def __init__(self, *, work_s: float, seed: int, load_s: float = 0.0, broken: bool = False) -> None:
+    def __init__(self, *, work_s: float, seed: int, slots: int = 0, load_s: float = 0.0, broken: bool = False) -> None:
         super().__init__(auto=False, clock=time.monotonic)
         self._work_s = work_s
+        self._slots = [0.0] * slots  # when each is free; a heap
         self._load_s = load_s
         self._broken = broken
         self._loaded = threading.Event()
@@ -151,7 +153,11 @@ class PacedEngine(ScriptedEngine):
         seconds = self._random.uniform(0, self._work_s)
         if (behest := _BEHEST.search(work.text)) is not None:
             seconds = self._befall(work.key, behest[1], float(behest[2] or 0) / 1000) or seconds
-        heapq.heappush(self._due, (time.monotonic() + seconds, next(self._numbers), work.key))
+        due = time.monotonic() + seconds
+        if self._slots:
+            due = max(due, heapq.heappop(self._slots) + seconds)
+            heapq.heappush(self._slots, due)
+        heapq.heappush(self._due, (due, next(self._numbers), work.key))
 
     def _befall(self, key: str, what: str, seconds: float) -> float:
         """[die]: the thread ends. [hang]: it stands still. [exit]: the process is gone. [fail]: only this work fails.
@@ -222,7 +228,11 @@ def main() -> int:
     settings = config.load(flags={}, config_file=None)
     logs.configure(settings.log.level, settings.log.format)
     engine = PacedEngine(
-        work_s=_OPTIONS.work_ms / 1000, seed=_OPTIONS.seed, load_s=_OPTIONS.load_s, broken=_OPTIONS.broken
+        work_s=_OPTIONS.work_ms / 1000,
+        seed=_OPTIONS.seed,
+        slots=_OPTIONS.slots,
+        load_s=_OPTIONS.load_s,
+        broken=_OPTIONS.broken,
     )
     doors = None if _OPTIONS.times is None else Doors(_OPTIONS.times)
     if doors is not None:

@@ -16,13 +16,15 @@ def modules(text: str) -> set[str]:
 
 
 PURE = {"edged"} | modules(
-    "errors text conversation work tasks topics wire answer job sessions settings settings_text ports presets metrics"
-    " bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
+    "errors text conversation work tasks topics group wire answer job sessions settings settings_text ports presets"
+    " metrics bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
     " engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
-RESOURCES = modules("config logs models journal systemd system bandwidth")
+RESOURCES = modules("config logs models journal redis_journal systemd system bandwidth")
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
-BEHAVIOUR = modules("worker recorder responder control health info discovery prometheus asyncapi testing workloads")
+BEHAVIOUR = modules(
+    "worker recorder responder control health info discovery membership prometheus asyncapi testing workloads"
+)
 TOP = modules("daemon client demo bench coldstart evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}
@@ -34,6 +36,7 @@ KEPT_IN = {  # a library, and the only places that may know it
     "gguf": ("edged.engine.",),
     "accelerate": ("edged.engine.",),
     "sqlite3": ("edged.journal",),
+    "redis": ("edged.redis_journal",),
     "pydantic_settings": ("edged.config",),
     "prometheus_client": ("edged.prometheus",),
     "rich": ("edged.top",),

@@ -34,7 +34,7 @@ class Bench:
         self.link = FakeLink(clock=self.clock)
         self.engine = ScriptedEngine(clock=self.clock)
         self.worker = WorkerState(
-            jobs=0, capacity=8, oldest=None, last_progress=self.now, journal_fault=None, died=None
+            jobs=0, capacity=8, oldest=None, last_progress=self.now, service_s=None, journal_fault=None, died=None
         )
         self.health = Health(
             topics=Topics(prefix="edged", node="box"),

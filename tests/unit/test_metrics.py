@@ -23,6 +23,7 @@ def test_nothing_has_happened_yet() -> None:
     assert Metrics().snapshot(0.0) == {
         "requests": {
             "received": 0,
+            "shared": 0,
             "answered": 0,
             "duplicates": 0,
             "redelivered": 0,
@@ -41,6 +42,7 @@ def test_every_event_counts_once_in_its_place() -> None:
         (metrics.received, 7),
         (metrics.redelivered, 2),
         (metrics.duplicate, 1),
+        (metrics.shared, 6),
         (lambda: answered(metrics, 0.0, 1.0), 3),
         (lambda: metrics.failed("busy"), 2),
         (lambda: metrics.failed("expired"), 4),
@@ -51,6 +53,7 @@ def test_every_event_counts_once_in_its_place() -> None:
             event()
     assert metrics.snapshot(1.0)["requests"] == {
         "received": 7,
+        "shared": 6,
         "answered": 3,
         "duplicates": 1,
         "redelivered": 2,

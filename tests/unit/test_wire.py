@@ -401,7 +401,7 @@ def test_a_topic_is_covered_by_itself_and_by_every_widening_of_it(levels: list[s
 @pytest.mark.parametrize("prefix", ["edged", "site/edged"])
 def test_topics_are_all_below_the_root_and_lead_back(prefix: str) -> None:
     topics = Topics(prefix=prefix, node="box")
-    assert topics.tail(f"{prefix}/box/in/message/s") == "message/s"
+    assert topics.place(f"{prefix}/box/in/message/s").tail == "message/s"
     assert topics.out("message/s") == f"{prefix}/box/out/message/s"
     assert topics.control(f"{prefix}/box/request/ping") == "ping"
     assert topics.control(f"{prefix}/box/in/ping") is None
@@ -465,7 +465,7 @@ def test_the_topic_may_name_the_session_and_the_json_may_repeat_it() -> None:
 def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Message) -> None:
     decoded = decode(message, contract=CONTRACT, new_id="made")
     address = decoded.address
-    default = TOPICS.out(TOPICS.tail(message.topic))
+    default = TOPICS.place(message.topic).out
     assert is_publishable(address.topic)
     assert not TOPICS.speaks_for_a_daemon(address.topic)
     assert address.topic in {default, TOPICS.out("")} or any(

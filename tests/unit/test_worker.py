@@ -11,7 +11,7 @@ from edged.errors import JournalFault, ModelError
 from edged.job import Job, fingerprint_of
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
-from edged.ports import Entry, Outcome, Sent
+from edged.ports import Entry, Outcome, Recorded, Sent
 from edged.recorder import RETRY_S
 from edged.tasks import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
@@ -36,9 +36,9 @@ class BrokenJournal(MemoryJournal):
         if self.broken:
             raise JournalFault("the disk is full")
 
-    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         self.open()
-        super().record(entries, settled)
+        return super().record(entries, settled)
 
     def starts(self, fingerprint: str) -> int:
         return self.started.get(fingerprint, 0)
@@ -50,7 +50,16 @@ class BrokenJournal(MemoryJournal):
 class Bench:
     """A worker with everything around it, run by hand."""
 
-    def __init__(self, *, capacity: int = 4, auto: bool = True, journal: MemoryJournal | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        capacity: int = 4,
+        auto: bool = True,
+        journal: MemoryJournal | None = None,
+        group: str | None = None,
+        shards: tuple[str, ...] = (),
+        has_shared_journal: bool = False,
+    ) -> None:
         self.now = 100.0
         self.link = FakeLink(clock=self.clock)
         self.engine = ScriptedEngine(auto=auto, clock=self.clock)
@@ -59,7 +68,7 @@ class Bench:
         self.controls: list[Delivery] = []
         self.ids = iter(f"made-{i}" for i in range(1000))
         contract = Contract(
-            topics=Topics(prefix="edged", node="box"),
+            topics=Topics(prefix="edged", node="box", group=group, shards=shards),
             tasks=BUILT_IN,
             reply_topics=("edged/#",),
             payload_bytes=4096,
@@ -74,6 +83,7 @@ class Bench:
             capacity=capacity,
             language=None,
             on_control=self.controls.append,
+            has_shared_journal=has_shared_journal,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0 + self.now,
             new_id=lambda: next(self.ids),
@@ -84,11 +94,17 @@ class Bench:
         return self.now
 
     def send(
-        self, payload: str | bytes | dict[str, Any], *, tail: str = "message", qos: int = 1, **fields: Any
+        self,
+        payload: str | bytes | dict[str, Any],
+        *,
+        tail: str = "message",
+        qos: int = 1,
+        root: str = ROOT,
+        **fields: Any,
     ) -> Delivery:
         raw = json.dumps(payload).encode() if isinstance(payload, dict) else payload
         message = Message(
-            topic=f"{ROOT}/in/{tail}", payload=raw.encode() if isinstance(raw, str) else raw, qos=qos, **fields
+            topic=f"{root}/in/{tail}", payload=raw.encode() if isinstance(raw, str) else raw, qos=qos, **fields
         )
         delivery = self.link.deliver(message)
         self.turn()
@@ -231,6 +247,91 @@ def test_history_of_the_callers_own_is_used_and_nothing_is_stored(bench: Bench) 
     bench.send({"text": "c", "session": "s", "history": history}, tail="reply")
     assert [turn.content for turn in bench.engine.submitted[0].turns] == ["a", "b"]
     assert bench.journal.turns("s") == ()
+
+
+TEAM = "edged/team"
+
+
+def test_work_of_the_group_is_answered_below_the_group_and_names_the_node() -> None:
+    bench = Bench(group="team")
+    bench.send("hello", root=TEAM)
+    [answer] = bench.answers(f"{TEAM}/out/message")
+    assert answer["node"] == "box"
+    assert bench.metrics.snapshot(1.0)["requests"]["shared"] == 1
+    bench.send("hello")
+    assert len(bench.answers()) == 1
+    assert bench.metrics.snapshot(1.0)["requests"]["shared"] == 1
+
+
+def test_a_shard_is_a_level_before_the_task() -> None:
+    bench = Bench(group="team", shards=("0", "1"))
+    bench.send("hello", root=TEAM, tail="1/reply/s")
+    [answer] = bench.answers(f"{TEAM}/out/1/reply/s")
+    assert (answer["task"], answer["session"]) == ("reply", "s")
+
+
+@pytest.mark.parametrize(
+    ("root", "turn", "missing"),
+    [(TEAM, None, True), (TEAM, 1, False), (TEAM, 2, True), (ROOT, None, False), (ROOT, 1, False), (ROOT, 3, True)],
+)
+def test_a_box_says_when_it_was_not_there_for_the_turns_before(root: str, turn: int | None, missing: bool) -> None:
+    bench = Bench(group="team")
+    body: dict[str, Any] = {"text": "and then?"} | ({} if turn is None else {"turn": turn})
+    bench.send(body, root=root, tail="reply/s")
+    [answer] = bench.answers(f"{root}/out/reply/s")
+    assert answer.get("history") == ("missing" if missing else None)
+
+
+def test_a_box_that_was_there_says_nothing_and_one_that_missed_a_turn_does() -> None:
+    bench = Bench(group="team")
+    bench.send({"text": "one", "turn": 1}, root=TEAM, tail="reply/s")
+    bench.send({"text": "two", "turn": 2}, root=TEAM, tail="reply/s")
+    bench.send("three", root=TEAM, tail="reply/s")
+    bench.send({"text": "five", "turn": 5}, root=TEAM, tail="reply/s")
+    told = [answer.get("history") for answer in bench.answers(f"{TEAM}/out/reply/s")]
+    assert told == [None, None, None, "missing"]
+
+
+def test_history_of_the_callers_own_lacks_nothing() -> None:
+    bench = Bench(group="team")
+    history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+    bench.send({"text": "and?", "history": history, "turn": 2}, root=TEAM, tail="reply/s")
+    assert "history" not in bench.answers(f"{TEAM}/out/reply/s")[0]
+
+
+@pytest.mark.parametrize(
+    ("root", "attempt", "has_shared_journal", "told"),
+    [(TEAM, 1, False, None), (TEAM, 2, False, "possible"), (TEAM, 2, True, None), (ROOT, 2, False, None)],
+)
+def test_what_another_box_may_have_answered_is_told(
+    root: str, attempt: int, has_shared_journal: bool, told: str | None
+) -> None:
+    bench = Bench(group="team", has_shared_journal=has_shared_journal)
+    bench.send({"text": "hi", "id": "1", "attempt": attempt}, root=root)
+    assert bench.answers(f"{root}/out/message")[0].get("duplicate") == told
+
+
+def test_where_another_box_was_first_its_answer_is_given() -> None:
+    bench = Bench(auto=False, group="team", has_shared_journal=True)
+    bench.send({"text": "hi", "id": "1"}, root=TEAM, tail="reply")
+    [job] = jobs(bench)
+    theirs = b'{"node":"other"}'
+    bench.journal.record(
+        [
+            Entry(
+                request_id="1",
+                fingerprint=job.fingerprint,
+                packet_id=None,
+                payload=theirs,
+                session=None,
+                turns=(),
+                at=0.0,
+            )
+        ]
+    )
+    bench.engine.finish(bench.engine.submitted[0].key)
+    bench.turn()
+    assert bench.answers(f"{TEAM}/out/reply") == [{"node": "other"}]
 
 
 def test_a_full_house_is_busy_for_qos_0_and_keeps_qos_1(bench: Bench) -> None:

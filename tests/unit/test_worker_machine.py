@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from edged.errors import JournalFault
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
-from edged.ports import Entry
+from edged.ports import Entry, Recorded
 from edged.recorder import RETRY_S
 from edged.tasks import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
@@ -43,9 +43,9 @@ class Disk(MemoryJournal):
         if self.is_broken:
             raise JournalFault("the disk is full")
 
-    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> None:
+    def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         self.open()
-        super().record(entries, settled)
+        return super().record(entries, settled)
 
 
 @dataclass(frozen=True, slots=True)

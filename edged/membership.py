@@ -1,0 +1,117 @@
+"""A box's part in a group: whether the broker shares at all, what the others say, and when to take work.
+
+What to do with that is decided in `group`.
+"""
+
+import json
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from edged.errors import BrokerUnavailable
+from edged.group import Group
+from edged.ports import Link
+from edged.topics import Topics, topic_matches
+from edged.wire import Publication
+from edged.worker import WorkerState
+
+log = structlog.get_logger(__name__)
+
+_PROBE_S = 2.0  # between two probes
+_PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
+
+
+class Membership:
+    """For the main thread; `hear` is for the link's."""
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        topics: Topics,
+        link: Link,
+        worker: Callable[[], WorkerState],
+        clock: Callable[[], float],
+    ) -> None:
+        """`clock` gives monotonic seconds."""
+        self._group = group
+        self._topics = topics
+        self._link = link
+        self._worker = worker
+        self._clock = clock
+        self._heard: queue.SimpleQueue[tuple[str, Mapping[str, Any]]] = queue.SimpleQueue()
+        self._is_proven = False
+        self._probed_at: float | None = None
+        self._probing_for = 0.0
+        self._takes = False
+
+    @staticmethod
+    def subscriptions(topics: Topics) -> tuple[str, ...]:
+        """What a member listens to beside the work itself: of no use later, so nobody is to keep it."""
+        # A group of one: no other box may be dealt our probe.
+        return () if topics.group is None else (f"$share/{topics.node}/{topics.probe}", *topics.members)
+
+    def start(self) -> None:
+        """Take work from now on."""
+        self._takes = True
+        self._link.share(taking=True)
+
+    def tick(self) -> None:
+        """Decide whether to go on taking work; about once a second, once there is a model.
+
+        Raises:
+            BrokerUnavailable: see `check_broker`.
+        """
+        self.check_broker()
+        while not self._heard.empty():
+            self._group.hear(*self._heard.get())
+        worker = self._worker()
+        takes = self._group.decide(jobs=worker.jobs, service_s=worker.service_s)
+        if takes != self._takes:
+            self._takes = takes
+            log.info("group_share", takes=takes, jobs=worker.jobs)
+            self._link.share(taking=takes)
+
+    def check_broker(self) -> None:
+        """See whether a message to a shared subscription comes back; some brokers grant them and deliver nothing.
+
+        Raises:
+            BrokerUnavailable: it does not.
+        """
+        if self._is_proven or self._link.state().connected_since is None:
+            self._probed_at = None
+            return
+        now = self._clock()
+        if self._probed_at is not None:
+            if now - self._probed_at < _PROBE_S:
+                return
+            self._probing_for += now - self._probed_at
+        if self._probing_for >= _PROBE_TIMEOUT_S:
+            raise BrokerUnavailable(
+                "the broker delivers nothing by shared subscriptions, or its access list forbids "
+                f"{self._topics.probe} to this user: a group (mqtt.share_group) needs a broker that has them, as "
+                "mosquitto, EMQX, HiveMQ and VerneMQ do"
+            )
+        self._probed_at = now
+        self._link.publish(Publication(topic=self._topics.probe, payload=b"{}"))
+
+    def hear(self, topic: str, payload: bytes) -> bool:
+        """Take a message in that is not ours to answer; False when it is none for a member either."""
+        if topic == self._topics.probe:
+            self._is_proven = True
+            return True
+        if not any(topic_matches(each, topic) for each in self._topics.members):
+            return False
+        try:
+            report = json.loads(payload)
+        except (ValueError, RecursionError):
+            return True
+        if isinstance(report, dict):
+            self._heard.put((topic.split("/")[-2], report))
+        return True
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `health` says of it, JSON-ready."""
+        return self._group.snapshot()

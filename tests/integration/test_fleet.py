@@ -1,0 +1,324 @@
+"""Several daemons of one group on a real mosquitto: who gets what, and what becomes of it when one is gone."""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from edged.client import Client
+from edged.errors import ExitCode
+from edged.settings import Settings
+from edged.topics import shard_of
+from tests.support.broker import Broker, free_port, until_listening
+from tests.support.daemon import SCRIPTED, Daemon, Watcher
+from tests.support.peer import Peer
+from tests.support.redis_server import RedisServer
+from tests.support.waiting import eventually
+
+TEAM = "edged/team"
+
+
+@dataclass
+class Fleet:
+    """Daemons with an engine by rule, of one group."""
+
+    folder: Path
+    broker: Broker
+    boxes: dict[str, Daemon] = field(default_factory=dict)
+
+    def start(self, node: str, *options: str, **more: str) -> Daemon:
+        folder = self.folder / node
+        folder.mkdir(exist_ok=True)
+        settings = {"EDGED_MQTT__SHARE_GROUP": "team", "EDGED_HEALTH__INTERVAL": "1", "EDGED_MQTT__KEEPALIVE": "5"}
+        box = Daemon(folder=folder, broker=self.broker, node=node, program=(*SCRIPTED, *options), more=settings | more)
+        self.boxes[node] = box
+        box.start()
+        return box
+
+    def wait_ready(self) -> None:
+        for box in self.boxes.values():
+            box.wait_ready()
+        # Ready is told before the subscription is granted.
+        for node in self.boxes:
+            self.wait_shares(node)
+
+    def wait_shares(self, node: str) -> None:
+        eventually(lambda: f"edged-edged-{node} 1 $share/team/" in self.broker.log(), f"{node} shares")
+
+    def client(self, **options: Any) -> Client:
+        settings = Settings.model_validate(
+            {"node": "nobody", "mqtt": {"host": "127.0.0.1", "port": self.broker.port, "keepalive": 5}}
+        )
+        return Client(settings, group="team", **options)
+
+
+@pytest.fixture
+def fleet() -> Iterator[Fleet]:
+    with TemporaryDirectory(prefix="edged-") as root:
+        broker = Broker(folder=Path(root))
+        broker.start()
+        fleet = Fleet(Path(root), broker)
+        yield fleet
+        for box in fleet.boxes.values():
+            box.kill()
+        broker.stop()
+
+
+@pytest.fixture
+def redis_url(tmp_path: Path) -> Iterator[str]:
+    server = RedisServer(folder=tmp_path)
+    server.start()
+    yield server.url
+    server.stop()
+
+
+def answers(peer: Peer, number: int, timeout: float = 60.0) -> list[dict[str, Any]]:
+    deadline = time.monotonic() + timeout
+    found: list[dict[str, Any]] = []
+    while len(found) < number:
+        message = peer.received.get(timeout=max(0.1, deadline - time.monotonic()))
+        found.append(json.loads(message.payload))
+    return found
+
+
+def ask(peer: Peer, request_id: str, *, tail: str = "reply", **fields: Any) -> None:
+    peer.publish(f"{TEAM}/in/{tail}", json.dumps({"text": "hi", "id": request_id, **fields}).encode())
+
+
+def test_work_is_shared_and_each_request_is_answered_once(fleet: Fleet) -> None:
+    for node in ("a", "b", "c"):
+        fleet.start(node)
+    fleet.wait_ready()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        for number in range(60):
+            ask(peer, str(number))
+        told = answers(peer, 60)
+        assert Counter(each["id"] for each in told) == Counter(map(str, range(60)))
+        by_node = Counter(each["node"] for each in told)
+        assert set(by_node) == {"a", "b", "c"}
+        assert min(by_node.values()) >= 10
+        with pytest.raises(queue.Empty):
+            peer.received.get(timeout=0.5)
+    watcher = Watcher(fleet.broker, "edged/+/health")
+    shares = 0
+    nodes: set[str] = set()
+    while nodes != {"a", "b", "c"}:
+        arrival = watcher.next()
+        node, report = arrival.topic.split("/")[1], arrival.json
+        if node not in nodes and report["requests"]["shared"] == by_node[node]:
+            nodes.add(node)
+            shares += report["requests"]["shared"]
+            assert report["group"]["name"] == "team"
+    assert shares == 60
+    watcher.stop()
+    # Each is still asked by its own name too.
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe("edged/b/out/#")
+        peer.publish("edged/b/in/reply", b"you alone")
+        assert answers(peer, 1)[0]["node"] == "b"
+
+
+def test_a_box_that_was_not_there_says_so_and_a_caller_may_bring_the_history(fleet: Fleet) -> None:
+    fleet.start("a")
+    fleet.wait_ready()
+    with fleet.client(timeout=30.0) as client:
+        assert "history" not in client.ask("hi", task="reply", session="s", turn=1)
+        assert "history" not in client.ask("and?", task="reply", session="s", turn=2)
+        fleet.start("b")
+        fleet.wait_ready()
+        assert fleet.boxes["a"].stop() == ExitCode.DONE
+        assert client.ask("and now?", task="reply", session="s", turn=3)["history"] == "missing"
+        turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
+        told = client.ask("and now?", task="reply", history=turns)
+        assert (told["node"], told.get("history")) == ("b", None)
+
+
+def test_a_shard_keeps_its_conversations_on_its_box(fleet: Fleet) -> None:
+    fleet.start("a", EDGED_MQTT__SHARDS="0,1")
+    fleet.start("b", EDGED_MQTT__SHARDS="2,3")
+    fleet.wait_ready()
+    owners = {"0": "a", "1": "a", "2": "b", "3": "b"}
+    sessions = [f"s{number}" for number in range(12)]
+    shards = {session: shard_of(session, tuple(owners)) for session in sessions}
+    assert set(shards.values()) == set(owners)
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        for turn in (1, 2, 3):
+            for session in sessions:
+                ask(peer, f"{session}.{turn}", tail=f"{shards[session]}/reply/{session}", turn=turn)
+            for told in answers(peer, len(sessions)):
+                assert told["node"] == owners[shards[told["session"]]]
+                assert "history" not in told
+
+
+def test_with_a_shared_journal_any_box_continues_and_repeats(fleet: Fleet, redis_url: str) -> None:
+    for node in ("a", "b"):
+        fleet.start(node, EDGED_JOURNAL__URL=redis_url)
+    fleet.wait_ready()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        nodes = set()
+        for turn in range(1, 9):
+            ask(peer, f"t{turn}", tail="reply/s", turn=turn, text=f"turn {turn}")
+            [told] = answers(peer, 1)
+            assert "history" not in told
+            nodes.add(told["node"])
+        assert nodes == {"a", "b"}
+        recorded: dict[str, Any] = {}
+        for _ in range(4):  # whichever box is asked again, the answer is the recorded one
+            ask(peer, "same", attempt=2)
+            [told] = answers(peer, 1)
+            recorded = recorded or told
+            assert told == recorded
+        peer.subscribe("edged/b/response/session")
+        peer.publish("edged/b/request/session", b'{"session":"s"}')
+        [session] = answers(peer, 1)
+        said = [turn["content"] for turn in session["data"]["turns"] if turn["role"] == "user"]
+        assert said == [f"turn {turn}" for turn in range(1, 9)]
+
+
+@dataclass
+class Tally:
+    """What came for each request."""
+
+    contents: dict[str, set[bytes]] = field(default_factory=dict)
+    flagged: set[str] = field(default_factory=set)
+
+    def take(self, peer: Peer) -> None:
+        while not peer.received.empty():
+            payload = bytes(peer.received.get().payload)
+            body = json.loads(payload)
+            assert body["status"] == "ok"
+            self.contents.setdefault(body["id"], set()).add(payload)
+            if body.get("duplicate") == "possible":
+                self.flagged.add(body["id"])
+
+    def ask_again(self, peer: Peer, asked: list[str]) -> None:
+        """Under the same ids, until each has an answer."""
+        for attempt in range(2, 12):
+            until = time.monotonic() + 4.0
+            while time.monotonic() < until and len(self.contents) < len(asked):
+                self.take(peer)
+                time.sleep(0.05)
+            for request_id in asked:
+                if request_id not in self.contents:
+                    ask(peer, request_id, attempt=attempt)
+        self.take(peer)
+
+
+@pytest.mark.parametrize("is_shared", [True, False], ids=["shared journal", "own journals"])
+def test_boxes_that_die_or_leave_lose_nothing(fleet: Fleet, redis_url: str, is_shared: bool) -> None:
+    """One killed, one drained, under load; a client that asks again under the same id gets every answer."""
+    more = {"EDGED_JOURNAL__URL": redis_url} if is_shared else {}
+    for node in ("a", "b", "c"):
+        fleet.start(node, "--work-ms", "40", EDGED_MQTT__SESSION_EXPIRY="5", **more)
+    fleet.wait_ready()
+    tally = Tally()
+    asked = [uuid.uuid4().hex for _ in range(300)]
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        for number, request_id in enumerate(asked):
+            ask(peer, request_id)
+            if number == 100:
+                fleet.boxes["a"].kill()
+            if number == 200:
+                fleet.boxes["b"].end(signal.SIGTERM)
+            time.sleep(0.005)
+        tally.ask_again(peer, asked)
+    assert set(tally.contents) == set(asked)
+    twice = {request_id for request_id, each in tally.contents.items() if len(each) > 1}
+    if is_shared:
+        assert not twice
+        assert not tally.flagged
+    else:
+        assert twice <= tally.flagged
+
+
+def test_a_slow_box_that_has_enough_leaves_work_to_the_fast_one(fleet: Fleet) -> None:
+    fleet.start("quick", "--work-ms", "4", "--slots", "2", EDGED_ENGINE__MAX_BATCH="2")
+    fleet.start("slow", "--work-ms", "1000", "--slots", "2", EDGED_ENGINE__MAX_BATCH="2")
+    fleet.wait_ready()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        for number in range(30):  # they learn how fast they are, and tell
+            ask(peer, f"first {number}")
+        answers(peer, 30)
+        time.sleep(2.5)
+        for number in range(200):
+            ask(peer, f"then {number}")
+            time.sleep(0.04)
+        by_node = Counter(each["node"] for each in answers(peer, 200, 90.0))
+    assert by_node["quick"] > 3 * by_node["slow"]
+    watcher = Watcher(fleet.broker, "edged/slow/health")
+    report = watcher.next_json()
+    watcher.stop()
+    assert report["group"]["pauses"] >= 1
+    assert report["group"]["members"] == ["quick"]
+
+
+def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
+    fleet.start("a", EDGED_MQTT__SESSION_EXPIRY="1")
+    fleet.wait_ready()
+    with fleet.client(timeout=4.0, attempts=5) as client:
+        os.kill(fleet.boxes["a"].process.pid, signal.SIGSTOP)
+        fleet.start("b")
+        box = fleet.boxes["b"]
+        box.wait_ready()
+        assert client.ask("anybody there?", task="reply")["node"] == "b"
+    os.kill(fleet.boxes["a"].process.pid, signal.SIGCONT)
+
+
+@pytest.fixture
+def amqtt(tmp_path: Path) -> Iterator[int]:
+    port = free_port()
+    settings = tmp_path / "amqtt.yaml"
+    settings.write_text(
+        f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
+        "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
+    )
+    command = [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
+    with (tmp_path / "amqtt.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
+        until_listening(port)
+        yield port
+        process.terminate()
+
+
+def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refused(fleet: Fleet, amqtt: int) -> None:
+    box = fleet.start("a", EDGED_MQTT__PORT=str(amqtt), EDGED_MQTT__PROTOCOL="3.1.1")
+    assert box.wait() == ExitCode.BROKER
+    assert "shared subscriptions" in box.log
+
+
+def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet) -> None:
+    first = fleet.start("a")
+    fleet.wait_ready()
+    second = Daemon(folder=fleet.folder, broker=fleet.broker, node="a", program=SCRIPTED, more=first.more)
+    second.start()
+    try:
+        assert first.wait() == ExitCode.BROKER
+        assert "two daemons have one name" in first.log
+    finally:
+        second.kill()
+
+
+def test_settings_that_make_no_group_are_refused() -> None:
+    for wrong, words in (
+        ({"node": "team", "mqtt": {"share_group": "team"}}, "a name of its own"),
+        ({"mqtt": {"shards": ["0"]}}, "set share_group too"),
+        ({"journal": {"url": "redis://localhost"}}, "set mqtt.share_group too"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            Settings.model_validate(wrong)

@@ -1,0 +1,113 @@
+"""A box's part in a group, between a fake link and a clock by hand."""
+
+import json
+from typing import Any
+
+import pytest
+
+from edged.errors import BrokerUnavailable
+from edged.group import Group
+from edged.membership import Membership
+from edged.testing import FakeLink
+from edged.topics import Topics
+from edged.worker import WorkerState
+
+TOPICS = Topics(prefix="edged", node="b", group="team")
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.jobs = 0
+        self.link = FakeLink(clock=lambda: self.now)
+        self.member = Membership(
+            Group("team", node="b", batch=4, capacity=16),
+            topics=TOPICS,
+            link=self.link,
+            worker=self.worker,
+            clock=lambda: self.now,
+        )
+
+    def worker(self) -> WorkerState:
+        return WorkerState(
+            jobs=self.jobs,
+            capacity=16,
+            oldest=None,
+            last_progress=self.now,
+            service_s=0.5,
+            journal_fault=None,
+            died=None,
+        )
+
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.now += 1.0
+            self.member.tick()
+
+    def hear(self, topic: str, **body: Any) -> bool:
+        return self.member.hear(topic, json.dumps(body).encode())
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_it_takes_work_once_it_starts(bench: Bench) -> None:
+    assert not bench.link.shares
+    bench.member.start()
+    assert bench.link.shares
+
+
+def test_it_stops_when_it_has_enough_and_a_faster_one_is_there(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.hear("edged/a/health", state="ready", group={"name": "team", "speed": 5})
+    bench.jobs = 4
+    bench.pass_seconds(1)
+    assert not bench.link.shares
+    bench.jobs = 2
+    bench.pass_seconds(1)
+    assert bench.link.shares
+    bench.jobs = 4
+    bench.pass_seconds(1)
+    bench.hear("edged/a/status", state="offline")
+    bench.pass_seconds(1)
+    assert bench.link.shares
+
+
+def test_a_broker_that_delivers_nothing_by_shared_subscriptions_is_refused(bench: Bench) -> None:
+    with pytest.raises(BrokerUnavailable, match="shared subscriptions"):
+        bench.pass_seconds(30)
+    assert {each.topic for each in bench.link.published} == {"edged/b/probe"}
+
+
+def test_a_probe_that_came_back_is_enough(bench: Bench) -> None:
+    bench.pass_seconds(3)
+    assert bench.hear(TOPICS.probe)
+    probes = len(bench.link.published)
+    bench.pass_seconds(100)
+    assert len(bench.link.published) == probes
+
+
+def test_time_without_a_connection_does_not_count(bench: Bench) -> None:
+    bench.link.disconnect()
+    bench.pass_seconds(100)
+    bench.link.reconnect()
+    bench.pass_seconds(5)
+
+
+@pytest.mark.parametrize("payload", [b"", b"\xff", b"[]", b"[" * 5000, b'{"group": 7, "state": 3}'])
+def test_others_may_say_what_they_like(bench: Bench, payload: bytes) -> None:
+    assert bench.member.hear("edged/a/health", payload)
+    bench.hear(TOPICS.probe)
+    bench.pass_seconds(1)
+
+
+def test_what_is_no_members_is_left_alone(bench: Bench) -> None:
+    assert not bench.hear("edged/a/info")
+    assert not bench.hear("elsewhere/a/health")
+
+
+def test_a_box_that_works_alone_listens_to_nobody() -> None:
+    assert Membership.subscriptions(Topics(prefix="edged", node="b")) == ()
