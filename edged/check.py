@@ -13,6 +13,7 @@ from edged.client import Client
 from edged.errors import BrokerUnavailable, EdgedError, ExitCode, FatalError, ModelUnavailable, SettingsError
 from edged.models import Store
 from edged.settings import Settings
+from edged.tasks import Tasks
 
 Say = Callable[[str], None]
 
@@ -36,11 +37,15 @@ def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
         say: gets a line for each check.
     """
     say(f"ok    settings: node {settings.node}, prefix {settings.prefix}, broker {settings.mqtt.host}")
+    here: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("cpu", lambda: _cpu(settings)),
+        ("model", lambda: _model(settings)),
+    )
+    elsewhere = (("model", lambda: _server(settings, timeout)),)
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("clock", _clock),
         ("disk", lambda: _disk(settings)),
-        ("cpu", lambda: _cpu(settings)),
-        ("model", lambda: _model(settings)),
+        *(here if settings.model.backend == "local" else elsewhere),
     )
     codes = [_try(name, check, say) for name, check in checks]
     codes.append(_broker(settings, timeout, say))
@@ -126,6 +131,20 @@ def _model(settings: Settings) -> str:
             "it already); a smaller model or EDGED_MODEL__FORMAT=int8 needs less"
         )
     return f"{told}, needs about {needed_mb} MiB of {free_mb} MiB free"
+
+
+def _server(settings: Settings, timeout: float) -> str:
+    """A server that answers, and has the model."""
+    from edged.remote import RemoteEngine  # noqa: PLC0415 - wanted here alone
+
+    engine = RemoteEngine(settings, tasks=Tasks(()))
+    engine.start()
+    try:
+        if not engine.wait_ready(timeout):
+            raise ModelUnavailable(f"{settings.model.url} does not answer; is that its address, and does it run?")
+        return f"{engine.model.id} at {settings.model.url}"
+    finally:
+        engine.stop(timeout)
 
 
 def _broker(settings: Settings, timeout: float, say: Say) -> ExitCode:

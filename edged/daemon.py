@@ -78,7 +78,11 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
 
 
 def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
-    """The real engine on the model of the settings."""
+    """The engine of the settings: on a model here, or on a server's."""
+    if settings.model.backend == "remote":
+        from edged.remote import RemoteEngine  # noqa: PLC0415 - an HTTP client, which a model here needs not
+
+        return RemoteEngine(settings, tasks=tasks)
     # torch takes seconds to import, and an engine that is handed in needs none of it.
     from edged.engine import loading  # noqa: PLC0415
     from edged.engine.engine import Engine  # noqa: PLC0415

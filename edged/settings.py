@@ -133,7 +133,23 @@ class MqttSettings(Section):
 class ModelSettings(Section):
     """The one model."""
 
-    id: str = Field("Qwen/Qwen1.5-0.5B-Chat", min_length=1, description="A preset, a hub id, a folder, or a GGUF file.")
+    backend: Literal["local", "remote"] = Field(
+        "local", description="remote asks an OpenAI-compatible server (llama-server, vLLM, Ollama) at url."
+    )
+    url: str | None = Field(
+        None, pattern=r"^https?://[^@]+$", description="Where that server's API begins: http://host:8080/v1"
+    )
+    api_key: SecretStr | None = Field(
+        None, description="Its key, if it wants one; better given as the systemd credential model_api_key."
+    )
+    timeout: float = Field(60.0, gt=0, le=3600, description="Seconds that the server may be silent.")
+    retries: int = Field(3, ge=0, le=20, description="How often the server is asked again after a fault of its own.")
+    id: str = Field(
+        "Qwen/Qwen1.5-0.5B-Chat",
+        min_length=1,
+        description="A preset, a hub id, a folder, or a GGUF file; the server's name for it where that is remote "
+        "(default there: the first that it has).",
+    )
     revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes the GPU where there is one.")
     format: Literal["auto", "fp32", "bf16", "fp16", "int8", "int4"] = Field(
@@ -141,6 +157,17 @@ class ModelSettings(Section):
         description="How weights are held: auto is int8 on a CPU and bf16 or fp16 on a GPU; int4 is faster and less "
         "exact.",
     )
+
+    @field_validator("url")
+    @classmethod
+    def _without_slash(cls, url: str | None) -> str | None:
+        return None if url is None else url.rstrip("/")
+
+    @model_validator(mode="after")
+    def _has_a_server(self) -> "ModelSettings":
+        if (self.backend == "remote") != (self.url is not None):
+            raise ValueError('backend = "remote" and url are given together')
+        return self
 
 
 class EngineSettings(Section):

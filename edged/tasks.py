@@ -82,6 +82,31 @@ class ClassifySpec:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CompletionPrompt:
+    """A classification as text: `text` to continue, by `space` and a label's word."""
+
+    text: str
+    space: str
+
+
+def solved_cases(spec: ClassifySpec, language: Language) -> str:
+    """The prompt's examples as text."""
+    prompt = spec.prompts[language]
+    words = {label.canonical: label.words(language)[0] for label in spec.labels}
+    return "".join(prompt.case.format(text=each.text, label=words[each.label]) for each in prompt.examples)
+
+
+def completion_prompt(spec: ClassifySpec, *, text: str, language: Language) -> CompletionPrompt:
+    """The whole prompt as text, for a model that is reached by text."""
+    prompt = spec.prompts[language]
+    question, _, _ = prompt.case.partition("{label}")
+    before, _, after = question.partition("{text}")
+    whole = prompt.role + solved_cases(spec, language) + before + text + after
+    bare = whole.rstrip(" ")
+    return CompletionPrompt(text=bare, space=whole[len(bare) :])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
     """How the next token is drawn (temperature 0 takes the most probable one)."""
 
@@ -153,18 +178,26 @@ class Tasks:
         return any(isinstance(part, GenerateSpec) and part.keeps_history for part in self.parts(name))
 
 
-POSITIVE = Label(canonical="positive", names={"zh": "正面", "en": "positive"}, emoji="😄")
-NEGATIVE = Label(canonical="negative", names={"zh": "负面", "en": "negative"}, emoji="😢")
+# The words, cases and examples of the English prompt were chosen by what they gave on the SST-2 development set; see
+# deploy/MEASUREMENTS.md, "accuracy".
+POSITIVE = Label(
+    canonical="positive", names={"zh": "正面", "en": "positive"}, emoji="😄", said={"en": ("good", "love")}
+)
+NEGATIVE = Label(canonical="negative", names={"zh": "负面", "en": "negative"}, emoji="😢", said={"en": ("bad", "hate")})
 NEUTRAL = Label(canonical="neutral", names={"zh": "中性", "en": "neutral"}, emoji="😐")
 
 _SENTIMENT_EN = ClassifyPrompt(
-    role="You are a cold, exact sentiment analyst. You judge only whether a text is positive or negative.\n\n",
-    case="Review: {text}\nSentiment: {label}\n\n",
+    role="",  # the cases say it all; a role before them cost SmolLM2 accuracy
+    case="Comment: {text}\nFeeling: {label}\n\n",
     examples=(
-        Example(text="The battery lasts for days and the screen is gorgeous.", label="positive"),
+        Example(text="It arrived early and works like a charm.", label="positive"),
+        Example(text="A waste of money and time.", label="negative"),
+        Example(text="The plot makes no sense and nobody cares.", label="negative"),
+        Example(text="A gripping story with a superb lead.", label="positive"),
+        Example(text="I passed my exam, I am so happy!", label="positive"),
+        Example(text="My train was late again and I missed the meeting.", label="negative"),
         Example(text="It broke after a week and nobody answered my emails.", label="negative"),
-        Example(text="A dull, lifeless story that wastes a good cast.", label="negative"),
-        Example(text="The staff were kind and the room was spotless.", label="positive"),
+        Example(text="The battery lasts for days and the screen is gorgeous.", label="positive"),
     ),
     neutral_texts=(
         "",

@@ -16,7 +16,7 @@ from edged.engine.constrain import Constraints
 from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
 from edged.errors import ModelUnavailable, TooLong
-from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec
+from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
 from edged.text import Language, normalise
 
 MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
@@ -87,7 +87,7 @@ class Prompter:
         cleaned = self._clean(text)
         # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
         words = tail + cleaned if cleaned else ""
-        shown = "".join(self._solved(spec, prompt, language)) + head
+        shown = solved_cases(spec, language) + head
         result = Classification(
             prefix=self._literal(prompt.role + shown),
             suffix=self._plain(words + question),
@@ -171,10 +171,6 @@ class Prompter:
         """Tokens of our own words and the template's, special tokens included."""
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
         return tuple(encoded["input_ids"])
-
-    def _solved(self, spec: ClassifySpec, prompt: ClassifyPrompt, language: Language) -> list[str]:
-        words = {label.canonical: label.words(language)[0] for label in spec.labels}
-        return [prompt.case.format(text=each.text, label=words[each.label]) for each in prompt.examples]
 
     def _labels(self, spec: ClassifySpec, language: Language, space: str) -> LabelTrie:
         words = [

@@ -20,7 +20,7 @@ PURE = {"edged"} | modules(
     " metrics bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
     " engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
-RESOURCES = modules("config logs models journal redis_journal systemd system bandwidth")
+RESOURCES = modules("config logs models journal redis_journal remote systemd system bandwidth")
 ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
 BEHAVIOUR = modules(
     "worker recorder responder control health info discovery membership prometheus asyncapi testing workloads"
@@ -36,6 +36,7 @@ KEPT_IN = {  # a library, and the only places that may know it
     "gguf": ("edged.engine.",),
     "accelerate": ("edged.engine.",),
     "sqlite3": ("edged.journal",),
+    "httpx2": ("edged.remote",),
     "redis": ("edged.redis_journal",),
     "pydantic_settings": ("edged.config",),
     "prometheus_client": ("edged.prometheus",),

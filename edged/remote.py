@@ -1,0 +1,648 @@
+"""An engine elsewhere: the same tasks by an OpenAI-compatible server (llama-server, vLLM, Ollama). Implements
+`ports.Engine`.
+
+Labels are scored as they are here: a completion prompt with solved cases, of which the server gives the
+log-probabilities of the next token. A server that gives none is held to one of the labels by a JSON Schema instead;
+the scores are 1 and 0 then. Replies are chat completions, streamed.
+
+Source: platform.openai.com/docs/api-reference (completions, chat); the differences are noted where they matter.
+"""
+
+import json
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import httpx2
+import structlog
+
+from edged.conversation import Turn, trim
+from edged.errors import (
+    Cancelled,
+    EdgedError,
+    Expired,
+    ModelError,
+    ModelUnavailable,
+    RequestError,
+    ShuttingDown,
+    TooLong,
+)
+from edged.ports import EngineState, ModelInfo
+from edged.settings import ModelSettings, Settings
+from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Tasks, completion_prompt
+from edged.text import LANGUAGES, Language, normalise
+from edged.work import Classified, Failed, FinishReason, Generated, TextDelta, Timings, Usage, Work, WorkEvent
+
+log = structlog.get_logger(__name__)
+
+Emit = Callable[[WorkEvent], None]
+
+_TOP = 20  # log-probabilities asked for: the most that vLLM gives by default
+_DEPTH = 8  # tokens at most by which two labels may begin alike
+_BYTES_PER_TOKEN = 3.0  # a cautious guess, for servers that tokenize elsewhere; English has 4 to 5, Chinese about 4
+_PAUSE_S = 0.2  # before the first retry; doubled with each
+_START_PAUSE_S = 5.0  # between two attempts to find the server at the start
+_NONE = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+
+
+class _Retry(Exception):
+    """Another try may succeed; the message says what went wrong with this one."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """Work in hand."""
+
+    work: Work
+    emit: Emit
+    submitted: float
+    admitted: float | None = None
+    first: float | None = None
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    response: httpx2.Response | None = None
+
+
+@dataclass(slots=True)
+class _Counts:
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    steps: int = 0
+    last_token_at: float | None = None
+
+
+class RemoteEngine:
+    """See `edged.ports.StoppableEngine`. Events come in threads of its own, those of one piece of work in one."""
+
+    def __init__(self, settings: Settings, *, tasks: Tasks, clock: Callable[[], float] = time.monotonic) -> None:
+        """Assign; `start` looks for the server. `engine.max_batch` requests are open at a time."""
+        self._model: ModelSettings = settings.model
+        self._limits = settings.engine
+        self._half_width = settings.half_width
+        self._tasks = tasks
+        self._clock = clock
+        key = self._model.api_key
+        self._http = httpx2.Client(
+            base_url=f"{self._model.url}/",
+            headers={} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"},
+            timeout=self._model.timeout,
+            limits=httpx2.Limits(max_connections=self._limits.max_batch + 1),
+        )
+        self._pool = ThreadPoolExecutor(self._limits.max_batch, thread_name_prefix="remote")
+        self._lock = threading.Lock()  # guards the next two
+        self._open: dict[str, _Open] = {}
+        self._counts = _Counts()
+        self._priors: dict[tuple[str, Language], dict[str, float]] = {}
+        self._has_log_probabilities = True
+        self._takes_extensions = True  # of sampling, beyond OpenAI's own
+        self._info: ModelInfo | None = None
+        self._failure: EdgedError | None = None
+        self._settled = threading.Event()
+        self._stopping = threading.Event()
+        self._starter = threading.Thread(target=self._begin, name="engine", daemon=True)
+
+    # ------------------------------------------------------------------------------------------------ the engine
+
+    def start(self) -> None:
+        self._starter.start()
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        if not self._settled.wait(timeout):
+            return False
+        if self._failure is not None:
+            raise self._failure
+        return True
+
+    def stop(self, timeout: float = 10.0) -> None:
+        self._stopping.set()
+        with self._lock:
+            left = [*self._open.values()]
+        for each in left:
+            self._interrupt(each)
+        if self._starter.ident is not None:
+            self._starter.join(timeout)
+        self._pool.shutdown(wait=False)
+        until = self._clock() + timeout
+        while self._open and self._clock() < until:
+            time.sleep(0.01)
+        self._http.close()
+
+    def submit(self, work: Work, on_event: Emit) -> None:
+        mine = _Open(work, on_event, self._clock())
+        with self._lock:
+            self._open[work.key] = mine
+        try:
+            self._pool.submit(self._run, mine)
+        except RuntimeError:  # after `stop`
+            self._end(mine, Failed(key=work.key, error=ShuttingDown("the daemon is shutting down")))
+
+    def cancel(self, key: str) -> None:
+        with self._lock:
+            mine = self._open.get(key)
+        if mine is not None:
+            self._interrupt(mine)
+
+    def state(self) -> EngineState:
+        with self._lock:
+            running = sum(each.admitted is not None for each in self._open.values())
+            waiting = len(self._open) - running
+            counts = replace(self._counts)
+        return EngineState(
+            waiting=waiting,
+            running=running,
+            last_token_at=counts.last_token_at,
+            last_progress=self._clock(),  # no thread waits longer than `model.timeout`; the probe tells how it goes
+            prompt_tokens=counts.prompt_tokens,
+            cached_tokens=counts.cached_tokens,
+            completion_tokens=counts.completion_tokens,
+            steps=counts.steps,
+            step_rows=counts.steps,
+            cache_hits=0,
+            cache_misses=0,
+            cache_bytes=0,
+            cache_capacity=0,
+            fault=None,
+        )
+
+    @property
+    def model(self) -> ModelInfo:
+        if self._info is None:
+            raise ModelError("the server was not found yet")
+        return self._info
+
+    # ------------------------------------------------------------------------------------------------- the start
+
+    def _begin(self) -> None:
+        begin = self._clock()
+        try:
+            name = self._find_model()
+            if name is None:
+                return  # stopped meanwhile
+            self._info = ModelInfo(
+                id=name,
+                architecture="remote",
+                format="remote",
+                device=self._http.base_url.host,
+                threads=0,
+                parameters=0,
+                weight_bytes=0,
+                load_s=self._clock() - begin,
+                max_context_tokens=self._limits.max_context_tokens,
+                max_new_tokens=self._limits.max_new_tokens,
+            )
+            self._has_log_probabilities = self._tells_log_probabilities()
+            for spec in {part.name: part for name in self._tasks.names for part in self._tasks.parts(name)}.values():
+                if isinstance(spec, ClassifySpec):
+                    for language in LANGUAGES:
+                        self._learn_prior(spec, language)
+        except EdgedError as error:
+            self._failure = error
+        except Exception as error:
+            # The top of the thread: whoever waits must learn of it.
+            log.exception("remote_start_failed")
+            self._failure = ModelUnavailable(f"{self._model.url}: {type(error).__name__}: {error}")
+        finally:
+            self._settled.set()
+
+    def _find_model(self) -> str | None:
+        """The model to ask for, once the server answers; None when stopped first.
+
+        Raises:
+            ModelUnavailable: the server does not take us, or has no such model.
+        """
+        told = ""
+        while not self._stopping.is_set():
+            try:
+                body = self._ask("models", None, deadline=self._clock() + self._model.timeout)
+            except (_Retry, ModelError) as error:
+                if str(error) != told:
+                    log.warning("remote_not_there", url=self._model.url, reason=str(error))
+                told = str(error)
+                self._stopping.wait(_START_PAUSE_S)
+                continue
+            names = [str(each.get("id")) for each in body.get("data", ())]
+            wanted = self._model.id
+            if wanted in names or not names:
+                return wanted
+            if "id" in self._model.model_fields_set:
+                raise ModelUnavailable(
+                    f"{self._model.url} has no model {wanted}; set EDGED_MODEL__ID to one of: {', '.join(names[:10])}"
+                )
+            return names[0]
+        return None
+
+    def _tells_log_probabilities(self) -> bool:
+        body = {"model": self.model.id, "prompt": "One, two, three,", "max_tokens": 1, "logprobs": _TOP}
+        try:
+            answer = self._ask("completions", body, deadline=None)
+        except (RequestError, _Retry) as error:
+            log.info("remote_completes_no_text", reason=str(error))
+            return False
+        tells = bool(_top_tokens(answer))
+        if not tells:
+            log.info("remote_tells_no_log_probabilities", url=self._model.url)
+        return tells
+
+    def _learn_prior(self, spec: ClassifySpec, language: Language) -> None:
+        """The prompt's own leaning; see `ClassifyPrompt.neutral_texts`."""
+        self._priors[spec.name, language] = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
+        sums = dict(self._priors[spec.name, language])
+        texts = spec.prompts[language].neutral_texts
+        for text in texts if self._has_log_probabilities else ():
+            mine = _Open(Work(key="warm-up", spec=spec, text=text, language=language), lambda _: None, self._clock())
+            for label, value in self._label_evidence(mine, spec)[0].items():
+                sums[label] += value / len(texts)
+        self._priors[spec.name, language] = sums
+
+    # -------------------------------------------------------------------------------------------------- the work
+
+    def _run(self, mine: _Open) -> None:
+        key = mine.work.key
+        event: WorkEvent
+        try:
+            self._check(mine)
+            mine.admitted = self._clock()
+            spec = mine.work.spec
+            event = self._classify(mine, spec) if isinstance(spec, ClassifySpec) else self._generate(mine, spec)
+        except RequestError as error:
+            event = Failed(key=key, error=error)
+        except ModelUnavailable as error:
+            event = Failed(key=key, error=ModelError(str(error)))
+        except Exception as error:
+            # One piece of work that brings out a fault of ours must have its end all the same.
+            log.exception("remote_work_failed", key=key)
+            event = Failed(key=key, error=ModelError(f"a fault of the daemon: {type(error).__name__}"))
+        self._end(mine, event)
+
+    def _end(self, mine: _Open, event: WorkEvent) -> None:
+        with self._lock:
+            self._open.pop(mine.work.key, None)
+            if isinstance(event, Classified | Generated):
+                self._counts.steps += 1
+                self._counts.last_token_at = self._clock()
+                self._counts.prompt_tokens += event.usage.prompt_tokens
+                self._counts.cached_tokens += event.usage.cached_tokens
+                self._counts.completion_tokens += event.usage.completion_tokens
+        mine.emit(event)
+
+    def _interrupt(self, mine: _Open) -> None:
+        mine.cancelled.set()
+        if mine.response is not None:
+            mine.response.close()
+
+    def _check(self, mine: _Open) -> None:
+        """Raise if nobody wants the answer any more."""
+        if self._stopping.is_set():
+            raise ShuttingDown("the daemon is shutting down")
+        if mine.cancelled.is_set():
+            raise Cancelled("the request was cancelled before there was an answer")
+        if mine.work.deadline is not None and self._clock() >= mine.work.deadline:
+            raise Expired("the deadline passed before there was an answer")
+
+    # labels
+
+    def _classify(self, mine: _Open, spec: ClassifySpec) -> Classified:
+        if self._has_log_probabilities:
+            evidence, usage = self._label_evidence(mine, spec)
+            prior = self._priors[spec.name, mine.work.language]
+            scores = _softmax({label: value - prior[label] for label, value in evidence.items()})
+        else:
+            chosen, usage = self._choose(mine, spec)
+            scores = {label.canonical: float(label.canonical == chosen) for label in spec.labels}
+        mine.first = self._clock()
+        return Classified(key=mine.work.key, scores=scores, usage=usage, timings=self._timings(mine))
+
+    def _label_evidence(self, mine: _Open, spec: ClassifySpec) -> tuple[dict[str, float], Usage]:
+        """Log-probability of each label, summed over the readings."""
+        language = mine.work.language
+        text = normalise(mine.work.text, half_width=self._half_width)
+        prompt = completion_prompt(spec, text=text, language=language)
+        words = [label.words(language) for label in spec.labels]
+        flat = [f"{prompt.space}{word}" for each in words for word in each]
+        usage = [_NONE]
+        found = self._word_log_probabilities(mine, prompt.text, flat, usage, depth=0)
+        evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
+        for reading in zip(*words, strict=True):
+            values = [found[f"{prompt.space}{word}"] for word in reading]
+            total = _log_sum(values)
+            for label, value in zip(spec.labels, values, strict=True):
+                evidence[label.canonical] += value - total
+        return evidence, usage[0]
+
+    def _word_log_probabilities(
+        self, mine: _Open, prompt: str, words: Sequence[str], usage: list[Usage], depth: int
+    ) -> dict[str, float]:
+        """How probable each of `words` is after `prompt`, as far as is needed to tell them apart.
+
+        A word that is not among the most probable tokens gets the probability of the least of these: it is at most
+        that.
+        """
+        body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": _TOP}
+        answer = self._post(mine, "completions", body)
+        usage[0] = _usage(answer, usage[0])
+        top = _top_tokens(answer)
+        if not top:  # llama.cpp, where the text would end here
+            return dict.fromkeys(words, 0.0)
+        floor = min(top.values())
+        found: dict[str, list[float]] = {word: [] for word in words}
+        for token, value in top.items():
+            meant = [word for word in words if token.strip() and (word.startswith(token) or token.startswith(word))]
+            if len(meant) == 1 or depth >= _DEPTH:
+                for word in meant:
+                    found[word].append(value)
+            elif meant:
+                rests = [word[len(token) :] or "\n" for word in meant]
+                deeper = self._word_log_probabilities(mine, prompt + token, rests, usage, depth + 1)
+                for word, rest in zip(meant, rests, strict=True):
+                    found[word].append(value + deeper.get(rest, 0.0))
+        return {word: _log_sum(values) if values else floor for word, values in found.items()}
+
+    def _choose(self, mine: _Open, spec: ClassifySpec) -> tuple[str, Usage]:
+        """Have the server write one of the labels, held to them by a schema."""
+        language = mine.work.language
+        by_word = {label.words(language)[0]: label.canonical for label in spec.labels}
+        prompt: ClassifyPrompt = spec.prompts[language]
+        messages = [{"role": "system", "content": f"{prompt.role.strip()} {' / '.join(by_word)}"}]
+        for example in prompt.examples:
+            word = next(word for word, label in by_word.items() if label == example.label)
+            messages += [
+                {"role": "user", "content": example.text},
+                {"role": "assistant", "content": json.dumps(word, ensure_ascii=False)},
+            ]
+        messages.append({"role": "user", "content": normalise(mine.work.text, half_width=self._half_width)})
+        schema = {"type": "string", "enum": [*by_word]}
+        body = {
+            "messages": messages,
+            "max_tokens": 16,
+            "temperature": 0,
+            "response_format": {"type": "json_schema", "json_schema": {"name": spec.name, "schema": schema}},
+        }
+        answer = self._post(mine, "chat/completions", body)
+        said = str(answer["choices"][0]["message"]["content"] or "").strip().strip('"')
+        if said not in by_word:
+            raise ModelError("the server did not keep to the labels of the task")
+        return by_word[said], _usage(answer, _NONE)
+
+    # text
+
+    def _generate(self, mine: _Open, spec: GenerateSpec) -> Generated:
+        work, params = mine.work, mine.work.params
+        limit = self._limits.max_new_tokens
+        wanted = min(params.max_tokens or spec.max_tokens or limit, limit)
+        sampling = spec.sampling
+        chosen = {
+            "temperature": sampling.temperature if params.temperature is None else params.temperature,
+            "top_p": sampling.top_p if params.top_p is None else params.top_p,
+        }
+        penalty = sampling.repetition_penalty if params.repetition_penalty is None else params.repetition_penalty
+        # The first is llama.cpp's and Ollama's name for it, the second vLLM's.
+        extensions: dict[str, Any] = {"repeat_penalty": penalty, "repetition_penalty": penalty}
+        extensions["top_k"] = sampling.top_k if params.top_k is None else params.top_k
+        body: dict[str, Any] = {
+            "messages": self._messages(work, spec, wanted),
+            "max_tokens": wanted,
+            "seed": (params.seed if params.seed is not None else work.seed) % (1 << 32),
+            **chosen,
+            **(extensions if self._takes_extensions else {}),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if stops := [*spec.stop, *params.stop][:4]:  # OpenAI takes four
+            body["stop"] = stops
+        if spec.schema is not None:
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": spec.name, "schema": dict(spec.schema)},
+            }
+        return self._stream(mine, spec, body, [*extensions])
+
+    def _messages(self, work: Work, spec: GenerateSpec, max_tokens: int) -> list[dict[str, str]]:
+        def clean(text: str) -> str:
+            return normalise(text, half_width=self._half_width)
+
+        def count(turn: Turn) -> int:
+            return 8 + math.ceil(len(turn.content.encode()) / _BYTES_PER_TOKEN)
+
+        asked = Turn(role="user", content=clean(work.text))
+        system = Turn(role="system", content=spec.system[work.language])
+        budget = self._limits.max_context_tokens - max_tokens - count(asked) - count(system)
+        turns = trim([replace(turn, content=clean(turn.content)) for turn in work.turns], count=count, budget=budget)
+        return [{"role": turn.role, "content": turn.content} for turn in (system, *turns, asked)]
+
+    def _stream(self, mine: _Open, spec: GenerateSpec, body: dict[str, Any], extensions: Sequence[str]) -> Generated:
+        """Take the text as it comes.
+
+        A request that nothing came of is tried again; after the first words the server's silence is the end.
+        """
+        text, finish, usage = "", "stop", _NONE
+        early: FinishReason | None = None
+        try:
+            for chunk in self._chunks(mine, body, extensions):
+                usage = _usage(chunk, usage) if chunk.get("usage") else usage
+                for choice in chunk.get("choices") or ():
+                    piece = str((choice.get("delta") or {}).get("content") or "")
+                    if not text:
+                        piece = piece.lstrip()
+                    finish = choice.get("finish_reason") or finish
+                    if not piece:
+                        continue
+                    mine.first = mine.first or self._clock()
+                    text += piece
+                    if mine.work.stream:
+                        mine.emit(TextDelta(key=mine.work.key, text=piece))
+        except (Cancelled, Expired) as error:
+            if not text or spec.schema is not None:
+                raise
+            early = "cancelled" if isinstance(error, Cancelled) else "deadline"
+        if spec.schema is not None:
+            _check_json(text, finish)
+        completion = usage.completion_tokens or max(1, round(len(text.encode()) / _BYTES_PER_TOKEN))
+        return Generated(
+            key=mine.work.key,
+            text=text if mine.work.stream else text.rstrip(),
+            finish_reason=early or ("length" if finish == "length" else "stop"),
+            usage=replace(usage, completion_tokens=completion),
+            timings=self._timings(mine),
+        )
+
+    def _chunks(self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]) -> Iterator[dict[str, Any]]:
+        has_begun = False
+        for pause in self._pauses():
+            self._check(mine)
+            try:
+                with self._streaming(mine, body) as lines:
+                    for line in lines:
+                        self._check(mine)
+                        data = line.removeprefix("data:").strip()
+                        if line.startswith("data:") and data != "[DONE]":
+                            has_begun = True
+                            yield json.loads(data)
+            except _Refused as refused:
+                if not (self._takes_extensions and any(name in refused.message for name in extensions)):
+                    raise refused.as_request_error() from None
+                self._takes_extensions = False
+                body = {name: value for name, value in body.items() if name not in extensions}
+            except (_Retry, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
+                self._check(mine)  # a response that `cancel` closed ends like that
+                if has_begun or pause is None:
+                    raise ModelError(f"the model's server: {_in_words(error)}", retry_after_ms=5000) from None
+                mine.cancelled.wait(pause)
+            else:
+                return
+
+    def _pauses(self) -> Iterator[float | None]:
+        """Seconds to wait after each attempt; None after the last."""
+        for attempt in range(self._model.retries):
+            yield _PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
+        yield None
+
+    @contextmanager
+    def _streaming(self, mine: _Open, body: dict[str, Any]) -> Iterator[Iterator[str]]:
+        with self._http.stream(
+            "POST",
+            "chat/completions",
+            json={"model": self.model.id, **body},
+            timeout=self._patience(mine.work.deadline),
+        ) as response:
+            mine.response = response
+            try:
+                if response.status_code != httpx2.codes.OK:
+                    response.read()
+                    _raise_for(response)
+                yield response.iter_lines()
+            finally:
+                mine.response = None
+
+    # ------------------------------------------------------------------------------------------------ the server
+
+    def _patience(self, deadline: float | None) -> float:
+        """Seconds that the server may be silent."""
+        left = math.inf if deadline is None else deadline - self._clock()
+        return max(0.05, min(self._model.timeout, left))
+
+    def _post(self, mine: _Open, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask, and ask again where that may help.
+
+        Raises:
+            RequestError: there is no answer.
+        """
+        for pause in self._pauses():
+            self._check(mine)
+            try:
+                return self._ask(path, {"model": self.model.id, **body}, deadline=mine.work.deadline)
+            except _Retry as error:
+                self._check(mine)
+                if pause is None:
+                    raise ModelError(f"the model's server: {error}", retry_after_ms=5000) from None
+                mine.cancelled.wait(pause)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _ask(self, path: str, body: Mapping[str, Any] | None, *, deadline: float | None) -> dict[str, Any]:
+        method = "GET" if body is None else "POST"
+        try:
+            response = self._http.request(method, path, json=body, timeout=self._patience(deadline))
+        except httpx2.HTTPError as error:
+            raise _Retry(_in_words(error)) from None
+        if response.status_code != httpx2.codes.OK:
+            try:
+                _raise_for(response)
+            except _Refused as refused:
+                raise refused.as_request_error() from None
+        try:
+            answer = response.json()
+        except ValueError:
+            raise _Retry("it answers what is no JSON") from None
+        if not isinstance(answer, dict):
+            raise _Retry("it answers what is no JSON object")
+        return answer
+
+    def _timings(self, mine: _Open) -> Timings:
+        now = self._clock()
+        admitted = mine.admitted or now
+        first = mine.first or now
+        return Timings(
+            queue_ms=1000 * (admitted - mine.submitted),
+            prefill_ms=1000 * (first - admitted),
+            decode_ms=1000 * (now - first),
+            first_token_ms=1000 * (first - mine.submitted),
+            total_ms=1000 * (now - mine.submitted),
+        )
+
+
+class _Refused(Exception):
+    """The server says that it is our fault."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+
+    def as_request_error(self) -> RequestError:
+        if "context" in self.message.lower() or "too long" in self.message.lower():
+            return TooLong("the text does not fit the context of the model's server", field="text")
+        return ModelError(f"the model's server refuses: HTTP {self.status}")
+
+
+def _raise_for(response: httpx2.Response) -> None:
+    """Raise what a status other than 200 means."""
+    status = response.status_code
+    if status in {httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN}:
+        raise ModelUnavailable(f"{response.url}: HTTP {status}: set EDGED_MODEL__API_KEY to a key that it takes")
+    if (
+        status in {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.REQUEST_TIMEOUT}
+        or status >= httpx2.codes.INTERNAL_SERVER_ERROR
+    ):
+        raise _Retry(f"HTTP {status}")
+    if status == httpx2.codes.NOT_FOUND and response.url.path.endswith("/models"):
+        raise ModelUnavailable(f"{response.url}: HTTP 404: model.url ends where the API begins, in /v1 as a rule")
+    # Not passed on: servers repeat the user's words in it.
+    raise _Refused(status, response.text[:2000])
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _top_tokens(answer: Mapping[str, Any]) -> dict[str, float]:
+    """The most probable next tokens as text, with their log-probabilities; empty where the server tells none."""
+    choices = answer.get("choices") or [{}]
+    told = choices[0].get("logprobs") or {}
+    if content := told.get("content"):  # llama.cpp answers in the form of chat completions
+        return {str(each["token"]): float(each["logprob"]) for each in content[0].get("top_logprobs") or ()}
+    top = told.get("top_logprobs") or [{}]
+    return {str(token): float(value) for token, value in (top[0] or {}).items()}
+
+
+def _usage(answer: Mapping[str, Any], before: Usage) -> Usage:
+    told = answer.get("usage") or {}
+    details = told.get("prompt_tokens_details") or {}
+    return Usage(
+        prompt_tokens=before.prompt_tokens + int(told.get("prompt_tokens") or 0),
+        cached_tokens=before.cached_tokens + int(details.get("cached_tokens") or 0),
+        completion_tokens=int(told.get("completion_tokens") or 0),
+    )
+
+
+def _check_json(text: str, finish: str) -> None:
+    if finish == "length":
+        raise TooLong("the JSON is not complete at the length limit; ask about less, or raise max_tokens of the task")
+    try:
+        json.loads(text)
+    except ValueError:
+        raise ModelError("the server did not keep to the schema of the task") from None
+
+
+def _log_sum(values: Sequence[float]) -> float:
+    most = max(values)
+    return most + math.log(sum(math.exp(value - most) for value in values))
+
+
+def _softmax(evidence: Mapping[str, float]) -> dict[str, float]:
+    total = _log_sum([*evidence.values()])
+    return {label: math.exp(value - total) for label, value in evidence.items()}

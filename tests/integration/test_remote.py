@@ -1,0 +1,398 @@
+"""The engine elsewhere: on a real llama.cpp server, and on one that does what servers do to their clients."""
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.conversation import Turn
+from edged.errors import ExitCode, ModelUnavailable
+from edged.remote import RemoteEngine
+from edged.settings import Settings
+from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec, Tasks
+from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
+from tests.support.daemon import Watcher, daemon_on_a_broker, publish
+from tests.support.llama_server import LlamaServer
+
+TIMEOUT = 120.0
+
+
+def settings(url: str, **model: Any) -> Settings:
+    return Settings.model_validate(
+        {"node": "box", "model": {"backend": "remote", "url": url, **model}, "engine": {"max_new_tokens": 48}}
+    )
+
+
+@contextmanager
+def engine(url: str, tasks: Tasks = BUILT_IN, **model: Any) -> Iterator[RemoteEngine]:
+    engine = RemoteEngine(settings(url, **model), tasks=tasks)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        engine.stop(10.0)
+
+
+def run(engine: RemoteEngine, *works: Work) -> list[list[WorkEvent]]:
+    """All events of each, to its end."""
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    for work in works:
+        engine.submit(work, events.put)
+    found: dict[str, list[WorkEvent]] = {work.key: [] for work in works}
+    left = len(works)
+    while left:
+        event = events.get(timeout=TIMEOUT)
+        found[event.key].append(event)
+        left -= not isinstance(event, TextDelta)
+    return [found[work.key] for work in works]
+
+
+def reply(key: str = "1", text: str = "I passed my exam today!", **fields: Any) -> Work:
+    return Work(key=key, spec=REPLY, text=text, language="en", **fields)
+
+
+def sentiment(text: str, key: str = "1") -> Work:
+    return Work(key=key, spec=SENTIMENT, text=text, language="en")
+
+
+# ------------------------------------------------------------------------------------------------- a real server
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
+    server = LlamaServer(folder=tmp_path_factory.mktemp("llama"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def real(server: LlamaServer) -> Iterator[RemoteEngine]:
+    with engine(server.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        yield running
+
+
+def test_it_asks_for_the_first_model_that_there_is(real: RemoteEngine) -> None:
+    assert "SmolLM2-135M" in real.model.id
+
+
+def test_labels_are_scored(real: RemoteEngine) -> None:
+    texts = ("A joy from start to finish.", "The worst meal of my life.", "Superb acting and a great story.", "Dull.")
+    ends = [events[-1] for events in run(real, *(sentiment(text, str(i)) for i, text in enumerate(texts)))]
+    scores = [end.scores["positive"] for end in ends if isinstance(end, Classified)]
+    assert [score > 0.5 for score in scores] == [True, False, True, False]
+    assert all(0.0 < score < 1.0 for score in scores)
+    assert all(end.usage.prompt_tokens > 50 for end in ends if isinstance(end, Classified))
+
+
+def test_labels_that_begin_alike_are_told_apart(real: RemoteEngine) -> None:
+    labels = tuple(
+        type(SENTIMENT.labels[0])(canonical=word, names={"en": word, "zh": word}) for word in ("notable", "nothing")
+    )
+    odd = type(SENTIMENT)(
+        name="odd",
+        labels=labels,
+        prompts={
+            language: type(prompt)(role="", case="{text}: {label}\n", examples=(), neutral_texts=("x",))
+            for language, prompt in SENTIMENT.prompts.items()
+        },
+    )
+    with engine(f"http://{real.model.device}:{real._http.base_url.port}/v1", Tasks((odd,))) as other:
+        assert other.wait_ready(TIMEOUT)
+        [[end]] = run(other, Work(key="1", spec=odd, text="I have", language="en"))
+    assert isinstance(end, Classified)
+    assert sum(end.scores.values()) == pytest.approx(1.0)
+
+
+def test_a_reply_is_streamed_and_the_same_seed_says_the_same(real: RemoteEngine) -> None:
+    [first] = run(real, reply(stream=True, params=Params(seed=7, max_tokens=24)))
+    *deltas, end = first
+    assert isinstance(end, Generated)
+    assert "".join(each.text for each in deltas if isinstance(each, TextDelta)) == end.text
+    assert len(deltas) > 3
+    assert end.usage.completion_tokens == 24
+    assert end.finish_reason == "length"
+    [[again]] = run(real, reply(params=Params(seed=7, max_tokens=24)))
+    assert isinstance(again, Generated)
+    assert again.text == end.text.rstrip()
+
+
+def test_many_at_a_time_have_an_end_each(real: RemoteEngine) -> None:
+    works = [reply(f"r{i}", params=Params(max_tokens=8)) for i in range(12)]
+    works += [sentiment("Great!", f"s{i}") for i in range(12)]
+    ends = [events[-1] for events in run(real, *works)]
+    assert not any(isinstance(end, Failed) for end in ends)
+    state = real.state()
+    assert (state.running, state.waiting) == (0, 0)
+    assert state.completion_tokens >= 12 * 8
+
+
+def test_the_conversation_is_sent_along_as_far_as_it_fits(real: RemoteEngine) -> None:
+    turns = (Turn(role="user", content="My name is Zelda. " * 400), Turn(role="assistant", content="Hello Zelda."))
+    few = (Turn(role="user", content="My name is Zelda."), Turn(role="assistant", content="Hello Zelda."))
+    params = Params(max_tokens=4)
+    [[long], [short], [none]] = run(
+        real, reply("1", turns=turns, params=params), reply("2", turns=few, params=params), reply("3", params=params)
+    )
+    assert isinstance(long, Generated)
+    assert isinstance(short, Generated)
+    assert isinstance(none, Generated)
+    assert long.usage.prompt_tokens == none.usage.prompt_tokens < short.usage.prompt_tokens
+
+
+def test_json_keeps_to_its_schema(real: RemoteEngine) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"mood": {"enum": ["happy", "sad"]}, "score": {"type": "integer"}},
+        "required": ["mood", "score"],
+        "additionalProperties": False,
+    }
+    spec = GenerateSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, keeps_history=False, schema=schema)
+    [[end]] = run(real, Work(key="1", spec=spec, text="I won!", language="en"))
+    assert isinstance(end, Generated)
+    assert set(json.loads(end.text)) == {"mood", "score"}
+
+
+def test_cancelled_and_late_work_ends(real: RemoteEngine) -> None:
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    real.submit(reply("c", stream=True), events.put)
+    first = events.get(timeout=TIMEOUT)
+    assert isinstance(first, TextDelta)
+    real.cancel("c")
+    while isinstance(end := events.get(timeout=TIMEOUT), TextDelta):
+        pass
+    assert isinstance(end, Generated)
+    assert end.finish_reason == "cancelled"
+    [[late]] = run(real, reply("d", deadline=time.monotonic() - 1.0))
+    assert isinstance(late, Failed)
+    assert late.error.code == "expired"
+
+
+def test_a_daemon_answers_by_a_server_and_waits_for_one_that_is_not_there_yet(tmp_path: Path) -> None:
+    server = LlamaServer(folder=tmp_path)
+    more = {"EDGED_MODEL__BACKEND": "remote", "EDGED_MODEL__URL": server.url, "EDGED_LOG__LEVEL": "info"}
+    with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as box:
+        status = Watcher(box.broker, f"{box.root}/status")
+        out = Watcher(box.broker, f"{box.root}/out/#")
+        try:
+            box.start()
+            status.until(state="loading")
+            server.start()
+            status.until(state="ready")
+            publish(box.broker, f"{box.root}/in/message", "I love this phone, it makes my day!")
+            body = out.next_json()
+            assert body["status"] == "ok"
+            assert body["sentiment"]["label"] == "positive"
+            assert body["reply"]["text"]
+            server.stop()
+            publish(box.broker, f"{box.root}/in/reply", '{"text":"anybody?","deadline_ms":1500}')
+            assert out.next_json()["error"]["code"] in {"expired", "model_error"}
+            server.start()
+            publish(box.broker, f"{box.root}/in/reply", "and now?")
+            assert out.next_json()["status"] == "ok"
+            assert box.command("check").returncode == ExitCode.DONE
+            assert box.stop() == ExitCode.DONE
+        finally:
+            status.stop()
+            out.stop()
+            server.stop()
+
+
+# ------------------------------------------------------------------------------------------ a server with a script
+
+
+@dataclass
+class Script:
+    """Answers by path: a status and a body, or several of them one after the other; notes what it was asked."""
+
+    answers: dict[str, Callable[[dict[str, Any]], tuple[int, Any]]] = field(default_factory=dict)
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    keys: set[str] = field(default_factory=set)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+
+@pytest.fixture
+def script() -> Iterator[Script]:
+    script = Script()
+    script.answers["/v1/models"] = lambda _: (200, {"data": [{"id": "one"}, {"id": "two"}]})
+    script.answers["/v1/completions"] = lambda _: (200, {"choices": [{"logprobs": {"top_logprobs": [_TOP]}}]})
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer({})
+
+        def do_POST(self) -> None:
+            self._answer(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+
+        def _answer(self, body: dict[str, Any]) -> None:
+            script.asked.append((self.path, body))
+            script.keys.add(self.headers.get("Authorization", ""))
+            status, answer = script.answers[self.path](body)
+            raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(raw)))
+            self.end_headers()
+            self.wfile.write(raw)
+
+        def log_message(self, *_: Any) -> None:
+            """Quiet."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    script.port = server.server_address[1]
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield script
+    server.shutdown()
+    server.server_close()
+
+
+# In the form of OpenAI and vLLM.
+_TOP = {f" {word}": -1.0 - 0.1 * i for i, word in enumerate(("positive", "good", "love", "joy", "happy", "great"))} | {
+    f" {word}": -3.0 - 0.1 * i for i, word in enumerate(("negative", "bad", "hate", "anger", "sad", "terrible"))
+}
+
+
+def sse(*pieces: str, finish: str = "stop") -> bytes:
+    chunks: list[dict[str, Any]] = [{"choices": [{"delta": {"content": piece}}]} for piece in pieces]
+    chunks.append({"choices": [{"delta": {}, "finish_reason": finish}]})
+    chunks.append({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": len(pieces)}})
+    return b"".join(b"data: " + json.dumps(chunk).encode() + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
+
+
+def test_a_fault_of_the_server_is_tried_again(script: Script) -> None:
+    faults = iter([(503, b"busy"), (429, b""), (200, sse("Hello", " there"))])
+    script.answers["/v1/chat/completions"] = lambda _: next(faults)
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+    assert isinstance(end, Generated)
+    assert (end.text, end.usage.prompt_tokens, end.usage.completion_tokens) == ("Hello there", 9, 2)
+
+
+def test_a_server_that_stays_at_fault_is_an_error_of_this_request(script: Script) -> None:
+    script.answers["/v1/chat/completions"] = lambda _: (500, b"no")
+    with engine(script.url, retries=1) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+    assert isinstance(end, Failed)
+    assert (end.error.code, end.error.retry_after_ms) == ("model_error", 5000)
+    assert sum(path.endswith("chat/completions") for path, _ in script.asked) == 2
+
+
+def test_what_the_server_says_of_the_users_words_is_not_passed_on(script: Script) -> None:
+    script.answers["/v1/chat/completions"] = lambda body: (400, {"error": f"bad: {body['messages']}"})
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply(text="my secret"))
+    assert isinstance(end, Failed)
+    assert "secret" not in str(end.error)
+
+
+def test_a_text_over_the_servers_context_is_too_long(script: Script) -> None:
+    script.answers["/v1/chat/completions"] = lambda _: (400, {"error": "maximum context length is 2048 tokens"})
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+    assert isinstance(end, Failed)
+    assert end.error.code == "too_long"
+
+
+def test_a_server_that_knows_only_openais_own_sampling_is_asked_without_the_rest(script: Script) -> None:
+    def answer(body: dict[str, Any]) -> tuple[int, Any]:
+        return (400, {"error": "unknown field top_k"}) if "top_k" in body else (200, sse("Hi"))
+
+    script.answers["/v1/chat/completions"] = answer
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+        assert isinstance(end, Generated)
+        run(running, reply("2"))
+    assert sum("top_k" in body for path, body in script.asked if path.endswith("chat/completions")) == 1
+
+
+def test_without_log_probabilities_the_server_is_held_to_the_labels(script: Script) -> None:
+    script.answers["/v1/completions"] = lambda _: (200, {"choices": [{"text": " x"}]})
+    word = SENTIMENT.labels[1].words("en")[0]
+    script.answers["/v1/chat/completions"] = lambda _: (
+        200,
+        {"choices": [{"message": {"content": json.dumps(word)}}], "usage": {"prompt_tokens": 5}},
+    )
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, sentiment("Dull."))
+    assert isinstance(end, Classified)
+    assert end.scores == {"positive": 0.0, "negative": 1.0}
+    [*_, (_, asked)] = script.asked
+    assert word in asked["response_format"]["json_schema"]["schema"]["enum"]
+
+
+def test_log_probabilities_in_vllms_form_are_read(script: Script) -> None:
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, sentiment("Whatever."))
+    assert isinstance(end, Classified)
+    assert end.scores["positive"] == pytest.approx(0.5)  # the same as of the neutral texts
+
+
+def test_the_key_goes_along(script: Script) -> None:
+    with engine(script.url, api_key="geheim") as running:
+        assert running.wait_ready(TIMEOUT)
+    assert script.keys == {"Bearer geheim"}
+
+
+@pytest.mark.parametrize(
+    ("model", "status", "words"),
+    [({"id": "three"}, 200, "has no model three"), ({}, 401, "API_KEY"), ({}, 404, "where the API begins")],
+)
+def test_a_server_that_cannot_serve_us_is_told_at_the_start(
+    script: Script, model: dict[str, Any], status: int, words: str
+) -> None:
+    script.answers["/v1/models"] = lambda _: (status, {"data": [{"id": "one"}]})
+    with engine(script.url, **model) as running, pytest.raises(ModelUnavailable, match=words):
+        running.wait_ready(TIMEOUT)
+
+
+def test_stopping_answers_what_is_open(script: Script) -> None:
+    gate = threading.Event()
+
+    def hang(_: dict[str, Any]) -> tuple[int, Any]:
+        gate.wait(20.0)
+        return 200, sse("late")
+
+    script.answers["/v1/chat/completions"] = hang
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        running.submit(reply(), events.put)
+        time.sleep(0.2)
+        threading.Timer(0.5, gate.set).start()
+    end = events.get(timeout=TIMEOUT)
+    assert isinstance(end, Failed)
+    assert end.error.code == "shutting_down"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"backend": "remote"}, "given together"),
+        ({"url": "http://x/v1"}, "given together"),
+        ({"backend": "remote", "url": "http://user:secret@x/v1"}, "url"),
+        ({"backend": "remote", "url": "ftp://x"}, "url"),
+    ],
+)
+def test_settings_that_name_no_server_are_refused(wrong: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        Settings.model_validate({"model": wrong})

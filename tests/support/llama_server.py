@@ -1,0 +1,53 @@
+"""A real llama.cpp server on the small model: `python -m tests.support.llama_server PORT`, or as a fixture."""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.support import assets
+from tests.support.broker import free_port, until_listening
+
+
+@dataclass(slots=True, kw_only=True)
+class LlamaServer:
+    """Started and stopped as often as a test likes, on one port of 127.0.0.1."""
+
+    folder: Path
+    port: int = field(default_factory=free_port)
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "tests.support.llama_server", str(self.port)]
+        with (self.folder / "llama.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until_listening(self.port)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+
+
+def main() -> None:
+    import xllamacpp  # type: ignore[import-untyped]  # noqa: PLC0415 - not in this process when it is a fixture
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(assets.small_model())
+    params.port = int(sys.argv[1])
+    params.n_parallel = 4
+    params.n_ctx = 4 * 2048
+    params.cpuparams.n_threads = 2
+    params.warmup = False
+    server = xllamacpp.Server(params)
+    while server is not None:
+        time.sleep(60)
+
+
+if __name__ == "__main__":
+    main()
