@@ -89,6 +89,9 @@ def render(nodes: Mapping[str, Node], *, now: float, where: str) -> RenderableTy
             *(_figures(node) if lives else ["–"] * 8),
             Text("kept" if node.heard is None else _span(now - node.heard), style="red" if is_overdue else ""),
         )
+        group = node.health.get("group")
+        if lives and isinstance(group, Mapping) and not group.get("takes", True):
+            remarks.append(f"{name}: has enough, and leaves the work of {group.get('name')} to others\n", style="dim")
         for reason in node.status.get("reasons") or ():
             remarks.append(f"{name}: {reason}\n", style="yellow")
         if errors := _at(node.health, "requests.errors"):

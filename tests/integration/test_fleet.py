@@ -322,3 +322,38 @@ def test_settings_that_make_no_group_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             Settings.model_validate(wrong)
+
+
+def test_devices_of_bridged_sites_ask_the_boxes_of_one_broker(fleet: Fleet, tmp_path: Path) -> None:
+    """The recipe in deploy/fleet, with two sites."""
+    recipe = (Path(__file__).parents[2] / "deploy" / "fleet" / "mosquitto-site.conf").read_text()
+    sites = []
+    for name in ("kitchen", "garage"):
+        lines = recipe.replace("centre.example:1883", f"127.0.0.1:{fleet.broker.port}").replace("kitchen", name)
+        config = [line for line in lines.splitlines() if line and not line.startswith(("#", "restart_timeout"))]
+        with TemporaryDirectory(prefix="edged-") as short:
+            folder = Path(short)
+        folder.mkdir()
+        # In a file of its own, the bridge stands behind the listeners.
+        (folder / "conf.d").mkdir()
+        (folder / "conf.d" / "site.conf").write_text("\n".join(config) + "\n")
+        sites.append(Broker(folder=folder, config=(f"include_dir {folder}/conf.d",)))
+    for node in ("a", "b"):
+        fleet.start(node)
+    fleet.wait_ready()
+    try:
+        for site in sites:
+            site.start()
+        for number, site in enumerate(sites):
+            with Peer(site.port) as peer:
+                peer.subscribe(f"{TEAM}/out/#")
+                asked = [f"{number}.{each}" for each in range(10)]
+                for request_id in asked:
+                    ask(peer, request_id)
+                told = answers(peer, 10)
+                mine = [each["id"] for each in told if each["id"] in asked]
+                assert Counter(mine) == Counter(asked)
+                assert {each["node"] for each in told} == {"a", "b"}
+    finally:
+        for site in sites:
+            site.stop()

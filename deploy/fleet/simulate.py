@@ -1,0 +1,351 @@
+"""What a fleet of edged boxes does under load: waiting time, loss, broken conversations, by how a broker deals.
+
+A discrete-event model. Requests come in bursts or evenly; a broker deals each to a box at once, as brokers do with
+shared subscriptions; a box answers `slots` requests side by side and keeps the rest in its queue at the broker.
+
+    python3 deploy/fleet/simulate.py --boxes 4 --rate 60 --strategy round_robin
+    python3 deploy/fleet/simulate.py --boxes 1000 --load 0.8 --bursts 5 --deaths-per-hour 2 --all
+
+Needs nothing but Python. deploy/MEASUREMENTS.md ("a fleet") compares it with real daemons at 1 to 4 boxes.
+"""
+
+import argparse
+import heapq
+import itertools
+import random
+import statistics
+import sys
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+STRATEGIES = {
+    "round_robin": "in turn: mosquitto, EMQX (round_robin), VerneMQ",
+    "random": "by lot: EMQX (random)",
+    "hash": "by topic, and so by conversation: EMQX (hash_topic), RMQTT; shards assigned by hand",
+    "pause": "in turn, among those that have room: mosquitto with edged's own pausing",
+    "pull": "to whoever is free: one queue for all, as HiveMQ does by Receive Maximum",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scenario:
+    """What happens.
+
+    Attributes:
+        speeds: one for each box; 1.0 takes the service time as it is, 0.5 twice as long.
+        slots: requests that a box answers side by side.
+        service: seconds of one request in a slot; one is drawn for each request.
+        rate: requests per second, on the average.
+        burst: requests that come at once, on the average; 1.0 are independent arrivals (Poisson).
+        seconds: of arrivals; what is left then is answered.
+        deaths_per_hour: of each box; a dead one is back after `down` seconds.
+        expiry: seconds for which the broker keeps a dead box's session: until then it deals work to it. Then what it
+            had is lost.
+        retry: seconds after which a client asks again; None: never.
+        turns: of a conversation, on the average.
+    """
+
+    speeds: Sequence[float]
+    slots: int
+    service: Sequence[float]
+    rate: float
+    burst: float = 1.0
+    seconds: float = 600.0
+    deaths_per_hour: float = 0.0
+    down: float = 60.0
+    expiry: float = 30.0
+    retry: float | None = None
+    turns: float = 6.0
+
+
+@dataclass(slots=True)
+class Box:
+    """A box, its queue at the broker, and whether the broker deals to it."""
+
+    name: int
+    speed: float
+    free: int
+    lives: bool = True
+    is_member: bool = True
+    takes: bool = True
+    run: int = 0  # its process: what an earlier one had begun ends no more
+    queue: deque["Request"] = field(default_factory=deque)
+    running: set["Request"] = field(default_factory=set)
+
+    @property
+    def jobs(self) -> int:
+        return len(self.queue) + len(self.running)
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request, from its first attempt to its answer."""
+
+    came: float
+    session: int
+    service: float
+    started: float | None = None
+    answered: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """What came of it; times in seconds."""
+
+    requests: int
+    waits: Sequence[float]  # until work began that came to an answer
+    totals: Sequence[float]  # until the answer
+    lost: int  # without an answer at the end
+    breaks: int  # turns that went to another box than the turn before
+    followers: int  # turns that had one before
+    by_box: Sequence[int]
+
+
+class Simulation:
+    """One run; the same seed gives the same one."""
+
+    def __init__(self, scenario: Scenario, strategy: str, *, seed: int = 1) -> None:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"no strategy {strategy}; there are {', '.join(STRATEGIES)}")
+        self._scenario = scenario
+        self._strategy = strategy
+        self._random = random.Random(seed)
+        self._boxes = [Box(name=i, speed=speed, free=scenario.slots) for i, speed in enumerate(scenario.speeds)]
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._numbers = itertools.count()
+        self._now = 0.0
+        self._next = 0
+        self._requests: list[Request] = []
+        self._pulled: deque[Request] = deque()  # the broker's one queue, where boxes pull
+        self._free = list(self._boxes)  # those that may have room, where boxes pull
+        self._members: list[Box] = []
+        self._last: Box | None = None
+        self._count_members()
+        self._last_box: dict[int, int] = {}
+        self._breaks = self._followers = self._sessions = 0
+        self._open_sessions: list[int] = []
+        self._answers = [0] * len(self._boxes)
+        # A box that answers slowly wants less in hand: two seconds of work, as edged does.
+        mean = statistics.fmean(scenario.service)
+        self._windows = [max(scenario.slots, round(2 * scenario.slots * box.speed / mean)) for box in self._boxes]
+
+    def run(self) -> Outcome:
+        self._arrivals()
+        if self._scenario.deaths_per_hour:
+            for box in self._boxes:
+                self._plan_death(box)
+        end = self._scenario.seconds * 20
+        while self._events and self._events[0][0] < end:
+            self._now, _, event = heapq.heappop(self._events)
+            event()
+        done = [each for each in self._requests if each.answered is not None]
+        return Outcome(
+            requests=len(self._requests),
+            waits=[(each.started or 0.0) - each.came for each in done],
+            totals=[(each.answered or 0.0) - each.came for each in done],
+            lost=len(self._requests) - len(done),
+            breaks=self._breaks,
+            followers=self._followers,
+            by_box=self._answers,
+        )
+
+    # what happens
+
+    def _at(self, seconds: float, event: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (self._now + seconds, next(self._numbers), event))
+
+    def _arrivals(self) -> None:
+        scenario, at = self._scenario, 0.0
+        while (at := at + self._random.expovariate(scenario.rate / scenario.burst)) < scenario.seconds:
+            for _ in range(max(1, round(self._random.expovariate(1 / scenario.burst))) if scenario.burst > 1 else 1):
+                request = Request(came=at, session=self._session(), service=self._random.choice(scenario.service))
+                self._requests.append(request)
+                self._at(at, lambda request=request: self._ask(request))
+
+    def _session(self) -> int:
+        """A conversation that goes on, or a new one."""
+        if self._open_sessions and self._random.random() > 1 / self._scenario.turns:
+            return self._random.choice(self._open_sessions)
+        self._sessions += 1
+        self._open_sessions.append(self._sessions)
+        if len(self._open_sessions) > 20 * len(self._boxes):
+            self._open_sessions.pop(0)
+        return self._sessions
+
+    def _ask(self, request: Request) -> None:
+        if request.answered is not None:
+            return
+        if self._scenario.retry is not None:
+            self._at(self._scenario.retry, lambda: self._ask(request))
+        if self._strategy == "pull":
+            self._pulled.append(request)
+            self._pull()
+        elif (box := self._deal(request)) is not None:
+            box.queue.append(request)
+            self._work(box)
+
+    def _deal(self, request: Request) -> Box | None:
+        """Whom the broker gives it; None where nobody subscribes: then it is gone."""
+        members = self._members
+        if not members:
+            return None
+        if self._strategy == "hash":
+            return members[zlib.crc32(str(request.session).encode()) % len(members)]
+        if self._strategy == "random":
+            return self._random.choice(members)
+        for _ in members:
+            self._next += 1
+            box = members[self._next % len(members)]
+            if self._strategy != "pause" or self._takes(box):
+                return box
+        return members[self._next % len(members)]
+
+    def _takes(self, box: Box) -> bool:
+        """A box's own rule; see edged/group.py. The fastest that lives never pauses; a dead one cannot."""
+        window = self._windows[box.name]
+        box.takes = not box.lives or box is self._last or (box.jobs < window if box.takes else box.jobs <= window // 2)
+        return box.takes
+
+    def _pull(self) -> None:
+        """Give the broker's one queue to boxes that are free."""
+        while self._pulled and self._free:
+            box = self._free[-1]
+            if not box.lives or not box.free:
+                self._free.pop()
+                continue
+            box.queue.append(self._pulled.popleft())
+            self._work(box)
+
+    def _count_members(self) -> None:
+        self._members = [box for box in self._boxes if box.is_member]
+        living = [box for box in self._boxes if box.lives]
+        self._last = max(living, key=lambda box: (box.speed, box.name), default=None)
+
+    def _work(self, box: Box) -> None:
+        while box.lives and box.free and box.queue:
+            request = box.queue.popleft()
+            if request.answered is not None:
+                continue  # asked twice, and answered by another box meanwhile
+            box.free -= 1
+            box.running.add(request)
+            begun, run = self._now, box.run
+            self._at(request.service / box.speed, lambda r=request, b=begun, n=run: self._answer(box, r, b, n))
+
+    def _answer(self, box: Box, request: Request, begun: float, run: int) -> None:
+        if run != box.run:
+            return
+        box.free += 1
+        box.running.discard(request)
+        if request.answered is None:
+            request.started, request.answered = begun, self._now
+            self._answers[box.name] += 1
+            before = self._last_box.get(request.session)
+            self._followers += before is not None
+            self._breaks += before not in {None, box.name}
+            self._last_box[request.session] = box.name
+        self._work(box)
+        if self._strategy == "pull":
+            self._free.append(box)
+            self._pull()
+
+    def _plan_death(self, box: Box) -> None:
+        self._at(self._random.expovariate(self._scenario.deaths_per_hour / 3600), lambda: self._die(box))
+
+    def _die(self, box: Box) -> None:
+        if self._now > self._scenario.seconds:
+            return
+        box.lives = False
+        box.run += 1
+        self._count_members()
+        if self._strategy == "pull":  # what was not acknowledged goes to others
+            self._pulled.extendleft(reversed([*box.running, *box.queue]))
+            box.running.clear()
+            box.queue.clear()
+            self._pull()
+        self._at(min(self._scenario.expiry, self._scenario.down), lambda: self._expire(box))
+        self._at(self._scenario.down, lambda: self._return(box))
+
+    def _expire(self, box: Box) -> None:
+        """The broker's session of it ends, and with it what it had; unless the box is back by then."""
+        if self._scenario.expiry < self._scenario.down:
+            box.is_member = False
+            box.queue.clear()
+            box.running.clear()
+            self._count_members()
+
+    def _return(self, box: Box) -> None:
+        box.queue.extendleft(box.running)  # kept by the broker, or empty
+        box.running.clear()
+        box.lives = box.is_member = box.takes = True
+        box.free = self._scenario.slots
+        self._count_members()
+        self._work(box)
+        if self._strategy == "pull":
+            self._free.append(box)
+            self._pull()
+        self._plan_death(box)
+
+
+def report(outcome: Outcome) -> str:
+    """One line of figures."""
+
+    def at(values: Sequence[float], percent: int) -> float:
+        ranked = sorted(values)
+        return ranked[max(0, -(-percent * len(ranked) // 100) - 1)] if ranked else float("nan")
+
+    mean = statistics.fmean(outcome.waits) if outcome.waits else float("nan")
+    waits = "  ".join(f"p{percent} {at(outcome.waits, percent):7.2f}" for percent in (50, 95, 99))
+    broken = outcome.breaks / outcome.followers if outcome.followers else 0.0
+    lost = outcome.lost / outcome.requests if outcome.requests else 0.0
+    return f"wait s: mean {mean:7.2f}  {waits}   lost {lost:7.3%}   turns on another box {broken:6.1%}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--boxes", type=int, default=4)
+    parser.add_argument(
+        "--slow", type=float, default=0.0, metavar="SHARE", help="of the boxes, at a third of the speed"
+    )
+    parser.add_argument("--slots", type=int, default=8, help="requests side by side in a box (engine.max_batch)")
+    parser.add_argument("--service", type=float, nargs="+", default=[0.8], metavar="S", help="seconds of a request")
+    parser.add_argument("--rate", type=float, help="requests per second; or --load")
+    parser.add_argument("--load", type=float, default=0.7, help="share of what all boxes can do (%(default)s)")
+    parser.add_argument(
+        "--bursts", type=float, default=1.0, metavar="N", help="requests that come at once, in the mean"
+    )
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--deaths-per-hour", type=float, default=0.0, help="of each box")
+    parser.add_argument("--down", type=float, default=60.0, metavar="S", help="until a dead box is back")
+    parser.add_argument("--expiry", type=float, default=30.0, metavar="S", help="mqtt.session_expiry")
+    parser.add_argument("--retry", type=float, metavar="S", help="clients ask again after so long")
+    parser.add_argument("--strategy", choices=[*STRATEGIES], default="round_robin")
+    parser.add_argument("--all", action="store_true", help="every strategy")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args(arguments)
+    slow = round(options.boxes * options.slow)
+    speeds = [1 / 3] * slow + [1.0] * (options.boxes - slow)
+    able = sum(speeds) * options.slots / statistics.fmean(options.service)
+    rate = options.rate or options.load * able
+    scenario = Scenario(
+        speeds=speeds,
+        slots=options.slots,
+        service=options.service,
+        rate=rate,
+        burst=options.bursts,
+        seconds=options.seconds,
+        deaths_per_hour=options.deaths_per_hour,
+        down=options.down,
+        expiry=options.expiry,
+        retry=options.retry,
+    )
+    print(f"{options.boxes} boxes, {rate:.1f} requests/s of {able:.1f}")
+    for name in STRATEGIES if options.all else [options.strategy]:
+        print(f"{name:12} {report(Simulation(scenario, name, seed=options.seed).run())}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
