@@ -100,6 +100,8 @@ class Membership:
     def hear(self, topic: str, payload: bytes) -> bool:
         """Take a message in that is not ours to answer; False when it is none for a member either."""
         if topic == self._topics.probe:
+            if not self._is_proven:
+                log.info("group_probe_returned")
             self._is_proven = True
             return True
         if not any(topic_matches(each, topic) for each in self._topics.members):

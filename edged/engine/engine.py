@@ -19,6 +19,7 @@ from edged.engine.constrain import Constraint, Constraints
 from edged.engine.detokenize import TextStream
 from edged.engine.model import CausalModel, K, Span
 from edged.engine.prefix_cache import PrefixCache
+from edged.engine.priors import PriorStore
 from edged.engine.prompt import Classification, Prompter
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
@@ -54,6 +55,7 @@ class Loaded(Generic[K]):
     prompter: Prompter
     info: ModelInfo
     limits: Limits
+    priors: PriorStore = field(default_factory=lambda: PriorStore(None))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -221,12 +223,23 @@ class Engine(Generic[K]):
         self._pin(self._ready.prompter.classification(spec, text="", language=language).prefix)
         texts = spec.prompts[language].neutral_texts
         works = [Work(key=f"warm-up {n}", spec=spec, text=text, language=language) for n, text in enumerate(texts)]
+        prompter, kept = self._ready.prompter, self._ready.priors
+        prompts = [prompter.classification(spec, text=text, language=language).tokens for text in texts]
+        [first] = self._observe(works[:1])
+        prior = kept.find(prompts, first)
+        if prior is None or len(prior) != len(first):
+            prior = mean_prior([first, *self._observe(works[1:])])
+            kept.keep(prompts, first, prior)
+        self._priors[spec.name, language] = prior
+
+    def _observe(self, works: Sequence[Work]) -> list[list[float]]:
+        """Log-probabilities of the labels for each."""
         observed = []
         for event in self._run_together(works):
             if not isinstance(event, Classified):
-                raise ModelError(f"warm-up of task {spec.name} failed: {event}")
+                raise ModelError(f"warm-up of task {works[0].spec.name} failed: {event}")
             observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
-        self._priors[spec.name, language] = mean_prior(observed)
+        return observed
 
     def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
         self._pin(self._ready.prompter.shared_beginning(spec, language))

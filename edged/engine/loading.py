@@ -18,6 +18,7 @@ from edged.engine.engine import Limits, Loaded
 from edged.engine.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
 from edged.engine.native import NativeDecoder
 from edged.engine.packing import QUANTISED, QuantisedFormat
+from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.quantised import InputSizes, fits, open_quantised, packed_bytes
 from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports, unknown_tensors
@@ -94,6 +95,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
             kv_bytes=kv_bytes,
             prefix_cache_bytes=plan.engine.prefix_cache_mb * _MIB,
         ),
+        priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests.support.daemon import Daemon
 from tests.support.hardened import ALL, HardenedBroker
 from tests.support.peer import Peer
-from tests.support.waiting import TIMEOUT, take
+from tests.support.waiting import TIMEOUT, eventually, take
 
 SCRIPTED = ("-m", "tests.support.scripted_daemon")
 
@@ -29,6 +29,7 @@ TOPICS = (
     "edged/box/status",
     "edged/box/health",
     "edged/box/info",
+    "edged/box/probe",
     "homeassistant/device/edged_box/config",
     "homeassistant/status",
     "elsewhere",
@@ -50,7 +51,8 @@ MAY_READ = {
     "dashboard": ANYBODY | {"edged/box/health"},
     "operator": ANYBODY | {"edged/box/health", "edged/box/response/ping"},
     "homeassistant": ANYBODY | {each for each in TOPICS if re.search("/health|/out/|homeassistant/[ds]", each)},
-    "edged": ANYBODY | {each for each in TOPICS if re.search("/in/|/request/|/reply/|/health|homeassistant/st", each)},
+    "edged": ANYBODY
+    | {each for each in TOPICS if re.search("/in/|/request/|/reply/|/health|/probe|homeassistant/st", each)},
 }
 
 
@@ -125,7 +127,11 @@ def test_a_daemon_answers_a_device_through_it(hardened: HardenedBroker, tmp_path
     served.mkdir()
     for name in ("username", "password"):
         (served / f"mqtt_{name}").write_bytes((credentials / name).read_bytes())
-    more = {"CREDENTIALS_DIRECTORY": str(served), "EDGED_MQTT__TLS__CA": str(hardened.ca)}
+    more = {
+        "CREDENTIALS_DIRECTORY": str(served),
+        "EDGED_MQTT__TLS__CA": str(hardened.ca),
+        "EDGED_MQTT__SHARE_GROUP": "team",
+    }
     daemon = Daemon(folder=tmp_path, broker=hardened, port=hardened.tls_port, program=SCRIPTED, more=more)
     daemon.start()
     try:
@@ -140,8 +146,10 @@ def test_a_daemon_answers_a_device_through_it(hardened: HardenedBroker, tmp_path
                 message = device.received.get(timeout=TIMEOUT)
             assert message.topic == "edged/box/out/message/ada"
             assert b'"status":"ok"' in message.payload
-        asked = daemon.command("ask", "I love this phone")
-        assert asked.returncode == 0, asked.stderr
+        for whom in ((), ("--group", "team")):
+            asked = daemon.command("ask", "I love this phone", *whom)
+            assert asked.returncode == 0, asked.stderr
+        eventually(lambda: "group_probe_returned" in daemon.log, "the probe")
     finally:
         daemon.kill()
     assert hardened.passwords["edged"] not in daemon.log

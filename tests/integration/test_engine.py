@@ -4,6 +4,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 from edged.conversation import Turn
 from edged.engine import decoder, native
 from edged.engine.engine import Engine, Limits, Loaded
+from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
 from edged.ports import ModelInfo
@@ -74,7 +76,9 @@ def model(request: pytest.FixtureRequest, weights: Any) -> Any:
 def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
     started: list[Engine[Any]] = []
 
-    def begin(limits: Limits = LIMITS, *, wrap: Callable[[Any], Any] = lambda model: model) -> Engine[Any]:
+    def begin(
+        limits: Limits = LIMITS, *, wrap: Callable[[Any], Any] = lambda model: model, priors: Path | None = None
+    ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
                 id="tiny",
@@ -89,7 +93,8 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 max_new_tokens=limits.max_new_tokens,
             )
             prompter = Prompter(tokenizer, max_context_tokens=CONTEXT, half_width=True)
-            return Loaded(model=wrap(model), prompter=prompter, info=info, limits=limits)
+            kept = PriorStore(priors)
+            return Loaded(model=wrap(model), prompter=prompter, info=info, limits=limits, priors=kept)
 
         engine = Engine(load, tasks=BUILT_IN)
         started.append(engine)
@@ -140,6 +145,37 @@ def scores_of(event: WorkEvent) -> dict[str, float]:
 
 
 PROMPTS = ("你好", "今天心情很好,想出去走走", "hello there", "这个产品太差了", "A longer text, " * 12)
+
+
+class CountingModel:
+    """Counts the steps."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self.steps = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def forward(self, *arguments: Any) -> Any:
+        self.steps += 1
+        return self._model.forward(*arguments)
+
+
+def test_a_second_start_takes_priors_from_the_store_and_scores_the_same(start: Start, tmp_path: Path) -> None:
+    models: list[CountingModel] = []
+
+    def wrap(model: Any) -> CountingModel:
+        models.append(CountingModel(model))
+        return models[-1]
+
+    fresh = scores_of(run(start(), sentiment("s"))["s"])
+    for _ in range(2):
+        engine = start(wrap=wrap, priors=tmp_path / "priors.json")
+        warm_up = models[-1].steps
+        assert scores_of(run(engine, sentiment("s"))["s"]) == fresh
+        models[-1].steps = warm_up
+    assert models[1].steps < models[0].steps
 
 
 @pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])

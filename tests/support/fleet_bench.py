@@ -2,7 +2,7 @@
 
 Real daemons on one real mosquitto, with an engine by rule that takes as long as a real one and answers eight requests
 side by side. First all work at once, for 1, 2 and 4 boxes in turn: how many requests a second. Then requests that come
-by chance at 0.7 of what the boxes can do, beside what deploy/fleet/simulate.py says of the same.
+by chance at 0.9 of what the boxes can do, beside what deploy/fleet/simulate.py says of the same.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from tests.support.waiting import eventually
 _SLOTS = 8
 _LONGEST_S = 0.8  # of a request; evenly spread from 0
 _BOXES = (1, 2, 4)
-_LOAD = 0.7
+_LOAD = 0.9
 _SIMULATION = Path(__file__).parents[2] / "deploy" / "fleet" / "simulate.py"
 
 

@@ -54,6 +54,15 @@ def test_labels_that_cannot_be_told_apart_are_refused(labels: list[list[int]]) -
         LabelTrie.of(labels)
 
 
+def test_readings_are_multiplied() -> None:
+    trie = LabelTrie.of([[0], [1], [2], [3]])  # two labels, each by two words
+    logits = torch.log(torch.tensor([[0.4, 0.1, 0.3, 0.2]]))
+    both = label_log_probabilities(logits, trie, labels=2)
+    odds = (0.4 / 0.1) * (0.3 / 0.2)
+    assert math.exp(both[0] - both[1]) == pytest.approx(odds)
+    assert sum(map(math.exp, both)) == pytest.approx(1.0)
+
+
 def test_calibration_takes_the_prior_out() -> None:
     biased = [math.log(0.9), math.log(0.1)]
     assert calibrate(biased, biased) == pytest.approx([0.5, 0.5])

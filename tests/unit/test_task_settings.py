@@ -100,6 +100,14 @@ def test_what_is_in_force_is_shown_as_toml(tmp_path: Path) -> None:
         ('[tasks.x]\nkind = "judge"\n', r"tasks\.x .*'classify', 'generate', 'extract', 'compose'"),
         ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a"]\n', r"tasks\.x\.labels .*at least 2"),
         ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a", "a"]\n', "two labels have one name"),
+        (
+            '[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = [{ label = "a", words = ["x", "y"] }, "b"]\n',
+            "words has as many for every label",
+        ),
+        (
+            '[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = [{ label = "a", words = ["x"] }, { label = "x" }]\n',
+            "two labels have one name",
+        ),
         ('[tasks.x]\nkind = "classify"\nlabels = ["a", "b"]\n', r"tasks\.x\.role .*required"),
         (URGENCY.replace('"Some time.", label = "routine"', '"x", label = "none"'), "has a label that is none: none"),
         (URGENCY.replace("Message: {text}", "Message:"), r"case has \{text\} once, and after it \{label\} once"),
