@@ -108,7 +108,10 @@ def _channels() -> Schema:
 def _channel(address: str, description: str, *messages: str) -> Schema:
     known = {
         "prefix": {"description": "First level(s) of every topic.", "default": "edged"},
-        "node": {"description": "The box's name."},
+        "node": {
+            "description": "The box's name; for requests and results also a group's (`mqtt.share_group`), of which one "
+            "box answers. Where a group has shards, the shard stands before the task."
+        },
         "task": {"description": "`R/info` lists them.", "examples": [*BUILT_IN.names]},
         "session": {"description": "A conversation's name; for brokers with access by user, the user's."},
         "command": {"description": "What is to be done.", "enum": [*COMMANDS]},

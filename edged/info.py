@@ -7,6 +7,7 @@ from edged.control import COMMANDS, ControlBody
 from edged.ports import ModelInfo
 from edged.settings import Settings
 from edged.tasks import ClassifySpec, ComposeSpec, Tasks, TaskSpec
+from edged.topics import Topics
 from edged.wire import Contract, request_schema
 
 
@@ -35,6 +36,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
         "topics": {
             "in": f"{topics.root}/in/<task>[/<session>]",
             "out": f"{topics.root}/out/<task>[/<session>]",
+            **_group(topics),
             "status": topics.status,
             "health": topics.health,
             "info": topics.info,
@@ -49,6 +51,16 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "chunk": chunk_schema(contract.tasks),
             "control": ControlBody.model_json_schema(),
         },
+    }
+
+
+def _group(topics: Topics) -> dict[str, Any]:
+    if topics.group is None:
+        return {}
+    parts = [f"{shard}/" for shard in topics.shards] or [""]
+    return {
+        "group_in": [f"{topics.group_root}/in/{part}<task>[/<session>]" for part in parts],
+        "group_out": [f"{topics.group_root}/out/{part}<task>[/<session>]" for part in parts],
     }
 
 
