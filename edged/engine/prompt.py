@@ -89,7 +89,7 @@ class Prompter:
         words = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
         result = Classification(
-            prefix=self._literal(prompt.role + shown),
+            prefix=self._beginning + self._literal(prompt.role + shown),
             suffix=self._plain(words + question),
             labels=self._labels(spec, language, label_space),
         )
@@ -193,7 +193,8 @@ class Prompter:
         rendered = self._render(_with_system(system, turns, fold=not self._takes_system), language)
         pieces = _SLOTS.split(rendered)  # literal, index, literal, index, ..., literal
         texts = [turn.content for turn in _with_system(system, turns, fold=not self._takes_system)]
-        tokens: list[int] = []
+        # A template writes the beginning of a sequence itself, where the model has one.
+        tokens = [] if self._tokenizer.chat_template else [*self._beginning]
         for i, piece in enumerate(pieces):
             tokens += self._plain(texts[int(piece)]) if i % 2 else self._literal(piece) if piece else ()
         return tuple(tokens)
@@ -214,6 +215,12 @@ class Prompter:
             enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
         )
         return str(rendered)
+
+    @cached_property
+    def _beginning(self) -> tuple[int, ...]:
+        """The token with which every sequence of this model begins: Llama and Gemma have one, Qwen has none."""
+        encoded = self._tokenizer("", add_special_tokens=True)["input_ids"]
+        return tuple(token for token in encoded[:1] if token == self._tokenizer.bos_token_id)
 
     @cached_property
     def _special(self) -> frozenset[int]:

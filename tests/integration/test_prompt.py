@@ -3,7 +3,11 @@
 from dataclasses import replace
 
 import pytest
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from edged.conversation import Turn
 from edged.engine.prompt import Prompter
@@ -44,6 +48,28 @@ def test_a_conversation_is_what_the_models_own_template_makes_of_it(
     assert list(prompt.tokens) == tokenizer(str(whole), add_special_tokens=False)["input_ids"]
     assert prompt.max_new_tokens == 32
     assert prompt.stops == ()
+
+
+def test_a_model_whose_sequences_begin_with_a_token_gets_it_once() -> None:
+    words = {"<s>": 0, "<unk>": 1, "hello": 2, "else": 3}
+    inner = Tokenizer(WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = Whitespace()
+    inner.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", unk_token="<unk>")  # type: ignore[no-untyped-call]
+    prompter = Prompter(made, max_context_tokens=512, half_width=True)
+    plain = prompter.generation(REPLY, text="hello", language="en", turns=(), max_new_tokens=8)
+    assert (plain.tokens[0], plain.tokens.count(0)) == (0, 1)
+    asked = prompter.classification(replace(SENTIMENT, labels=_ONE_WORD), text="hello", language="en")
+    assert (asked.tokens[0], asked.tokens.count(0)) == (0, 1)
+    made.chat_template = "{{ bos_token }}{% for m in messages %}{{ m.content }} {% endfor %}"
+    chat = Prompter(made, max_context_tokens=512, half_width=True)
+    assert chat.generation(REPLY, text="hello", language="en", turns=(), max_new_tokens=8).tokens.count(0) == 1
+
+
+_ONE_WORD = (
+    Label(canonical="positive", names={"en": "hello", "zh": "hello"}),
+    Label(canonical="negative", names={"en": "else", "zh": "else"}),
+)
 
 
 def test_a_turn_ends_with_the_templates_mark_whatever_the_config_says(
