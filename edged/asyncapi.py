@@ -335,6 +335,7 @@ def _info() -> Schema:
             threads=_COUNT,
             parameters=_COUNT,
         ),
+        calibration={"enum": ["static", "running"]},
         tasks={
             "type": "object",
             "additionalProperties": {

@@ -19,6 +19,7 @@ import structlog
 
 from edged import __version__, logs, system
 from edged.answer import encode
+from edged.calibration import RunningCalibration
 from edged.config import Systemd
 from edged.control import Control, Prober
 from edged.discovery import Discovery, births
@@ -196,6 +197,7 @@ class Daemon:
             capacity=settings.queue.capacity,
             language=None if settings.language == "auto" else settings.language,
             on_control=self._on_control,
+            calibration=RunningCalibration() if settings.calibration == "running" else None,
             has_shared_journal=settings.journal.url is not None,
             clock=clock,
         )

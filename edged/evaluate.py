@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from edged import __version__
 from edged.answer import classification
+from edged.calibration import RunningCalibration, judge_of, observe
 from edged.errors import SettingsError
 from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports import Engine, StoppableEngine
@@ -45,12 +46,13 @@ def run(
     cases = spread(read(data, spec, names=names), limit)
     is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
     language = None if settings.language == "auto" else settings.language
+    calibration = RunningCalibration() if settings.calibration == "running" else None
     engine = _engine(settings, Tasks([spec]), make_engine)
     try:
         engine.start()
         engine.wait_ready()
         verdicts = [
-            judge(engine, spec, case, language=language, with_neutral=is_neutral_asked)
+            judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
             for case in _shown(cases, "scored")
         ]
         model = engine.model
@@ -72,6 +74,7 @@ def run(
         texts=len(cases),
         model=model.id,
         format=model.format,
+        calibration=settings.calibration,
         scored=report(verdicts),
         baseline=generated,
     )
@@ -107,7 +110,15 @@ def classifying(tasks: Tasks, name: str) -> ClassifySpec:
     return spec
 
 
-def judge(engine: Engine, spec: ClassifySpec, case: Case, *, language: Language | None, with_neutral: bool) -> Verdict:
+def judge(
+    engine: Engine,
+    spec: ClassifySpec,
+    case: Case,
+    *,
+    language: Language | None,
+    calibration: RunningCalibration | None,
+    with_neutral: bool,
+) -> Verdict:
     """Score the labels of one text. Without neutral texts in the data, the better of the scored labels counts."""
     ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     language = language or language_of(case.text)
@@ -119,10 +130,14 @@ def judge(engine: Engine, spec: ClassifySpec, case: Case, *, language: Language 
         raise event.error
     if not isinstance(event, Classified):
         raise TypeError(f"a classification ended with {type(event).__name__}")
-    label = max(event.scores, key=lambda name: event.scores[name])
-    scores = dict(event.scores)
+    scores = event.scores
+    if calibration is not None:
+        by = judge_of(spec, language, model=engine.model.id, weight_format=engine.model.format)
+        scores = calibration.correct(by, scores)
+        calibration.add([observe(by, event.scores)])
+    label = max(scores, key=lambda name: scores[name])
     if with_neutral:
-        told = classification(spec, event.scores, language)
+        told = classification(spec, scores, language)
         label, scores = told.label, {**scores, told.label: told.score}
     return Verdict(case=case, label=label, scores=scores, seconds=seconds)
 

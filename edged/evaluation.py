@@ -78,6 +78,7 @@ class EvalReport(_Record):
     texts: int
     model: str
     format: str
+    calibration: str = Field(description="static, or running: the texts before each one count too.")
     scored: WayReport
     baseline: WayReport | None = Field(description="Generate, then look for the word: the way of most examples.")
 
@@ -223,7 +224,8 @@ def _share(part: int, whole: int) -> float:
 def table(found: EvalReport) -> str:
     """The report for people."""
     ways = {"scored": found.scored} | ({} if found.baseline is None else {"generate and parse": found.baseline})
-    lines = [f"{found.task} on {found.data}: {found.texts} texts, {found.model}, {found.format}", ""]
+    run = f"{found.model}, {found.format}, {found.calibration} calibration"
+    lines = [f"{found.task} on {found.data}: {found.texts} texts, {run}", ""]
     lines.append(f"{'':20}{'accuracy':>9}{'macro F1':>9}{'ECE':>7}{'unreadable':>11}{'ms/text':>9}")
     for name, way in ways.items():
         error = "–" if way.calibration_error is None else f"{way.calibration_error:.3f}"

@@ -25,6 +25,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "threads": model.threads,
             "parameters": model.parameters,
         },
+        "calibration": settings.calibration,
         "tasks": {spec.name: _task(spec, contract.tasks) for spec in contract.tasks},
         "limits": {
             "payload_bytes": contract.payload_bytes,

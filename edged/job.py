@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from edged.answer import Classification, Extraction, Output, Reply, Result, ResultTimings, classification
+from edged.calibration import Observation
 from edged.conversation import MAX_TURNS, Turn
 from edged.errors import RequestError
 from edged.mqtt.settlement import Delivery, Ticket
@@ -73,6 +74,7 @@ class Job:
         payload: the answer as published; None while there is none.
         lacks_history: the conversation has earlier turns that were not known when work began.
         may_be_double: another box of the group may have answered the same request.
+        observations: what its text got before the running calibration.
     """
 
     number: int
@@ -89,6 +91,7 @@ class Job:
     payload: bytes | None = None
     lacks_history: bool = False
     may_be_double: bool = False
+    observations: list[Observation] = field(default_factory=list)
     events: dict[str, Classified | Generated] = field(default_factory=dict)
     error: RequestError | None = None
     _chunks: int = 0

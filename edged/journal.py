@@ -6,6 +6,7 @@ again (its seed is made of the request, so it gets the same text), and sessions 
 """
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -16,9 +17,10 @@ from pathlib import Path
 
 import structlog
 
+from edged.calibration import Observation
 from edged.conversation import MAX_TURNS, Role, Turn
 from edged.errors import JournalFault
-from edged.ports import Entry, JournalLimits, Recorded
+from edged.ports import OBSERVED, Entry, JournalLimits, Recorded
 
 log = structlog.get_logger(__name__)
 
@@ -65,6 +67,13 @@ _MIGRATIONS = (
     );
     CREATE TABLE chores (name TEXT PRIMARY KEY, since REAL NOT NULL);
     """,
+    """
+    CREATE TABLE observations (  -- what texts got, for the running calibration; none of their words
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        judge TEXT NOT NULL,
+        log_scores TEXT NOT NULL
+    );
+    """,
 )
 
 
@@ -102,7 +111,7 @@ class SqliteJournal:
     def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         with self._using() as db:
             with db:
-                kept = [self._insert(db, entry) if self._limits.keep_text else entry.payload for entry in entries]
+                kept = [self._keep(db, entry) for entry in entries]
                 begun = [(entry.fingerprint,) for entry in entries]
                 db.executemany("DELETE FROM starts WHERE fingerprint = ?", begun)
                 self._settle(db, settled)
@@ -152,6 +161,11 @@ class SqliteJournal:
             ).fetchall()
         return tuple(Turn(role=role, content=content) for role, content in rows)
 
+    def observations(self) -> tuple[Observation, ...]:
+        with self._using() as db:
+            rows = db.execute("SELECT judge, log_scores FROM observations ORDER BY number").fetchall()
+        return tuple(Observation(judge=judge, log_scores=tuple(json.loads(scores))) for judge, scores in rows)
+
     def forget(self, session: str) -> int:
         with self._using() as db:
             with db:
@@ -193,6 +207,20 @@ class SqliteJournal:
 
     # ------------------------------------------------------------------------------------------------- contents
 
+    def _keep(self, db: sqlite3.Connection, entry: Entry) -> bytes:
+        """Keep what may be kept of an answer; gives the one that stands."""
+        if self._limits.keep_text:
+            return self._insert(db, entry)
+        self._observe(db, entry)
+        return entry.payload
+
+    @staticmethod
+    def _observe(db: sqlite3.Connection, entry: Entry) -> None:
+        db.executemany(
+            "INSERT INTO observations (judge, log_scores) VALUES (?, ?)",
+            [(each.judge, json.dumps(each.log_scores)) for each in entry.observations],
+        )
+
     def _insert(self, db: sqlite3.Connection, entry: Entry) -> bytes:
         """Keep an answer, unless there is one; gives the one that stands."""
         inserted = db.execute(
@@ -204,6 +232,7 @@ class SqliteJournal:
             query = "SELECT payload FROM results WHERE request_id = ? AND fingerprint = ?"
             payload: bytes = db.execute(query, (entry.request_id, entry.fingerprint)).fetchone()[0]
             return payload
+        self._observe(db, entry)
         if entry.session is None:
             return entry.payload
         if self._is_over(db, entry.session):  # or its old turns would come back with the new ones
@@ -243,6 +272,9 @@ class SqliteJournal:
         with db:
             db.execute("DELETE FROM results WHERE at < ?", (self._oldest_result(),))
             db.execute("DELETE FROM starts WHERE at < ?", (self._oldest_result(),))
+            db.execute(
+                "DELETE FROM observations WHERE number <= (SELECT MAX(number) FROM observations) - ?", (OBSERVED,)
+            )
             db.execute(
                 "DELETE FROM turns WHERE session IN (SELECT session FROM turns GROUP BY session HAVING MAX(at) < ?)",
                 (self._oldest_session(),),

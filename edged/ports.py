@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from edged.calibration import Observation
 from edged.conversation import Turn
 from edged.mqtt.settlement import Ticket
 from edged.wire import Publication
@@ -176,6 +177,7 @@ class Entry:
         payload: the result or error as published.
         session: whose turns these are; None stores no turns.
         turns: added to the session in the same transaction.
+        observations: what its text got, for the calibration of later ones; in the same transaction too.
         at: wall-clock seconds since the epoch.
     """
 
@@ -186,6 +188,7 @@ class Entry:
     session: str | None
     turns: tuple[Turn, ...]
     at: float
+    observations: tuple[Observation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -204,6 +207,9 @@ class JournalLimits:
     session_hours: float
     max_mb: int
     keep_text: bool
+
+
+OBSERVED = 20_000  # observations that a journal keeps, of all judges
 
 
 class Journal(Protocol):
@@ -250,6 +256,10 @@ class Journal(Protocol):
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         """The session's turns, oldest first."""
+        ...
+
+    def observations(self) -> tuple[Observation, ...]:
+        """What texts got, oldest first: the last `OBSERVED` of them at least."""
         ...
 
     def forget(self, session: str) -> int:

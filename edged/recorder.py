@@ -9,6 +9,7 @@ from typing import Protocol
 
 import structlog
 
+from edged.calibration import Observation
 from edged.conversation import Turn
 from edged.errors import JournalFault
 from edged.ports import Entry, Journal, Recorded
@@ -105,6 +106,14 @@ class Recorder:
             self._note(fault)
             written = ()
         return written + tuple(turn for entry in self._unwritten if entry.session == session for turn in entry.turns)
+
+    def observations(self) -> tuple[Observation, ...]:
+        """See `Journal.observations`."""
+        try:
+            return self._journal.observations()
+        except JournalFault as fault:
+            self._note(fault)
+            return ()
 
     def forget(self, session: str) -> int:
         """Delete a conversation; gives how many turns it had.

@@ -15,16 +15,18 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from edged.calibration import Observation
 from edged.conversation import MAX_TURNS, Turn
 from edged.errors import JournalFault, SettingsError
-from edged.ports import Entry, JournalLimits, Recorded
+from edged.ports import OBSERVED, Entry, JournalLimits, Recorded
 
 _TIMEOUT_S = 2.0  # for the server to answer; a worker that waits answers nobody
 _RETRY_S = 5.0  # after a fault, in which the server is not asked
 
 # The first answer stands, with its turns; one script, so that no other box comes between.
-# KEYS: result, unsettled, turns, the session's results, starts; ARGV: payload, request id, seconds of a result and of
-# a session, turns kept, whether it has a packet id, whether it has a session, then each turn as JSON.
+# KEYS: result, unsettled, turns, the session's results, starts, observations; ARGV: payload, request id, seconds of a
+# result and of a session, turns kept, whether it has a packet id, whether it has a session, observations kept, how many
+# there are and each as JSON, then each turn as JSON.
 _RECORD = """
 redis.call('DEL', KEYS[5])
 local first = redis.call('HGET', KEYS[1], 'payload')
@@ -39,8 +41,14 @@ if ARGV[7] == '1' then
   redis.call('SADD', KEYS[4], KEYS[1])
   redis.call('EXPIRE', KEYS[4], math.max(ARGV[3], redis.call('TTL', KEYS[4])))
 end
-if #ARGV > 7 then
-  for i = 8, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
+local observed = 9 + ARGV[9]
+for i = 10, observed do redis.call('RPUSH', KEYS[6], ARGV[i]) end
+if observed > 9 then
+  redis.call('LTRIM', KEYS[6], -ARGV[8], -1)
+  redis.call('EXPIRE', KEYS[6], ARGV[4])
+end
+if #ARGV > observed then
+  for i = observed + 1, #ARGV do redis.call('RPUSH', KEYS[3], ARGV[i]) end
   redis.call('LTRIM', KEYS[3], -ARGV[5], -1)
   redis.call('EXPIRE', KEYS[3], ARGV[4])
 end
@@ -124,13 +132,14 @@ class RedisJournal:
     def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         with self._using():
             pipe = self._redis.pipeline(transaction=True)
-            for entry in entries if self._limits.keep_text else ():
-                self._add(pipe, entry)
+            for entry in entries:
+                self._add(pipe, entry) if self._limits.keep_text else self._add_observations(pipe, entry)
             self._add_settled(pipe, settled)
-            stand = pipe.execute() if len(pipe) else []
+            done = pipe.execute() if len(pipe) else []
+        stand = done[: len(entries)] if self._limits.keep_text else [entry.payload for entry in entries]
         return [
             Recorded(request_id=entry.request_id, payload=payload)
-            for entry, payload in zip(entries, stand or [entry.payload for entry in entries], strict=False)
+            for entry, payload in zip(entries, stand, strict=True)
         ]
 
     def _add(self, pipe: Any, entry: Entry) -> None:
@@ -141,11 +150,22 @@ class RedisJournal:
             self._key("turns", session),
             self._key("results", session),
             self._key("starts", entry.fingerprint),
+            self._key("observations"),
         ]
         flags = [int(entry.packet_id is not None), int(entry.session is not None)]
         turns = [json.dumps([turn.role, turn.content], ensure_ascii=False) for turn in entry.turns if session]
         times = [self._result_s, self._session_s, MAX_TURNS]
-        self._record(keys=keys, args=[entry.payload, entry.request_id, *times, *flags, *turns], client=pipe)
+        observed = _as_json(entry.observations)
+        args: list[Any] = [entry.payload, entry.request_id, *times, *flags, OBSERVED, len(observed), *observed, *turns]
+        self._record(keys=keys, args=args, client=pipe)
+
+    def _add_observations(self, pipe: Any, entry: Entry) -> None:
+        if not entry.observations:
+            return
+        key = self._key("observations")
+        pipe.rpush(key, *_as_json(entry.observations))
+        pipe.ltrim(key, -OBSERVED, -1)
+        pipe.expire(key, self._session_s)
 
     def _add_settled(self, pipe: Any, requests: Iterable[tuple[str, str]]) -> None:
         for request_id, fingerprint in requests:
@@ -188,6 +208,11 @@ class RedisJournal:
             rows: Any = self._redis.lrange(self._key("turns", session), 0, -1)
         return tuple(Turn(role=role, content=content) for role, content in map(json.loads, rows))
 
+    def observations(self) -> tuple[Observation, ...]:
+        with self._using():
+            rows: Any = self._redis.lrange(self._key("observations"), 0, -1)
+        return tuple(Observation(judge=judge, log_scores=tuple(scores)) for judge, scores in map(json.loads, rows))
+
     def forget(self, session: str) -> int:
         with self._using():
             turns: Any = self._forget(keys=[self._key("turns", session), self._key("results", session)])
@@ -217,3 +242,7 @@ class RedisJournal:
             self._retry_at = self._clock() + _RETRY_S
             self._fault = f"Redis: {error}"
             raise JournalFault(self._fault) from error
+
+
+def _as_json(observations: Iterable[Observation]) -> list[str]:
+    return [json.dumps([each.judge, each.log_scores]) for each in observations]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from edged.calibration import Observation
 from edged.conversation import Turn
 from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
 from edged.mqtt.inbox import Inbox
@@ -356,6 +357,7 @@ class MemoryJournal:
         self._entries: dict[tuple[str, str], Entry] = {}
         self._settled: set[tuple[str, str]] = set()
         self._turns: dict[str, list[Turn]] = {}
+        self._observations: list[Observation] = []
 
     def open(self) -> None:
         """Nothing to open."""
@@ -366,6 +368,7 @@ class MemoryJournal:
             if key in self._entries:
                 continue
             self._entries[key] = entry
+            self._observations += entry.observations
             if entry.session is not None:
                 self._turns.setdefault(entry.session, []).extend(entry.turns)
         self.settled(settled)
@@ -396,6 +399,9 @@ class MemoryJournal:
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         return tuple(self._turns.get(session, ()))
+
+    def observations(self) -> tuple[Observation, ...]:
+        return tuple(self._observations)
 
     def forget(self, session: str) -> int:
         for key in [key for key, entry in self._entries.items() if entry.session == session]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from edged.calibration import RunningCalibration, judge_of, observe
 from edged.errors import Busy, Cancelled, Expired, Fate, ModelError, RequestError, ShuttingDown, TooLarge
 from edged.job import Addressee, Job, fingerprint_of, lacks_history, seed_of
 from edged.metrics import Metrics
@@ -22,10 +23,10 @@ from edged.ports import Engine, Entry, Journal, Link, Outcome, Sent
 from edged.recorder import Recorder
 from edged.responder import Responder
 from edged.sessions import Sessions
-from edged.tasks import GenerateSpec
+from edged.tasks import ClassifySpec, GenerateSpec
 from edged.text import Language, language_of
 from edged.wire import Contract, Rejected, Request, decode
-from edged.work import Work, WorkEvent
+from edged.work import Classified, Work, WorkEvent
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,7 @@ class Worker:
         capacity: int,
         language: Language | None,
         on_control: Callable[[Delivery], None],
+        calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -94,7 +96,8 @@ class Worker:
     ) -> None:
         """Assign; `start` begins.
 
-        `language` None goes by each text's script. `has_shared_journal`: other boxes of the group record there too.
+        `language` None goes by each text's script. Without a `calibration` scores stay as the engine gives them.
+        `has_shared_journal`: other boxes of the group record there too.
         """
         self._contract = contract
         self._engine = engine
@@ -104,6 +107,7 @@ class Worker:
         self._capacity = capacity
         self._language = language
         self._on_control = on_control
+        self._calibration = calibration
         self._has_shared_journal = has_shared_journal
         self._clock = clock
         self._wall_clock = wall_clock
@@ -130,7 +134,7 @@ class Worker:
 
     def start(self) -> None:
         self._last_progress = self._clock()
-        self._events.put(self.recorder.open)
+        self._events.put(self._begin)
         self._thread.start()
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -211,6 +215,11 @@ class Worker:
         self._last_progress = self._clock()
         if self._draining and not self._jobs:
             self._idle.set()
+
+    def _begin(self) -> None:
+        self.recorder.open()
+        if self._calibration is not None:
+            self._calibration.add(self.recorder.observations())
 
     def _handle(self, event: _Event) -> None:
         if isinstance(event, Delivery):
@@ -395,13 +404,23 @@ class Worker:
         job = self._jobs.get(happened.number)
         if job is None or job.payload is not None:
             return  # it failed by another part, or was given up
-        for chunk in job.take(happened.part, happened.event):
+        for chunk in job.take(happened.part, self._calibrated(job, happened)):
             self._responder.stream(job, chunk)
         if job.error is not None:
             self._cancel_parts(job)
             self._finish_with(job, job.error)
         elif job.is_complete:
             self._complete.append(job)
+
+    def _calibrated(self, job: Job, happened: _Happened) -> WorkEvent:
+        """The event, its scores corrected by what is recorded so far."""
+        event, spec = happened.event, job.parts[happened.part]
+        if self._calibration is None or not isinstance(event, Classified) or not isinstance(spec, ClassifySpec):
+            return event
+        model = self._engine.model
+        judge = judge_of(spec, job.language, model=model.id, weight_format=model.format)
+        job.observations.append(observe(judge, event.scores))
+        return replace(event, scores=self._calibration.correct(judge, event.scores))
 
     def _cancel_parts(self, job: Job) -> None:
         for part in job.parts:
@@ -437,6 +456,8 @@ class Worker:
             if payload != job.payload:  # another box was first
                 self._metrics.duplicate()
                 job.payload = payload
+            elif self._calibration is not None:
+                self._calibration.add(job.observations)
             self._next_in_session(job)
             self._publish(job, job.addressees)
 
@@ -453,6 +474,7 @@ class Worker:
             session=job.request.session,  # `forget` deletes this answer too, also where no turn is kept
             turns=job.turns() if session is not None else (),
             at=self._wall_clock(),
+            observations=tuple(job.observations),
         )
 
     def _count(self, job: Job, now: float) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import redis
 
+from edged.calibration import Observation
 from edged.errors import JournalFault, SettingsError
 from edged.ports import JournalLimits, Recorded
 from edged.redis_journal import RedisJournal
@@ -130,6 +131,16 @@ def test_without_text_nothing_is_kept(boxes: Boxes) -> None:
     journal = boxes.open(keep_text=False)
     assert journal.record([entry("1", session="s", turns=said("a"))]) == [Recorded(request_id="1", payload=b"1")]
     assert boxes.client().keys() == []
+
+
+def test_observations_are_kept_without_text_and_are_bounded(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.redis_journal.OBSERVED", 2)
+    seen = [Observation(judge="j", log_scores=(float(n), -float(n))) for n in range(4)]
+    journal = boxes.open(keep_text=False)
+    journal.record([entry("1", packet_id=1)])
+    stand = journal.record([entry(str(n), observations=(each,)) for n, each in enumerate(seen)], [("1", "f")])
+    assert [each.payload for each in stand] == [b"0", b"1", b"2", b"3"]
+    assert boxes.open().observations() == tuple(seen[-2:])
 
 
 def test_an_endless_conversation_keeps_its_newest_turns(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from edged.calibration import Observation
 from edged.conversation import Turn
 from edged.ports import Entry, Journal, Recorded
 
@@ -42,6 +43,15 @@ class JournalContract:
         assert journal.record([again]) == [stands]
         assert journal.find("1", "f") == Recorded(request_id="1", payload=b"1")
         assert journal.turns("s") == said("a", "b")
+
+    def test_observations_are_kept_with_their_answers_and_once(self, journal: Journal) -> None:
+        seen = [Observation(judge="j", log_scores=(0.25, -0.25)), Observation(judge="k", log_scores=(0.5, -0.5, 0.0))]
+        assert journal.observations() == ()
+        journal.record([entry("1", observations=(seen[0],), session="s", turns=said("a", "b")), entry("2")])
+        journal.record([entry("1", observations=(seen[0],)), entry("3", observations=(seen[1],))])
+        assert journal.observations() == tuple(seen)
+        journal.forget("s")
+        assert journal.observations() == tuple(seen)  # they hold nobody's words
 
     def test_turns_are_each_sessions_own_and_oldest_first(self, journal: Journal) -> None:
         journal.record([entry("1", session="s", turns=said("a", "b")), entry("2", session="t", turns=said("x"))])

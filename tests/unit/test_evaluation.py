@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from edged.calibration import RunningCalibration
 from edged.errors import SettingsError
-from edged.evaluate import classifying, parse, read
+from edged.evaluate import classifying, judge, parse, read
 from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
 from edged.tasks import BUILT_IN, SENTIMENT
+from edged.testing import ScriptedEngine
 
 
 def written(folder: Path, text: str | bytes) -> Path:
@@ -132,6 +134,16 @@ def test_a_generated_answer_in_chinese() -> None:
     assert parse("正面负面", words) == UNREADABLE
 
 
+def test_a_running_calibration_is_measured_as_it_runs() -> None:
+    calibration = RunningCalibration()
+    judged = [
+        judge(ScriptedEngine(), SENTIMENT, GOOD, language="en", calibration=calibration, with_neutral=False)
+        for _ in range(3)
+    ]
+    assert judged[0].scores == {"positive": 0.9, "negative": pytest.approx(0.1)}
+    assert judged[0].confidence > judged[1].confidence > judged[2].confidence
+
+
 @pytest.mark.parametrize(("name", "told"), [("nothing", "there is no task nothing"), ("reply", "gives no label")])
 def test_only_tasks_with_labels_can_be_measured(name: str, told: str) -> None:
     assert classifying(BUILT_IN, "sentiment") is SENTIMENT
@@ -142,7 +154,15 @@ def test_only_tasks_with_labels_can_be_measured(name: str, told: str) -> None:
 
 def test_the_table_has_both_ways() -> None:
     found = EvalReport(
-        version="1", task="sentiment", data="d", texts=10, model="m", format="int8", scored=report(SOME), baseline=None
+        version="1",
+        task="sentiment",
+        data="d",
+        texts=10,
+        model="m",
+        format="int8",
+        calibration="static",
+        scored=report(SOME),
+        baseline=None,
     )
     assert "generate and parse" not in table(found)
     both = table(found.model_copy(update={"baseline": report(SOME)}))

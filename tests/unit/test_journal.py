@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edged import journal as journal_module
+from edged.calibration import Observation
 from edged.conversation import Turn
 from edged.errors import JournalFault
 from edged.journal import SqliteJournal
@@ -417,6 +418,18 @@ def test_without_text_nothing_is_kept_and_what_was_is_erased(disk: Disk) -> None
     assert journal.find("1", "f") is journal.find("2", "f") is journal.find_unsettled(2, "f") is None
     assert journal.forget("s") == 0
     assert not disk.contains("XSECRETX")
+
+
+def test_observations_are_kept_without_text_and_are_bounded(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(journal_module, "OBSERVED", 3)
+    journal = disk.open(keep_text=False)
+    seen = [Observation(judge="j", log_scores=(float(n), -float(n))) for n in range(6)]
+    for n, each in enumerate(seen):
+        disk.clock.now += 120  # what is too much goes once a minute
+        journal.record([entry(str(n), observations=(each,))])
+    assert journal.observations() == tuple(seen[-3:])
+    journal.close()
+    assert disk.open(keep_text=False).observations() == tuple(seen[-3:])
 
 
 # -------------------------------------------------------------------------------------------------------- faults

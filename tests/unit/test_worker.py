@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edged.calibration import RunningCalibration
 from edged.conversation import Turn
 from edged.errors import JournalFault, ModelError
 from edged.job import Job, fingerprint_of
@@ -18,6 +19,7 @@ from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message, Publication
 from edged.worker import Worker
+from tests.support.waiting import eventually
 
 ROOT = "edged/box"
 
@@ -58,6 +60,7 @@ class Bench:
         journal: MemoryJournal | None = None,
         group: str | None = None,
         shards: tuple[str, ...] = (),
+        calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
     ) -> None:
         self.now = 100.0
@@ -83,6 +86,7 @@ class Bench:
             capacity=capacity,
             language=None,
             on_control=self.controls.append,
+            calibration=calibration,
             has_shared_journal=has_shared_journal,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0 + self.now,
@@ -332,6 +336,41 @@ def test_where_another_box_was_first_its_answer_is_given() -> None:
     bench.engine.finish(bench.engine.submitted[0].key)
     bench.turn()
     assert bench.answers(f"{TEAM}/out/reply") == [{"node": "other"}]
+
+
+def test_a_running_calibration_learns_of_what_was_answered_before_and_of_nothing_twice() -> None:
+    bench = Bench(calibration=RunningCalibration())
+    scores = []
+    for name in ("1", "2", "3", "2"):
+        bench.send({"text": "hello", "id": name}, tail="sentiment")
+        scores.append(bench.answers(f"{ROOT}/out/sentiment")[-1]["sentiment"]["scores"]["positive"])
+    assert scores[0] > scores[1] > scores[2]
+    assert scores[3] == scores[1]
+    assert len(bench.journal.observations()) == 3
+
+
+def test_a_running_calibration_goes_on_where_the_process_before_ended() -> None:
+    before = Bench(calibration=RunningCalibration())
+    for number in range(3):
+        before.send({"text": "hello", "id": str(number)}, tail="sentiment")
+    after = Bench(calibration=RunningCalibration(), journal=before.journal)
+    after.worker.start()
+    try:
+        topic, again = f"{ROOT}/out/sentiment", {"text": "hello", "id": "next"}
+        before.send(again, tail="sentiment")
+        after.link.deliver(Message(topic=f"{ROOT}/in/sentiment", payload=json.dumps(again).encode(), qos=1))
+        eventually(lambda: after.answers(topic), "an answer")
+        assert after.answers(topic)[-1]["sentiment"] == before.answers(topic)[-1]["sentiment"]
+    finally:
+        after.worker.stop()
+
+
+def test_a_stream_and_its_result_have_the_same_calibration() -> None:
+    bench = Bench(calibration=RunningCalibration())
+    bench.send({"text": "hello", "id": "1"})
+    bench.send({"text": "hello", "id": "2", "stream": True})
+    [chunk, *_] = bench.answers(f"{ROOT}/out/message/stream")
+    assert chunk["sentiment"] == bench.answers()[-1]["sentiment"]
 
 
 def test_a_full_house_is_busy_for_qos_0_and_keeps_qos_1(bench: Bench) -> None:
