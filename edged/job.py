@@ -16,7 +16,7 @@ from edged.mqtt.settlement import Delivery, Ticket
 from edged.tasks import ClassifySpec, GenerateSpec, PartSpec
 from edged.text import Language
 from edged.wire import Address, Request
-from edged.work import Classified, Failed, Generated, TextDelta, Usage, WorkEvent
+from edged.work import NO_USAGE, Classified, Failed, Generated, TextDelta, Usage, WorkEvent
 
 
 def fingerprint_of(request: Request) -> str:
@@ -194,12 +194,7 @@ class Job:
 
     def usage(self) -> Usage:
         """Tokens of all parts."""
-        usages = [event.usage for event in self.events.values()]
-        return Usage(
-            prompt_tokens=sum(each.prompt_tokens for each in usages),
-            cached_tokens=sum(each.cached_tokens for each in usages),
-            completion_tokens=sum(each.completion_tokens for each in usages),
-        )
+        return sum((event.usage for event in self.events.values()), NO_USAGE)
 
     def timings(self, now: float) -> ResultTimings:
         """Times of the whole request; parts run side by side, so the longest counts."""

@@ -37,7 +37,7 @@ from edged.ports import EngineState, ModelInfo
 from edged.settings import ModelSettings, Settings
 from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Tasks, completion_prompt
 from edged.text import LANGUAGES, Language, normalise
-from edged.work import Classified, Failed, FinishReason, Generated, TextDelta, Timings, Usage, Work, WorkEvent
+from edged.work import NO_USAGE, Classified, Failed, FinishReason, Generated, TextDelta, Timings, Usage, Work, WorkEvent
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,6 @@ _DEPTH = 8  # tokens at most by which two labels may begin alike
 _BYTES_PER_TOKEN = 3.0  # a cautious guess, for servers that tokenize elsewhere; English has 4 to 5, Chinese about 4
 _PAUSE_S = 0.2  # before the first retry; doubled with each
 _START_PAUSE_S = 5.0  # between two attempts to find the server at the start
-_NONE = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
 
 
 class _Retry(Exception):
@@ -200,7 +199,8 @@ class RemoteEngine:
             for spec in {part.name: part for name in self._tasks.names for part in self._tasks.parts(name)}.values():
                 if isinstance(spec, ClassifySpec):
                     for language in LANGUAGES:
-                        self._learn_prior(spec, language)
+                        for opinion in spec.opinions:
+                            self._learn_prior(opinion, language)
         except EdgedError as error:
             self._failure = error
         except Exception as error:
@@ -309,14 +309,25 @@ class RemoteEngine:
 
     def _classify(self, mine: _Open, spec: ClassifySpec) -> Classified:
         if self._has_log_probabilities:
-            evidence, usage = self._label_evidence(mine, spec)
-            prior = self._priors[spec.name, mine.work.language]
-            scores = _softmax({label: value - prior[label] for label, value in evidence.items()})
+            scores, usage = self._score(mine, spec)
         else:
             chosen, usage = self._choose(mine, spec)
             scores = {label.canonical: float(label.canonical == chosen) for label in spec.labels}
         mine.first = self._clock()
         return Classified(key=mine.work.key, scores=scores, usage=usage, timings=self._timings(mine))
+
+    def _score(self, mine: _Open, spec: ClassifySpec) -> tuple[dict[str, float], Usage]:
+        """Label probabilities by the task's prompt, in doubt by its further ones too."""
+        evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
+        scores, usage = evidence, NO_USAGE
+        for opinion in spec.opinions:
+            found, spent = self._label_evidence(mine, opinion)
+            prior = self._priors[opinion.name, mine.work.language]
+            evidence = {label: value + found[label] - prior[label] for label, value in evidence.items()}
+            scores, usage = _softmax(evidence), usage + spent
+            if not spec.is_in_doubt(scores.values()):
+                break
+        return scores, usage
 
     def _label_evidence(self, mine: _Open, spec: ClassifySpec) -> tuple[dict[str, float], Usage]:
         """Log-probability of each label, summed over the readings."""
@@ -325,7 +336,7 @@ class RemoteEngine:
         prompt = completion_prompt(spec, text=text, language=language)
         words = [label.words(language) for label in spec.labels]
         flat = [f"{prompt.space}{word}" for each in words for word in each]
-        usage = [_NONE]
+        usage = [NO_USAGE]
         found = self._word_log_probabilities(mine, prompt.text, flat, usage, depth=0)
         evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         for reading in zip(*words, strict=True):
@@ -387,7 +398,7 @@ class RemoteEngine:
         said = str(answer["choices"][0]["message"]["content"] or "").strip().strip('"')
         if said not in by_word:
             raise ModelError("the server did not keep to the labels of the task")
-        return by_word[said], _usage(answer, _NONE)
+        return by_word[said], _usage(answer, NO_USAGE)
 
     # text
 
@@ -440,7 +451,7 @@ class RemoteEngine:
 
         A request that nothing came of is tried again; after the first words the server's silence is the end.
         """
-        text, finish, usage = "", "stop", _NONE
+        text, finish, usage = "", "stop", NO_USAGE
         early: FinishReason | None = None
         try:
             for chunk in self._chunks(mine, body, extensions):

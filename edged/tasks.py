@@ -67,11 +67,14 @@ class ClassifyPrompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifySpec:
-    """Scores the labels of a text; one forward pass, nothing generated.
+    """Scores the labels of a text; one forward pass an opinion, nothing generated.
 
     Attributes:
         neutral: the label given when the best two labels are nearer than `neutral_margin`; it is not scored by
             the model itself.
+        further: the same question by other prompts: tasks with a name of their own and the same labels in the same
+            order, said by other words. They are asked one after the other while the best two labels are nearer than
+            `doubt`, and the evidence is added up: where one prompt is sure, more of them hardly change the answer.
     """
 
     name: str
@@ -79,6 +82,18 @@ class ClassifySpec:
     prompts: Mapping[Language, ClassifyPrompt]
     neutral: Label | None = None
     neutral_margin: float = 0.0
+    further: tuple["ClassifySpec", ...] = ()
+    doubt: float = 0.0
+
+    @property
+    def opinions(self) -> tuple["ClassifySpec", ...]:
+        """Every prompt that may be asked, in order."""
+        return (self, *self.further)
+
+    def is_in_doubt(self, probabilities: Iterable[float]) -> bool:
+        """Whether labels of these probabilities want a further opinion."""
+        first, second = sorted(probabilities, reverse=True)[:2]
+        return first - second < self.doubt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -58,6 +58,16 @@ class Usage:
     cached_tokens: int
     completion_tokens: int
 
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+NO_USAGE = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timings:

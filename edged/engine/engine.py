@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic
 
 import structlog
@@ -24,8 +24,8 @@ from edged.engine.prompt import Classification, Prompter
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
 from edged.engine.scoring import mean_prior
-from edged.engine.sequence import Classifying, Clocked, Emit, Generating, sampling_of
-from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown
+from edged.engine.sequence import Classifying, Clocked, Emit, Generating, Opinion, sampling_of
+from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown, TooLong
 from edged.ports import EngineState, ModelInfo
 from edged.tasks import ClassifySpec, GenerateSpec, Tasks
 from edged.text import LANGUAGES, Language
@@ -211,7 +211,8 @@ class Engine(Generic[K]):
             for spec in self._tasks.parts(name):
                 for language in LANGUAGES:
                     if isinstance(spec, ClassifySpec):
-                        self._warm_classification(spec, language)
+                        for opinion in spec.opinions:
+                            self._warm_classification(replace(opinion, doubt=0.0), language)
                     else:
                         self._warm_generation(spec, language)
         self._counts = _Counts()
@@ -315,17 +316,19 @@ class Engine(Generic[K]):
             raise Expired("the deadline passed before work began")
         clock = Clocked(submitted=submitted.at, admitted=submitted.at)
         if isinstance(spec, ClassifySpec):
-            question = prompter.classification(spec, text=work.text, language=work.language)
+            first, *further = self._opinions(spec, work)
+            capacity = max(self._capacity(each.plan) for each in (first, *further))
             return Classifying(
                 work=work,
                 emit=submitted.emit,
                 number=submitted.number,
                 clock=clock,
-                prompt=question.tokens,
-                nbytes=self._capacity(question) * ready.model.bytes_per_token,
-                plan=question,
+                prompt=first.plan.tokens,
+                nbytes=capacity * ready.model.bytes_per_token,
                 spec=spec,
-                prior=self._priors[spec.name, work.language],
+                opinion=first,
+                further=further,
+                evidence=[0.0] * len(spec.labels),
             )
         wanted = work.params.max_tokens or spec.max_tokens or ready.limits.max_new_tokens
         limit = min(wanted, ready.limits.max_new_tokens)
@@ -347,6 +350,19 @@ class Engine(Generic[K]):
             banned=self._banned,
             constraint=self._constraint(spec),
         )
+
+    def _opinions(self, spec: ClassifySpec, work: Work) -> list[Opinion]:
+        """The prompts to ask, in order. A further one for which the text is too long is left out."""
+        found: list[Opinion] = []
+        for each in spec.opinions if spec.doubt else (spec,):
+            try:
+                plan = self._ready.prompter.classification(each, text=work.text, language=work.language)
+            except TooLong:
+                if not found:
+                    raise
+            else:
+                found.append(Opinion(plan=plan, prior=self._priors[each.name, work.language]))
+        return found
 
     def _constraint(self, spec: GenerateSpec) -> Constraint | None:
         if spec.schema is None or self._constraints is None:
@@ -400,6 +416,8 @@ class Engine(Generic[K]):
         for sequence, span in zip(batch, spans, strict=True):
             wanted = len(span.wanted)
             sequence.accept(logits[first : first + wanted], now)
+            if sequence.memory is None:  # a further opinion is asked
+                self._make_room(sequence)
             first += wanted
         counts = self._counts
         counts.steps += 1

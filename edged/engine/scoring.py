@@ -70,10 +70,20 @@ def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: in
     return torch.log_softmax(readings.sum(dim=0), dim=0).tolist()
 
 
-def calibrate(log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
-    """Take the prompt's own bias out: p(label | text) / p(label | no content), normalised (Zhao et al. 2021)."""
-    corrected = torch.tensor(log_probabilities, dtype=torch.float64) - torch.tensor(prior, dtype=torch.float64)
-    return torch.softmax(corrected, dim=0).tolist()
+def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
+    """Add what one prompt says, its own bias taken out: p(label | text) / p(label | no content) (Zhao et al. 2021).
+
+    Args:
+        evidence: of the prompts before, as logarithms; zeros before the first.
+        log_probabilities: of the labels by this prompt.
+        prior: the same for texts that favour no label.
+    """
+    return [e + p - q for e, p, q in zip(evidence, log_probabilities, prior, strict=True)]
+
+
+def probabilities_of(evidence: Sequence[float]) -> list[float]:
+    """Evidence as probabilities that sum to 1."""
+    return torch.softmax(torch.tensor(evidence, dtype=torch.float64), dim=0).tolist()
 
 
 def mean_prior(observed: Sequence[Sequence[float]]) -> list[float]:

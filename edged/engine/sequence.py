@@ -16,10 +16,11 @@ from edged.engine.model import K, Span
 from edged.engine.prompt import Classification, Generation
 from edged.engine.sampling import sample
 from edged.engine.scheduler import Candidate, Urgency
-from edged.engine.scoring import by_label, calibrate, label_log_probabilities
+from edged.engine.scoring import add_opinion, by_label, label_log_probabilities, probabilities_of
 from edged.errors import Cancelled, Expired, ModelError, RequestError, TooLong
 from edged.tasks import ClassifySpec, Sampling
 from edged.work import (
+    NO_USAGE,
     Classified,
     Failed,
     FinishReason,
@@ -102,13 +103,29 @@ class Running(Generic[K]):
         return Usage(prompt_tokens=len(self.prompt), cached_tokens=self.cached, completion_tokens=completion_tokens)
 
 
-@dataclass(slots=True, kw_only=True)
-class Classifying(Running[K]):
-    """Scores labels at the end of the prompt."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opinion:
+    """A prompt that asks for the label, and what it leans to by itself."""
 
     plan: Classification
-    spec: ClassifySpec
     prior: Sequence[float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Classifying(Running[K]):
+    """Scores labels at the end of the prompt; in doubt, at the end of the next one too.
+
+    Attributes:
+        further: prompts that are left to ask. With the next one `memory` is None, until there is room again.
+        evidence: of each label, by the prompts so far.
+        spent: tokens of the prompts before the present one.
+    """
+
+    spec: ClassifySpec
+    opinion: Opinion
+    further: list[Opinion]
+    evidence: list[float]
+    spent: Usage = NO_USAGE
 
     def candidate(self) -> Candidate:
         return Candidate(
@@ -125,7 +142,7 @@ class Classifying(Running[K]):
         tokens = self.prompt[start : start + rows]
         if start + rows < len(self.prompt):
             return Span(kv=self.kv, tokens=tokens)
-        branches = [(len(tokens) + parent, token) for parent, token in self.plan.labels.branches]
+        branches = [(len(tokens) + parent, token) for parent, token in self.opinion.plan.labels.branches]
         last = len(tokens) - 1
         return Span(kv=self.kv, tokens=tokens, branches=branches, wanted=range(last, last + 1 + len(branches)))
 
@@ -138,16 +155,29 @@ class Classifying(Running[K]):
                 ModelError("the model gave logits that are no numbers; check its files with `edged models verify`")
             )
             return
-        scores = calibrate(label_log_probabilities(logits, self.plan.labels, labels=len(self.spec.labels)), self.prior)
+        found = label_log_probabilities(logits, self.opinion.plan.labels, labels=len(self.spec.labels))
+        self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
+        scores = probabilities_of(self.evidence)
+        usage = self.spent + self._usage(0)
+        if self.further and self.spec.is_in_doubt(scores):
+            self._ask_further(usage)
+            return
         self.clock.first_token = now
         self._end(
             Classified(
                 key=self.key,
                 scores=dict(by_label([label.canonical for label in self.spec.labels], scores)),
-                usage=self._usage(0),
+                usage=usage,
                 timings=self.clock.timings(now),
             )
         )
+
+    def _ask_further(self, spent: Usage) -> None:
+        self.spent = spent
+        self.opinion = self.further.pop(0)
+        self.prompt = self.opinion.plan.tokens
+        self.memory = None
+        self.cached = 0
 
     def stop_early(self, reason: FinishReason, now: float) -> None:  # noqa: ARG002 - as Generating has it
         """End before the answer."""

@@ -1,5 +1,6 @@
 """The laws of the engine, on a tiny random Qwen2 with the real Qwen1.5 tokenizer and its chat template."""
 
+import math
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -18,10 +19,11 @@ from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
 from edged.ports import ModelInfo
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT
+from edged.tasks import BUILT_IN, REPLY, SENTIMENT, ClassifySpec, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
+from tests.support.waiting import eventually
 
 CONTEXT = 768
 LIMITS = Limits(max_batch=4, max_new_tokens=24, prefill_chunk_tokens=64, kv_bytes=1 << 28, prefix_cache_bytes=1 << 24)
@@ -77,7 +79,11 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
     started: list[Engine[Any]] = []
 
     def begin(
-        limits: Limits = LIMITS, *, wrap: Callable[[Any], Any] = lambda model: model, priors: Path | None = None
+        limits: Limits = LIMITS,
+        *,
+        tasks: Tasks = BUILT_IN,
+        wrap: Callable[[Any], Any] = lambda model: model,
+        priors: Path | None = None,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
@@ -96,7 +102,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
             kept = PriorStore(priors)
             return Loaded(model=wrap(model), prompter=prompter, info=info, limits=limits, priors=kept)
 
-        engine = Engine(load, tasks=BUILT_IN)
+        engine = Engine(load, tasks=tasks)
         started.append(engine)
         engine.start()
         engine.wait_ready(60)
@@ -176,6 +182,65 @@ def test_a_second_start_takes_priors_from_the_store_and_scores_the_same(start: S
         assert scores_of(run(engine, sentiment("s"))["s"]) == fresh
         models[-1].steps = warm_up
     assert models[1].steps < models[0].steps
+
+
+def spoken(name: str, *words: str) -> ClassifySpec:
+    """The sentiment, asked by other words in another order of examples."""
+    prompt = SENTIMENT.prompts["zh"]
+    labels = tuple(replace(label, said={"zh": (word,)}) for label, word in zip(SENTIMENT.labels, words, strict=True))
+    prompts = {**SENTIMENT.prompts, "zh": replace(prompt, examples=prompt.examples[::-1])}
+    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further=(), doubt=0.0)
+
+
+def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_multiplied(start: Start) -> None:
+    first, second, third = (spoken("first", "好", "坏"), spoken("second", "满意", "失望"), spoken("third", "爱", "恨"))
+    always = replace(first, name="always", further=(second, third), doubt=1.0)
+    never = replace(always, name="never", doubt=0.0)
+    engine = start(tasks=Tasks([first, second, third, always, never]))
+    texts = [f"{text} {n}" for n, text in enumerate(PROMPTS * 2)]
+    specs = {each.name: each for each in (first, second, third, always, never)}
+    work = [
+        Work(key=f"{name} {text}", spec=spec, text=text, language="zh")
+        for name, spec in specs.items()
+        for text in texts
+    ]
+    ends = run(engine, *work)
+    for text in texts:
+        alone = [scores_of(ends[f"{name} {text}"])["positive"] for name in ("first", "second", "third")]
+        odds = math.prod(each / (1 - each) for each in alone)
+        assert scores_of(ends[f"always {text}"])["positive"] == pytest.approx(odds / (1 + odds), rel=1e-3)
+        assert scores_of(ends[f"never {text}"]) == pytest.approx(scores_of(ends[f"first {text}"]), rel=1e-3)
+        spent = [ends[f"{name} {text}"] for name in ("first", "second", "third", "always")]
+        *each_alone, together = [event.usage.prompt_tokens for event in spent if isinstance(event, Classified)]
+        assert together == sum(each_alone)
+    eventually(lambda: engine.state().running == 0, "rest")
+
+
+def test_who_is_sure_asks_no_further(start: Start) -> None:
+    first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
+    doubtful = replace(first, name="doubtful", further=(second,), doubt=0.3)
+    engine = start(tasks=Tasks([first, second, doubtful]))
+    asked_further = 0
+    for n, text in enumerate(PROMPTS * 3):
+        one, both, all_in = (
+            run(engine, Work(key="w", spec=spec, text=f"{n} {text}", language="zh"))["w"]
+            for spec in (first, doubtful, replace(doubtful, doubt=1.0))
+        )
+        is_sure = abs(2 * scores_of(one)["positive"] - 1) >= 0.3
+        assert scores_of(both) == scores_of(one if is_sure else all_in)
+        asked_further += not is_sure
+    assert 0 < asked_further < 15
+
+
+def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start: Start) -> None:
+    first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
+    prompt = second.prompts["zh"]
+    long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 6)})
+    always = replace(first, name="always", further=(long,), doubt=1.0)
+    engine = start(tasks=Tasks([first, always]))
+    text = "今天 " * 250
+    ends = run(engine, *(Work(key=spec.name, spec=spec, text=text, language="zh") for spec in (first, always)))
+    assert scores_of(ends["always"]) == pytest.approx(scores_of(ends["first"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
