@@ -309,7 +309,7 @@ class Worker:
             packet_id=ticket.packet_id if ticket is not None else None,
             received=delivery.received_at,
             is_left_over=delivery.redelivered and ticket is not None,
-            may_be_double=request.is_shared and not self._has_shared_journal and is_again,
+            may_be_double=request.is_shared and is_again,
             deadline=None if left is None else delivery.received_at + left / 1000,
         )
 
@@ -369,8 +369,10 @@ class Worker:
         if job.is_left_over:
             self.recorder.begin(job.fingerprint)
         session = self._session_of(job)
-        turns = job.request.history or (self.recorder.turns(session) if session is not None else ())
-        job.lacks_history = session is not None and lacks_history(job.request, turns)
+        turns, is_whole = job.request.history or (), True
+        if session is not None:
+            turns, is_whole = self.recorder.conversation(session)
+            job.lacks_history = not is_whole or lacks_history(job.request, turns)
         job.submitted = self._clock()
         for part, spec in job.parts.items():
             with_history = isinstance(spec, GenerateSpec) and spec.keeps_history
@@ -433,6 +435,8 @@ class Worker:
         complete, self._complete = self._complete, []
         settled, self._settled = self._settled, []
         entries = [self._complete_job(job) for job in complete]
+        if entries:
+            self._measure(len(entries))
         for job, payload in zip(complete, self.recorder.commit(entries, settled), strict=True):
             if payload != job.payload:  # another box was first
                 self._metrics.duplicate()
@@ -442,6 +446,8 @@ class Worker:
 
     def _complete_job(self, job: Job) -> Entry:
         now = self._clock()
+        if self._has_shared_journal and self.recorder.fault is None:
+            job.may_be_double = False  # where another box was first, its answer will be given
         job.payload = self._responder.result(job, model=self._engine.model.id, now=now)
         session = self._session_of(job)
         self._count(job, now)
@@ -472,9 +478,14 @@ class Worker:
             sentiment_ms=job.classified_ms(),
         )
         self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-        if self._last_answer is not None and len(self._jobs) > 1:
-            between = now - self._last_answer
-            self._service_s = between if self._service_s is None else 0.9 * self._service_s + 0.1 * between
+
+    def _measure(self, answers: int) -> None:
+        """How fast it goes: seconds from the last answer to these, shared by them, while there was work all along."""
+        now = self._clock()
+        if self._last_answer is not None:
+            between = (now - self._last_answer) / answers
+            kept = 0.0 if self._service_s is None else 0.9**answers
+            self._service_s = kept * (self._service_s or 0.0) + (1 - kept) * between
         self._last_answer = now
 
     def _publish(self, job: Job, places: list[Addressee]) -> None:
@@ -537,6 +548,8 @@ class Worker:
         if self._by_identity.get(job.identity) is job:
             del self._by_identity[job.identity]
         self._next_in_session(job)
+        if not self._jobs:
+            self._last_answer = None  # what comes next will have waited for nobody
 
     def _next_in_session(self, job: Job) -> None:
         """Let the session's next turn begin once this one is recorded, and the next suspect."""
