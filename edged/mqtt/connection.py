@@ -41,10 +41,11 @@ _PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
-    """The broker took us in."""
+    """The broker took us in; `has_shared`: it does not say that it has no shared subscriptions."""
 
     session_present: bool
     limits: Limits
+    has_shared: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -271,7 +272,8 @@ class Connection:
             retain_available=bool(getattr(properties, "RetainAvailable", 1)),
             properties=self._version == "5",
         )
-        self._events.append(Accepted(session_present=flags.session_present, limits=limits))
+        has_shared = bool(getattr(properties, "SharedSubscriptionAvailable", 1))
+        self._events.append(Accepted(session_present=flags.session_present, limits=limits, has_shared=has_shared))
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, code: ReasonCode, properties: Any
