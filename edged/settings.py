@@ -158,6 +158,15 @@ class ModelSettings(Section):
         "exact.",
     )
 
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        # The line end of a file is no part of it. HTTP refuses the rest, with words that have the key in them.
+        bare = None if key is None else key.get_secret_value().strip()
+        if bare and not (bare.isascii() and bare.isprintable() and " " not in bare):
+            raise ValueError("a key has neither spaces nor control characters, and is ASCII")
+        return SecretStr(bare) if bare else None
+
     @field_validator("url")
     @classmethod
     def _without_slash(cls, url: str | None) -> str | None:
