@@ -196,6 +196,7 @@ class Daemon:
             journal=self._journal,
             metrics=self._metrics,
             capacity=settings.queue.capacity,
+            batch=settings.engine.max_batch,
             language=None if settings.language == "auto" else settings.language,
             on_control=self._on_control,
             has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,

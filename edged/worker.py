@@ -39,7 +39,8 @@ MAX_STARTS = 2  # processes that may end over one request before it is given up
 class WorkerState:
     """The worker at a glance; `oldest` and `last_progress` in monotonic seconds.
 
-    `service_s` is the mean time between two answers while there is work; None before that was seen.
+    `service_s` is the mean time between two answers of a box that has all the work that it can do side by side, as far
+    as can be told from what it had; None before the first answer.
     """
 
     jobs: int
@@ -85,6 +86,7 @@ class Worker:
         journal: Journal,
         metrics: Metrics,
         capacity: int,
+        batch: int = 1,
         language: Language | None,
         on_control: Callable[[Delivery], None],
         has_shared_journal: bool = False,
@@ -94,7 +96,8 @@ class Worker:
     ) -> None:
         """Assign; `start` begins.
 
-        `language` None goes by each text's script. `has_shared_journal`: other boxes of the group record there too.
+        `batch` requests are answered side by side. `language` None goes by each text's script. `has_shared_journal`:
+        other boxes of the group record there too.
         """
         self._contract = contract
         self._engine = engine
@@ -102,6 +105,7 @@ class Worker:
         self.recorder = Recorder(journal, clock=clock)
         self._metrics = metrics
         self._capacity = capacity
+        self._batch = batch
         self._language = language
         self._on_control = on_control
         self._has_shared_journal = has_shared_journal
@@ -118,7 +122,7 @@ class Worker:
         self._settled: list[tuple[str, str]] = []
         self._numbers = 0
         self._service_s: float | None = None
-        self._last_answer: float | None = None
+        self._counted_from = clock()
         self._draining = False
         self._stopping = False
         self._idle = threading.Event()
@@ -326,6 +330,8 @@ class Worker:
             )
 
     def _add(self, job: Job) -> None:
+        if not self._jobs:
+            self._counted_from = self._clock()
         self._jobs[job.number] = job
         self._by_identity[job.identity] = job
 
@@ -480,13 +486,16 @@ class Worker:
         self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
     def _measure(self, answers: int) -> None:
-        """How fast it goes: seconds from the last answer to these, shared by them, while there was work all along."""
+        """How fast it goes: seconds from the answer before these, or since there is work, shared by them.
+
+        A box with a few requests does not show what it can do: what it had is taken as a part of a full batch.
+        """
         now = self._clock()
-        if self._last_answer is not None:
-            between = (now - self._last_answer) / answers
-            kept = 0.0 if self._service_s is None else 0.9**answers
-            self._service_s = kept * (self._service_s or 0.0) + (1 - kept) * between
-        self._last_answer = now
+        part = min(len(self._jobs), self._batch) / self._batch
+        between = part * (now - self._counted_from) / answers
+        kept = 0.0 if self._service_s is None else 0.9**answers
+        self._service_s = kept * (self._service_s or 0.0) + (1 - kept) * between
+        self._counted_from = now
 
     def _publish(self, job: Job, places: list[Addressee]) -> None:
         for place in list(places):
@@ -548,8 +557,6 @@ class Worker:
         if self._by_identity.get(job.identity) is job:
             del self._by_identity[job.identity]
         self._next_in_session(job)
-        if not self._jobs:
-            self._last_answer = None  # what comes next will have waited for nobody
 
     def _next_in_session(self, job: Job) -> None:
         """Let the session's next turn begin once this one is recorded, and the next suspect."""

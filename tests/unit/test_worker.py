@@ -60,6 +60,7 @@ class Bench:
         self,
         *,
         capacity: int = 4,
+        batch: int = 1,
         auto: bool = True,
         journal: MemoryJournal | None = None,
         group: str | None = None,
@@ -87,6 +88,7 @@ class Bench:
             journal=self.journal,
             metrics=self.metrics,
             capacity=capacity,
+            batch=batch,
             language=None,
             on_control=self.controls.append,
             has_shared_journal=has_shared_journal,
@@ -360,13 +362,25 @@ def test_speed_is_measured_while_there_is_work_and_not_while_there_is_none() -> 
     assert bench.worker.state().service_s == pytest.approx(0.5)
 
 
+def test_a_box_with_little_to_do_is_not_taken_for_a_slow_one() -> None:
+    busy, idle = (Bench(auto=False, capacity=16, batch=4) for _ in range(2))
+    for _ in range(8):
+        busy.send("hi", tail="reply")
+    answer_after(busy, 1.0, *(f"{number}/reply" for number in range(1, 5)))
+    for number in range(1, 4):
+        idle.now += 60.0
+        idle.send("hi", tail="reply")
+        answer_after(idle, 1.0, f"{number}/reply")
+    assert busy.worker.state().service_s == idle.worker.state().service_s == pytest.approx(0.25)
+
+
 def test_answers_that_come_together_share_the_time() -> None:
     bench = Bench(auto=False, capacity=16)
     for _ in range(6):
         bench.send("hi", tail="reply")
     answer_after(bench, 1.0, "1/reply")
     answer_after(bench, 1.0, "2/reply", "3/reply", "4/reply", "5/reply")
-    assert bench.worker.state().service_s == pytest.approx(0.25)
+    assert bench.worker.state().service_s == pytest.approx(0.9**4 * 1.0 + (1 - 0.9**4) * 0.25)
 
 
 def test_where_another_box_was_first_its_answer_is_given() -> None:
