@@ -170,6 +170,7 @@ class Daemon:
                 *Membership.subscriptions(topics),
             ),
             fleeting=(topics.controls, *topics.members),
+            lossy=topics.members,  # a box with much to do must hear the others still
             shared=topics.shared,
             will=Publication(
                 topic=topics.status,

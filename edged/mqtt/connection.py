@@ -233,15 +233,16 @@ class Connection:
         """Send the PUBACK of a delivery."""
         self._connected().ack(packet_id, 1)
 
-    def subscribe(self, filters: Sequence[str]) -> None:
-        """Ask for `filters` at QoS 1."""
+    def subscribe(self, filters: Sequence[str], *, lossy: Sequence[str] = ()) -> None:
+        """Ask for `filters` at QoS 1, for those that are `lossy` at QoS 0."""
         client = self._connected()
+        asked = [(each, int(each not in lossy)) for each in filters]
         if self._version == "5":
             _, packet_id = client.subscribe(
-                [(each, SubscribeOptions(qos=1, retainHandling=self._retained(each))) for each in filters]
+                [(each, SubscribeOptions(qos=qos, retainHandling=self._retained(each))) for each, qos in asked]
             )
         else:
-            _, packet_id = client.subscribe([(each, 1) for each in filters])
+            _, packet_id = client.subscribe(asked)
         if packet_id is not None:
             self._subscribing[packet_id] = filters
 

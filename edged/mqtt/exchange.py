@@ -50,6 +50,7 @@ class Exchange:
         connection: Connection,
         subscriptions: Sequence[str],
         fleeting: Sequence[str],
+        lossy: Sequence[str] = (),
         shared: Sequence[str],
         takes_shared: bool | None,
         has_subscribed: bool,
@@ -65,6 +66,7 @@ class Exchange:
             connection: a new one.
             subscriptions: topic filters, each at QoS 1.
             fleeting: those of them that end with the work; see `Link`.
+            lossy: those of them that are asked for at QoS 0.
             shared: topic filters of queues that others take from too.
             takes_shared: whether to subscribe to them; None leaves them at the broker as they are.
             has_subscribed: whether they were granted on an earlier connection of this link.
@@ -84,6 +86,7 @@ class Exchange:
         self._connection = connection
         self._subscriptions = subscriptions
         self._fleeting = fleeting
+        self._lossy = lossy
         self._shared = shared
         self._takes_shared = takes_shared
         self._has_subscribed = has_subscribed
@@ -218,7 +221,7 @@ class Exchange:
         if asked:
             self._resubscribe_at = None
             self._answer_by = self._clock() + ANSWER_TIMEOUT
-            self._connection.subscribe(asked)
+            self._connection.subscribe(asked, lossy=self._lossy)
         else:
             self.is_up = True
 

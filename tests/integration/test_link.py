@@ -755,6 +755,16 @@ def test_what_comes_after_unsubscribe_is_there_for_the_next_run(
     assert [each.message.payload for each in take(again.deliveries, 2)] == [b"while draining", b"while away"]
 
 
+def test_what_is_lossy_does_not_wait_for_acks(broker: Broker, run: Callable[..., Running]) -> None:
+    running = run(broker.settings(), subscriptions=(REQUESTS, "news/+"), lossy=("news/+",), receive_maximum=1)
+    running.wait_connected()
+    with Peer(broker.port) as peer:
+        for number in range(3):
+            peer.publish(REQUESTS, b"%d" % number)
+        peer.publish("news/a", b"news")
+    assert [each.message.payload for each in take(running.deliveries, 2)] == [b"0", b"news"]
+
+
 def test_a_broker_without_shared_subscriptions_is_not_asked_for_them(run: Callable[..., Running]) -> None:
     """It would end the connection (MQTT 5, section 3.2.2.3.13)."""
 
