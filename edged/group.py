@@ -61,6 +61,11 @@ class Group:
         return self._keeps_not_since is None
 
     @property
+    def has_speed(self) -> bool:
+        """Whether it knows how fast it is; before, the others cannot count on it."""
+        return self._speed is not None
+
+    @property
     def is_alone(self) -> bool:
         """Whether no other box is known that could take work."""
         return not self._others

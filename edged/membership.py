@@ -77,11 +77,11 @@ class Membership:
             self._group.forget()
         while not self._heard.empty():
             self._group.hear(*self._heard.get())
-        worker, kept = self._worker(), self._group.keeps
+        worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
         takes = self._group.decide(
             jobs=worker.jobs, service_s=worker.service_s, is_well=self._is_well(), now=self._clock()
         )
-        is_news = takes != self._takes or kept != self._group.keeps
+        is_news = (takes, kept, had_speed) != (self._takes, self._group.keeps, self._group.has_speed)
         if is_news:
             log.info("group_share", takes=takes, keeps=self._group.keeps, jobs=worker.jobs)
         if takes != self._takes:

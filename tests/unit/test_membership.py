@@ -20,6 +20,7 @@ class Bench:
         self.now = 0.0
         self.jobs = 0
         self.is_well = True
+        self.service_s: float | None = 0.5
         self.link = FakeLink(clock=lambda: self.now)
         self.member = Membership(
             Group("team", node="b", batch=4, capacity=16, silence_s=90.0),
@@ -36,7 +37,7 @@ class Bench:
             capacity=16,
             oldest=None,
             last_progress=self.now,
-            service_s=0.5,
+            service_s=self.service_s,
             journal_fault=None,
             died=None,
         )
@@ -70,6 +71,7 @@ KEEPER = {"state": "ready", "group": {"name": "team", "speed": 5, "keeps": True}
 def test_it_stops_when_it_has_enough_and_a_faster_one_is_there(bench: Bench) -> None:
     bench.member.start()
     bench.hear(TOPICS.probe)
+    bench.pass_seconds(1)
     bench.hear("edged/a/health", **KEEPER)
     bench.jobs = 4
     assert bench.pass_seconds(1) == 1  # that it is no keeper any more, before it stops
@@ -86,6 +88,17 @@ def test_it_stops_when_it_has_enough_and_a_faster_one_is_there(bench: Bench) -> 
     bench.hear("edged/a/status", state="offline")
     assert bench.pass_seconds(1) == 1
     assert bench.link.shares
+
+
+def test_how_fast_it_is_is_told_as_soon_as_it_is_known(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.service_s = None
+    assert bench.pass_seconds(3) == 0
+    bench.service_s = 0.5
+    assert bench.pass_seconds(1) == 1
+    bench.service_s = 5.0
+    assert bench.pass_seconds(3) == 0
 
 
 def test_a_box_that_is_not_well_leaves_the_work_to_one_that_is(bench: Bench) -> None:
