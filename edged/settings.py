@@ -97,6 +97,14 @@ class MqttSettings(Section):
             return json.loads(filters)
         return tuple(each.strip() for each in filters.split(","))
 
+    @field_validator("share_group", "shards", mode="after")
+    @classmethod
+    def _in_topics(cls, names: "str | tuple[str, ...] | None") -> "str | tuple[str, ...] | None":
+        for each in (names,) if isinstance(names, str) else names or ():
+            if not is_publishable(each):  # brokers end the connection of who asks for it
+                raise ValueError("a name in topics has no control characters and no non-characters of Unicode")
+        return names
+
     @field_validator("reply_topics", mode="after")
     @classmethod
     def _filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:

@@ -366,6 +366,10 @@ def test_settings_that_make_no_group_are_refused() -> None:
     for wrong, words in (
         ({"node": "team", "mqtt": {"share_group": "team"}}, "a name of its own"),
         ({"mqtt": {"shards": ["0"]}}, "set share_group too"),
+        ({"mqtt": {"share_group": "a/b"}}, "pattern"),
+        ({"mqtt": {"share_group": "a+"}}, "pattern"),
+        ({"mqtt": {"share_group": "te\u0085am"}}, "no control characters"),
+        ({"mqtt": {"share_group": "team", "shards": ["0", "\ufffe"]}}, "no control characters"),
         ({"journal": {"url": "redis://localhost"}}, "set mqtt.share_group too"),
     ):
         with pytest.raises(ValueError, match=words):
