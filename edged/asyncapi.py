@@ -267,6 +267,7 @@ def _health() -> Schema:
         "speed",
         name=_TEXT,
         takes={"type": "boolean", "description": "Whether it takes work of the group now."},
+        keeps={"type": "boolean", "description": "Whether it takes it whatever it has in hand: others rely on that."},
         window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},
         speed={"type": "integer", "description": "Answers a second, as a power of two."},
         pauses=_COUNT,

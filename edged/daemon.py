@@ -57,6 +57,8 @@ _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
 _BACKLOG_S = 30.0  # in which the broker brings what it kept for us
 _OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+_SILENT_REPORTS = 3  # of another box's health that do not come, after which it is not counted on; boxes tell alike
+_HANDOVER_S = 1.0  # for another box of the group to take the queue over
 _STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 
@@ -169,6 +171,7 @@ class Daemon:
                 *Membership.subscriptions(topics),
             ),
             fleeting=(topics.controls, *topics.members),
+            lossy=topics.members,  # a box with much to do must hear the others still
             shared=topics.shared,
             will=Publication(
                 topic=topics.status,
@@ -195,10 +198,11 @@ class Daemon:
             journal=self._journal,
             metrics=self._metrics,
             capacity=settings.queue.capacity,
+            batch=settings.engine.max_batch,
             language=None if settings.language == "auto" else settings.language,
             on_control=self._on_control,
             calibration=RunningCalibration() if settings.calibration == "running" else None,
-            has_shared_journal=settings.journal.url is not None,
+            has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
             clock=clock,
         )
         self._membership = self._join(settings, topics)
@@ -257,8 +261,21 @@ class Daemon:
         if topics.group is None:
             return None
         capacity = settings.queue.capacity
-        group = Group(topics.group, node=topics.node, batch=settings.engine.max_batch, capacity=capacity)
-        return Membership(group, topics=topics, link=self._link, worker=self._worker.state, clock=self._clock)
+        group = Group(
+            topics.group,
+            node=topics.node,
+            batch=settings.engine.max_batch,
+            capacity=capacity,
+            silence_s=_SILENT_REPORTS * settings.health.interval,
+        )
+        return Membership(
+            group,
+            topics=topics,
+            link=self._link,
+            worker=self._worker.state,
+            is_well=lambda: self._health.state is State.READY,
+            clock=self._clock,
+        )
 
     # ---------------------------------------------------------------------------------------------- start, serve
 
@@ -298,13 +315,17 @@ class Daemon:
             self._check_name_is_ours()
             self._check_parts_live()
             if self._membership is not None:
-                self._membership.tick()
+                self._tick_membership(self._membership)
             reasons = "; ".join(self._health.reasons)
             self._notifier.status(f"{self._health.state}: {reasons}" if reasons else str(self._health.state))
             if self._health.makes_progress:
                 self._notifier.watchdog()
             self._signals.wake.wait(_TICK_S)
             self._signals.wake.clear()
+
+    def _tick_membership(self, membership: Membership) -> None:
+        if membership.tick():
+            self._health.report()
 
     def _check_name_is_ours(self) -> None:
         if self._link.state().taken_over or self._has_rival:
@@ -352,7 +373,8 @@ class Daemon:
         elif topic == self._contract.topics.status:
             self._hear_status(delivery)
         elif self._membership is not None and self._membership.hear(topic, payload):
-            pass
+            if topic.endswith("/status"):  # a box that comes or goes; its work may be ours now
+                self._signals.wake.set()
         else:
             # The broker keeps the subscriptions of our session, and with them those of other settings.
             log.debug("stray_message", topic=topic)
@@ -401,6 +423,7 @@ class Daemon:
         self._notifier.stopping()
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
+        self._hand_over()
         self._link.unsubscribe()
         self._worker.drain()
         if not is_loaded:
@@ -415,6 +438,18 @@ class Daemon:
         self._stop_parts(self._health.status(State.STOPPED))
         log.info("stopped", seconds=round(self._clock() - begin, 2))
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
+
+    def _hand_over(self) -> None:
+        """Take work still, until a box of the group that had left it to us has heard that we go."""
+        until = self._clock() + _HANDOVER_S
+        while (
+            self._membership is not None
+            and self._membership.must_hand_over
+            and self._signals.asked_to_stop == 1
+            and (left := until - self._clock()) > 0
+        ):
+            self._signals.wake.clear()
+            self._signals.wake.wait(left)
 
     def _stop_parts(self, final: Publication | None) -> None:
         self._worker.call(self._close_journal)

@@ -1,46 +1,81 @@
-"""Which work of its group a box takes: all of it that comes, until it has enough and a faster box is there. Pure.
+"""Which work of its group a box takes: all of it that comes, until it has enough and another keeps the queue. Pure.
 
 Brokers deal the messages of a shared subscription out in turn, mosquitto without regard to what a member has in hand
 or to its Receive Maximum: what is too much waits in that member's queue, while others are idle. So a box that has
-enough ends its subscription for a while. Somebody must keep his: what nobody subscribes to, brokers throw away. That
-is the fastest member that lives, by what all of them tell in `health`; of equals the one whose name sorts last.
+enough ends its subscription for a while, and so does one that is not well.
+
+Somebody must keep his: what nobody subscribes to, brokers throw away. What boxes know of each other is some time old,
+so no box goes by who ought to be the keeper. Each says whether it is one, in `health`. Who hears of no keeper is one;
+who hears of a faster one (of equals, of one whose name sorts last) says that it is none any more, waits for as long as
+it takes to hear what the others say to that, and only then may pause.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 TARGET_S = 2.0  # of work that a box keeps in hand
-_ALIVE = {"ready", "degraded"}
+HANDOVER_S = 3.0  # in which all boxes have heard what one says, and acted on it
+_WELL = "ready"
+_ALIVE = {_WELL, "degraded"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Member:
+    """What another box said last; `heard` in monotonic seconds."""
+
+    rank: tuple[int, str]
+    keeps: bool
+    heard: float
 
 
 class Group:
-    """A box's view of its group. For one thread."""
+    """A box's view of its group. For one thread; times are monotonic seconds."""
 
-    def __init__(self, name: str, *, node: str, batch: int, capacity: int) -> None:
-        """Begin with nobody else known, and so as a box that keeps its subscription.
+    def __init__(self, name: str, *, node: str, batch: int, capacity: int, silence_s: float) -> None:
+        """Begin with nobody else known, and so as a keeper.
 
         Args:
             name: of the group.
             node: this box.
             batch: requests that the model answers side by side: the least that is worth having in hand.
             capacity: the most requests in hand.
+            silence_s: after so long without a word, a box is not counted on any more.
         """
         self.name = name
         self._node = node
         self._batch = min(batch, capacity)
         self._capacity = capacity
+        self._silence_s = silence_s
         self._window = self._batch
         self._speed: int | None = None
-        self._others: dict[str, tuple[int, str]] = {}
+        self._others: dict[str, _Member] = {}
         self._pauses = 0
         self._takes = True
+        self._keeps_not_since: float | None = None
 
-    def hear(self, node: str, report: Mapping[str, Any]) -> None:
+    @property
+    def keeps(self) -> bool:
+        """Whether this box takes work however much it has: others rely on that."""
+        return self._keeps_not_since is None
+
+    @property
+    def has_speed(self) -> bool:
+        """Whether it knows how fast it is; before, the others cannot count on it."""
+        return self._speed is not None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other box is known that could take work."""
+        return not self._others
+
+    def hear(self, node: str, report: Mapping[str, Any], now: float) -> None:
         """Take in what a box says in its `health` or `status`, or what its last will says for it."""
         if node == self._node:
             return
-        if report.get("state") not in _ALIVE:
+        state = report.get("state")
+        if state not in _ALIVE:
             self._others.pop(node, None)
             return
         group = report.get("group")
@@ -48,23 +83,34 @@ class Group:
             return  # a status, or a box that works alone
         speed = group.get("speed")
         if group.get("name") == self.name and isinstance(speed, int):
-            self._others[node] = (speed, node)
+            keeps = state == _WELL and group.get("keeps") is True
+            self._others[node] = _Member(rank=(speed, node), keeps=keeps, heard=now)
         else:
             self._others.pop(node, None)
 
-    def decide(self, *, jobs: int, service_s: float | None) -> bool:
+    def forget(self) -> None:
+        """Take what was heard for outdated."""
+        self._others.clear()
+
+    def decide(self, *, jobs: int, service_s: float | None, is_well: bool, now: float) -> bool:
         """Whether to take work now.
 
         Args:
             jobs: requests in hand.
             service_s: mean seconds between two answers while there is work; None: not known yet.
+            is_well: whether this box can answer at all, as far as it knows.
+            now: the time.
         """
         if service_s is not None:
             # A power of two: what is told every few seconds must not be outdated by every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))
             self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
-        if self._is_last_resort():
+        self._others = {node: each for node, each in self._others.items() if now - each.heard <= self._silence_s}
+        self._decide_to_keep(is_well=is_well, now=now)
+        if self._keeps_not_since is None or now - self._keeps_not_since < HANDOVER_S:
             takes = True
+        elif not is_well:
+            takes = False
         elif self._takes:
             takes = jobs < self._window
         else:
@@ -73,9 +119,18 @@ class Group:
         self._takes = takes
         return takes
 
-    def _is_last_resort(self) -> bool:
-        own = (self._speed, self._node)
-        return own[0] is None or not self._others or own >= max(self._others.values())
+    def _decide_to_keep(self, *, is_well: bool, now: float) -> None:
+        keepers = [each.rank for each in self._others.values() if each.keeps]
+        if not keepers:
+            keeps = True
+        elif not is_well:
+            keeps = False
+        else:
+            keeps = self._speed is None or (self._speed, self._node) > max(keepers)
+        if keeps:
+            self._keeps_not_since = None
+        elif self._keeps_not_since is None:
+            self._keeps_not_since = now
 
     def snapshot(self) -> dict[str, Any]:
         """What `health` says of it, JSON-ready."""
@@ -83,6 +138,7 @@ class Group:
         return {
             "name": self.name,
             "takes": self._takes,
+            "keeps": self.keeps,
             "window": self._window,
             **told,
             "pauses": self._pauses,

@@ -33,19 +33,22 @@ class Membership:
         topics: Topics,
         link: Link,
         worker: Callable[[], WorkerState],
+        is_well: Callable[[], bool],
         clock: Callable[[], float],
     ) -> None:
-        """`clock` gives monotonic seconds."""
+        """`is_well` tells whether this box can answer; `clock` gives monotonic seconds."""
         self._group = group
         self._topics = topics
         self._link = link
         self._worker = worker
+        self._is_well = is_well
         self._clock = clock
-        self._heard: queue.SimpleQueue[tuple[str, Mapping[str, Any]]] = queue.SimpleQueue()
+        self._heard: queue.SimpleQueue[tuple[str, Mapping[str, Any], float]] = queue.SimpleQueue()
         self._is_proven = False
         self._probed_at: float | None = None
         self._probing_for = 0.0
         self._takes = False
+        self._reconnects = 0
 
     @staticmethod
     def subscriptions(topics: Topics) -> tuple[str, ...]:
@@ -58,21 +61,38 @@ class Membership:
         self._takes = True
         self._link.share(taking=True)
 
-    def tick(self) -> None:
+    def tick(self) -> bool:
         """Decide whether to go on taking work; about once a second, once there is a model.
+
+        Returns:
+            Whether the others must know something new at once.
 
         Raises:
             BrokerUnavailable: see `check_broker`.
         """
         self.check_broker()
+        if self._link.state().reconnects != self._reconnects:
+            # Who did not come back with the broker has no last will there either.
+            self._reconnects = self._link.state().reconnects
+            self._group.forget()
         while not self._heard.empty():
             self._group.hear(*self._heard.get())
-        worker = self._worker()
-        takes = self._group.decide(jobs=worker.jobs, service_s=worker.service_s)
+        worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
+        takes = self._group.decide(
+            jobs=worker.jobs, service_s=worker.service_s, is_well=self._is_well(), now=self._clock()
+        )
+        is_news = (takes, kept, had_speed) != (self._takes, self._group.keeps, self._group.has_speed)
+        if is_news:
+            log.info("group_share", takes=takes, keeps=self._group.keeps, jobs=worker.jobs)
         if takes != self._takes:
             self._takes = takes
-            log.info("group_share", takes=takes, jobs=worker.jobs)
             self._link.share(taking=takes)
+        return is_news
+
+    @property
+    def must_hand_over(self) -> bool:
+        """Whether others may rely on this box to keep the queue."""
+        return self._group.keeps and not self._group.is_alone
 
     def check_broker(self) -> None:
         """See whether a message to a shared subscription comes back; some brokers grant them and deliver nothing.
@@ -111,7 +131,7 @@ class Membership:
         except (ValueError, RecursionError):
             return True
         if isinstance(report, dict):
-            self._heard.put((topic.split("/")[-2], report))
+            self._heard.put((topic.split("/")[-2], report, self._clock()))
         return True
 
     def snapshot(self) -> dict[str, Any]:

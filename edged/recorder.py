@@ -99,12 +99,20 @@ class Recorder:
             self._note(fault)
 
     def turns(self, session: str) -> tuple[Turn, ...]:
-        """The conversation so far: as written, and what could not be written yet."""
+        """The conversation so far, as far as it can be read: as written, and what could not be written yet."""
+        return self.conversation(session)[0]
+
+    def conversation(self, session: str) -> tuple[tuple[Turn, ...], bool]:
+        """As `turns` has it, and whether that is all of it."""
+        is_whole = True
         try:
             written = self._journal.turns(session)
         except JournalFault as fault:
             self._note(fault)
-            written = ()
+            written, is_whole = (), False
+        return self._with_unwritten(session, written), is_whole
+
+    def _with_unwritten(self, session: str, written: tuple[Turn, ...]) -> tuple[Turn, ...]:
         return written + tuple(turn for entry in self._unwritten if entry.session == session for turn in entry.turns)
 
     def observations(self) -> tuple[Observation, ...]:

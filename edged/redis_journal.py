@@ -24,9 +24,9 @@ _TIMEOUT_S = 2.0  # for the server to answer; a worker that waits answers nobody
 _RETRY_S = 5.0  # after a fault, in which the server is not asked
 
 # The first answer stands, with its turns; one script, so that no other box comes between.
-# KEYS: result, unsettled, turns, the session's results, starts, observations; ARGV: payload, request id, seconds of a
-# result and of a session, turns kept, whether it has a packet id, whether it has a session, observations kept, how many
-# there are and each as JSON, then each turn as JSON.
+# KEYS: result, unsettled, turns, the session's results by when they expire, starts, observations; ARGV: payload,
+# request id, seconds of a result and of a session, turns kept, whether it has a packet id, whether a session,
+# observations kept, how many there are and each as JSON, then each turn as JSON.
 _RECORD = """
 redis.call('DEL', KEYS[5])
 local first = redis.call('HGET', KEYS[1], 'payload')
@@ -38,7 +38,9 @@ if ARGV[6] == '1' then
   redis.call('SET', KEYS[2], ARGV[2], 'EX', ARGV[3])
 end
 if ARGV[7] == '1' then
-  redis.call('SADD', KEYS[4], KEYS[1])
+  local now = tonumber(redis.call('TIME')[1])
+  redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
+  redis.call('ZADD', KEYS[4], now + ARGV[3], KEYS[1])
   redis.call('EXPIRE', KEYS[4], math.max(ARGV[3], redis.call('TTL', KEYS[4])))
 end
 local observed = 9 + ARGV[9]
@@ -60,7 +62,7 @@ local unsettled = redis.call('HGET', KEYS[1], 'unsettled')
 if unsettled and redis.call('GET', unsettled) == ARGV[1] then redis.call('DEL', unsettled) end
 """
 _FORGET = """
-for _, key in ipairs(redis.call('SMEMBERS', KEYS[2])) do redis.call('DEL', key) end
+for _, key in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do redis.call('DEL', key) end
 local turns = redis.call('LLEN', KEYS[1])
 redis.call('DEL', KEYS[1], KEYS[2])
 return turns
@@ -104,8 +106,12 @@ class RedisJournal:
             self._redis: redis.Redis = redis.Redis.from_url(
                 url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
             )
-        except ValueError as error:
-            raise SettingsError(f"journal.url: {error}") from None
+        except ValueError:
+            # Its words may have a piece of the password in them, where that holds what must be written as %2F or %23.
+            raise SettingsError(
+                "journal.url is none that can be read: redis://user:password@host:6379/0, rediss://… or unix://…, with "
+                "what is special in a password written as %…"
+            ) from None
         self._limits = limits
         self._head = f"edged:{{{group}}}"
         self._node = node

@@ -8,6 +8,8 @@ the scores are 1 and 0 then. Replies are chat completions, streamed.
 Source: platform.openai.com/docs/api-reference (completions, chat); the differences are noted where they matter.
 """
 
+import contextlib
+import functools
 import json
 import math
 import random
@@ -15,11 +17,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-import httpx2
 import structlog
 
 from edged.conversation import Turn, trim
@@ -34,6 +35,7 @@ from edged.errors import (
     TooLong,
 )
 from edged.ports import EngineState, ModelInfo
+from edged.remote_connection import Connection, Refused, Retry
 from edged.settings import ModelSettings, Settings
 from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Tasks, completion_prompt
 from edged.text import LANGUAGES, Language, normalise
@@ -42,16 +44,18 @@ from edged.work import NO_USAGE, Classified, Failed, FinishReason, Generated, Te
 log = structlog.get_logger(__name__)
 
 Emit = Callable[[WorkEvent], None]
+T = TypeVar("T")
 
 _TOP = 20  # log-probabilities asked for: the most that vLLM gives by default
 _DEPTH = 8  # tokens at most by which two labels may begin alike
 _BYTES_PER_TOKEN = 3.0  # a cautious guess, for servers that tokenize elsewhere; English has 4 to 5, Chinese about 4
 _PAUSE_S = 0.2  # before the first retry; doubled with each
 _START_PAUSE_S = 5.0  # between two attempts to find the server at the start
+_AGAIN_MS = 5000  # after which a caller may try again
 
 
-class _Retry(Exception):
-    """Another try may succeed; the message says what went wrong with this one."""
+class _Away(ModelError):
+    """The server is at fault, and not what it was asked."""
 
 
 @dataclass(slots=True)
@@ -64,7 +68,7 @@ class _Open:
     admitted: float | None = None
     first: float | None = None
     cancelled: threading.Event = field(default_factory=threading.Event)
-    response: httpx2.Response | None = None
+    connection: Connection | None = None
 
 
 @dataclass(slots=True)
@@ -86,15 +90,10 @@ class RemoteEngine:
         self._half_width = settings.half_width
         self._tasks = tasks
         self._clock = clock
-        key = self._model.api_key
-        self._http = httpx2.Client(
-            base_url=f"{self._model.url}/",
-            headers={} if key is None else {"Authorization": f"Bearer {key.get_secret_value()}"},
-            timeout=self._model.timeout,
-            limits=httpx2.Limits(max_connections=self._limits.max_batch + 1),
-        )
         self._pool = ThreadPoolExecutor(self._limits.max_batch, thread_name_prefix="remote")
-        self._lock = threading.Lock()  # guards the next two
+        self._own = threading.local()  # each thread's connection
+        self._lock = threading.Lock()  # guards the next three, and which work has which connection
+        self._connections: list[Connection] = []
         self._open: dict[str, _Open] = {}
         self._counts = _Counts()
         self._priors: dict[tuple[str, Language], dict[str, float]] = {}
@@ -121,16 +120,18 @@ class RemoteEngine:
     def stop(self, timeout: float = 10.0) -> None:
         self._stopping.set()
         with self._lock:
-            left = [*self._open.values()]
-        for each in left:
-            self._interrupt(each)
+            for mine in self._open.values():
+                mine.cancelled.set()
+            for connection in self._connections:
+                connection.cut()
         if self._starter.ident is not None:
             self._starter.join(timeout)
         self._pool.shutdown(wait=False)
         until = self._clock() + timeout
         while self._open and self._clock() < until:
             time.sleep(0.01)
-        self._http.close()
+        for connection in self._connections:
+            connection.close()
 
     def submit(self, work: Work, on_event: Emit) -> None:
         mine = _Open(work, on_event, self._clock())
@@ -142,10 +143,12 @@ class RemoteEngine:
             self._end(mine, Failed(key=work.key, error=ShuttingDown("the daemon is shutting down")))
 
     def cancel(self, key: str) -> None:
-        with self._lock:
+        with self._lock:  # so that the connection is not another's by now
             mine = self._open.get(key)
-        if mine is not None:
-            self._interrupt(mine)
+            if mine is not None:
+                mine.cancelled.set()
+                if mine.connection is not None:
+                    mine.connection.cut()
 
     def state(self) -> EngineState:
         with self._lock:
@@ -180,14 +183,12 @@ class RemoteEngine:
     def _begin(self) -> None:
         begin = self._clock()
         try:
-            name = self._find_model()
-            if name is None:
-                return  # stopped meanwhile
+            name = self._patiently(self._find_model)
             self._info = ModelInfo(
                 id=name,
                 architecture="remote",
                 format="remote",
-                device=self._http.base_url.host,
+                device=urlsplit(str(self._model.url)).hostname or "",
                 threads=0,
                 parameters=0,
                 weight_bytes=0,
@@ -195,12 +196,14 @@ class RemoteEngine:
                 max_context_tokens=self._limits.max_context_tokens,
                 max_new_tokens=self._limits.max_new_tokens,
             )
-            self._has_log_probabilities = self._tells_log_probabilities()
+            self._has_log_probabilities = self._patiently(self._tells_log_probabilities)
             for spec in {part.name: part for name in self._tasks.names for part in self._tasks.parts(name)}.values():
                 if isinstance(spec, ClassifySpec):
                     for language in LANGUAGES:
                         for opinion in spec.opinions:
-                            self._learn_prior(opinion, language)
+                            self._patiently(functools.partial(self._learn_prior, opinion, language))
+        except RequestError as error:
+            self._failure = ModelUnavailable(f"{self._model.url}: {error}")
         except EdgedError as error:
             self._failure = error
         except Exception as error:
@@ -210,38 +213,45 @@ class RemoteEngine:
         finally:
             self._settled.set()
 
-    def _find_model(self) -> str | None:
-        """The model to ask for, once the server answers; None when stopped first.
+    def _patiently(self, step: Callable[[], T]) -> T:
+        """Take a step of the start; a server that is away, or busy, is asked until it answers.
 
         Raises:
-            ModelUnavailable: the server does not take us, or has no such model.
+            ShuttingDown: stopped first.
         """
         told = ""
         while not self._stopping.is_set():
             try:
-                body = self._ask("models", None, deadline=self._clock() + self._model.timeout)
-            except (_Retry, ModelError) as error:
+                return step()
+            except (Retry, _Away) as error:
                 if str(error) != told:
                     log.warning("remote_not_there", url=self._model.url, reason=str(error))
                 told = str(error)
                 self._stopping.wait(_START_PAUSE_S)
-                continue
-            names = [str(each.get("id")) for each in body.get("data", ())]
-            wanted = self._model.id
-            if wanted in names or not names:
-                return wanted
-            if "id" in self._model.model_fields_set:
-                raise ModelUnavailable(
-                    f"{self._model.url} has no model {wanted}; set EDGED_MODEL__ID to one of: {', '.join(names[:10])}"
-                )
-            return names[0]
-        return None
+        raise ShuttingDown("the daemon is shutting down")
+
+    def _find_model(self) -> str:
+        """The model to ask for.
+
+        Raises:
+            ModelUnavailable: the server does not take us, or has no such model.
+        """
+        body = self._ask(None, "models", None)
+        names = [str(each.get("id")) for each in body.get("data") or ()]  # null: Ollama, where there is none yet
+        wanted = self._model.id
+        if wanted in names or not names:
+            return wanted
+        if "id" in self._model.model_fields_set:
+            raise ModelUnavailable(
+                f"{self._model.url} has no model {wanted}; set EDGED_MODEL__ID to one of: {', '.join(names[:10])}"
+            )
+        return names[0]
 
     def _tells_log_probabilities(self) -> bool:
         body = {"model": self.model.id, "prompt": "One, two, three,", "max_tokens": 1, "logprobs": _TOP}
         try:
-            answer = self._ask("completions", body, deadline=None)
-        except (RequestError, _Retry) as error:
+            answer = self._ask(None, "completions", body)
+        except RequestError as error:
             log.info("remote_completes_no_text", reason=str(error))
             return False
         tells = bool(_top_tokens(answer))
@@ -265,6 +275,9 @@ class RemoteEngine:
     def _run(self, mine: _Open) -> None:
         key = mine.work.key
         event: WorkEvent
+        connection = self._connection()
+        with self._lock:
+            mine.connection = connection
         try:
             self._check(mine)
             mine.admitted = self._clock()
@@ -283,6 +296,7 @@ class RemoteEngine:
     def _end(self, mine: _Open, event: WorkEvent) -> None:
         with self._lock:
             self._open.pop(mine.work.key, None)
+            mine.connection = None
             if isinstance(event, Classified | Generated):
                 self._counts.steps += 1
                 self._counts.last_token_at = self._clock()
@@ -290,11 +304,6 @@ class RemoteEngine:
                 self._counts.cached_tokens += event.usage.cached_tokens
                 self._counts.completion_tokens += event.usage.completion_tokens
         mine.emit(event)
-
-    def _interrupt(self, mine: _Open) -> None:
-        mine.cancelled.set()
-        if mine.response is not None:
-            mine.response.close()
 
     def _check(self, mine: _Open) -> None:
         """Raise if nobody wants the answer any more."""
@@ -483,27 +492,35 @@ class RemoteEngine:
         )
 
     def _chunks(self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]) -> Iterator[dict[str, Any]]:
-        has_begun = False
-        for pause in self._pauses():
-            self._check(mine)
+        """The chunks of the answer, asked for until there is one; what has begun is not asked for again."""
+        while True:
             try:
-                with self._streaming(mine, body) as lines:
-                    for line in lines:
-                        self._check(mine)
-                        data = line.removeprefix("data:").strip()
-                        if line.startswith("data:") and data != "[DONE]":
-                            has_begun = True
-                            yield json.loads(data)
-            except _Refused as refused:
-                if not (self._takes_extensions and any(name in refused.message for name in extensions)):
+                yield from self._chunks_of(mine, body)
+            except Refused as refused:
+                if not (set(extensions) & body.keys() and any(name in refused.message for name in extensions)):
                     raise refused.as_request_error() from None
                 self._takes_extensions = False
                 body = {name: value for name, value in body.items() if name not in extensions}
-            except (_Retry, httpx2.HTTPError, httpx2.StreamError, OSError, ValueError) as error:
-                self._check(mine)  # a response that `cancel` closed ends like that
-                if has_begun or pause is None:
-                    raise ModelError(f"the model's server: {_in_words(error)}", retry_after_ms=5000) from None
-                mine.cancelled.wait(pause)
+            else:
+                return
+
+    def _chunks_of(self, mine: _Open, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        has_begun = False
+        asked = {"model": self.model.id, **body}
+        for pause in self._pauses():
+            self._check(mine)
+            patience = self._patience(mine.work.deadline)
+            chunks = self._connection().events(
+                "chat/completions", asked, patience=patience, is_wanted=self._wants(mine)
+            )
+            try:
+                with contextlib.closing(chunks):
+                    for chunk in chunks:
+                        self._check(mine)
+                        has_begun = True
+                        yield chunk
+            except Retry as error:
+                self._rest(mine, None if has_begun else pause, error)
             else:
                 return
 
@@ -513,24 +530,35 @@ class RemoteEngine:
             yield _PAUSE_S * 2**attempt * random.uniform(0.5, 1.5)
         yield None
 
-    @contextmanager
-    def _streaming(self, mine: _Open, body: dict[str, Any]) -> Iterator[Iterator[str]]:
-        with self._http.stream(
-            "POST",
-            "chat/completions",
-            json={"model": self.model.id, **body},
-            timeout=self._patience(mine.work.deadline),
-        ) as response:
-            mine.response = response
-            try:
-                if response.status_code != httpx2.codes.OK:
-                    response.read()
-                    _raise_for(response)
-                yield response.iter_lines()
-            finally:
-                mine.response = None
+    def _rest(self, mine: _Open, pause: float | None, fault: Retry) -> None:
+        """Wait before the next attempt, as long as the server wants.
+
+        Raises:
+            RequestError: there is to be no other.
+        """
+        self._check(mine)  # what `cancel` has cut ends like a fault
+        if pause is None or fault.after > self._model.timeout:
+            raise _Away(f"the model's server: {fault}", retry_after_ms=round(1000 * fault.after) or _AGAIN_MS) from None
+        pause = max(pause, fault.after)
+        deadline = mine.work.deadline
+        mine.cancelled.wait(pause if deadline is None else min(pause, max(0.0, deadline - self._clock())))
 
     # ------------------------------------------------------------------------------------------------ the server
+
+    def _connection(self) -> Connection:
+        """This thread's own."""
+        if not hasattr(self._own, "connection"):
+            key = self._model.api_key
+            self._own.connection = Connection(
+                str(self._model.url), api_key=None if key is None else key.get_secret_value()
+            )
+            with self._lock:
+                self._connections.append(self._own.connection)
+        own: Connection = self._own.connection
+        return own
+
+    def _wants(self, mine: _Open | None) -> Callable[[], bool]:
+        return lambda: not (self._stopping.is_set() or (mine is not None and mine.cancelled.is_set()))
 
     def _patience(self, deadline: float | None) -> float:
         """Seconds that the server may be silent."""
@@ -546,32 +574,17 @@ class RemoteEngine:
         for pause in self._pauses():
             self._check(mine)
             try:
-                return self._ask(path, {"model": self.model.id, **body}, deadline=mine.work.deadline)
-            except _Retry as error:
-                self._check(mine)
-                if pause is None:
-                    raise ModelError(f"the model's server: {error}", retry_after_ms=5000) from None
-                mine.cancelled.wait(pause)
+                return self._ask(mine, path, {"model": self.model.id, **body})
+            except Retry as error:
+                self._rest(mine, pause, error)
         raise AssertionError("the last attempt returns or raises")
 
-    def _ask(self, path: str, body: Mapping[str, Any] | None, *, deadline: float | None) -> dict[str, Any]:
-        method = "GET" if body is None else "POST"
+    def _ask(self, mine: _Open | None, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+        patience = self._patience(None if mine is None else mine.work.deadline)
         try:
-            response = self._http.request(method, path, json=body, timeout=self._patience(deadline))
-        except httpx2.HTTPError as error:
-            raise _Retry(_in_words(error)) from None
-        if response.status_code != httpx2.codes.OK:
-            try:
-                _raise_for(response)
-            except _Refused as refused:
-                raise refused.as_request_error() from None
-        try:
-            answer = response.json()
-        except ValueError:
-            raise _Retry("it answers what is no JSON") from None
-        if not isinstance(answer, dict):
-            raise _Retry("it answers what is no JSON object")
-        return answer
+            return self._connection().ask(path, body, patience=patience, is_wanted=self._wants(mine))
+        except Refused as refused:
+            raise refused.as_request_error() from None
 
     def _timings(self, mine: _Open) -> Timings:
         now = self._clock()
@@ -584,40 +597,6 @@ class RemoteEngine:
             first_token_ms=1000 * (first - mine.submitted),
             total_ms=1000 * (now - mine.submitted),
         )
-
-
-class _Refused(Exception):
-    """The server says that it is our fault."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.message = message
-
-    def as_request_error(self) -> RequestError:
-        if "context" in self.message.lower() or "too long" in self.message.lower():
-            return TooLong("the text does not fit the context of the model's server", field="text")
-        return ModelError(f"the model's server refuses: HTTP {self.status}")
-
-
-def _raise_for(response: httpx2.Response) -> None:
-    """Raise what a status other than 200 means."""
-    status = response.status_code
-    if status in {httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN}:
-        raise ModelUnavailable(f"{response.url}: HTTP {status}: set EDGED_MODEL__API_KEY to a key that it takes")
-    if (
-        status in {httpx2.codes.TOO_MANY_REQUESTS, httpx2.codes.REQUEST_TIMEOUT}
-        or status >= httpx2.codes.INTERNAL_SERVER_ERROR
-    ):
-        raise _Retry(f"HTTP {status}")
-    if status == httpx2.codes.NOT_FOUND and response.url.path.endswith("/models"):
-        raise ModelUnavailable(f"{response.url}: HTTP 404: model.url ends where the API begins, in /v1 as a rule")
-    # Not passed on: servers repeat the user's words in it.
-    raise _Refused(status, response.text[:2000])
-
-
-def _in_words(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def _top_tokens(answer: Mapping[str, Any]) -> dict[str, float]:

@@ -97,6 +97,14 @@ class MqttSettings(Section):
             return json.loads(filters)
         return tuple(each.strip() for each in filters.split(","))
 
+    @field_validator("share_group", "shards", mode="after")
+    @classmethod
+    def _in_topics(cls, names: "str | tuple[str, ...] | None") -> "str | tuple[str, ...] | None":
+        for each in (names,) if isinstance(names, str) else names or ():
+            if not is_publishable(each):  # brokers end the connection of who asks for it
+                raise ValueError("a name in topics has no control characters and no non-characters of Unicode")
+        return names
+
     @field_validator("reply_topics", mode="after")
     @classmethod
     def _filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:
@@ -157,6 +165,15 @@ class ModelSettings(Section):
         description="How weights are held: auto is int8 on a CPU and bf16 or fp16 on a GPU; int4 is faster and less "
         "exact.",
     )
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
+        # The line end of a file is no part of it. HTTP refuses the rest, with words that have the key in them.
+        bare = None if key is None else key.get_secret_value().strip()
+        if bare and not (bare.isascii() and bare.isprintable() and " " not in bare):
+            raise ValueError("a key has neither spaces nor control characters, and is ASCII")
+        return SecretStr(bare) if bare else None
 
     @field_validator("url")
     @classmethod

@@ -40,7 +40,8 @@ MAX_STARTS = 2  # processes that may end over one request before it is given up
 class WorkerState:
     """The worker at a glance; `oldest` and `last_progress` in monotonic seconds.
 
-    `service_s` is the mean time between two answers while there is work; None before that was seen.
+    `service_s` is the mean time between two answers of a box that has all the work that it can do side by side, as far
+    as can be told from what it had; None before the first answer.
     """
 
     jobs: int
@@ -86,6 +87,7 @@ class Worker:
         journal: Journal,
         metrics: Metrics,
         capacity: int,
+        batch: int = 1,
         language: Language | None,
         on_control: Callable[[Delivery], None],
         calibration: RunningCalibration | None = None,
@@ -96,8 +98,8 @@ class Worker:
     ) -> None:
         """Assign; `start` begins.
 
-        `language` None goes by each text's script. Without a `calibration` scores stay as the engine gives them.
-        `has_shared_journal`: other boxes of the group record there too.
+        `batch` requests are answered side by side. `language` None goes by each text's script. Without a `calibration`
+        scores stay as the engine gives them. `has_shared_journal`: other boxes of the group record there too.
         """
         self._contract = contract
         self._engine = engine
@@ -105,6 +107,7 @@ class Worker:
         self.recorder = Recorder(journal, clock=clock)
         self._metrics = metrics
         self._capacity = capacity
+        self._batch = batch
         self._language = language
         self._on_control = on_control
         self._calibration = calibration
@@ -122,7 +125,7 @@ class Worker:
         self._settled: list[tuple[str, str]] = []
         self._numbers = 0
         self._service_s: float | None = None
-        self._last_answer: float | None = None
+        self._counted_from = clock()
         self._draining = False
         self._stopping = False
         self._idle = threading.Event()
@@ -318,7 +321,7 @@ class Worker:
             packet_id=ticket.packet_id if ticket is not None else None,
             received=delivery.received_at,
             is_left_over=delivery.redelivered and ticket is not None,
-            may_be_double=request.is_shared and not self._has_shared_journal and is_again,
+            may_be_double=request.is_shared and is_again,
             deadline=None if left is None else delivery.received_at + left / 1000,
         )
 
@@ -335,6 +338,8 @@ class Worker:
             )
 
     def _add(self, job: Job) -> None:
+        if not self._jobs:
+            self._counted_from = self._clock()
         self._jobs[job.number] = job
         self._by_identity[job.identity] = job
 
@@ -378,8 +383,10 @@ class Worker:
         if job.is_left_over:
             self.recorder.begin(job.fingerprint)
         session = self._session_of(job)
-        turns = job.request.history or (self.recorder.turns(session) if session is not None else ())
-        job.lacks_history = session is not None and lacks_history(job.request, turns)
+        turns, is_whole = job.request.history or (), True
+        if session is not None:
+            turns, is_whole = self.recorder.conversation(session)
+            job.lacks_history = not is_whole or lacks_history(job.request, turns)
         job.submitted = self._clock()
         for part, spec in job.parts.items():
             with_history = isinstance(spec, GenerateSpec) and spec.keeps_history
@@ -452,6 +459,8 @@ class Worker:
         complete, self._complete = self._complete, []
         settled, self._settled = self._settled, []
         entries = [self._complete_job(job) for job in complete]
+        if entries:
+            self._measure(len(entries))
         for job, payload in zip(complete, self.recorder.commit(entries, settled), strict=True):
             if payload != job.payload:  # another box was first
                 self._metrics.duplicate()
@@ -463,6 +472,8 @@ class Worker:
 
     def _complete_job(self, job: Job) -> Entry:
         now = self._clock()
+        if self._has_shared_journal and self.recorder.fault is None:
+            job.may_be_double = False  # where another box was first, its answer will be given
         job.payload = self._responder.result(job, model=self._engine.model.id, now=now)
         session = self._session_of(job)
         self._count(job, now)
@@ -494,10 +505,18 @@ class Worker:
             sentiment_ms=job.classified_ms(),
         )
         self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-        if self._last_answer is not None and len(self._jobs) > 1:
-            between = now - self._last_answer
-            self._service_s = between if self._service_s is None else 0.9 * self._service_s + 0.1 * between
-        self._last_answer = now
+
+    def _measure(self, answers: int) -> None:
+        """How fast it goes: seconds from the answer before these, or since there is work, shared by them.
+
+        A box with a few requests does not show what it can do: what it had is taken as a part of a full batch.
+        """
+        now = self._clock()
+        part = min(len(self._jobs), self._batch) / self._batch
+        between = part * (now - self._counted_from) / answers
+        kept = 0.0 if self._service_s is None else 0.9**answers
+        self._service_s = kept * (self._service_s or 0.0) + (1 - kept) * between
+        self._counted_from = now
 
     def _publish(self, job: Job, places: list[Addressee]) -> None:
         for place in list(places):

@@ -72,7 +72,7 @@ class Box:
     takes: bool = True
     run: int = 0  # its process: what an earlier one had begun ends no more
     queue: deque["Request"] = field(default_factory=deque)
-    running: set["Request"] = field(default_factory=set)
+    running: dict["Request", None] = field(default_factory=dict)  # in order, so that each run is the same
 
     @property
     def jobs(self) -> int:
@@ -229,7 +229,7 @@ class Simulation:
             if request.answered is not None:
                 continue  # asked twice, and answered by another box meanwhile
             box.free -= 1
-            box.running.add(request)
+            box.running[request] = None
             begun, run = self._now, box.run
             self._at(request.service / box.speed, lambda r=request, b=begun, n=run: self._answer(box, r, b, n))
 
@@ -237,7 +237,7 @@ class Simulation:
         if run != box.run:
             return
         box.free += 1
-        box.running.discard(request)
+        box.running.pop(request, None)
         if request.answered is None:
             request.started, request.answered = begun, self._now
             self._answers[box.name] += 1

@@ -41,10 +41,11 @@ _PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTT
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accepted:
-    """The broker took us in."""
+    """The broker took us in; `has_shared`: it does not say that it has no shared subscriptions."""
 
     session_present: bool
     limits: Limits
+    has_shared: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -232,15 +233,16 @@ class Connection:
         """Send the PUBACK of a delivery."""
         self._connected().ack(packet_id, 1)
 
-    def subscribe(self, filters: Sequence[str]) -> None:
-        """Ask for `filters` at QoS 1."""
+    def subscribe(self, filters: Sequence[str], *, lossy: Sequence[str] = ()) -> None:
+        """Ask for `filters` at QoS 1, for those that are `lossy` at QoS 0."""
         client = self._connected()
+        asked = [(each, int(each not in lossy)) for each in filters]
         if self._version == "5":
             _, packet_id = client.subscribe(
-                [(each, SubscribeOptions(qos=1, retainHandling=self._retained(each))) for each in filters]
+                [(each, SubscribeOptions(qos=qos, retainHandling=self._retained(each))) for each, qos in asked]
             )
         else:
-            _, packet_id = client.subscribe([(each, 1) for each in filters])
+            _, packet_id = client.subscribe(asked)
         if packet_id is not None:
             self._subscribing[packet_id] = filters
 
@@ -271,7 +273,8 @@ class Connection:
             retain_available=bool(getattr(properties, "RetainAvailable", 1)),
             properties=self._version == "5",
         )
-        self._events.append(Accepted(session_present=flags.session_present, limits=limits))
+        has_shared = bool(getattr(properties, "SharedSubscriptionAvailable", 1))
+        self._events.append(Accepted(session_present=flags.session_present, limits=limits, has_shared=has_shared))
 
     def _on_disconnect(
         self, _client: Client, _data: Any, flags: DisconnectFlags, code: ReasonCode, properties: Any

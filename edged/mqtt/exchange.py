@@ -3,7 +3,7 @@
 Knows no paho, no thread and no retry; the clock and whom to tell come as arguments.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -50,6 +50,7 @@ class Exchange:
         connection: Connection,
         subscriptions: Sequence[str],
         fleeting: Sequence[str],
+        lossy: Sequence[str] = (),
         shared: Sequence[str],
         takes_shared: bool | None,
         has_subscribed: bool,
@@ -65,6 +66,7 @@ class Exchange:
             connection: a new one.
             subscriptions: topic filters, each at QoS 1.
             fleeting: those of them that end with the work; see `Link`.
+            lossy: those of them that are asked for at QoS 0.
             shared: topic filters of queues that others take from too.
             takes_shared: whether to subscribe to them; None leaves them at the broker as they are.
             has_subscribed: whether they were granted on an earlier connection of this link.
@@ -84,6 +86,7 @@ class Exchange:
         self._connection = connection
         self._subscriptions = subscriptions
         self._fleeting = fleeting
+        self._lossy = lossy
         self._shared = shared
         self._takes_shared = takes_shared
         self._has_subscribed = has_subscribed
@@ -93,6 +96,7 @@ class Exchange:
         self._end = end
         self._clock = clock
         self._limits = Limits()
+        self._has_shared = True
         self._ignores_retained = False
         self._answer_by: float | None = None
         self._confirm_by = 0.0
@@ -163,7 +167,7 @@ class Exchange:
             self._subscribe(self._shared)
         else:
             self._connection.unsubscribe(self._shared)
-            self.refused = {each: why for each, why in self.refused.items() if each not in self._shared}
+            self._refuse({})
 
     def _is_fleeting(self, topic_filter: str) -> bool:
         """Whether nobody is to keep for us what comes there while we are away: others take it, or it would be late."""
@@ -198,6 +202,7 @@ class Exchange:
         self.accepted_at = self._clock()
         self._answer_by = None
         self._limits = accepted.limits
+        self._has_shared = accepted.has_shared
         self._outbox.connected(accepted.limits)
         filters = [each for each in self._subscriptions if not (self._inbox.draining and self._is_fleeting(each))]
         if self._takes_shared:
@@ -207,23 +212,31 @@ class Exchange:
         # A broker that had a power cut may know our session and not what we subscribed to, so we always do. MQTT 3.1.1
         # then brings the retained messages again, which is news to nobody.
         self._ignores_retained = accepted.session_present and self._has_subscribed
-        if filters:
-            self._subscribe(filters)
-        else:
-            self.is_up = True
+        self._subscribe(filters)
 
     def _subscribe(self, filters: Sequence[str]) -> None:
-        self._resubscribe_at = None
-        self._answer_by = self._clock() + ANSWER_TIMEOUT
-        self._connection.subscribe(filters)
+        """Ask for `filters`, but for those that would cost the connection (MQTT 5, section 3.2.2.3.13)."""
+        asked = [each for each in filters if self._has_shared or not each.startswith(_SHARED)]
+        self._refuse({each: "it has no shared subscriptions" for each in filters if each not in asked})
+        if asked:
+            self._resubscribe_at = None
+            self._answer_by = self._clock() + ANSWER_TIMEOUT
+            self._connection.subscribe(asked, lossy=self._lossy)
+        else:
+            self.is_up = True
 
     def _subscribed(self, event: Subscribed) -> None:
         self._answer_by = None
         # There may have been two SUBSCRIBEs, each with an answer of its own.
-        others = {each: why for each, why in self.refused.items() if each not in event.filters}
-        self.refused = others | event.refused
-        self._resubscribe_at = self._clock() + RESUBSCRIBE_AFTER if self.refused else None
+        self.refused = {each: why for each, why in self.refused.items() if each not in event.filters}
+        self._refuse(event.refused)
         self.is_up = True
+
+    def _refuse(self, refused: Mapping[str, str]) -> None:
+        """Note what the broker does not give us, of what we still want."""
+        left = {each for each in self._shared if not self._takes_shared}
+        self.refused = {each: why for each, why in {**self.refused, **refused}.items() if each not in left}
+        self._resubscribe_at = self._clock() + RESUBSCRIBE_AFTER if self.refused else None
 
     def _hand_over(self) -> None:
         for delivery in self._inbox.release():

@@ -72,6 +72,7 @@ class Link:
         client_id: str,
         subscriptions: tuple[str, ...],
         fleeting: tuple[str, ...] = (),
+        lossy: tuple[str, ...] = (),
         shared: tuple[str, ...] = (),
         will: Publication | None,
         receive_maximum: int,
@@ -87,9 +88,11 @@ class Link:
         Args:
             settings: the broker and how to speak to it.
             client_id: names our session at the broker.
-            subscriptions: topic filters, each at QoS 1.
+            subscriptions: topic filters, at QoS 1.
             fleeting: those of them that `unsubscribe` ends at the broker, as it does shared ones: what comes there
                 is of no use later.
+            lossy: those of them at QoS 0, for what is outdated by the next message: it is not kept for us, and neither
+                waits for our acks of other messages.
             shared: further filters, of queues that others take from too; in force while `share` says so.
             will: what the broker publishes when we vanish.
             receive_maximum: QoS 1 deliveries that are handed over and not yet acked, at most.
@@ -110,6 +113,7 @@ class Link:
         )
         self._subscriptions = subscriptions
         self._fleeting = fleeting
+        self._lossy = lossy
         self._shared = shared
         self._on_delivery = on_delivery
         self._on_change = on_change
@@ -246,6 +250,7 @@ class Link:
             connection=connection,
             subscriptions=self._subscriptions,
             fleeting=self._fleeting,
+            lossy=self._lossy,
             shared=self._shared,
             takes_shared=self._takes_shared,
             has_subscribed=self._has_subscribed,

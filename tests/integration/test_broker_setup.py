@@ -18,7 +18,12 @@ TOPICS = (
     "edged/box/in/message/ada",
     "edged/box/in/message/bob",
     "edged/box/in/message/homeassistant",
+    "edged/team/in/0/message/ada",
+    "edged/team/in/0/message/bob",
+    "edged/team/in/0/message/homeassistant",
     "edged/box/out/message",
+    "edged/team/out/0/message/ada",
+    "edged/team/out/0/message/bob",
     "edged/box/out/message/ada",
     "edged/box/out/message/ada/stream",
     "edged/box/out/message/bob",
@@ -35,11 +40,12 @@ TOPICS = (
     "elsewhere",
 )
 MAY_WRITE = {
-    "ada": {"edged/box/in/message/ada"},
+    "ada": {"edged/box/in/message/ada", "edged/team/in/0/message/ada"},
     "dashboard": set(),
     "operator": {"edged/box/request/ping"},
     "homeassistant": {
         "edged/box/in/message/homeassistant",
+        "edged/team/in/0/message/homeassistant",
         "homeassistant/device/edged_box/config",
         "homeassistant/status",
     },
@@ -47,7 +53,13 @@ MAY_WRITE = {
 }
 ANYBODY = {"edged/box/status", "edged/box/info"}
 MAY_READ = {
-    "ada": ANYBODY | {"edged/box/out/message/ada", "edged/box/out/message/ada/stream", "edged/box/reply/ada/1"},
+    "ada": ANYBODY
+    | {
+        "edged/box/out/message/ada",
+        "edged/box/out/message/ada/stream",
+        "edged/team/out/0/message/ada",
+        "edged/box/reply/ada/1",
+    },
     "dashboard": ANYBODY | {"edged/box/health"},
     "operator": ANYBODY | {"edged/box/health", "edged/box/response/ping"},
     "homeassistant": ANYBODY | {each for each in TOPICS if re.search("/health|/out/|homeassistant/[ds]", each)},

@@ -269,6 +269,54 @@ def test_a_slow_box_that_has_enough_leaves_work_to_the_fast_one(fleet: Fleet) ->
     assert report["group"]["members"] == ["quick"]
 
 
+def test_a_box_on_which_others_rely_goes_when_another_has_its_work(fleet: Fleet) -> None:
+    """Nobody subscribes to a queue that all have left, and the broker throws away what comes there."""
+    fleet.start("slow", "--work-ms", "4000", "--slots", "2", EDGED_ENGINE__MAX_BATCH="2")
+    fleet.start("quick", "--work-ms", "40", "--slots", "2", EDGED_ENGINE__MAX_BATCH="2")
+    fleet.wait_ready()
+    reasons: Counter[str] = Counter()
+    watcher = Watcher(fleet.broker, "edged/slow/health")
+    with Peer(fleet.broker.port) as peer:
+        peer._client.on_publish = lambda _client, _data, _mid, reason, _properties: reasons.update([str(reason)])
+        for number in range(40):
+            ask(peer, f"first {number}")
+        while watcher.next_json()["group"]["takes"]:
+            pass
+        fleet.boxes["quick"].process.send_signal(signal.SIGTERM)
+        number = 0
+        while fleet.boxes["quick"].is_alive:
+            number += 1
+            ask(peer, f"then {number}")
+            time.sleep(0.02)
+    watcher.stop()
+    assert number > 20
+    assert set(reasons) == {"Success"}
+
+
+def test_a_paused_box_takes_work_again_when_the_broker_comes_back_without_the_others(fleet: Fleet) -> None:
+    fleet.start("slow", "--work-ms", "2000", "--slots", "2", EDGED_ENGINE__MAX_BATCH="2", EDGED_QUEUE__CAPACITY="4")
+    fleet.start("quick", "--work-ms", "40", "--slots", "2", EDGED_ENGINE__MAX_BATCH="2")
+    fleet.wait_ready()
+    watcher = Watcher(fleet.broker, "edged/slow/health")
+    with Peer(fleet.broker.port) as peer:
+        for number in range(60):
+            ask(peer, f"first {number}")
+        while watcher.next_json()["group"]["takes"]:
+            pass
+    watcher.stop()
+    fleet.broker.kill()
+    fleet.boxes["quick"].kill()  # its last will is not there any more to be told
+    for each in fleet.folder.glob("mosquitto.db*"):
+        each.unlink()
+    fleet.broker.start()
+    watcher = Watcher(fleet.broker, "edged/slow/health")
+    while not (group := watcher.next_json()["group"])["takes"]:
+        pass
+    watcher.stop()
+    assert group["keeps"]
+    assert group["members"] == []
+
+
 def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
     fleet.start("a", EDGED_MQTT__SESSION_EXPIRY="1")
     fleet.wait_ready()
@@ -318,6 +366,10 @@ def test_settings_that_make_no_group_are_refused() -> None:
     for wrong, words in (
         ({"node": "team", "mqtt": {"share_group": "team"}}, "a name of its own"),
         ({"mqtt": {"shards": ["0"]}}, "set share_group too"),
+        ({"mqtt": {"share_group": "a/b"}}, "pattern"),
+        ({"mqtt": {"share_group": "a+"}}, "pattern"),
+        ({"mqtt": {"share_group": "te\u0085am"}}, "no control characters"),
+        ({"mqtt": {"share_group": "team", "shards": ["0", "\ufffe"]}}, "no control characters"),
         ({"journal": {"url": "redis://localhost"}}, "set mqtt.share_group too"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -9,6 +9,7 @@ import random
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -752,6 +753,57 @@ def test_what_comes_after_unsubscribe_is_there_for_the_next_run(
     assert running.deliveries.empty()
     again = run(settings)
     assert [each.message.payload for each in take(again.deliveries, 2)] == [b"while draining", b"while away"]
+
+
+def test_what_is_lossy_does_not_wait_for_acks(broker: Broker, run: Callable[..., Running]) -> None:
+    running = run(broker.settings(), subscriptions=(REQUESTS, "news/+"), lossy=("news/+",), receive_maximum=1)
+    running.wait_connected()
+    with Peer(broker.port) as peer:
+        for number in range(3):
+            peer.publish(REQUESTS, b"%d" % number)
+        peer.publish("news/a", b"news")
+    assert [each.message.payload for each in take(running.deliveries, 2)] == [b"0", b"news"]
+
+
+def test_a_broker_without_shared_subscriptions_is_not_asked_for_them(run: Callable[..., Running]) -> None:
+    """It would end the connection (MQTT 5, section 3.2.2.3.13)."""
+
+    def without(packet: Packet) -> bytes | None:
+        if packet.kind == packets.CONNECT:
+            return welcome(properties=bytes((0x2A, 0)))
+        return HANG_UP if b"$share" in packet.body else well_behaved(packet)
+
+    with ScriptedBroker(without) as broker:
+        running = run(settings_of(broker), subscriptions=("a/#", "$share/x/probe"), shared=("$share/team/in/#",))
+        running.wait_fault("the broker refuses to subscribe us to $share/x/probe (it has no shared subscriptions)")
+        running.link.share(taking=True)
+        running.wait_fault("$share/team/in/# (it has no shared subscriptions)")
+        assert running.link.state().connected_since is not None
+        assert running.publish(b"degraded").sent() is Sent.CONFIRMED
+        assert running.link.state().reconnects == 0
+
+
+def test_a_refused_queue_that_is_left_to_others_is_no_fault_any_more(
+    run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exchange, "RESUBSCRIBE_AFTER", 0.3)
+
+    def strict(packet: Packet) -> bytes | None:
+        if packet.kind == packets.SUBSCRIBE and b"$share" in packet.body:
+            return suback(packet, 0x87)
+        return well_behaved(packet)
+
+    with ScriptedBroker(strict) as broker:
+        running = run(settings_of(broker), shared=("$share/team/in/#",))
+        running.wait_connected()
+        running.link.share(taking=True)
+        running.wait_fault("$share/team/in/# (not authorized)")
+        running.link.share(taking=False)
+        eventually(lambda: running.link.state().fault is None, "the end of the fault")
+        asked = len(broker.received(packets.SUBSCRIBE))
+        time.sleep(2.5)  # the thread turns once a second
+        assert len(broker.received(packets.SUBSCRIBE)) == asked
+        assert running.link.state().reconnects == 0
 
 
 def test_after_unsubscribe_shared_work_goes_to_others(broker: Broker, run: Callable[..., Running]) -> None:

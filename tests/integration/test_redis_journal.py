@@ -1,5 +1,6 @@
 """The journal that boxes share, on a real Redis."""
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,18 @@ def test_to_forget_leaves_no_word_of_a_session(boxes: Boxes) -> None:
     assert boxes.client().keys() == []
 
 
+def test_an_endless_session_does_not_remember_answers_that_are_gone(boxes: Boxes) -> None:
+    journal = boxes.open(keep_hours=1 / 3600)
+    journal.record([entry(str(number), session="s") for number in range(5)])
+    client = boxes.client()
+    [key] = client.keys("*:results:s")
+    assert client.zcard(key) == 5
+    for number in range(5, 10):  # never silent for long enough to be forgotten whole
+        time.sleep(0.4)
+        journal.record([entry(str(number), session="s")])
+    assert client.zcard(key) <= 5
+
+
 def test_without_text_nothing_is_kept(boxes: Boxes) -> None:
     journal = boxes.open(keep_text=False)
     assert journal.record([entry("1", session="s", turns=said("a"))]) == [Recorded(request_id="1", payload=b"1")]
@@ -179,5 +192,7 @@ def test_a_server_that_is_gone_is_a_fault_and_is_asked_again_after_a_while(
 
 def test_a_url_that_cannot_be_read_is_refused() -> None:
     limits = JournalLimits(keep_hours=1, session_hours=1, max_mb=8, keep_text=True)
-    with pytest.raises(SettingsError, match=r"journal\.url"):
-        RedisJournal("postgres://user:secret@host/db", limits, group="g", node="n", clock=lambda: 0.0)
+    for url in ("postgres://user:secret@host/db", "redis://user:sec/ret@host/0", "redis://:sec#ret@host/0"):
+        with pytest.raises(SettingsError, match=r"journal\.url") as caught:
+            RedisJournal(url, limits, group="g", node="n", clock=lambda: 0.0)
+        assert "sec" not in str(caught.value)

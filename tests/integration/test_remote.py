@@ -1,5 +1,6 @@
 """The engine elsewhere: on a real llama.cpp server, and on one that does what servers do to their clients."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -16,6 +17,7 @@ import pytest
 from edged.conversation import Turn
 from edged.errors import ExitCode, ModelUnavailable
 from edged.remote import RemoteEngine
+from edged.remote_connection import event_data
 from edged.settings import Settings
 from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
@@ -106,7 +108,7 @@ def test_labels_that_begin_alike_are_told_apart(real: RemoteEngine) -> None:
             for language, prompt in SENTIMENT.prompts.items()
         },
     )
-    with engine(f"http://{real.model.device}:{real._http.base_url.port}/v1", Tasks((odd,))) as other:
+    with engine(str(real._model.url), Tasks((odd,))) as other:
         assert other.wait_ready(TIMEOUT)
         [[end]] = run(other, Work(key="1", spec=odd, text="I have", language="en"))
     assert isinstance(end, Classified)
@@ -179,7 +181,8 @@ def test_cancelled_and_late_work_ends(real: RemoteEngine) -> None:
 
 def test_a_daemon_answers_by_a_server_and_waits_for_one_that_is_not_there_yet(tmp_path: Path) -> None:
     server = LlamaServer(folder=tmp_path)
-    more = {"EDGED_MODEL__BACKEND": "remote", "EDGED_MODEL__URL": server.url, "EDGED_LOG__LEVEL": "info"}
+    # Enough retries for a server that loads its model: until then it listens, and says 503.
+    more = {"EDGED_MODEL__BACKEND": "remote", "EDGED_MODEL__URL": server.url, "EDGED_MODEL__RETRIES": "9"}
     with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as box:
         status = Watcher(box.broker, f"{box.root}/status")
         out = Watcher(box.broker, f"{box.root}/out/#")
@@ -217,6 +220,7 @@ class Script:
     answers: dict[str, Callable[[dict[str, Any]], tuple[int, Any]]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     keys: set[str] = field(default_factory=set)
+    headers: dict[str, str] = field(default_factory=dict)
     port: int = 0
 
     @property
@@ -244,8 +248,11 @@ def script() -> Iterator[Script]:
             raw = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(raw)))
+            for name, value in script.headers.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(raw)
+            with contextlib.suppress(OSError):  # nobody may want it any more
+                self.wfile.write(raw)
 
         def log_message(self, *_: Any) -> None:
             """Quiet."""
@@ -396,3 +403,176 @@ def test_stopping_answers_what_is_open(script: Script) -> None:
 def test_settings_that_name_no_server_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         Settings.model_validate({"model": wrong})
+
+
+# ------------------------------------------------------------------------------- a server that is not at its best
+
+
+def chunks(*pieces: bytes) -> bytes:
+    return b"".join(b"data: " + piece + b"\n\n" for piece in pieces)
+
+
+def said(text: str) -> bytes:
+    return json.dumps({"choices": [{"delta": {"content": text}}]}, ensure_ascii=False).encode()
+
+
+END = json.dumps({"choices": [{"delta": {}, "finish_reason": "stop"}]}).encode()
+
+
+def answer(script: Script, raw: bytes, **model: Any) -> WorkEvent:
+    script.answers["/v1/chat/completions"] = lambda _: (200, raw)
+    with engine(script.url, **model) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+    return end
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        chunks(said("Hello")),
+        chunks(said("Hello"), b'{"error":{"message":"out of memory"}}', b"[DONE]"),
+        chunks(b'{"error":{"message":"out of memory"}}', b"[DONE]"),
+        chunks(said("Hello"), b"{garb"),
+        chunks(b"3"),
+        b'{"choices":[{"message":{"content":"not streamed"}}]}',
+    ],
+    ids=["nothing", "half", "fault after words", "fault", "garbage", "no object", "no stream"],
+)
+def test_an_answer_without_its_end_is_an_error_and_no_reply(script: Script, raw: bytes) -> None:
+    end = answer(script, raw, retries=0)
+    assert isinstance(end, Failed)
+    assert (end.error.code, end.error.retry_after_ms) == ("model_error", 5000)
+    assert "memory" not in end.error.message
+
+
+def test_words_that_hold_other_ends_of_lines_are_whole(script: Script) -> None:
+    end = answer(script, chunks(said("a\u2028b\u2029c\u0085d"), END))
+    assert isinstance(end, Generated)
+    assert end.text == "a\u2028b\u2029c\u0085d"
+
+
+def test_events_are_read_in_whatever_pieces_they_come() -> None:
+    raw = b": a comment\r\n" + chunks("你好 😄".encode(), b"[DONE]").replace(b"\n", b"\r\n") + b"data:x"
+    for size in (1, 2, 3, 5, len(raw)):
+        pieces = [raw[at : at + size] for at in range(0, len(raw), size)]
+        assert [*event_data(pieces)] == ["你好 😄".encode(), b"[DONE]", b"x"]
+
+
+def test_a_server_that_knows_only_openais_own_sampling_needs_no_retry_for_it(script: Script) -> None:
+    script.answers["/v1/chat/completions"] = lambda body: (
+        (400, {"error": "unknown field top_k"}) if "top_k" in body else (200, sse("Hi"))
+    )
+    with engine(script.url, retries=0) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+    assert isinstance(end, Generated)
+    assert end.text == "Hi"
+
+
+def test_a_server_that_asks_for_a_pause_gets_it(script: Script) -> None:
+    faults = iter([(429, b""), (200, sse("Hello"))])
+    script.headers = {"Retry-After": "2"}
+    script.answers["/v1/chat/completions"] = lambda _: next(faults)
+    with engine(script.url, retries=1) as running:
+        assert running.wait_ready(TIMEOUT)
+        begin = time.monotonic()
+        [[end]] = run(running, reply())
+    assert isinstance(end, Generated)
+    assert time.monotonic() - begin >= 2.0
+
+
+@pytest.mark.parametrize(
+    ("deadline_s", "code", "retry_after_ms"), [(None, "model_error", 600_000), (1.0, "expired", None)]
+)
+def test_a_pause_is_not_waited_for_beyond_patience_and_deadline(
+    script: Script, deadline_s: float | None, code: str, retry_after_ms: int | None
+) -> None:
+    script.headers = {"Retry-After": "600" if deadline_s is None else "30"}
+    script.answers["/v1/chat/completions"] = lambda _: (429, b"")
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        begin = time.monotonic()
+        [[end]] = run(running, reply(deadline=None if deadline_s is None else begin + deadline_s))
+    assert isinstance(end, Failed)
+    assert (end.error.code, end.error.retry_after_ms) == (code, retry_after_ms)
+    assert time.monotonic() - begin < 10.0
+
+
+@pytest.fixture
+def silent(script: Script) -> Iterator[threading.Event]:
+    """A server that takes requests for a chat and does not answer until this is set."""
+    gate = threading.Event()
+
+    def hang(_: dict[str, Any]) -> tuple[int, Any]:
+        gate.wait(60.0)
+        return 200, sse("late")
+
+    script.answers["/v1/chat/completions"] = hang
+    yield gate
+    gate.set()
+
+
+@pytest.mark.parametrize("uses", [1, 2], ids=["a new connection", "one used before"])
+def test_cancelled_work_ends_although_the_server_is_silent(script: Script, silent: threading.Event, uses: int) -> None:
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        for number in range(uses):  # in the pool's one thread, and so on its one connection
+            running.submit(reply(str(number)), events.put)
+            time.sleep(0.5)
+            running.cancel(str(number))
+            end = events.get(timeout=5.0)
+            assert isinstance(end, Failed)
+            assert end.error.code == "cancelled"
+        assert running.state().running == 0
+
+
+def test_a_daemon_stops_although_the_server_is_silent(script: Script, silent: threading.Event) -> None:
+    more = {"EDGED_MODEL__BACKEND": "remote", "EDGED_MODEL__URL": script.url, "EDGED_SHUTDOWN_TIMEOUT": "1"}
+    more["EDGED_MODEL__ID"] = "one"
+    with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as box:
+        box.start()
+        box.wait_ready()
+        publish(box.broker, f"{box.root}/in/reply", "anybody?")
+        time.sleep(1.0)
+        begin = time.monotonic()
+        assert box.stop() == ExitCode.DONE
+        assert time.monotonic() - begin < 10.0
+
+
+def test_a_server_that_is_busy_at_the_start_is_waited_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edged.remote._START_PAUSE_S", 0.05)
+    faults = iter([503] * 3 + [200] + [503] * 9)
+    tells = script.answers["/v1/completions"]
+    script.answers["/v1/completions"] = lambda body: (
+        tells(body) if (status := next(faults, 200)) == 200 else (status, b"loading the model")
+    )
+    with engine(script.url, retries=1) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, sentiment("Whatever."))
+    assert isinstance(end, Classified)
+    assert 0.0 < end.scores["positive"] < 1.0
+
+
+def test_a_server_that_has_no_model_yet_is_asked_for_the_one_that_is_set(script: Script) -> None:
+    script.answers["/v1/models"] = lambda _: (200, {"object": "list", "data": None})  # as Ollama says it
+    with engine(script.url, id="mine") as running:
+        assert running.wait_ready(TIMEOUT)
+        assert running.model.id == "mine"
+
+
+def test_a_prompt_that_the_server_refuses_is_told_at_the_start(script: Script) -> None:
+    tells = script.answers["/v1/completions"]
+    script.answers["/v1/completions"] = lambda body: tells(body) if "One, two" in body["prompt"] else (400, b"no")
+    with engine(script.url) as running, pytest.raises(ModelUnavailable, match="refuses"):
+        running.wait_ready(TIMEOUT)
+
+
+def test_the_line_end_of_a_key_is_not_sent_and_what_is_no_key_is_refused(script: Script) -> None:
+    with engine(script.url, api_key="geheim\n") as running:
+        assert running.wait_ready(TIMEOUT)
+    assert script.keys == {"Bearer geheim"}
+    with pytest.raises(ValueError, match="ASCII"):
+        settings(script.url, api_key="ge\nheim")

@@ -2,7 +2,8 @@
 
 Real daemons on one real mosquitto, with an engine by rule that takes as long as a real one and answers eight requests
 side by side. First all work at once, for 1, 2 and 4 boxes in turn: how many requests a second. Then requests that come
-by chance at 0.9 of what the boxes can do, beside what deploy/fleet/simulate.py says of the same.
+by chance at 0.9 of what the boxes can do, beside what deploy/fleet/simulate.py says of the same. Last, four boxes of
+which one is three times as slow, at 0.8: how long an answer takes, beside the simulation with and without pausing.
 """
 
 import argparse
@@ -14,9 +15,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.broker import Broker
 from tests.support.daemon import SCRIPTED, Daemon
@@ -27,6 +29,8 @@ _SLOTS = 8
 _LONGEST_S = 0.8  # of a request; evenly spread from 0
 _BOXES = (1, 2, 4)
 _LOAD = 0.9
+_UNEQUAL = (3 * _LONGEST_S, _LONGEST_S, _LONGEST_S, _LONGEST_S)
+_UNEQUAL_LOAD = 0.8
 _SIMULATION = Path(__file__).parents[2] / "deploy" / "fleet" / "simulate.py"
 
 
@@ -39,10 +43,10 @@ def main() -> int:
     rates: dict[int, list[float]] = {boxes: [] for boxes in _BOXES}
     for number in range(options.rounds):
         for boxes in _BOXES:
-            with _Fleet(boxes) as fleet:
+            with _Fleet([_LONGEST_S] * boxes) as fleet:
                 rates[boxes].append(fleet.flood(160 * boxes))
-                real = fleet.by_chance(options.seconds, seed=number)
-            simulated = _simulate(model, boxes, seed=number)
+                real = fleet.by_chance(options.seconds, load=_LOAD, seed=number) - _LONGEST_S / 2
+            simulated = statistics.fmean(_simulate(model, [_LONGEST_S] * boxes, _LOAD, seed=number).waits)
             _say(
                 f"{boxes} boxes: {rates[boxes][-1]:.1f} requests/s at once; by chance at {_LOAD}: "
                 f"mean wait {real:.2f} s, simulated {simulated:.2f} s"
@@ -50,21 +54,44 @@ def main() -> int:
     medians = {boxes: statistics.median(each) for boxes, each in rates.items()}
     for boxes, rate in medians.items():
         _say(f"{boxes} boxes: {rate:.1f} requests/s, {rate / medians[1]:.2f} times one")
+    for number in range(options.rounds):
+        with _Fleet(_UNEQUAL) as fleet:
+            real = fleet.by_chance(options.seconds, load=_UNEQUAL_LOAD, seed=number)
+        told = {
+            strategy: statistics.fmean(
+                _simulate(
+                    model, _UNEQUAL, _UNEQUAL_LOAD, seed=number, strategy=strategy, seconds=options.seconds
+                ).totals
+            )
+            for strategy in ("pause", "round_robin")
+        }
+        _say(f"one box of four slow: {real:.2f} s to an answer; simulated: " + _listed(told))
     return 0
+
+
+def _listed(figures: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f} s" for name, value in figures.items())
+
+
+def _able(longest: Sequence[float]) -> float:
+    """Requests a second that these boxes can do."""
+    return sum(_SLOTS / (each / 2) for each in longest)
 
 
 class _Fleet:
     """Boxes of one group, a broker, and a client that hears all answers."""
 
-    def __init__(self, boxes: int) -> None:
+    def __init__(self, longest: Sequence[float]) -> None:
+        """`longest` of each box: the seconds of its longest request."""
         self._folder = tempfile.TemporaryDirectory(prefix="edged-")
         root = Path(self._folder.name)
         self._broker = Broker(folder=root, config=("max_queued_messages 0",))
         self._boxes = []
-        for number in range(boxes):
+        self._able = _able(longest)
+        for number, longest_s in enumerate(longest):
             folder = root / str(number)
             folder.mkdir()
-            program = (*SCRIPTED, "--work-ms", f"{1000 * _LONGEST_S:g}", "--slots", f"{_SLOTS}", "--seed", f"{number}")
+            program = (*SCRIPTED, "--work-ms", f"{1000 * longest_s:g}", "--slots", f"{_SLOTS}", "--seed", f"{number}")
             more = {"EDGED_MQTT__SHARE_GROUP": "team", "EDGED_LOG__LEVEL": "warning"}
             box = Daemon(folder=folder, broker=self._broker, node=f"box{number}", program=program, more=more)
             self._boxes.append(box)
@@ -100,10 +127,10 @@ class _Fleet:
         _say(f"  dealt out: {dict(sorted(nodes.items()))}")
         return requests / seconds
 
-    def by_chance(self, seconds: float, *, seed: int) -> float:
-        """Mean seconds that a request waits, where they come by chance."""
+    def by_chance(self, seconds: float, *, load: float, seed: int) -> float:
+        """Mean seconds to an answer, where requests come by chance."""
         chance = random.Random(seed)
-        rate = _LOAD * len(self._boxes) * _SLOTS / (_LONGEST_S / 2)
+        rate = load * self._able
         asked: dict[str, float] = {}
         waits: list[float] = []
         at = begin = time.monotonic()
@@ -113,7 +140,7 @@ class _Fleet:
             asked[self._ask()] = time.monotonic()
         while len(waits) < len(asked):
             self._take(asked, waits, 1.0)
-        return statistics.fmean(waits) - _LONGEST_S / 2
+        return statistics.fmean(waits)
 
     def _take(self, asked: dict[str, float], waits: list[float], timeout: float) -> None:
         try:
@@ -143,14 +170,23 @@ def simulation() -> ModuleType:
     return module
 
 
-def _simulate(simulation: ModuleType, boxes: int, *, seed: int) -> float:
+def _simulate(
+    simulation: ModuleType,
+    longest: Sequence[float],
+    load: float,
+    *,
+    seed: int,
+    strategy: str = "round_robin",
+    seconds: float = 600.0,
+) -> Any:
     scenario = simulation.Scenario(
-        speeds=[1.0] * boxes,
+        speeds=[_LONGEST_S / each for each in longest],
         slots=_SLOTS,
         service=[_LONGEST_S * (i + 0.5) / 100 for i in range(100)],
-        rate=_LOAD * boxes * _SLOTS / (_LONGEST_S / 2),
+        rate=load * _able(longest),
+        seconds=seconds,
     )
-    return statistics.fmean(simulation.Simulation(scenario, "round_robin", seed=seed).run().waits)
+    return simulation.Simulation(scenario, strategy, seed=seed).run()
 
 
 def _say(line: str) -> None:

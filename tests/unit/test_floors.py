@@ -20,8 +20,8 @@ PURE = {"edged"} | modules(
     " ports presets metrics bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox"
     " mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
-RESOURCES = modules("config logs models journal redis_journal remote systemd system bandwidth")
-ROOMS = ("edged.mqtt.", "edged.engine.")  # floor 1 too, of several files each
+RESOURCES = modules("config logs models journal redis_journal remote remote_connection systemd system bandwidth")
+ROOMS = ("edged.mqtt.", "edged.engine.", "edged.remote")  # floor 1 too, of several files each
 BEHAVIOUR = modules(
     "worker recorder responder control health info discovery membership prometheus asyncapi testing workloads"
 )
@@ -36,7 +36,7 @@ KEPT_IN = {  # a library, and the only places that may know it
     "gguf": ("edged.engine.",),
     "accelerate": ("edged.engine.",),
     "sqlite3": ("edged.journal",),
-    "httpx2": ("edged.remote",),
+    "httpx2": ("edged.remote_connection",),
     "redis": ("edged.redis_journal",),
     "pydantic_settings": ("edged.config",),
     "prometheus_client": ("edged.prometheus",),

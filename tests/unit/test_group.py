@@ -1,53 +1,78 @@
 """When a box takes work of its group, and when it leaves it to the others."""
 
+import random
 from typing import Any
 
 import pytest
 
-from edged.group import TARGET_S, Group
+from edged.group import HANDOVER_S, TARGET_S, Group
+
+SILENCE_S = 90.0
 
 
-def group(node: str = "b", *, batch: int = 4, capacity: int = 64) -> Group:
-    return Group("team", node=node, batch=batch, capacity=capacity)
+class Clocked:
+    """A group, and a clock that goes on by a handover with each decision."""
+
+    def __init__(self, node: str = "b", *, batch: int = 4, capacity: int = 64) -> None:
+        self.group = Group("team", node=node, batch=batch, capacity=capacity, silence_s=SILENCE_S)
+        self.now = 0.0
+
+    def hear(self, node: str, report: dict[str, Any]) -> None:
+        self.group.hear(node, report, self.now)
+
+    def decide(self, jobs: int, service_s: float | None = 0.25, *, is_well: bool = True) -> bool:
+        self.now += HANDOVER_S
+        return self.group.decide(jobs=jobs, service_s=service_s, is_well=is_well, now=self.now)
 
 
-def tells(speed: int | None, *, state: str = "ready", name: str = "team") -> dict[str, Any]:
+def tells(speed: int | None, *, state: str = "ready", name: str = "team", keeps: bool = True) -> dict[str, Any]:
     told = {} if speed is None else {"speed": speed}
-    return {"state": state, "group": {"name": name, "takes": True, **told}}
+    return {"state": state, "group": {"name": name, "takes": True, "keeps": keeps, **told}}
 
 
 def test_alone_it_always_takes() -> None:
-    alone = group()
-    assert all(alone.decide(jobs=jobs, service_s=0.5) for jobs in (0, 10, 64))
+    alone = Clocked()
+    assert all(alone.decide(jobs, 0.5) for jobs in (0, 10, 64))
+    assert alone.group.is_alone
 
 
 @pytest.mark.parametrize(("service_s", "window"), [(None, 4), (2.0, 4), (0.25, 8), (0.01, 64)])
 def test_it_wants_as_much_in_hand_as_it_can_do_in_a_moment(service_s: float | None, window: int) -> None:
-    some = group()
-    some.decide(jobs=0, service_s=service_s)
-    assert some.snapshot()["window"] == window
+    some = Clocked()
+    some.decide(0, service_s)
+    assert some.group.snapshot()["window"] == window
     assert service_s is None or window in {4, 64, round(TARGET_S / service_s)}
 
 
 def test_a_slow_box_that_has_enough_stops_until_half_of_it_is_done() -> None:
-    slow = group()
+    slow = Clocked()
     slow.hear("a", tells(3))
-    taken = [slow.decide(jobs=jobs, service_s=0.25) for jobs in (0, 7, 8, 9, 5, 4, 7, 8)]
+    taken = [slow.decide(jobs) for jobs in (0, 7, 8, 9, 5, 4, 7, 8)]
     assert taken == [True, True, False, False, False, True, True, False]
-    assert slow.snapshot()["pauses"] == 2
+    assert slow.group.snapshot()["pauses"] == 2
 
 
 def test_the_fastest_box_never_stops() -> None:
-    fast = group()
+    fast = Clocked()
     fast.hear("a", tells(1))
-    assert all(fast.decide(jobs=64, service_s=0.25) for _ in range(3))
+    assert all(fast.decide(64) for _ in range(3))
+    assert fast.group.keeps
 
 
 @pytest.mark.parametrize(("node", "takes"), [("a", False), ("z", True)])
 def test_of_two_equals_one_alone_stays(node: str, takes: bool) -> None:
-    equal = group(node)
+    equal = Clocked(node)
     equal.hear("m", tells(2))
-    assert equal.decide(jobs=64, service_s=0.25) is takes
+    equal.decide(64)
+    assert equal.decide(64) is takes
+
+
+def test_before_it_stops_it_waits_for_what_the_others_say() -> None:
+    slow = Clocked()
+    slow.hear("a", tells(3))
+    taken = [slow.group.decide(jobs=64, service_s=0.25, is_well=True, now=at) for at in (0.0, 1.0, 2.9, 3.0)]
+    assert taken == [True, True, True, False]
+    assert not slow.group.keeps
 
 
 @pytest.mark.parametrize(
@@ -56,36 +81,92 @@ def test_of_two_equals_one_alone_stays(node: str, takes: bool) -> None:
         tells(9, state="offline"),
         tells(9, state="draining"),
         tells(9, state="loading"),
+        tells(9, state="degraded"),
+        tells(9, keeps=False),
         tells(9, name="another"),
         {"state": "ready", "group": {"name": "team"}},
         {"state": "offline"},  # the last will
-        {"state": "ready", "group": {"name": "team", "speed": "fast"}},
+        {"state": "ready", "group": {"name": "team", "speed": "fast", "keeps": True}},
     ],
 )
-def test_a_box_that_is_not_there_takes_no_work_off_us(report: dict[str, Any]) -> None:
-    last = group()
+def test_a_box_that_does_not_keep_the_queue_takes_no_work_off_us(report: dict[str, Any]) -> None:
+    last = Clocked()
     last.hear("a", tells(9))
-    assert not last.decide(jobs=64, service_s=0.25)
+    last.decide(64)
+    assert not last.decide(64)
     last.hear("a", report)
-    assert last.decide(jobs=64, service_s=0.25)
+    assert last.decide(64)
+    assert last.group.keeps
+
+
+def test_a_box_that_falls_silent_is_not_counted_on() -> None:
+    last = Clocked()
+    last.hear("a", tells(9))
+    last.decide(64)
+    assert not last.decide(64)
+    last.now += SILENCE_S
+    assert last.decide(64)
+    assert last.group.snapshot()["members"] == []
+
+
+def test_who_is_not_well_leaves_the_work_to_whoever_is() -> None:
+    ill = Clocked()
+    assert ill.decide(64, is_well=False)  # nobody else is there
+    ill.hear("a", tells(-5))
+    ill.decide(0, is_well=False)
+    assert not ill.decide(0, is_well=False)
+    assert ill.decide(0)
 
 
 @pytest.mark.parametrize("report", [{"state": "ready"}, {"state": "degraded", "reasons": ["hot"]}])
 def test_a_status_says_nothing_of_the_group(report: dict[str, Any]) -> None:
-    some = group()
+    some = Clocked()
     some.hear("a", tells(9))
     some.hear("a", report)
-    assert some.snapshot()["members"] == ["a"]
+    assert some.group.snapshot()["members"] == ["a"]
 
 
 def test_what_it_hears_of_itself_is_no_news() -> None:
-    some = group()
+    some = Clocked()
     some.hear("b", tells(9))
-    assert some.snapshot()["members"] == []
+    assert some.group.snapshot()["members"] == []
 
 
 def test_before_it_knows_its_speed_it_does_not_stop() -> None:
-    new = group()
+    new = Clocked()
     new.hear("a", tells(9))
-    assert new.decide(jobs=64, service_s=None)
-    assert "speed" not in new.snapshot()
+    assert all(new.decide(64, None) for _ in range(3))
+    assert "speed" not in new.group.snapshot()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_somebody_always_takes_whatever_they_know_of_each_other(seed: int) -> None:
+    """Speeds change all the time, reports come every 30 s and with each change of mind, and take up to a second."""
+    chance = random.Random(seed)
+    names = "abcd"
+    groups = {name: Group("team", node=name, batch=1, capacity=64, silence_s=SILENCE_S) for name in names}
+    service = dict.fromkeys(names, 0.25)
+    ill = dict.fromkeys(names, False)
+    on_its_way: list[tuple[float, str, str, dict[str, Any]]] = []
+    paused = 0
+    for now in range(2000):
+        for name in names:
+            if chance.random() < 0.1:
+                service[name] = chance.choice((0.05, 0.1, 0.25, 0.5, 1.0))
+            if chance.random() < 0.02:
+                ill[name] = not ill[name]
+            heard = [each for each in on_its_way if each[1] == name and each[0] <= now]
+            on_its_way = [each for each in on_its_way if each not in heard]
+            for _, _, sender, report in heard:
+                groups[name].hear(sender, report, now)
+            group = groups[name]
+            before = group.snapshot()
+            group.decide(jobs=64, service_s=service[name], is_well=not ill[name], now=now)
+            after = group.snapshot()
+            if now % 30 == 0 or before["keeps"] != after["keeps"] or before["takes"] != after["takes"]:
+                report = {"state": "degraded" if ill[name] else "ready", "group": after}
+                on_its_way += [(now + chance.random(), to, name, report) for to in names if to != name]
+        takes = [group.snapshot()["takes"] for group in groups.values()]
+        assert any(takes), now
+        paused += takes.count(False)
+    assert paused > 2000  # of 8000: they do leave work to each other

@@ -19,12 +19,15 @@ class Bench:
     def __init__(self) -> None:
         self.now = 0.0
         self.jobs = 0
+        self.is_well = True
+        self.service_s: float | None = 0.5
         self.link = FakeLink(clock=lambda: self.now)
         self.member = Membership(
-            Group("team", node="b", batch=4, capacity=16),
+            Group("team", node="b", batch=4, capacity=16, silence_s=90.0),
             topics=TOPICS,
             link=self.link,
             worker=self.worker,
+            is_well=lambda: self.is_well,
             clock=lambda: self.now,
         )
 
@@ -34,15 +37,18 @@ class Bench:
             capacity=16,
             oldest=None,
             last_progress=self.now,
-            service_s=0.5,
+            service_s=self.service_s,
             journal_fault=None,
             died=None,
         )
 
-    def pass_seconds(self, seconds: int) -> None:
+    def pass_seconds(self, seconds: int) -> int:
+        """Gives how often there was news for the others."""
+        news = 0
         for _ in range(seconds):
             self.now += 1.0
-            self.member.tick()
+            news += self.member.tick()
+        return news
 
     def hear(self, topic: str, **body: Any) -> bool:
         return self.member.hear(topic, json.dumps(body).encode())
@@ -59,19 +65,66 @@ def test_it_takes_work_once_it_starts(bench: Bench) -> None:
     assert bench.link.shares
 
 
+KEEPER = {"state": "ready", "group": {"name": "team", "speed": 5, "keeps": True}}
+
+
 def test_it_stops_when_it_has_enough_and_a_faster_one_is_there(bench: Bench) -> None:
     bench.member.start()
     bench.hear(TOPICS.probe)
-    bench.hear("edged/a/health", state="ready", group={"name": "team", "speed": 5})
-    bench.jobs = 4
     bench.pass_seconds(1)
+    bench.hear("edged/a/health", **KEEPER)
+    bench.jobs = 4
+    assert bench.pass_seconds(1) == 1  # that it is no keeper any more, before it stops
+    assert bench.link.shares
+    assert bench.pass_seconds(3) == 1
     assert not bench.link.shares
+    assert not bench.member.must_hand_over
     bench.jobs = 2
     bench.pass_seconds(1)
     assert bench.link.shares
     bench.jobs = 4
     bench.pass_seconds(1)
+    assert not bench.link.shares
     bench.hear("edged/a/status", state="offline")
+    assert bench.pass_seconds(1) == 1
+    assert bench.link.shares
+
+
+def test_how_fast_it_is_is_told_as_soon_as_it_is_known(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.service_s = None
+    assert bench.pass_seconds(3) == 0
+    bench.service_s = 0.5
+    assert bench.pass_seconds(1) == 1
+    bench.service_s = 5.0
+    assert bench.pass_seconds(3) == 0
+
+
+def test_a_box_that_is_not_well_leaves_the_work_to_one_that_is(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.hear("edged/a/health", state="ready", group={"name": "team", "speed": -3, "keeps": True})
+    bench.pass_seconds(5)
+    assert bench.link.shares
+    assert bench.member.must_hand_over
+    bench.is_well = False
+    bench.pass_seconds(5)
+    assert not bench.link.shares
+    bench.is_well = True
+    bench.pass_seconds(1)
+    assert bench.link.shares
+
+
+def test_after_a_reconnect_nobody_is_counted_on_unheard(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.hear("edged/a/health", **KEEPER)
+    bench.jobs = 4
+    bench.pass_seconds(5)
+    assert not bench.link.shares
+    bench.link.disconnect()
+    bench.link.reconnect()
     bench.pass_seconds(1)
     assert bench.link.shares
 

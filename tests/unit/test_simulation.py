@@ -45,6 +45,15 @@ def test_the_same_seed_gives_the_same() -> None:
     assert run("random") != run("random", seed=2)
 
 
+@pytest.mark.parametrize("strategy", SIMULATION.STRATEGIES)
+def test_the_same_seed_gives_the_same_where_boxes_die(strategy: str) -> None:
+    varied: dict[str, Any] = {"slots": 8, "service": [0.1 * i for i in range(1, 20)], "rate": 24.0}
+    made = scenario(deaths_per_hour=60.0, down=5.0, expiry=10.0, **varied)
+    # Both live at once, so that nothing stands at the same place in memory.
+    one, other = (SIMULATION.Simulation(made, strategy) for _ in range(2))
+    assert one.run() == other.run()
+
+
 def test_a_hash_of_the_conversation_breaks_none() -> None:
     assert run("hash").breaks == 0
     assert run("round_robin").breaks > 0.5 * run("round_robin").followers

@@ -28,6 +28,7 @@ class BrokenJournal(MemoryJournal):
     """A disk that can be broken and mended, and that remembers what processes left."""
 
     broken = False
+    unreadable = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,6 +42,11 @@ class BrokenJournal(MemoryJournal):
     def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
         self.open()
         return super().record(entries, settled)
+
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        if self.unreadable:
+            raise JournalFault("the server is gone")
+        return super().turns(session)
 
     def starts(self, fingerprint: str) -> int:
         return self.started.get(fingerprint, 0)
@@ -56,6 +62,7 @@ class Bench:
         self,
         *,
         capacity: int = 4,
+        batch: int = 1,
         auto: bool = True,
         journal: MemoryJournal | None = None,
         group: str | None = None,
@@ -84,6 +91,7 @@ class Bench:
             journal=self.journal,
             metrics=self.metrics,
             capacity=capacity,
+            batch=batch,
             language=None,
             on_control=self.controls.append,
             calibration=calibration,
@@ -313,6 +321,70 @@ def test_what_another_box_may_have_answered_is_told(
     bench = Bench(group="team", has_shared_journal=has_shared_journal)
     bench.send({"text": "hi", "id": "1", "attempt": attempt}, root=root)
     assert bench.answers(f"{root}/out/message")[0].get("duplicate") == told
+
+
+def test_while_the_shared_journal_is_at_fault_it_keeps_nobody_from_answering_twice() -> None:
+    journal = BrokenJournal()
+    bench = Bench(group="team", has_shared_journal=True, journal=journal)
+    journal.broken = True
+    bench.send("its fault is known now", root=TEAM, tail="reply")
+    bench.send({"text": "hi", "id": "1", "attempt": 2}, root=TEAM)
+    assert bench.answers(f"{TEAM}/out/message")[0]["duplicate"] == "possible"
+
+
+@pytest.mark.parametrize("turn", [None, 2])
+def test_a_conversation_that_cannot_be_read_whole_is_told(turn: int | None) -> None:
+    journal = BrokenJournal()
+    bench = Bench(group="team", has_shared_journal=True, journal=journal)
+    journal.broken = journal.unreadable = True
+    numbered = {} if turn is None else {"turn": turn}
+    for _ in range(2):  # of the second, the first is known, and what may have been before is not
+        bench.send({"text": "hi", **numbered}, root=TEAM, tail="reply/s")
+    assert [each["history"] for each in bench.answers(f"{TEAM}/out/reply/s")] == ["missing", "missing"]
+
+
+def answer_after(bench: Bench, seconds: float, *keys: str) -> None:
+    """Let these pieces of work end together, so much later."""
+    bench.now += seconds
+    for key in keys:
+        bench.engine.finish(key)
+    bench.turn()
+
+
+def test_speed_is_measured_while_there_is_work_and_not_while_there_is_none() -> None:
+    bench = Bench(auto=False, capacity=16)
+    for _ in range(2):
+        bench.send("hi", tail="reply")
+    answer_after(bench, 0.5, "1/reply")
+    answer_after(bench, 0.5, "2/reply")
+    assert bench.worker.state().service_s == pytest.approx(0.5)
+    bench.now += 3600.0
+    for _ in range(2):
+        bench.send("hi", tail="reply")
+    answer_after(bench, 0.5, "3/reply")
+    answer_after(bench, 0.5, "4/reply")
+    assert bench.worker.state().service_s == pytest.approx(0.5)
+
+
+def test_a_box_with_little_to_do_is_not_taken_for_a_slow_one() -> None:
+    busy, idle = (Bench(auto=False, capacity=16, batch=4) for _ in range(2))
+    for _ in range(8):
+        busy.send("hi", tail="reply")
+    answer_after(busy, 1.0, *(f"{number}/reply" for number in range(1, 5)))
+    for number in range(1, 4):
+        idle.now += 60.0
+        idle.send("hi", tail="reply")
+        answer_after(idle, 1.0, f"{number}/reply")
+    assert busy.worker.state().service_s == idle.worker.state().service_s == pytest.approx(0.25)
+
+
+def test_answers_that_come_together_share_the_time() -> None:
+    bench = Bench(auto=False, capacity=16)
+    for _ in range(6):
+        bench.send("hi", tail="reply")
+    answer_after(bench, 1.0, "1/reply")
+    answer_after(bench, 1.0, "2/reply", "3/reply", "4/reply", "5/reply")
+    assert bench.worker.state().service_s == pytest.approx(0.9**4 * 1.0 + (1 - 0.9**4) * 0.25)
 
 
 def test_where_another_box_was_first_its_answer_is_given() -> None:
