@@ -33,7 +33,7 @@ class Observation:
 
 def judge_of(spec: ClassifySpec, language: Language, *, model: str, weight_format: str) -> str:
     """Name all that a leaning depends on; another prompt or model has another one."""
-    said = (spec.name, spec.labels, spec.prompts[language], spec.further, model, weight_format)
+    said = (spec.name, spec.labels, spec.prompts[language], spec.opinions(language)[1:], model, weight_format)
     return hashlib.blake2b(repr(said).encode(), digest_size=12).hexdigest()
 
 

@@ -200,7 +200,7 @@ class RemoteEngine:
             for spec in {part.name: part for name in self._tasks.names for part in self._tasks.parts(name)}.values():
                 if isinstance(spec, ClassifySpec):
                     for language in LANGUAGES:
-                        for opinion in spec.opinions:
+                        for opinion in spec.opinions(language):
                             self._patiently(functools.partial(self._learn_prior, opinion, language))
         except RequestError as error:
             self._failure = ModelUnavailable(f"{self._model.url}: {error}")
@@ -329,7 +329,7 @@ class RemoteEngine:
         """Label probabilities by the task's prompt, in doubt by its further ones too."""
         evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         scores, usage = evidence, NO_USAGE
-        for opinion in spec.opinions:
+        for opinion in spec.opinions(mine.work.language):
             found, spent = self._label_evidence(mine, opinion)
             prior = self._priors[opinion.name, mine.work.language]
             evidence = {label: value + found[label] - prior[label] for label, value in evidence.items()}

@@ -72,9 +72,10 @@ class ClassifySpec:
     Attributes:
         neutral: the label given when the best two labels are nearer than `neutral_margin`; it is not scored by
             the model itself.
-        further: the same question by other prompts: tasks with a name of their own and the same labels in the same
-            order, said by other words. They are asked one after the other while the best two labels are nearer than
-            `doubt`, and the evidence is added up: where one prompt is sure, more of them hardly change the answer.
+        further: by language, the same question by other prompts: tasks with a name of their own and the same labels in
+            the same order, perhaps said by other words. They are asked one after the other while the best two labels
+            are nearer than `doubt`, and the evidence is added up: where one prompt is sure, more of them hardly ever
+            change the answer.
     """
 
     name: str
@@ -82,13 +83,12 @@ class ClassifySpec:
     prompts: Mapping[Language, ClassifyPrompt]
     neutral: Label | None = None
     neutral_margin: float = 0.0
-    further: tuple["ClassifySpec", ...] = ()
+    further: Mapping[Language, tuple["ClassifySpec", ...]] = field(default_factory=dict)
     doubt: float = 0.0
 
-    @property
-    def opinions(self) -> tuple["ClassifySpec", ...]:
-        """Every prompt that may be asked, in order."""
-        return (self, *self.further)
+    def opinions(self, language: Language) -> tuple["ClassifySpec", ...]:
+        """Every prompt that may be asked of a text in this language, in order."""
+        return (self, *self.further.get(language, ()))
 
     def is_in_doubt(self, probabilities: Iterable[float]) -> bool:
         """Whether labels of these probabilities want a further opinion."""

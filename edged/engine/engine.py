@@ -211,7 +211,7 @@ class Engine(Generic[K]):
             for spec in self._tasks.parts(name):
                 for language in LANGUAGES:
                     if isinstance(spec, ClassifySpec):
-                        for opinion in spec.opinions:
+                        for opinion in spec.opinions(language):
                             self._warm_classification(replace(opinion, doubt=0.0), language)
                     else:
                         self._warm_generation(spec, language)
@@ -354,7 +354,7 @@ class Engine(Generic[K]):
     def _opinions(self, spec: ClassifySpec, work: Work) -> list[Opinion]:
         """The prompts to ask, in order. A further one for which the text is too long is left out."""
         found: list[Opinion] = []
-        for each in spec.opinions if spec.doubt else (spec,):
+        for each in spec.opinions(work.language) if spec.doubt else (spec,):
             try:
                 plan = self._ready.prompter.classification(each, text=work.text, language=work.language)
             except TooLong:

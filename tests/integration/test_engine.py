@@ -189,12 +189,12 @@ def spoken(name: str, *words: str) -> ClassifySpec:
     prompt = SENTIMENT.prompts["zh"]
     labels = tuple(replace(label, said={"zh": (word,)}) for label, word in zip(SENTIMENT.labels, words, strict=True))
     prompts = {**SENTIMENT.prompts, "zh": replace(prompt, examples=prompt.examples[::-1])}
-    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further=(), doubt=0.0)
+    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further={}, doubt=0.0)
 
 
 def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_multiplied(start: Start) -> None:
     first, second, third = (spoken("first", "好", "坏"), spoken("second", "满意", "失望"), spoken("third", "爱", "恨"))
-    always = replace(first, name="always", further=(second, third), doubt=1.0)
+    always = replace(first, name="always", further={"zh": (second, third)}, doubt=1.0)
     never = replace(always, name="never", doubt=0.0)
     engine = start(tasks=Tasks([first, second, third, always, never]))
     texts = [f"{text} {n}" for n, text in enumerate(PROMPTS * 2)]
@@ -218,7 +218,7 @@ def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_multiplied(sta
 
 def test_who_is_sure_asks_no_further(start: Start) -> None:
     first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
-    doubtful = replace(first, name="doubtful", further=(second,), doubt=0.3)
+    doubtful = replace(first, name="doubtful", further={"zh": (second,)}, doubt=0.3)
     engine = start(tasks=Tasks([first, second, doubtful]))
     asked_further = 0
     for n, text in enumerate(PROMPTS * 3):
@@ -236,7 +236,7 @@ def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start
     first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
     prompt = second.prompts["zh"]
     long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 6)})
-    always = replace(first, name="always", further=(long,), doubt=1.0)
+    always = replace(first, name="always", further={"zh": (long,)}, doubt=1.0)
     engine = start(tasks=Tasks([first, always]))
     text = "今天 " * 250
     ends = run(engine, *(Work(key=spec.name, spec=spec, text=text, language="zh") for spec in (first, always)))
