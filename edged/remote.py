@@ -329,11 +329,12 @@ class RemoteEngine:
         """Label probabilities by the task's prompt, in doubt by its further ones too."""
         evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         scores, usage = evidence, NO_USAGE
-        for opinion in spec.opinions(mine.work.language):
+        for asked, opinion in enumerate(spec.opinions(mine.work.language), start=1):
             found, spent = self._label_evidence(mine, opinion)
             prior = self._priors[opinion.name, mine.work.language]
             evidence = {label: value + found[label] - prior[label] for label, value in evidence.items()}
-            scores, usage = _softmax(evidence), usage + spent
+            scores = _softmax({label: value / asked for label, value in evidence.items()})
+            usage += spent
             if not spec.is_in_doubt(scores.values()):
                 break
         return scores, usage

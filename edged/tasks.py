@@ -74,7 +74,7 @@ class ClassifySpec:
             the model itself.
         further: by language, the same question by other prompts: tasks with a name of their own and the same labels in
             the same order, perhaps said by other words. They are asked one after the other while the best two labels
-            are nearer than `doubt`, and the evidence is added up: where one prompt is sure, more of them hardly ever
+            are nearer than `doubt` by the mean of the evidence: where one prompt is sure, more of them hardly ever
             change the answer.
     """
 
@@ -226,23 +226,31 @@ _SENTIMENT_EN = ClassifyPrompt(
     ),
 )
 _SENTIMENT_ZH = ClassifyPrompt(
-    role="你是一个冷静、客观的情感分析师,只判断文本的情感极性:正面或负面。\n\n",
-    case="评论:{text}\n情感:{label}\n\n",
+    role="你是一个冷静、客观的情感分析师,只判断文本的情感极性。\n\n",
+    case="评论:{text}\n评价:{label}\n\n",
     examples=(
         Example(text="电池很耐用,屏幕也非常漂亮,我很满意。", label="positive"),
         Example(text="用了一个星期就坏了,客服也没有人理我。", label="negative"),
         Example(text="剧情沉闷,浪费时间,看到一半就想走。", label="negative"),
         Example(text="服务员很热情,房间干净又舒服。", label="positive"),
+        Example(text="我通过了考试,太开心了!", label="positive"),
+        Example(text="火车又晚点了,错过了会议。", label="negative"),
+        Example(text="物流很快,包装也很好。", label="positive"),
+        Example(text="菜是凉的,又贵,再也不来了。", label="negative"),
     ),
     neutral_texts=(
-        "",
-        "无",
-        "设备放在桌子上。",
-        "包裹是星期二送到的。",
-        "这部电影时长两个小时。",
-        "酒店有四十个房间和一个停车场。",
-        "优点和缺点差不多一样多。",
-        "有些地方我喜欢,有些地方我不喜欢。",
+        "酒店在市中心,离地铁站大约五百米,房间有二十平方米,早餐从七点到十点,停车需要另外付费。",
+        "这本书一共三百页,分为十二章,讲的是一个家庭从五十年代到九十年代的经历,附有地图和年表。",
+        "电脑是上个月买的,十四寸屏幕,八个G的内存,用来上网和写文档,系统是自己安装的。",
+        "房间比较大,但是隔音一般;服务员态度还可以,不过办理入住等了一会儿。总的来说有好有坏。",
+        "前半部分写得不错,后半部分就差一些了,有的人会喜欢,有的人可能不喜欢。",
+        "优点是便宜、轻便,缺点是屏幕小、电池不耐用,买不买看自己的需要。",
+        "我们一家三口周末去住了一晚,第二天早上退房,然后坐火车去了另一个城市。",
+        "外观和图片上一样,颜色是黑色的,配了一个包和一个鼠标,说明书是中文的。",
+        "位置不错,可是设施有点旧了;价格不算贵,也不算便宜。",
+        "作者以前写过几本小说,这一本是去年出版的,出版社重新设计了封面。",
+        "和朋友说的差不多,没有特别好的地方,也没有特别差的地方,一般吧。",
+        "快递是星期三到的,包装是纸箱,里面有发票和保修卡,第二天试用了一下。",
     ),
 )
 

@@ -81,9 +81,12 @@ def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], p
     return [e + p - q for e, p, q in zip(evidence, log_probabilities, prior, strict=True)]
 
 
-def probabilities_of(evidence: Sequence[float]) -> list[float]:
-    """Evidence as probabilities that sum to 1."""
-    return torch.softmax(torch.tensor(evidence, dtype=torch.float64), dim=0).tolist()
+def pooled(evidence: Sequence[float], prompts: int) -> list[float]:
+    """The evidence of so many prompts as probabilities that sum to 1: a logarithmic opinion pool (Genest & Zidek 1986).
+
+    The mean and not the sum, for prompts to one model are of one mind: what each says is no evidence of its own.
+    """
+    return torch.softmax(torch.tensor(evidence, dtype=torch.float64) / prompts, dim=0).tolist()
 
 
 def mean_prior(observed: Sequence[Sequence[float]]) -> list[float]:

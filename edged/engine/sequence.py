@@ -16,7 +16,7 @@ from edged.engine.model import K, Span
 from edged.engine.prompt import Classification, Generation
 from edged.engine.sampling import sample
 from edged.engine.scheduler import Candidate, Urgency
-from edged.engine.scoring import add_opinion, by_label, label_log_probabilities, probabilities_of
+from edged.engine.scoring import add_opinion, by_label, label_log_probabilities, pooled
 from edged.errors import Cancelled, Expired, ModelError, RequestError, TooLong
 from edged.tasks import ClassifySpec, Sampling
 from edged.work import (
@@ -117,7 +117,7 @@ class Classifying(Running[K]):
 
     Attributes:
         further: prompts that are left to ask. With the next one `memory` is None, until there is room again.
-        evidence: of each label, by the prompts so far.
+        evidence: of each label, by the prompts so far; `asked` is their number.
         spent: tokens of the prompts before the present one.
     """
 
@@ -125,6 +125,7 @@ class Classifying(Running[K]):
     opinion: Opinion
     further: list[Opinion]
     evidence: list[float]
+    asked: int = 0
     spent: Usage = NO_USAGE
 
     def candidate(self) -> Candidate:
@@ -157,7 +158,8 @@ class Classifying(Running[K]):
             return
         found = label_log_probabilities(logits, self.opinion.plan.labels, labels=len(self.spec.labels))
         self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
-        scores = probabilities_of(self.evidence)
+        self.asked += 1
+        scores = pooled(self.evidence, self.asked)
         usage = self.spent + self._usage(0)
         if self.further and self.spec.is_in_doubt(scores):
             self._ask_further(usage)

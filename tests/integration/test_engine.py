@@ -192,7 +192,7 @@ def spoken(name: str, *words: str) -> ClassifySpec:
     return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further={}, doubt=0.0)
 
 
-def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_multiplied(start: Start) -> None:
+def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_pooled(start: Start) -> None:
     first, second, third = (spoken("first", "好", "坏"), spoken("second", "满意", "失望"), spoken("third", "爱", "恨"))
     always = replace(first, name="always", further={"zh": (second, third)}, doubt=1.0)
     never = replace(always, name="never", doubt=0.0)
@@ -207,7 +207,7 @@ def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_multiplied(sta
     ends = run(engine, *work)
     for text in texts:
         alone = [scores_of(ends[f"{name} {text}"])["positive"] for name in ("first", "second", "third")]
-        odds = math.prod(each / (1 - each) for each in alone)
+        odds = math.prod(each / (1 - each) for each in alone) ** (1 / 3)
         assert scores_of(ends[f"always {text}"])["positive"] == pytest.approx(odds / (1 + odds), rel=1e-3)
         assert scores_of(ends[f"never {text}"]) == pytest.approx(scores_of(ends[f"first {text}"]), rel=1e-3)
         spent = [ends[f"{name} {text}"] for name in ("first", "second", "third", "always")]

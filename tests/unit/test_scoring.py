@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.scoring import LabelTrie, add_opinion, label_log_probabilities, mean_prior, probabilities_of
+from edged.engine.scoring import LabelTrie, add_opinion, label_log_probabilities, mean_prior, pooled
 
 
 def chain(logits: dict[tuple[int, ...], list[float]], label: list[int]) -> float:
@@ -65,12 +65,13 @@ def test_readings_are_multiplied() -> None:
 
 def test_calibration_takes_the_prior_out() -> None:
     biased, fair = [math.log(0.9), math.log(0.1)], mean_prior([[math.log(0.5)] * 2] * 3)
-    assert probabilities_of(add_opinion([0.0, 0.0], biased, biased)) == pytest.approx([0.5, 0.5])
-    assert probabilities_of(add_opinion([0.0, 0.0], biased, fair)) == pytest.approx([0.9, 0.1])
+    assert pooled(add_opinion([0.0, 0.0], biased, biased), 1) == pytest.approx([0.5, 0.5])
+    assert pooled(add_opinion([0.0, 0.0], biased, fair), 1) == pytest.approx([0.9, 0.1])
 
 
-def test_the_evidence_of_two_prompts_is_multiplied() -> None:
+def test_two_prompts_are_pooled_by_the_mean_of_their_evidence() -> None:
     fair = [0.0, 0.0]
     first = add_opinion(fair, [math.log(0.6), math.log(0.4)], fair)
     both = add_opinion(first, [math.log(0.2), math.log(0.8)], fair)
-    assert probabilities_of(both) == pytest.approx([0.12 / 0.44, 0.32 / 0.44])
+    assert pooled(both, 2) == pytest.approx([0.12**0.5 / (0.12**0.5 + 0.32**0.5), 0.32**0.5 / (0.12**0.5 + 0.32**0.5)])
+    assert pooled(add_opinion(first, [math.log(0.6), math.log(0.4)], fair), 2) == pytest.approx([0.6, 0.4])
