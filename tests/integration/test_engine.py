@@ -235,10 +235,10 @@ def test_who_is_sure_asks_no_further(start: Start) -> None:
 def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start: Start) -> None:
     first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
     prompt = second.prompts["zh"]
-    long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 6)})
+    long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 2)})
     always = replace(first, name="always", further={"zh": (long,)}, doubt=1.0)
     engine = start(tasks=Tasks([first, always]))
-    text = "今天 " * 250
+    text = "x " * (CONTEXT - 300)
     ends = run(engine, *(Work(key=spec.name, spec=spec, text=text, language="zh") for spec in (first, always)))
     assert scores_of(ends["always"]) == pytest.approx(scores_of(ends["first"]), rel=1e-3)
 
