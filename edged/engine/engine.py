@@ -332,6 +332,8 @@ class Engine(Generic[K]):
         opening = prompter.generation(
             spec, text=work.text, language=work.language, turns=work.turns, max_new_tokens=limit
         )
+        # JSON ends where its schema has it end.
+        stops = () if spec.schema is not None else (*opening.stops, *spec.stop, *work.params.stop)
         return Generating(
             work=work,
             emit=submitted.emit,
@@ -342,7 +344,7 @@ class Engine(Generic[K]):
             plan=opening,
             sampling=sampling_of(spec.sampling, work.params),
             generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
-            text=TextStream(prompter.decode, (*opening.stops, *spec.stop, *work.params.stop)),
+            text=TextStream(prompter.decode, stops),
             end_tokens=self._ends,
             banned=self._banned,
             constraint=self._constraint(spec),
@@ -399,13 +401,23 @@ class Engine(Generic[K]):
         first = 0
         for sequence, span in zip(batch, spans, strict=True):
             wanted = len(span.wanted)
-            sequence.accept(logits[first : first + wanted], now)
+            self._accept(sequence, logits[first : first + wanted], now)
             first += wanted
         counts = self._counts
         counts.steps += 1
         counts.step_rows += sum(len(span.tokens) for span in spans)
         if first:
             counts.last_token_at = now
+
+    def _accept(self, sequence: Classifying[K] | Generating[K], logits: torch.Tensor, now: float) -> None:
+        try:
+            sequence.accept(logits, now)
+        except RequestError as error:
+            sequence.fail(error)
+        except Exception as error:
+            # As in _step: what one sequence makes of its logits must not end the loop for all.
+            log.exception("request_failed", key=sequence.key)
+            sequence.fail(ModelError(f"the model failed on this request: {type(error).__name__}"))
 
     def _admit(self) -> None:
         if not self._waiting:

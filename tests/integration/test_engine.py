@@ -18,7 +18,7 @@ from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
 from edged.ports import ModelInfo
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT
+from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
@@ -359,6 +359,39 @@ def test_one_request_that_breaks_the_model_does_not_harm_its_neighbours(
     assert text_of(ends["good"]) == wanted
     assert isinstance(error_of(ends["bad"]), ModelError)
     assert isinstance(ends["also good"], Classified)
+
+
+class Narrow(Failing):
+    """A model whose logits, on a certain token, are of another vocabulary."""
+
+    def forward(self, spans: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._model.forward(spans)
+        return logits[:, :2] if any(self._token in span.tokens for span in spans) else logits
+
+
+def test_one_request_whose_logits_make_no_sense_ends_alone(start: Start, tokenizer: PreTrainedTokenizerBase) -> None:
+    poison = tokenizer("🦖", add_special_tokens=False).input_ids[-1]
+    engine = start(wrap=lambda model: Narrow(model, poison))
+    assert isinstance(error_of(run(engine, reply("bad", "🦖"))["bad"]), ModelError)
+    assert text_of(run(engine, reply("good"))["good"])
+
+
+CHOICE = GenerateSpec(
+    name="choice",
+    system={"en": "Choose.", "zh": "选。"},
+    schema={
+        "type": "object",
+        "required": ["a"],
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "additionalProperties": False,
+    },
+    stop=("x", "y"),
+)
+
+
+def test_json_ends_where_its_schema_has_it_end_whatever_the_stop_strings(start: Start) -> None:
+    event = run(start(), reply("j", spec=CHOICE, params=replace(GREEDY, stop=('"', "{"))))["j"]
+    assert text_of(event) in {'{"a":"x"}', '{"a":"y"}'}
 
 
 def test_memory_of_ended_work_is_given_back(start: Start) -> None:
