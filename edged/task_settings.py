@@ -162,6 +162,11 @@ class GenerateSettings(_Part):
     repetition_penalty: float = Field(Sampling().repetition_penalty, ge=0.5, le=2)
     max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer, up to engine.max_new_tokens.")
     stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=8)
+    whole_sentences: bool = Field(
+        False,
+        description="Whether an answer that max_tokens or a deadline cuts short ends with its last whole sentence; "
+        "streams come by sentences then.",
+    )
     history: bool = Field(False, description="Whether it is a conversation, with the turns before.")
 
     def spec(self, name: str) -> GenerateSpec:
@@ -178,6 +183,7 @@ class GenerateSettings(_Part):
             max_tokens=self.max_tokens,
             keeps_history=self.history,
             stop=self.stop,
+            whole_sentences=self.whole_sentences,
         )
 
 
@@ -250,6 +256,7 @@ EXAMPLE = """\
 #temperature = 0.2
 #max_tokens = 40
 #stop = ["\\n"]
+#whole_sentences = true               # an answer that is cut short ends with its last whole sentence
 #
 #[tasks.order]
 #kind = "extract"                     # JSON of a schema, never anything else; wants pip install 'edged[extract]'

@@ -121,6 +121,7 @@ class GenerateSpec:
     """Writes text through the model's own chat template.
 
     Attributes:
+        whole_sentences: a text that a limit cuts short ends with its last whole sentence, if it has one.
         schema: a JSON Schema that holds the output, which then is JSON and no conversation; None: free text.
     """
 
@@ -129,6 +130,7 @@ class GenerateSpec:
     sampling: Sampling = field(default_factory=Sampling)
     max_tokens: int | None = None  # None: the engine's limit
     stop: tuple[str, ...] = ()  # strings that end the text and are not part of it
+    whole_sentences: bool = False
     keeps_history: bool = True
     schema: Mapping[str, Any] | None = None
 

@@ -27,6 +27,7 @@ from edged.engine.scoring import mean_prior
 from edged.engine.sequence import Classifying, Clocked, Emit, Generating, sampling_of
 from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown
 from edged.ports import EngineState, ModelInfo
+from edged.reply_text import reply_text
 from edged.tasks import ClassifySpec, GenerateSpec, Tasks
 from edged.text import LANGUAGES, Language
 from edged.work import Classified, Failed, Params, Work, WorkEvent
@@ -332,8 +333,6 @@ class Engine(Generic[K]):
         opening = prompter.generation(
             spec, text=work.text, language=work.language, turns=work.turns, max_new_tokens=limit
         )
-        # JSON ends where its schema has it end.
-        stops = () if spec.schema is not None else (*opening.stops, *spec.stop, *work.params.stop)
         return Generating(
             work=work,
             emit=submitted.emit,
@@ -344,7 +343,7 @@ class Engine(Generic[K]):
             plan=opening,
             sampling=sampling_of(spec.sampling, work.params),
             generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
-            text=TextStream(prompter.decode, stops),
+            text=TextStream(prompter.decode, reply_text(spec, work.params, roles=opening.roles)),
             end_tokens=self._ends,
             banned=self._banned,
             constraint=self._constraint(spec),

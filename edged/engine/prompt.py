@@ -26,9 +26,11 @@ _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000(\\d+)\ue001")
 # For models without a chat template of their own.
 _PLAIN = {
-    "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:", ("\nUser:", "\nAssistant:")),
-    "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:", ("\n用户:", "\n助手:")),
+    "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:"),
+    "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:"),
 }
+# By which such a model begins a line of somebody's; it may change its language, or the width of its colons.
+_ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
 
 
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
@@ -49,11 +51,11 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """A prompt to continue, with the room that is left for it and the strings that end it."""
+    """A prompt to continue, with the room that is left for it, and words by which lines that are no reply begin."""
 
     tokens: tuple[int, ...]
     max_new_tokens: int
-    stops: tuple[str, ...]
+    roles: tuple[str, ...]
 
 
 class Prompter:
@@ -126,8 +128,8 @@ class Prompter:
                 "leaves no room for a reply",
                 field="text",
             )
-        stops = () if self._tokenizer.chat_template else _PLAIN[language][4]
-        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), stops=stops)
+        roles = () if self._tokenizer.chat_template else _ROLES
+        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles)
 
     def constraints(self, vocab_size: int) -> Constraints:
         """What holds outputs to schemas, for this vocabulary."""
@@ -203,7 +205,7 @@ class Prompter:
         slots = [Turn(role=turn.role, content=_SLOT.format(i)) for i, turn in enumerate(turns)]
         if self._tokenizer.chat_template:
             return self._apply_template(slots)
-        head, user, assistant, opening, _ = _PLAIN[language]
+        head, user, assistant, opening = _PLAIN[language]
         forms = {"user": user, "assistant": assistant, "system": head.replace("{system}", "{text}")}
         return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
 

@@ -197,7 +197,7 @@ class Generating(Running[K]):
         row[self.banned] = float("-inf")
         if self.constraint is not None:
             self.constraint.mask(row, self.end_tokens)
-        elif not self.text.text:  # a reply has at least one word
+        elif not self.text.has_begun:  # a reply has at least one word
             row[list(self.end_tokens)] = float("-inf")
         token = sample(row, how=self.sampling, generated=self.generated, generator=self.generator)
         if self.clock.first_token is None:
@@ -214,7 +214,7 @@ class Generating(Running[K]):
 
     def stop_early(self, reason: FinishReason, now: float) -> None:
         """End with the text there is; without any, fail."""
-        if self.generated and self.constraint is None:
+        if self.text.has_begun and self.constraint is None:
             self._finish(reason, now)
         else:
             self.fail(_early(reason))
@@ -228,7 +228,7 @@ class Generating(Running[K]):
                 )
             )
             return
-        self._show(self.text.finish())
+        self._show(self.text.finish(is_cut=reason in {"length", "deadline"}))
         self._end(
             Generated(
                 key=self.key,

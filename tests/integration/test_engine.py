@@ -1,5 +1,6 @@
 """The laws of the engine, on a tiny random Qwen2 with the real Qwen1.5 tokenizer and its chat template."""
 
+import copy
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -77,7 +78,11 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
     started: list[Engine[Any]] = []
 
     def begin(
-        limits: Limits = LIMITS, *, wrap: Callable[[Any], Any] = lambda model: model, priors: Path | None = None
+        limits: Limits = LIMITS,
+        *,
+        wrap: Callable[[Any], Any] = lambda model: model,
+        priors: Path | None = None,
+        has_template: bool = True,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
@@ -92,7 +97,10 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 max_context_tokens=CONTEXT,
                 max_new_tokens=limits.max_new_tokens,
             )
-            prompter = Prompter(tokenizer, max_context_tokens=CONTEXT, half_width=True)
+            words = copy.deepcopy(tokenizer)
+            if not has_template:
+                words.chat_template = None
+            prompter = Prompter(words, max_context_tokens=CONTEXT, half_width=True)
             kept = PriorStore(priors)
             return Loaded(model=wrap(model), prompter=prompter, info=info, limits=limits, priors=kept)
 
@@ -392,6 +400,56 @@ CHOICE = GenerateSpec(
 def test_json_ends_where_its_schema_has_it_end_whatever_the_stop_strings(start: Start) -> None:
     event = run(start(), reply("j", spec=CHOICE, params=replace(GREEDY, stop=('"', "{"))))["j"]
     assert text_of(event) in {'{"a":"x"}', '{"a":"y"}'}
+
+
+class Saying(Failing):
+    """A model that says what it is told to."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, -1)
+        self.script: list[int] = []
+
+    def forward(self, spans: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._model.forward(spans)
+        if self.script and len(logits):
+            logits[:, self.script.pop(0)] = 1e4
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("said", "has_template", "wish", "text", "reason"),
+    [
+        ("Hello!\nUser: And you?<|im_end|>", False, False, "Hello!", "stop"),
+        ("\nUser: I am well.<|endoftext|>", False, False, "I am well.", "stop"),
+        ("你好。\n用户：你呢?<|im_end|>", False, False, "你好。", "stop"),
+        ("User: a role.<|im_end|>", True, False, "User: a role.", "stop"),
+        ("One. Two. Three, four, five, six, seven, eight.", True, True, "One. Two.", "length"),
+        ("One. Two. Three, four, five, six, seven, eight.", True, False, "One. Two. Three, four, five, six,", "length"),
+        ("One. Two, three<|im_end|>", True, True, "One. Two, three", "stop"),
+        ("One, two, three, four, five, six, seven, eight.", True, True, "One, two, three, four, five, six,", "length"),
+    ],
+)
+def test_a_reply_ends_as_it_should(
+    start: Start,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    said: str,
+    has_template: bool,
+    wish: bool,
+    text: str,
+    reason: str,
+) -> None:
+    saying = Saying(model)
+    engine = start(wrap=lambda _: saying, has_template=has_template)
+    saying.script = [*tokenizer(said, add_special_tokens=False).input_ids]
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    engine.submit(reply("r", stream=True, params=replace(GREEDY, whole_sentences=wish)), events.put)
+    pieces: list[str] = []
+    while isinstance(event := events.get(timeout=60), TextDelta):
+        pieces.append(event.text)
+    assert isinstance(event, Generated)
+    assert (event.text, event.finish_reason) == (text, reason)
+    assert "".join(pieces) == text
 
 
 def test_memory_of_ended_work_is_given_back(start: Start) -> None:
