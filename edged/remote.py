@@ -34,9 +34,10 @@ from edged.errors import (
     TooLong,
 )
 from edged.ports import EngineState, ModelInfo
+from edged.presets import preset_sampling
 from edged.reply_text import reply_text
 from edged.settings import ModelSettings, Settings
-from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Tasks, completion_prompt
+from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Sampling, Tasks, completion_prompt, sampling_of
 from edged.text import LANGUAGES, Language, normalise
 from edged.work import Classified, Failed, FinishReason, Generated, TextDelta, Timings, Usage, Work, WorkEvent
 
@@ -396,21 +397,18 @@ class RemoteEngine:
         work, params = mine.work, mine.work.params
         limit = self._limits.max_new_tokens
         wanted = min(params.max_tokens or spec.max_tokens or limit, limit)
-        sampling = spec.sampling
-        chosen = {
-            "temperature": sampling.temperature if params.temperature is None else params.temperature,
-            "top_p": sampling.top_p if params.top_p is None else params.top_p,
-        }
-        penalty = sampling.repetition_penalty if params.repetition_penalty is None else params.repetition_penalty
+        sampling = sampling_of(Sampling(), preset_sampling(self.model.id), spec.sampling, params)
+        penalty = sampling.repetition_penalty
         # The first is llama.cpp's and Ollama's name for it, the second vLLM's.
         extensions: dict[str, Any] = {"repeat_penalty": penalty, "repetition_penalty": penalty}
-        extensions["top_k"] = sampling.top_k if params.top_k is None else params.top_k
+        extensions["top_k"] = sampling.top_k
         extensions["chat_template_kwargs"] = {"enable_thinking": False}  # Qwen3, as the model here has it
         body: dict[str, Any] = {
             "messages": self._messages(work, spec, wanted),
             "max_tokens": wanted,
             "seed": (params.seed if params.seed is not None else work.seed) % (1 << 32),
-            **chosen,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
             **(extensions if self._takes_extensions else {}),
             "stream": True,
             "stream_options": {"include_usage": True},

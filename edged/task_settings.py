@@ -18,7 +18,7 @@ from edged.tasks import (
     Example,
     GenerateSpec,
     Label,
-    Sampling,
+    SamplingWishes,
     Tasks,
     TaskSpec,
 )
@@ -156,10 +156,10 @@ class GenerateSettings(_Part):
 
     kind: Literal["generate"]
     system: _ByLanguage = Field(description="Who the model is and how it answers.")
-    temperature: float = Field(Sampling().temperature, ge=0, le=2)
-    top_p: float = Field(Sampling().top_p, gt=0, le=1)
-    top_k: int = Field(Sampling().top_k, ge=0, le=1000)
-    repetition_penalty: float = Field(Sampling().repetition_penalty, ge=0.5, le=2)
+    temperature: float | None = Field(None, ge=0, le=2, description="Default: as is best for the model; so below.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1000)
+    repetition_penalty: float | None = Field(None, ge=0.5, le=2)
     max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer, up to engine.max_new_tokens.")
     stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=8)
     whole_sentences: bool = Field(
@@ -174,7 +174,7 @@ class GenerateSettings(_Part):
         return GenerateSpec(
             name=name,
             system={language: _in(language, self.system, {}) for language in LANGUAGES},
-            sampling=Sampling(
+            sampling=SamplingWishes(
                 temperature=self.temperature,
                 top_p=self.top_p,
                 top_k=self.top_k,
@@ -212,7 +212,7 @@ class ExtractSettings(_Part):
         return GenerateSpec(
             name=name,
             system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
-            sampling=Sampling(temperature=0.0, repetition_penalty=1.0),
+            sampling=SamplingWishes(temperature=0.0, repetition_penalty=1.0),
             max_tokens=self.max_tokens,
             keeps_history=False,
             schema=self.json_schema,
@@ -253,7 +253,7 @@ EXAMPLE = """\
 #[tasks.summary]
 #kind = "generate"                    # writes
 #system = "You put what you are told into one short sentence."
-#temperature = 0.2
+#temperature = 0.2                    # what is left out of the sampling is as is best for the model
 #max_tokens = 40
 #stop = ["\\n"]
 #whole_sentences = true               # an answer that is cut short ends with its last whole sentence

@@ -24,11 +24,11 @@ from edged.engine.prompt import Classification, Prompter
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
 from edged.engine.scoring import mean_prior
-from edged.engine.sequence import Classifying, Clocked, Emit, Generating, sampling_of
+from edged.engine.sequence import Classifying, Clocked, Emit, Generating
 from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown
 from edged.ports import EngineState, ModelInfo
 from edged.reply_text import reply_text
-from edged.tasks import ClassifySpec, GenerateSpec, Tasks
+from edged.tasks import ClassifySpec, GenerateSpec, Sampling, Tasks, sampling_of
 from edged.text import LANGUAGES, Language
 from edged.work import Classified, Failed, Params, Work, WorkEvent
 
@@ -50,12 +50,17 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded(Generic[K]):
-    """A model ready to run."""
+    """A model ready to run.
+
+    Attributes:
+        sampling: what suits it, where neither task nor request say otherwise.
+    """
 
     model: CausalModel[K]
     prompter: Prompter
     info: ModelInfo
     limits: Limits
+    sampling: Sampling = field(default_factory=Sampling)
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
 
 
@@ -341,7 +346,7 @@ class Engine(Generic[K]):
             prompt=opening.tokens,
             nbytes=(len(opening.tokens) + opening.max_new_tokens) * ready.model.bytes_per_token,
             plan=opening,
-            sampling=sampling_of(spec.sampling, work.params),
+            sampling=sampling_of(ready.sampling, spec.sampling, work.params),
             generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
             text=TextStream(prompter.decode, reply_text(spec, work.params, roles=opening.roles)),
             end_tokens=self._ends,

@@ -5,7 +5,7 @@ Emits its own events. Knows nothing of other sequences, of threads or of the cac
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic
 
 import torch
@@ -24,7 +24,6 @@ from edged.work import (
     Failed,
     FinishReason,
     Generated,
-    Params,
     TextDelta,
     Timings,
     Usage,
@@ -248,14 +247,3 @@ def _early(reason: FinishReason) -> RequestError:
     if reason == "deadline":
         return Expired("the deadline passed before there was an answer")
     return Cancelled("the request was cancelled before there was an answer")
-
-
-def sampling_of(default: Sampling, params: Params) -> Sampling:
-    """The task's sampling with the caller's wishes laid over it."""
-    wishes = {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "top_k": params.top_k,
-        "repetition_penalty": params.repetition_penalty,
-    }
-    return replace(default, **{name: value for name, value in wishes.items() if value is not None})  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
 from edged.ports import ModelInfo
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec
+from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec, Sampling, SamplingWishes
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
@@ -52,6 +52,7 @@ def weights() -> Any:
 
 
 Start = Callable[..., Engine[Any]]
+_HOUSE = Sampling()
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
@@ -83,6 +84,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
         wrap: Callable[[Any], Any] = lambda model: model,
         priors: Path | None = None,
         has_template: bool = True,
+        sampling: Sampling = _HOUSE,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
@@ -102,7 +104,9 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 words.chat_template = None
             prompter = Prompter(words, max_context_tokens=CONTEXT, half_width=True)
             kept = PriorStore(priors)
-            return Loaded(model=wrap(model), prompter=prompter, info=info, limits=limits, priors=kept)
+            return Loaded(
+                model=wrap(model), prompter=prompter, info=info, limits=limits, sampling=sampling, priors=kept
+            )
 
         engine = Engine(load, tasks=BUILT_IN)
         started.append(engine)
@@ -202,6 +206,15 @@ def test_same_seed_same_text_and_another_seed_another(start: Start) -> None:
     engine = start()
     ends = run(engine, *(reply(str(i), params=replace(DRAWN, seed=seed)) for i, seed in enumerate((7, 7, 8))))
     assert text_of(ends["0"]) == text_of(ends["1"]) != text_of(ends["2"])
+
+
+def test_the_models_own_sampling_counts_where_neither_task_nor_request_says_otherwise(start: Start) -> None:
+    engine = start(sampling=Sampling(temperature=0.0))
+    hot = replace(REPLY, sampling=SamplingWishes(temperature=1.5, top_k=0, top_p=1.0))
+    for spec, temperature, texts in ((REPLY, None, 1), (REPLY, 1.5, 2), (hot, None, 2), (hot, 0.0, 1)):
+        wishes = [Params(max_tokens=12, seed=seed, temperature=temperature) for seed in (1, 2)]
+        ends = run(engine, *(reply(str(i), spec=spec, params=each) for i, each in enumerate(wishes)))
+        assert len({text_of(end) for end in ends.values()}) == texts
 
 
 @pytest.mark.parametrize(
