@@ -180,8 +180,9 @@ class Prompter:
         ]
         labels = [self._literal(space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
-        if prefixes:  # "good" and "good enough": only the line's end tells that a label is over
-            labels = [self._literal(f"{space}{word}\n") for word in words]
+        if prefixes:  # "good" and "good enough": only what follows in a case tells that a label is over
+            _, _, after = spec.prompts[language].case.partition("{label}")
+            labels = [self._literal(space + word + (after or "\n")) for word in words]
         try:
             return LabelTrie.of(labels)
         except ValueError as error:

@@ -122,9 +122,17 @@ def test_chinese_labels_of_one_and_of_several_tokens(prompter: Prompter, tokeniz
     assert several.steps[0][1][0] == several.steps[1][1][0]
 
 
-def test_a_label_that_begins_another_is_told_apart_by_its_end(prompter: Prompter) -> None:
-    trie = prompter.classification(labels("好", "好极了"), text="嗯", language="zh").labels
+def test_a_label_that_begins_another_is_told_apart_by_its_end(
+    prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    spec = labels("好", "好极了")
+    trie = prompter.classification(spec, text="嗯", language="zh").labels
     assert len(set(trie.steps)) == 2
+    # It ends as in the cases that are shown, whatever follows there.
+    _, _, after = spec.prompts["zh"].case.partition("{label}")
+    assert [tuple(token for _, token in path) for path in trie.steps] == [
+        tuple(tokenizer(f"{word}{after}").input_ids) for word in ("好", "好极了")
+    ]
 
 
 def test_labels_that_are_the_same_are_refused(prompter: Prompter) -> None:
