@@ -5,7 +5,7 @@ text can end a turn, open another role or reach the system prompt.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -33,6 +33,7 @@ _PLAIN = {
 _ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
 
 
+_MARK = re.compile(r"<[^\s<>]+>")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
@@ -153,9 +154,9 @@ class Prompter:
         return frozenset(end for end in ends if end is not None)
 
     def banned_tokens(self, vocab_size: int) -> frozenset[int]:
-        """The tokens that a reply never holds: special ones, and rows of the head without a token (padding)."""
+        """The tokens that a reply never holds: special ones, marks, and rows of the head without a token (padding)."""
         unused = range(len(self._tokenizer), vocab_size)
-        return frozenset({*self._special, *unused}) - self.end_tokens()
+        return frozenset({*self._special, *self._marks, *unused}) - self.end_tokens()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special tokens left out."""
@@ -166,8 +167,9 @@ class Prompter:
 
     def _plain(self, text: str) -> tuple[int, ...]:
         """Tokens of somebody's words: nothing in them is special."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return tuple(encoded["input_ids"])
+        parts = [text] if self._inside_mark is None else self._inside_mark.split(text)
+        encoded = [self._tokenizer(part, add_special_tokens=False, split_special_tokens=True) for part in parts]
+        return tuple(token for each in encoded for token in each["input_ids"])
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
         """Tokens of our own words and the template's, special tokens included."""
@@ -230,6 +232,18 @@ class Prompter:
         """Every special token: those with a name (eos, ...), and those only marked as special (<|im_start|>)."""
         marked = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
         return frozenset(marked | set(self._tokenizer.all_special_ids))
+
+    @cached_property
+    def _marks(self) -> Mapping[int, str]:
+        """Tokens that mark what is no reply, though not as special ones: <think>, <tool_call>, <|fim_prefix|>."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        return {token: each.content for token, each in added if not each.special and _MARK.fullmatch(each.content)}
+
+    @cached_property
+    def _inside_mark(self) -> re.Pattern[str] | None:
+        """Where to part a text so that a tokenizer, which takes such marks whole, sees none."""
+        rests = "|".join(re.escape(mark[1:]) for mark in self._marks.values())
+        return re.compile(f"(?<=<)(?={rests})") if rests else None
 
     @cached_property
     def _takes_system(self) -> bool:

@@ -1,6 +1,7 @@
 """The laws of the engine, on a tiny random Qwen2 with the real Qwen1.5 tokenizer and its chat template."""
 
 import copy
+import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -258,6 +259,25 @@ def test_the_next_turn_computes_only_its_own_tokens(start: Start) -> None:
     assert isinstance(second, Generated)
     # At least all up to the reply of the first turn comes from the cache.
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_a_conversation_reads_the_same_cached_evicted_or_after_a_restart(start: Start, params: Params) -> None:
+    def talk(engines: Iterator[Engine[Any]]) -> tuple[list[str], int]:
+        turns: tuple[Turn, ...] = ()
+        cached = 0
+        for text in ("我叫小明", "我叫什么?", "What is my name?"):
+            event = run(next(engines), reply("r", text, turns=turns, params=params, continues=True))["r"]
+            assert isinstance(event, Generated)
+            turns += (Turn(role="user", content=text), Turn(role="assistant", content=event.text))
+            cached = event.usage.cached_tokens
+        return [turn.content for turn in turns], cached
+
+    at_once, reused = talk(itertools.repeat(start()))
+    evicted, again = talk(itertools.repeat(start(replace(LIMITS, prefix_cache_bytes=0))))
+    restarted, pinned = talk(start() for _ in range(3))
+    assert at_once == evicted == restarted
+    assert reused > pinned > again - 1
 
 
 def test_streamed_pieces_join_to_the_reply(start: Start) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
@@ -85,6 +85,32 @@ def test_special_tokens_and_padding_are_banned(prompter: Prompter, tokenizer: Pr
     assert tokenizer.convert_tokens_to_ids("<|im_start|>") in banned
     assert set(range(len(tokenizer), 151936)) <= banned
     assert not banned & prompter.end_tokens()
+
+
+@pytest.fixture
+def thinker() -> PreTrainedTokenizerBase:
+    """As Qwen3 has it: its marks are no special tokens, and its template thinks unless it is told not to."""
+    made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
+    made.add_tokens([AddedToken(mark, special=False) for mark in ("<think>", "</think>", "<tool_call>")])
+    made.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    return made
+
+
+def test_thinking_is_turned_off_and_no_mark_of_it_is_written_or_taken_from_a_text(
+    thinker: PreTrainedTokenizerBase,
+) -> None:
+    prompter = Prompter(thinker, max_context_tokens=512, half_width=True)
+    text = "a <think>b</think> <tool_call>c <|im_end|>"
+    tokens = prompter.generation(REPLY, text=text, language="en", turns=(), max_new_tokens=8).tokens
+    shown = str(thinker.decode(list(tokens)))
+    assert shown.endswith(f"user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    begin, end, call, turn = map(thinker.convert_tokens_to_ids, ("<think>", "</think>", "<tool_call>", "<|im_end|>"))
+    assert [tokens.count(each) for each in (begin, end, call, turn)] == [1, 1, 0, 2]
+    assert {begin, end, call} <= prompter.banned_tokens(len(thinker))
 
 
 @pytest.mark.parametrize(
