@@ -20,15 +20,15 @@ from edged.engine.detokenize import TextStream
 from edged.engine.model import CausalModel, K, Span
 from edged.engine.prefix_cache import PrefixCache
 from edged.engine.priors import PriorStore
-from edged.engine.prompt import Classification, Prompter
+from edged.engine.prompt import MIN_NEW_TOKENS, Classification, Prompter
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
 from edged.engine.scoring import mean_prior
 from edged.engine.sequence import Classifying, Clocked, Emit, Generating
-from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown
+from edged.errors import EdgedError, Expired, ModelError, RequestError, SettingsError, ShuttingDown, TooLong
 from edged.ports import EngineState, ModelInfo
 from edged.reply_text import reply_text
-from edged.tasks import ClassifySpec, GenerateSpec, Sampling, Tasks, sampling_of
+from edged.tasks import ClassifySpec, GenerateSpec, PartSpec, Sampling, Tasks, sampling_of
 from edged.text import LANGUAGES, Language
 from edged.work import Classified, Failed, Params, Work, WorkEvent
 
@@ -216,11 +216,20 @@ class Engine(Generic[K]):
         for name in self._tasks.names:
             for spec in self._tasks.parts(name):
                 for language in LANGUAGES:
-                    if isinstance(spec, ClassifySpec):
-                        self._warm_classification(spec, language)
-                    else:
-                        self._warm_generation(spec, language)
+                    self._warm(spec, language)
         self._counts = _Counts()
+
+    def _warm(self, spec: PartSpec, language: Language) -> None:
+        try:
+            if isinstance(spec, ClassifySpec):
+                self._warm_classification(spec, language)
+            else:
+                self._warm_generation(spec, language)
+        except TooLong as error:
+            raise SettingsError(
+                f"tasks.{spec.name}: its own words leave no room for a text in the model's context of "
+                f"{self._ready.info.max_context_tokens} tokens; shorten them, or raise engine.max_context_tokens"
+            ) from error
 
     def _warm_classification(self, spec: ClassifySpec, language: Language) -> None:
         if (spec.name, language) in self._priors:
@@ -242,13 +251,17 @@ class Engine(Generic[K]):
         """Log-probabilities of the labels for each."""
         observed = []
         for event in self._run_together(works):
+            if isinstance(event, Failed):
+                raise event.error
             if not isinstance(event, Classified):
                 raise ModelError(f"warm-up of task {works[0].spec.name} failed: {event}")
             observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
         return observed
 
     def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
-        self._pin(self._ready.prompter.shared_beginning(spec, language))
+        prompter = self._ready.prompter
+        prompter.generation(spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)  # it fits
+        self._pin(prompter.shared_beginning(spec, language))
         if spec.schema is not None:
             self._constraint(spec)  # a schema that is none ends the start, not a request
         work = Work(key="warm-up", spec=spec, text="Hi", language=language, params=Params(max_tokens=2))

@@ -80,6 +80,8 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
         max_context_tokens=context,
         max_new_tokens=plan.engine.max_new_tokens,
     )
+    if not checkpoint.tokenizer.chat_template:
+        log.info("no_chat_template", instead="a plain one: User: … Assistant: …")
     sampling = sampling_of(Sampling(), checkpoint.sampling, preset_sampling(plan.model.id))
     log.info(
         "model_loaded",

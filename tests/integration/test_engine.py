@@ -18,9 +18,9 @@ from edged.engine import decoder, native
 from edged.engine.engine import Engine, Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
-from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
+from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
 from edged.ports import ModelInfo
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec, Sampling, SamplingWishes
+from edged.tasks import BUILT_IN, REPLY, SENTIMENT, ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
@@ -54,6 +54,7 @@ def weights() -> Any:
 
 Start = Callable[..., Engine[Any]]
 _HOUSE = Sampling()
+_PROMPT = SENTIMENT.prompts["en"]
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
@@ -86,6 +87,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
         priors: Path | None = None,
         has_template: bool = True,
         sampling: Sampling = _HOUSE,
+        tasks: Tasks = BUILT_IN,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
@@ -109,7 +111,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 model=wrap(model), prompter=prompter, info=info, limits=limits, sampling=sampling, priors=kept
             )
 
-        engine = Engine(load, tasks=BUILT_IN)
+        engine = Engine(load, tasks=tasks)
         started.append(engine)
         engine.start()
         engine.wait_ready(60)
@@ -483,6 +485,26 @@ def test_a_reply_ends_as_it_should(
     assert isinstance(event, Generated)
     assert (event.text, event.finish_reason) == (text, reason)
     assert "".join(pieces) == text
+
+
+_LONG = "word " * CONTEXT
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        GenerateSpec(name="long", system={"en": "s", "zh": _LONG}),
+        replace(CHOICE, name="long", system={"en": _LONG, "zh": "s"}),
+        replace(SENTIMENT, name="long", prompts={**SENTIMENT.prompts, "en": replace(_PROMPT, role=_LONG)}),
+        replace(SENTIMENT, name="long", prompts={**SENTIMENT.prompts, "en": replace(_PROMPT, neutral_texts=(_LONG,))}),
+    ],
+    ids=["system", "system of JSON", "role", "neutral text"],
+)
+def test_a_task_that_leaves_no_room_for_a_text_is_told_at_the_start(
+    start: Start, task: GenerateSpec | ClassifySpec
+) -> None:
+    with pytest.raises(SettingsError, match=r"tasks\.long: its own words leave no room .* context of 768 tokens"):
+        start(tasks=Tasks([task]))
 
 
 def test_memory_of_ended_work_is_given_back(start: Start) -> None:
