@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from edged.errors import RequestError
+from edged.errors import ModelError, RequestError
 from edged.tasks import ClassifySpec, GenerateSpec, Tasks
 from edged.text import Language
 from edged.work import FinishReason, Usage
@@ -127,7 +128,7 @@ def result_schema(tasks: Tasks) -> dict[str, Any]:
     """The JSON Schema of a result."""
     parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, {"$ref": "#/$defs/Reply"})
     parts |= {
-        part.name: {"type": "object", "required": ["data"], "properties": {"data": dict(part.schema)}}
+        part.name: {"type": "object", "required": ["data"], "properties": {"data": _own(part.name, part.schema)}}
         for name in tasks.names
         for part in tasks.parts(name)
         if isinstance(part, GenerateSpec) and part.schema is not None
@@ -141,6 +142,11 @@ def result_schema(tasks: Tasks) -> dict[str, Any]:
         timings={"$ref": "#/$defs/ResultTimings"},
         optional=parts,
     ) | {"$defs": _definitions(Classification, Reply, Usage, ResultTimings)}
+
+
+def _own(task: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's schema as a part of another: with a name of its own, its `$ref: "#/…"` mean places within it."""
+    return {"$id": f"urn:edged:{quote(task)}", **schema}
 
 
 def error_schema() -> dict[str, Any]:
@@ -198,6 +204,23 @@ def _answer_schema(*, optional: Mapping[str, Any] = MappingProxyType({}), **requ
 
 def _definitions(*kinds: type) -> dict[str, Any]:
     return {kind.__name__: TypeAdapter(kind).json_schema() for kind in kinds}
+
+
+def extraction(text: str) -> Extraction:
+    """Read the JSON that a model wrote.
+
+    Raises:
+        ModelError: it is none that can be sent on. A schema bounds the form of a number and not its size: 1e999 is
+            JSON, and no float.
+    """
+    try:
+        data = json.loads(text)
+        encode({"data": data})
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise ModelError("the model's output is no JSON that can be sent; give numbers of the schema a maximum")
+    return Extraction(data=data)
 
 
 def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:

@@ -240,10 +240,12 @@ def _meant(name: str, known: Iterable[str]) -> str:
 def _wrong(faults: Iterable[ErrorDetails], given: _Given) -> Iterable[str]:
     """Values that are not allowed: where each was written, the value unless it is a secret, and the rule."""
     told: dict[str, str] = {}
-    for each in faults:
+    for each in sorted(faults, key=_says_little):
         name = _setting_at(each["loc"])
         rule = each["msg"].removeprefix("Value error, ")
-        rule = "kind is missing: classify, generate or compose" if each["type"] == "union_tag_not_found" else rule
+        rule = (
+            "kind is missing: classify, generate, extract or compose" if each["type"] == "union_tag_not_found" else rule
+        )
         rule = rule[:1].lower() + rule[1:]
         value = each["input"]
         if name in sections():
@@ -257,11 +259,17 @@ def _wrong(faults: Iterable[ErrorDetails], given: _Given) -> Iterable[str]:
     return told.values()
 
 
+def _says_little(fault: ErrorDetails) -> bool:
+    """Whether it is that a value of a task is of another type: where it may be of several, the others say more."""
+    return fault["loc"][:1] == (TASKS,) and fault["type"].endswith("_type")
+
+
 def _setting_at(location: tuple[int | str, ...]) -> str:
     """The setting or section that a place in the data belongs to."""
     path = [str(part) for part in location]
     if path[:1] == [TASKS]:
-        return ".".join(path[:2] + path[3:])  # the third is the kind that was given
+        # The third is the kind that was given; among the rest are types that a value was tried as.
+        return ".".join(path[:2] + [part for part in path[3:] if re.fullmatch(r"\w+", part)])
     while path and ".".join(path) not in (*names(), *sections()):
         path.pop()  # a number in a list, or a part of a union
     return ".".join(path)

@@ -4,11 +4,10 @@ The worker moves jobs along; a job only knows what is still missing and how the 
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from edged.answer import Classification, Extraction, Output, Reply, Result, ResultTimings, classification
+from edged.answer import Classification, Extraction, Output, Reply, Result, ResultTimings, classification, extraction
 from edged.calibration import Observation
 from edged.conversation import MAX_TURNS, Turn
 from edged.errors import RequestError
@@ -96,6 +95,7 @@ class Job:
     error: RequestError | None = None
     _chunks: int = 0
     _held: list[tuple[str, str]] = field(default_factory=list)
+    _extracted: dict[str, Extraction] = field(default_factory=dict)
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -126,6 +126,11 @@ class Job:
             self._held.append((part, event.text))
         else:
             self.events[part] = event
+        if isinstance(event, Generated) and _is_json(self.parts[part]):
+            try:
+                self._extracted[part] = extraction(event.text)
+            except RequestError as error:
+                self.error = self.error or error
         if not self.request.stream:
             return []
         return self._stream(part, event)
@@ -174,8 +179,8 @@ class Job:
             event = self.events[part]
             if isinstance(event, Classified):
                 outputs[part] = self._classification(part, event)
-            elif _is_json(self.parts[part]):
-                outputs[part] = Extraction(data=json.loads(event.text))
+            elif part in self._extracted:
+                outputs[part] = self._extracted[part]
             else:
                 outputs[part] = Reply(text=event.text, finish_reason=event.finish_reason)
         return Result(

@@ -1,7 +1,12 @@
-"""The models that have a name of their own, and where their files come from. Pure; `models.py` fetches them."""
+"""The models that have a name of their own, where their files come from, and how they are best sampled. Pure;
+`models.py` fetches them.
+"""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+from edged.tasks import SamplingWishes
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,3 +59,22 @@ PRESETS: Mapping[str, Remote] = {
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
 }
+
+# Where the makers' own values (generation_config.json) are none, or are not for replies as we want them.
+SAMPLING: Mapping[str, SamplingWishes] = {
+    # Measured: deploy/MEASUREMENTS.md, "replies".
+    "smollm2-135m-instruct": SamplingWishes(temperature=0.7, top_p=0.9, top_k=40, repetition_penalty=1.1),
+    # The makers' for thinking turned off (their model card); their file has those for thinking.
+    "qwen3-0.6b": SamplingWishes(temperature=0.7, top_p=0.8, top_k=20),
+}
+
+
+def preset_sampling(model: str) -> SamplingWishes:
+    """How a model is best sampled, as far as its name tells.
+
+    Args:
+        model: a preset, an id of the hub, or where a folder or file is that has the name of one.
+    """
+    last = re.split(r"/|--", model.rstrip("/").lower())[-1]  # owner/name, owner--name@revision, name.Q4_1.gguf
+    found = [name for name in SAMPLING if re.match(rf"{re.escape(name)}($|@|\.|-q\d)", last)]
+    return SAMPLING[found[0]] if found else SamplingWishes()

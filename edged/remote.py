@@ -35,9 +35,11 @@ from edged.errors import (
     TooLong,
 )
 from edged.ports import EngineState, ModelInfo
+from edged.presets import preset_sampling
 from edged.remote_connection import Connection, Refused, Retry
+from edged.reply_text import reply_text
 from edged.settings import ModelSettings, Settings
-from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Tasks, completion_prompt
+from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Sampling, Tasks, completion_prompt, sampling_of
 from edged.text import LANGUAGES, Language, normalise
 from edged.work import NO_USAGE, Classified, Failed, FinishReason, Generated, TextDelta, Timings, Usage, Work, WorkEvent
 
@@ -416,26 +418,24 @@ class RemoteEngine:
         work, params = mine.work, mine.work.params
         limit = self._limits.max_new_tokens
         wanted = min(params.max_tokens or spec.max_tokens or limit, limit)
-        sampling = spec.sampling
-        chosen = {
-            "temperature": sampling.temperature if params.temperature is None else params.temperature,
-            "top_p": sampling.top_p if params.top_p is None else params.top_p,
-        }
-        penalty = sampling.repetition_penalty if params.repetition_penalty is None else params.repetition_penalty
+        sampling = sampling_of(Sampling(), preset_sampling(self.model.id), spec.sampling, params)
+        penalty = sampling.repetition_penalty
         # The first is llama.cpp's and Ollama's name for it, the second vLLM's.
         extensions: dict[str, Any] = {"repeat_penalty": penalty, "repetition_penalty": penalty}
-        extensions["top_k"] = sampling.top_k if params.top_k is None else params.top_k
+        extensions["top_k"] = sampling.top_k
+        extensions["chat_template_kwargs"] = {"enable_thinking": False}  # Qwen3, as the model here has it
         body: dict[str, Any] = {
             "messages": self._messages(work, spec, wanted),
             "max_tokens": wanted,
             "seed": (params.seed if params.seed is not None else work.seed) % (1 << 32),
-            **chosen,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
             **(extensions if self._takes_extensions else {}),
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if stops := [*spec.stop, *params.stop][:4]:  # OpenAI takes four
-            body["stop"] = stops
+        if stops := [*spec.stop, *params.stop][:4] if spec.schema is None else []:
+            body["stop"] = stops  # OpenAI takes four; `ReplyText` knows all
         if spec.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
@@ -461,33 +461,36 @@ class RemoteEngine:
 
         A request that nothing came of is tried again; after the first words the server's silence is the end.
         """
-        text, finish, usage = "", "stop", NO_USAGE
+        text = reply_text(spec, mine.work.params)
+        finish, usage = "stop", NO_USAGE
         early: FinishReason | None = None
         try:
             for chunk in self._chunks(mine, body, extensions):
                 usage = _usage(chunk, usage) if chunk.get("usage") else usage
                 for choice in chunk.get("choices") or ():
                     piece = str((choice.get("delta") or {}).get("content") or "")
-                    if not text:
-                        piece = piece.lstrip()
                     finish = choice.get("finish_reason") or finish
-                    if not piece:
-                        continue
-                    mine.first = mine.first or self._clock()
-                    text += piece
-                    if mine.work.stream:
-                        mine.emit(TextDelta(key=mine.work.key, text=piece))
+                    if piece:
+                        mine.first = mine.first or self._clock()
+                        _show(mine, text.add(piece))
+                if text.stopped:
+                    finish = "stop"
+                    break  # which closes the response, so that the server writes no more
         except (Cancelled, Expired) as error:
-            if not text or spec.schema is not None:
+            if not text.has_begun or spec.schema is not None:
                 raise
             early = "cancelled" if isinstance(error, Cancelled) else "deadline"
+        reason: FinishReason = early or ("length" if finish == "length" else "stop")
+        _show(mine, text.finish(is_cut=reason in {"length", "deadline"}))
+        if not text.text and "stop" not in body:
+            raise ModelError("the model's server wrote nothing")
         if spec.schema is not None:
-            _check_json(text, finish)
-        completion = usage.completion_tokens or max(1, round(len(text.encode()) / _BYTES_PER_TOKEN))
+            _check_json(text.text, finish)
+        completion = usage.completion_tokens or max(1, round(len(text.text.encode()) / _BYTES_PER_TOKEN))
         return Generated(
             key=mine.work.key,
-            text=text if mine.work.stream else text.rstrip(),
-            finish_reason=early or ("length" if finish == "length" else "stop"),
+            text=text.text,
+            finish_reason=reason,
             usage=replace(usage, completion_tokens=completion),
             timings=self._timings(mine),
         )
@@ -598,6 +601,11 @@ class RemoteEngine:
             first_token_ms=1000 * (first - mine.submitted),
             total_ms=1000 * (now - mine.submitted),
         )
+
+
+def _show(mine: _Open, piece: str) -> None:
+    if piece and mine.work.stream:
+        mine.emit(TextDelta(key=mine.work.key, text=piece))
 
 
 def _top_tokens(answer: Mapping[str, Any]) -> dict[str, float]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edged.tasks import (
     BUILT_IN,
@@ -18,7 +18,7 @@ from edged.tasks import (
     Example,
     GenerateSpec,
     Label,
-    Sampling,
+    SamplingWishes,
     Tasks,
     TaskSpec,
 )
@@ -60,18 +60,26 @@ class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
+def _as_it_is_read(text: str) -> str:
+    """A label's words come at the end of a line, where white space around them would be another token."""
+    if text != text.strip() or len(text.splitlines()) != 1:
+        raise ValueError("white space at its ends, or a line break in it")
+    return text
+
+
 _Text = Annotated[str, Field(min_length=1)]
-_ByLanguage = _Text | dict[Language, _Text]
+_Words = Annotated[_Text, AfterValidator(_as_it_is_read)]
+_ByLanguage = _Text | Annotated[dict[Language, _Text], Field(min_length=1)]
 
 
 class LabelSettings(_Part):
     """One answer of a task that classifies."""
 
-    label: _Text = Field(description="What results call it.")
+    label: _Words = Field(description="What results call it.")
     emoji: str = ""
-    en: _Text | None = Field(None, description="What English prompts call it; the label itself by default.")
-    zh: _Text | None = Field(None, description="The same in Chinese ones.")
-    words: tuple[_Text, ...] | dict[Language, tuple[_Text, ...]] = Field(
+    en: _Words | None = Field(None, description="What English prompts call it; the label itself by default.")
+    zh: _Words | None = Field(None, description="The same in Chinese ones.")
+    words: tuple[_Words, ...] | dict[Language, tuple[_Words, ...]] = Field(
         (),
         description="What prompts say for it instead of its name, as many words for every label: the first in the "
         "examples, the others as further opinions, at no cost.",
@@ -120,11 +128,9 @@ class ClassifySettings(_Part):
                 raise ValueError(f"words has as many for every label in {language} prompts")
             if len({*chain(*words)}) < len([*chain(*words)]):
                 raise ValueError(f"two labels have one name in {language} prompts")
-            case = _in(language, self.case, _CASE)
-            if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
-                raise ValueError("case has {text} once, and after it {label} once")
-            if rest := case.replace("{text}", "").replace("{label}", "").translate({10: None}).count("{"):
-                raise ValueError(f"case has {rest} more braces than those of {{text}} and {{label}}")
+            _check_case(_in(language, self.case, _CASE))
+            if not _in(language, self.neutral_texts, _NEUTRAL_TEXTS):
+                raise ValueError('neutral_texts has at least one text, which may be ""')
             for each in _in(language, self.examples, {}) or ():
                 if each.label not in names:
                     raise ValueError(f"the example {each.text[:30]!r} has a label that is none: {each.label}")
@@ -141,9 +147,12 @@ class ClassifySettings(_Part):
         )
 
     def _prompt(self, language: Language) -> ClassifyPrompt:
+        case = _in(language, self.case, _CASE)
         return ClassifyPrompt(
             role=_in(language, self.role, {}).rstrip() + "\n\n",
-            case=_in(language, self.case, _CASE),
+            case=case + "\n\n"
+            if case.endswith("{label}")
+            else case,  # else the next case would follow in the same word
             examples=tuple(
                 Example(text=each.text, label=each.label) for each in _in(language, self.examples, {}) or ()
             ),
@@ -156,12 +165,17 @@ class GenerateSettings(_Part):
 
     kind: Literal["generate"]
     system: _ByLanguage = Field(description="Who the model is and how it answers.")
-    temperature: float = Field(Sampling().temperature, ge=0, le=2)
-    top_p: float = Field(Sampling().top_p, gt=0, le=1)
-    top_k: int = Field(Sampling().top_k, ge=0, le=1000)
-    repetition_penalty: float = Field(Sampling().repetition_penalty, ge=0.5, le=2)
+    temperature: float | None = Field(None, ge=0, le=2, description="Default: as is best for the model; so below.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1000)
+    repetition_penalty: float | None = Field(None, ge=0.5, le=2)
     max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer, up to engine.max_new_tokens.")
     stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=8)
+    whole_sentences: bool = Field(
+        False,
+        description="Whether an answer that max_tokens or a deadline cuts short ends with its last whole sentence; "
+        "streams come by sentences then.",
+    )
     history: bool = Field(False, description="Whether it is a conversation, with the turns before.")
 
     def spec(self, name: str) -> GenerateSpec:
@@ -169,7 +183,7 @@ class GenerateSettings(_Part):
         return GenerateSpec(
             name=name,
             system={language: _in(language, self.system, {}) for language in LANGUAGES},
-            sampling=Sampling(
+            sampling=SamplingWishes(
                 temperature=self.temperature,
                 top_p=self.top_p,
                 top_k=self.top_k,
@@ -178,6 +192,7 @@ class GenerateSettings(_Part):
             max_tokens=self.max_tokens,
             keeps_history=self.history,
             stop=self.stop,
+            whole_sentences=self.whole_sentences,
         )
 
 
@@ -206,7 +221,7 @@ class ExtractSettings(_Part):
         return GenerateSpec(
             name=name,
             system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
-            sampling=Sampling(temperature=0.0, repetition_penalty=1.0),
+            sampling=SamplingWishes(temperature=0.0, repetition_penalty=1.0),
             max_tokens=self.max_tokens,
             keeps_history=False,
             schema=self.json_schema,
@@ -247,9 +262,10 @@ EXAMPLE = """\
 #[tasks.summary]
 #kind = "generate"                    # writes
 #system = "You put what you are told into one short sentence."
-#temperature = 0.2
+#temperature = 0.2                    # what is left out of the sampling is as is best for the model
 #max_tokens = 40
 #stop = ["\\n"]
+#whole_sentences = true               # an answer that is cut short ends with its last whole sentence
 #
 #[tasks.order]
 #kind = "extract"                     # JSON of a schema, never anything else; wants pip install 'edged[extract]'
@@ -307,6 +323,14 @@ def _label(label: LabelSettings) -> Label:
         names={language: _named(label, language) for language in LANGUAGES},
         said=words,
     )
+
+
+def _check_case(case: str) -> None:
+    if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
+        raise ValueError("case has {text} once, and after it {label} once")
+    others = case.replace("{text}", "").replace("{label}", "")
+    if rest := others.count("{") + others.count("}"):
+        raise ValueError(f"case has {rest} more braces than those of {{text}} and {{label}}")
 
 
 def _named(label: LabelSettings, language: Language) -> str:

@@ -4,9 +4,9 @@ Every prompt that the model ever sees is written here (or in the operator's sett
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from edged.text import Language
 
@@ -123,7 +123,10 @@ def completion_prompt(spec: ClassifySpec, *, text: str, language: Language) -> C
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sampling:
-    """How the next token is drawn (temperature 0 takes the most probable one)."""
+    """How the next token is drawn (temperature 0 takes the most probable one).
+
+    The values here are for models of which nothing better is known; see deploy/MEASUREMENTS.md, "replies".
+    """
 
     temperature: float = 0.7
     top_p: float = 0.9
@@ -131,19 +134,56 @@ class Sampling:
     repetition_penalty: float = 1.1
 
 
+class Wishes(Protocol):
+    """Somebody's choice of some values of `Sampling`; None leaves what is below."""
+
+    @property
+    def temperature(self) -> float | None: ...
+    @property
+    def top_p(self) -> float | None: ...
+    @property
+    def top_k(self) -> int | None: ...
+    @property
+    def repetition_penalty(self) -> float | None: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingWishes:
+    """What a model's makers, a preset or a task say of `Sampling`; see `Wishes`."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+
+
+def sampling_of(below: Sampling, *wishes: Wishes) -> Sampling:
+    """Lay wishes over a sampling, the strongest last."""
+    for each in wishes:
+        chosen = {name: getattr(each, name) for name in _SAMPLING if getattr(each, name) is not None}
+        below = replace(below, **chosen)
+    return below
+
+
+_SAMPLING = tuple(each.name for each in fields(Sampling))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateSpec:
     """Writes text through the model's own chat template.
 
     Attributes:
+        sampling: what the task wants otherwise than the model's own sampling has it.
+        whole_sentences: a text that a limit cuts short ends with its last whole sentence, if it has one.
         schema: a JSON Schema that holds the output, which then is JSON and no conversation; None: free text.
     """
 
     name: str
     system: Mapping[Language, str]
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingWishes = SamplingWishes()
     max_tokens: int | None = None  # None: the engine's limit
     stop: tuple[str, ...] = ()  # strings that end the text and are not part of it
+    whole_sentences: bool = False
     keeps_history: bool = True
     schema: Mapping[str, Any] | None = None
 

@@ -230,7 +230,8 @@ class FakeLink:
 class ScriptedEngine:
     """A `ports.Engine` without a model: answers by rule, in the calling thread, before `submit` returns.
 
-    A text that holds the word "bad" gets the last label, every other the first; a reply repeats the text.
+    A text that holds the word "bad" gets the last label, every other the first; a reply repeats the text, and what is
+    extracted is the text itself.
 
     Attributes:
         auto: whether work is answered at once; else by `finish`.
@@ -278,7 +279,8 @@ class ScriptedEngine:
         elif isinstance(work.spec, ClassifySpec):
             self._end(key, Classified(key=key, scores=_rule(work), usage=_usage(work, 0), timings=_TIMINGS))
         else:
-            words = f"You said: {work.text.strip()}".split(" ")[: work.params.max_tokens]
+            said = f"You said: {work.text.strip()}" if work.spec.schema is None else work.text
+            words = said.split(" ")[: work.params.max_tokens]
             for i, word in enumerate(words if work.stream else ()):
                 on_event(TextDelta(key=key, text=f" {word}" if i else word))
             self._end(

@@ -81,6 +81,9 @@ class ParamsBody(BaseModel):
     repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: _Stop = ()
+    whole_sentences: bool | None = Field(
+        None, description="Whether a reply that a limit cuts short ends with its last whole sentence, if it has one."
+    )
 
 
 class TurnBody(BaseModel):

@@ -22,6 +22,7 @@ class Params:
     repetition_penalty: float | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    whole_sentences: bool | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

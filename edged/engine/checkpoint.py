@@ -20,6 +20,7 @@ from edged.engine import gguf_model
 from edged.engine.gguf_file import GgufFile, open_gguf
 from edged.engine.gguf_tokenizer import tokenizer_of
 from edged.errors import ModelUnavailable
+from edged.tasks import SamplingWishes
 
 _REMEDY = "fetch it again with `edged models pull`, or name another in EDGED_MODEL__ID"
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
@@ -41,12 +42,14 @@ class Checkpoint:
     Attributes:
         path: the folder or the GGUF file.
         end_tokens: tokens that end a reply, as the model's makers have it; empty where they do not say.
+        sampling: how they sample it, as far as they say.
     """
 
     path: Path
     config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     end_tokens: frozenset[int]
+    sampling: SamplingWishes
     _tensors: Mapping[str, _Tensor]
 
     @property
@@ -123,6 +126,7 @@ def _open_file(path: Path) -> Checkpoint:
         config=config,
         tokenizer=tokenizer,
         end_tokens=_ids(config.eos_token_id),
+        sampling=SamplingWishes(),
         _tensors={
             name: _Tensor(shape=file.tensors[each.name].shape, read=partial(_read_stored, file, each))
             for name, each in stored.items()
@@ -137,11 +141,13 @@ def _read_stored(file: GgufFile, stored: gguf_model.StoredTensor) -> torch.Tenso
 
 def _open_folder(folder: Path) -> Checkpoint:
     config = _config(folder)
+    generation = _generation_config(folder)
     return Checkpoint(
         path=folder,
         config=config,
         tokenizer=_tokenizer(folder),
-        end_tokens=_end_tokens(folder, config),
+        end_tokens=_end_tokens(generation, config),
+        sampling=_sampling(generation),
         _tensors={name: tensor for file in _weight_files(folder) for name, tensor in _tensors_of(file).items()},
     )
 
@@ -172,12 +178,34 @@ def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _end_tokens(folder: Path, config: PretrainedConfig) -> frozenset[int]:
-    generation: object = (
-        _json(folder / "generation_config.json") if (folder / "generation_config.json").exists() else {}
-    )
-    said = generation.get("eos_token_id") if isinstance(generation, dict) else None
+def _generation_config(folder: Path) -> Mapping[str, Any]:
+    """How the model's makers have it write."""
+    file = folder / "generation_config.json"
+    said = _json(file) if file.exists() else {}
+    return said if isinstance(said, dict) else {}
+
+
+def _end_tokens(generation: Mapping[str, Any], config: PretrainedConfig) -> frozenset[int]:
+    said = generation.get("eos_token_id")
     return _ids(said if said is not None else getattr(config.get_text_config(), "eos_token_id", None))
+
+
+def _sampling(generation: Mapping[str, Any]) -> SamplingWishes:
+    """The makers' values, but for those that are none. `do_sample` false is not heeded: small models repeat then."""
+
+    def within(name: str, low: float, high: float) -> float | None:
+        value: object = generation.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return None
+        return value
+
+    top_k = within("top_k", 0, 1000)
+    return SamplingWishes(
+        temperature=within("temperature", 0.01, 2),
+        top_p=within("top_p", 0.01, 1),
+        top_k=None if top_k is None else int(top_k),
+        repetition_penalty=within("repetition_penalty", 0.5, 2),
+    )
 
 
 def _ids(said: Any) -> frozenset[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from edged.errors import ModelUnavailable, SettingsError
+from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -35,8 +35,14 @@ class Constraint:
         row[len(allowed) :] = float("-inf")
 
     def take(self, token: int) -> bool:
-        """Take the token that was drawn; gives whether the output is complete."""
+        """Take the token that was drawn; gives whether the output is complete.
+
+        Raises:
+            ModelError: the schema is too involved to go on; what is there is no whole output.
+        """
         self._matcher.consume_token(token)
+        if self._matcher.is_error():
+            raise ModelError(f"the output cannot be held to the task's schema any further: {_fault_of(self._matcher)}")
         return bool(self._matcher.is_stopped())
 
 
@@ -73,7 +79,21 @@ class Constraints:
         if task not in self._grammars:
             # Without this a model may write white space for ever.
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
-            if fault := LLMatcher.validate_grammar(grammar, self._vocabulary):
+            fault = LLMatcher.validate_grammar(grammar, self._vocabulary)
+            if fault := fault or _fault_at_first(LLMatcher(self._vocabulary, grammar)):
                 raise SettingsError(f"tasks.{task}.schema: {fault}")
             self._grammars[task] = grammar
         return Constraint(LLMatcher(self._vocabulary, self._grammars[task]), int(self._vocabulary.eos_token))
+
+
+def _fault_at_first(matcher: "LLMatcher") -> str:
+    """What is wrong with a schema that has no end: one whose required properties ask for itself."""
+    forced = matcher.compute_ff_tokens()
+    if forced and not matcher.consume_token(forced[0]):
+        return f"no output of it is ever complete ({_fault_of(matcher)})"
+    return ""
+
+
+def _fault_of(matcher: "LLMatcher") -> str:
+    """In a line: what comes after it is the state of the parser, with the output so far."""
+    return matcher.get_error().partition("\n")[0]

@@ -20,14 +20,15 @@ from edged.engine.detokenize import TextStream
 from edged.engine.model import CausalModel, K, Span
 from edged.engine.prefix_cache import PrefixCache
 from edged.engine.priors import PriorStore
-from edged.engine.prompt import Classification, Prompter
+from edged.engine.prompt import MIN_NEW_TOKENS, Classification, Prompter
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
 from edged.engine.scoring import mean_prior
-from edged.engine.sequence import Classifying, Clocked, Emit, Generating, Opinion, sampling_of
-from edged.errors import EdgedError, Expired, ModelError, RequestError, ShuttingDown, TooLong
+from edged.engine.sequence import Classifying, Clocked, Emit, Generating, Opinion
+from edged.errors import EdgedError, Expired, ModelError, RequestError, SettingsError, ShuttingDown, TooLong
 from edged.ports import EngineState, ModelInfo
-from edged.tasks import ClassifySpec, GenerateSpec, Tasks
+from edged.reply_text import reply_text
+from edged.tasks import ClassifySpec, GenerateSpec, PartSpec, Sampling, Tasks, sampling_of
 from edged.text import LANGUAGES, Language
 from edged.work import Classified, Failed, Params, Work, WorkEvent
 
@@ -49,12 +50,17 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loaded(Generic[K]):
-    """A model ready to run."""
+    """A model ready to run.
+
+    Attributes:
+        sampling: what suits it, where neither task nor request say otherwise.
+    """
 
     model: CausalModel[K]
     prompter: Prompter
     info: ModelInfo
     limits: Limits
+    sampling: Sampling = field(default_factory=Sampling)
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
 
 
@@ -210,12 +216,21 @@ class Engine(Generic[K]):
         for name in self._tasks.names:
             for spec in self._tasks.parts(name):
                 for language in LANGUAGES:
-                    if isinstance(spec, ClassifySpec):
-                        for opinion in spec.opinions(language):
-                            self._warm_classification(replace(opinion, doubt=0.0), language)
-                    else:
-                        self._warm_generation(spec, language)
+                    self._warm(spec, language)
         self._counts = _Counts()
+
+    def _warm(self, spec: PartSpec, language: Language) -> None:
+        try:
+            if isinstance(spec, ClassifySpec):
+                for opinion in spec.opinions(language):
+                    self._warm_classification(replace(opinion, doubt=0.0), language)
+            else:
+                self._warm_generation(spec, language)
+        except TooLong as error:
+            raise SettingsError(
+                f"tasks.{spec.name}: its own words leave no room for a text in the model's context of "
+                f"{self._ready.info.max_context_tokens} tokens; shorten them, or raise engine.max_context_tokens"
+            ) from error
 
     def _warm_classification(self, spec: ClassifySpec, language: Language) -> None:
         if (spec.name, language) in self._priors:
@@ -237,13 +252,17 @@ class Engine(Generic[K]):
         """Log-probabilities of the labels for each."""
         observed = []
         for event in self._run_together(works):
+            if isinstance(event, Failed):
+                raise event.error
             if not isinstance(event, Classified):
                 raise ModelError(f"warm-up of task {works[0].spec.name} failed: {event}")
             observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
         return observed
 
     def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
-        self._pin(self._ready.prompter.shared_beginning(spec, language))
+        prompter = self._ready.prompter
+        prompter.generation(spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)  # it fits
+        self._pin(prompter.shared_beginning(spec, language))
         if spec.schema is not None:
             self._constraint(spec)  # a schema that is none ends the start, not a request
         work = Work(key="warm-up", spec=spec, text="Hi", language=language, params=Params(max_tokens=2))
@@ -343,9 +362,9 @@ class Engine(Generic[K]):
             prompt=opening.tokens,
             nbytes=(len(opening.tokens) + opening.max_new_tokens) * ready.model.bytes_per_token,
             plan=opening,
-            sampling=sampling_of(spec.sampling, work.params),
+            sampling=sampling_of(ready.sampling, spec.sampling, work.params),
             generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
-            text=TextStream(prompter.decode, (*opening.stops, *spec.stop, *work.params.stop)),
+            text=TextStream(prompter.decode, reply_text(spec, work.params, roles=opening.roles)),
             end_tokens=self._ends,
             banned=self._banned,
             constraint=self._constraint(spec),
@@ -415,8 +434,8 @@ class Engine(Generic[K]):
         first = 0
         for sequence, span in zip(batch, spans, strict=True):
             wanted = len(span.wanted)
-            sequence.accept(logits[first : first + wanted], now)
-            if sequence.memory is None:  # a further opinion is asked
+            self._accept(sequence, logits[first : first + wanted], now)
+            if sequence.memory is None and not sequence.done:  # a further opinion is asked
                 self._make_room(sequence)
             first += wanted
         counts = self._counts
@@ -424,6 +443,16 @@ class Engine(Generic[K]):
         counts.step_rows += sum(len(span.tokens) for span in spans)
         if first:
             counts.last_token_at = now
+
+    def _accept(self, sequence: Classifying[K] | Generating[K], logits: torch.Tensor, now: float) -> None:
+        try:
+            sequence.accept(logits, now)
+        except RequestError as error:
+            sequence.fail(error)
+        except Exception as error:
+            # As in _step: what one sequence makes of its logits must not end the loop for all.
+            log.exception("request_failed", key=sequence.key)
+            sequence.fail(ModelError(f"the model failed on this request: {type(error).__name__}"))
 
     def _admit(self) -> None:
         if not self._waiting:

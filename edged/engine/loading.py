@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +24,9 @@ from edged.engine.quantised import InputSizes, fits, open_quantised, packed_byte
 from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports, unknown_tensors
 from edged.errors import ModelUnavailable
 from edged.ports import ModelInfo
+from edged.presets import preset_sampling
 from edged.settings import EngineSettings, ModelSettings
+from edged.tasks import Sampling, sampling_of
 
 log = structlog.get_logger(__name__)
 
@@ -78,8 +80,19 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
         max_context_tokens=context,
         max_new_tokens=plan.engine.max_new_tokens,
     )
-    log.info("model_loaded", model=info.id, format=info.format, device=info.device, seconds=round(info.load_s, 2))
+    if not checkpoint.tokenizer.chat_template:
+        log.info("no_chat_template", instead="a plain one: User: … Assistant: …")
+    sampling = sampling_of(Sampling(), checkpoint.sampling, preset_sampling(plan.model.id))
+    log.info(
+        "model_loaded",
+        model=info.id,
+        format=info.format,
+        device=info.device,
+        seconds=round(info.load_s, 2),
+        sampling=asdict(sampling),
+    )
     return Loaded(
+        sampling=sampling,
         model=built.model,
         prompter=Prompter(
             checkpoint.tokenizer,

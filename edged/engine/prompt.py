@@ -5,7 +5,7 @@ text can end a turn, open another role or reach the system prompt.
 """
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -26,11 +26,14 @@ _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000(\\d+)\ue001")
 # For models without a chat template of their own.
 _PLAIN = {
-    "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:", ("\nUser:", "\nAssistant:")),
-    "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:", ("\n用户:", "\n助手:")),
+    "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:"),
+    "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:"),
 }
+# By which such a model begins a line of somebody's; it may change its language, or the width of its colons.
+_ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
 
 
+_MARK = re.compile(r"<[^\s<>]+>")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
@@ -49,11 +52,11 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """A prompt to continue, with the room that is left for it and the strings that end it."""
+    """A prompt to continue, with the room that is left for it, and words by which lines that are no reply begin."""
 
     tokens: tuple[int, ...]
     max_new_tokens: int
-    stops: tuple[str, ...]
+    roles: tuple[str, ...]
 
 
 class Prompter:
@@ -126,8 +129,8 @@ class Prompter:
                 "leaves no room for a reply",
                 field="text",
             )
-        stops = () if self._tokenizer.chat_template else _PLAIN[language][4]
-        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), stops=stops)
+        roles = () if self._tokenizer.chat_template else _ROLES
+        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles)
 
     def constraints(self, vocab_size: int) -> Constraints:
         """What holds outputs to schemas, for this vocabulary."""
@@ -151,9 +154,9 @@ class Prompter:
         return frozenset(end for end in ends if end is not None)
 
     def banned_tokens(self, vocab_size: int) -> frozenset[int]:
-        """The tokens that a reply never holds: special ones, and rows of the head without a token (padding)."""
+        """The tokens that a reply never holds: special ones, marks, and rows of the head without a token (padding)."""
         unused = range(len(self._tokenizer), vocab_size)
-        return frozenset({*self._special, *unused}) - self.end_tokens()
+        return frozenset({*self._special, *self._marks, *unused}) - self.end_tokens()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special tokens left out."""
@@ -164,8 +167,9 @@ class Prompter:
 
     def _plain(self, text: str) -> tuple[int, ...]:
         """Tokens of somebody's words: nothing in them is special."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
-        return tuple(encoded["input_ids"])
+        parts = [text] if self._inside_mark is None else self._inside_mark.split(text)
+        encoded = [self._tokenizer(part, add_special_tokens=False, split_special_tokens=True) for part in parts]
+        return tuple(token for each in encoded for token in each["input_ids"])
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
         """Tokens of our own words and the template's, special tokens included."""
@@ -178,8 +182,9 @@ class Prompter:
         ]
         labels = [self._literal(space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
-        if prefixes:  # "good" and "good enough": only the line's end tells that a label is over
-            labels = [self._literal(f"{space}{word}\n") for word in words]
+        if prefixes:  # "good" and "good enough": only what follows in a case tells that a label is over
+            _, _, after = spec.prompts[language].case.partition("{label}")
+            labels = [self._literal(space + word + (after or "\n")) for word in words]
         try:
             return LabelTrie.of(labels)
         except ValueError as error:
@@ -203,7 +208,7 @@ class Prompter:
         slots = [Turn(role=turn.role, content=_SLOT.format(i)) for i, turn in enumerate(turns)]
         if self._tokenizer.chat_template:
             return self._apply_template(slots)
-        head, user, assistant, opening, _ = _PLAIN[language]
+        head, user, assistant, opening = _PLAIN[language]
         forms = {"user": user, "assistant": assistant, "system": head.replace("{system}", "{text}")}
         return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
 
@@ -227,6 +232,18 @@ class Prompter:
         """Every special token: those with a name (eos, ...), and those only marked as special (<|im_start|>)."""
         marked = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
         return frozenset(marked | set(self._tokenizer.all_special_ids))
+
+    @cached_property
+    def _marks(self) -> Mapping[int, str]:
+        """Tokens that mark what is no reply, though not as special ones: <think>, <tool_call>, <|fim_prefix|>."""
+        added = self._tokenizer.added_tokens_decoder.items()
+        return {token: each.content for token, each in added if not each.special and _MARK.fullmatch(each.content)}
+
+    @cached_property
+    def _inside_mark(self) -> re.Pattern[str] | None:
+        """Where to part a text so that a tokenizer, which takes such marks whole, sees none."""
+        rests = "|".join(re.escape(mark[1:]) for mark in self._marks.values())
+        return re.compile(f"(?<=<)(?={rests})") if rests else None
 
     @cached_property
     def _takes_system(self) -> bool:

@@ -5,7 +5,7 @@ Emits its own events. Knows nothing of other sequences, of threads or of the cac
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic
 
 import torch
@@ -25,7 +25,6 @@ from edged.work import (
     Failed,
     FinishReason,
     Generated,
-    Params,
     TextDelta,
     Timings,
     Usage,
@@ -229,7 +228,7 @@ class Generating(Running[K]):
         row[self.banned] = float("-inf")
         if self.constraint is not None:
             self.constraint.mask(row, self.end_tokens)
-        elif not self.text.text:  # a reply has at least one word
+        elif not self.text.has_begun:  # a reply has at least one word
             row[list(self.end_tokens)] = float("-inf")
         token = sample(row, how=self.sampling, generated=self.generated, generator=self.generator)
         if self.clock.first_token is None:
@@ -246,7 +245,7 @@ class Generating(Running[K]):
 
     def stop_early(self, reason: FinishReason, now: float) -> None:
         """End with the text there is; without any, fail."""
-        if self.generated and self.constraint is None:
+        if self.text.has_begun and self.constraint is None:
             self._finish(reason, now)
         else:
             self.fail(_early(reason))
@@ -260,7 +259,7 @@ class Generating(Running[K]):
                 )
             )
             return
-        self._show(self.text.finish())
+        self._show(self.text.finish(is_cut=reason in {"length", "deadline"}))
         self._end(
             Generated(
                 key=self.key,
@@ -280,14 +279,3 @@ def _early(reason: FinishReason) -> RequestError:
     if reason == "deadline":
         return Expired("the deadline passed before there was an answer")
     return Cancelled("the request was cancelled before there was an answer")
-
-
-def sampling_of(default: Sampling, params: Params) -> Sampling:
-    """The task's sampling with the caller's wishes laid over it."""
-    wishes = {
-        "temperature": params.temperature,
-        "top_p": params.top_p,
-        "top_k": params.top_k,
-        "repetition_penalty": params.repetition_penalty,
-    }
-    return replace(default, **{name: value for name, value in wishes.items() if value is not None})  # type: ignore[arg-type]

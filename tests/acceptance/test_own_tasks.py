@@ -30,6 +30,12 @@ system = "You greet people."
 max_tokens = 12
 stop = ["."]
 
+[tasks.tale]
+kind = "generate"
+system = "You tell long stories."
+max_tokens = 48
+whole_sentences = true
+
 [tasks.ticket]
 kind = "compose"
 parts = ["urgency", "greeting", "sentiment", "order"]
@@ -103,6 +109,25 @@ def test_a_generation_ends_at_its_stop_or_its_limit(daemon: Daemon, out: Watcher
         assert "." not in result["greeting"]["text"]
         assert result["usage"]["completion_tokens"] <= 12
         assert result["greeting"]["finish_reason"] in {"stop", "length"}
+
+
+def test_a_text_that_is_cut_short_ends_with_a_whole_sentence_where_asked(daemon: Daemon, out: Watcher) -> None:
+    reasons = set()
+    for wish in (None, False):
+        for seed in range(3):
+            params = {"seed": seed} if wish is None else {"seed": seed, "whole_sentences": wish}
+            body = {"text": "Tell me about the sea and its ships.", "stream": True, "params": params}
+            publish(daemon.broker, f"{daemon.root}/in/tale", json.dumps(body))
+            arrivals = [out.next_json()]
+            while "status" not in arrivals[-1]:
+                arrivals.append(out.next_json())
+            *chunks, result = arrivals
+            assert "".join(chunk["tale"]["delta"] for chunk in chunks) == result["tale"]["text"]
+            is_whole = result["tale"]["text"].endswith((".", "!", "?", '"'))
+            reasons.add((wish, result["tale"]["finish_reason"], is_whole))
+    assert (None, "length", True) in reasons
+    assert (None, "length", False) not in reasons
+    assert (False, "length", False) in reasons
 
 
 def test_a_composition_has_all_its_parts(daemon: Daemon, out: Watcher) -> None:

@@ -13,10 +13,13 @@ import torch
 from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from edged.engine import loading
 from edged.engine.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.gguf_file import open_gguf
 from edged.engine.gguf_tokenizer import tokenizer_of
 from edged.errors import ModelUnavailable
+from edged.settings import EngineSettings, ModelSettings
+from edged.tasks import SamplingWishes
 from tests.support import assets, gguf_writing, tiny
 
 Kind = gguf.GGMLQuantizationType
@@ -103,6 +106,32 @@ def test_end_tokens_are_those_of_the_generation_config_before_the_config(folder:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
     assert open_checkpoint(folder).end_tokens == {2}
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ({"temperature": 0.6, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.05, "do_sample": True}, None),
+        ({"top_p": 0.8, "do_sample": False}, SamplingWishes(top_p=0.8)),
+        ({"temperature": 0, "top_p": "0.8", "top_k": -1, "repetition_penalty": True}, SamplingWishes()),
+    ],
+)
+def test_the_makers_sampling_is_taken_where_it_makes_sense(
+    folder: Path, said: dict[str, Any], meant: SamplingWishes | None
+) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(said))
+    whole = SamplingWishes(temperature=0.6, top_p=0.9, top_k=20, repetition_penalty=1.05)
+    assert open_checkpoint(folder).sampling == (meant or whole)
+
+
+@pytest.mark.parametrize(("name", "temperature"), [("Qwen3-0.6B", 0.7), ("of-my-own", 0.6)])
+def test_what_a_preset_knows_goes_before_the_makers_file(folder: Path, name: str, temperature: float) -> None:
+    (folder / "generation_config.json").write_text('{"temperature": 0.6, "repetition_penalty": 1.05}')
+    path = folder.rename(folder.with_name(name))
+    model = ModelSettings(id=str(path), format="fp32", device="cpu")
+    plan = loading.Plan(path=path, model=model, engine=EngineSettings(max_new_tokens=64), half_width=True)
+    sampling = loading.load(plan).sampling
+    assert (sampling.temperature, sampling.repetition_penalty) == (temperature, 1.05)
 
 
 def _remove(name: str) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
 from edged.engine import decoder, generic, shape
 from edged.engine.model import CausalModel, Span
@@ -34,12 +34,31 @@ def lean(model: PreTrainedModel, **overrides: torch.Tensor) -> decoder.Decoder:
     return built
 
 
-@pytest.fixture(params=[*tiny.CONFIGS, "generic"], scope="module")
+# What transformers' own forward is for: one that the lean decoder knows too, and Gemma, most of whose layers see a
+# short window only.
+GENERIC: dict[str, PretrainedConfig] = {
+    "generic": tiny.CONFIGS["qwen2"],
+    "generic gemma3": Gemma3TextConfig(
+        hidden_size=64,
+        intermediate_size=96,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=512,
+        max_position_embeddings=512,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+}
+
+
+@pytest.fixture(params=[*tiny.CONFIGS, *GENERIC], scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A model of ours beside transformers' own."""
     name = request.param
-    reference = tiny.make(tiny.CONFIGS["qwen2" if name == "generic" else name])
-    if name != "generic":
+    reference = tiny.make({**tiny.CONFIGS, **GENERIC}[name])
+    if name not in GENERIC:
         return lean(reference), reference
     folder = tiny.save(reference, tmp_path_factory.mktemp("generic"))
     model, _ = generic.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))

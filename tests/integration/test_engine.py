@@ -1,5 +1,7 @@
 """The laws of the engine, on a tiny random Qwen2 with the real Qwen1.5 tokenizer and its chat template."""
 
+import copy
+import itertools
 import math
 import queue
 import threading
@@ -17,9 +19,9 @@ from edged.engine import decoder, native
 from edged.engine.engine import Engine, Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
-from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, TooLong
+from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
 from edged.ports import ModelInfo
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT, ClassifySpec, Tasks
+from edged.tasks import BUILT_IN, REPLY, SENTIMENT, ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
@@ -53,6 +55,8 @@ def weights() -> Any:
 
 
 Start = Callable[..., Engine[Any]]
+_HOUSE = Sampling()
+_PROMPT = SENTIMENT.prompts["en"]
 
 
 @pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
@@ -81,9 +85,11 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
     def begin(
         limits: Limits = LIMITS,
         *,
-        tasks: Tasks = BUILT_IN,
         wrap: Callable[[Any], Any] = lambda model: model,
         priors: Path | None = None,
+        has_template: bool = True,
+        sampling: Sampling = _HOUSE,
+        tasks: Tasks = BUILT_IN,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
@@ -98,9 +104,14 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 max_context_tokens=CONTEXT,
                 max_new_tokens=limits.max_new_tokens,
             )
-            prompter = Prompter(tokenizer, max_context_tokens=CONTEXT, half_width=True)
+            words = copy.deepcopy(tokenizer)
+            if not has_template:
+                words.chat_template = None
+            prompter = Prompter(words, max_context_tokens=CONTEXT, half_width=True)
             kept = PriorStore(priors)
-            return Loaded(model=wrap(model), prompter=prompter, info=info, limits=limits, priors=kept)
+            return Loaded(
+                model=wrap(model), prompter=prompter, info=info, limits=limits, sampling=sampling, priors=kept
+            )
 
         engine = Engine(load, tasks=tasks)
         started.append(engine)
@@ -261,6 +272,15 @@ def test_same_seed_same_text_and_another_seed_another(start: Start) -> None:
     assert text_of(ends["0"]) == text_of(ends["1"]) != text_of(ends["2"])
 
 
+def test_the_models_own_sampling_counts_where_neither_task_nor_request_says_otherwise(start: Start) -> None:
+    engine = start(sampling=Sampling(temperature=0.0))
+    hot = replace(REPLY, sampling=SamplingWishes(temperature=1.5, top_k=0, top_p=1.0))
+    for spec, temperature, texts in ((REPLY, None, 1), (REPLY, 1.5, 2), (hot, None, 2), (hot, 0.0, 1)):
+        wishes = [Params(max_tokens=12, seed=seed, temperature=temperature) for seed in (1, 2)]
+        ends = run(engine, *(reply(str(i), spec=spec, params=each) for i, each in enumerate(wishes)))
+        assert len({text_of(end) for end in ends.values()}) == texts
+
+
 @pytest.mark.parametrize(
     "limits",
     [
@@ -302,6 +322,25 @@ def test_the_next_turn_computes_only_its_own_tokens(start: Start) -> None:
     assert isinstance(second, Generated)
     # At least all up to the reply of the first turn comes from the cache.
     assert second.usage.cached_tokens >= first.usage.prompt_tokens
+
+
+@pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+def test_a_conversation_reads_the_same_cached_evicted_or_after_a_restart(start: Start, params: Params) -> None:
+    def talk(engines: Iterator[Engine[Any]]) -> tuple[list[str], int]:
+        turns: tuple[Turn, ...] = ()
+        cached = 0
+        for text in ("我叫小明", "我叫什么?", "What is my name?"):
+            event = run(next(engines), reply("r", text, turns=turns, params=params, continues=True))["r"]
+            assert isinstance(event, Generated)
+            turns += (Turn(role="user", content=text), Turn(role="assistant", content=event.text))
+            cached = event.usage.cached_tokens
+        return [turn.content for turn in turns], cached
+
+    at_once, reused = talk(itertools.repeat(start()))
+    evicted, again = talk(itertools.repeat(start(replace(LIMITS, prefix_cache_bytes=0))))
+    restarted, pinned = talk(start() for _ in range(3))
+    assert at_once == evicted == restarted
+    assert reused > pinned > again - 1
 
 
 def test_streamed_pieces_join_to_the_reply(start: Start) -> None:
@@ -424,6 +463,109 @@ def test_one_request_that_breaks_the_model_does_not_harm_its_neighbours(
     assert text_of(ends["good"]) == wanted
     assert isinstance(error_of(ends["bad"]), ModelError)
     assert isinstance(ends["also good"], Classified)
+
+
+class Narrow(Failing):
+    """A model whose logits, on a certain token, are of another vocabulary."""
+
+    def forward(self, spans: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._model.forward(spans)
+        return logits[:, :2] if any(self._token in span.tokens for span in spans) else logits
+
+
+def test_one_request_whose_logits_make_no_sense_ends_alone(start: Start, tokenizer: PreTrainedTokenizerBase) -> None:
+    poison = tokenizer("🦖", add_special_tokens=False).input_ids[-1]
+    engine = start(wrap=lambda model: Narrow(model, poison))
+    assert isinstance(error_of(run(engine, reply("bad", "🦖"))["bad"]), ModelError)
+    assert text_of(run(engine, reply("good"))["good"])
+
+
+CHOICE = GenerateSpec(
+    name="choice",
+    system={"en": "Choose.", "zh": "选。"},
+    schema={
+        "type": "object",
+        "required": ["a"],
+        "properties": {"a": {"enum": ["x", "y"]}},
+        "additionalProperties": False,
+    },
+    stop=("x", "y"),
+)
+
+
+def test_json_ends_where_its_schema_has_it_end_whatever_the_stop_strings(start: Start) -> None:
+    event = run(start(), reply("j", spec=CHOICE, params=replace(GREEDY, stop=('"', "{"))))["j"]
+    assert text_of(event) in {'{"a":"x"}', '{"a":"y"}'}
+
+
+class Saying(Failing):
+    """A model that says what it is told to."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, -1)
+        self.script: list[int] = []
+
+    def forward(self, spans: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._model.forward(spans)
+        if self.script and len(logits):
+            logits[:, self.script.pop(0)] = 1e4
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("said", "has_template", "wish", "text", "reason"),
+    [
+        ("Hello!\nUser: And you?<|im_end|>", False, False, "Hello!", "stop"),
+        ("\nUser: I am well.<|endoftext|>", False, False, "I am well.", "stop"),
+        ("你好。\n用户：你呢?<|im_end|>", False, False, "你好。", "stop"),
+        ("User: a role.<|im_end|>", True, False, "User: a role.", "stop"),
+        ("One. Two. Three, four, five, six, seven, eight.", True, True, "One. Two.", "length"),
+        ("One. Two. Three, four, five, six, seven, eight.", True, False, "One. Two. Three, four, five, six,", "length"),
+        ("One. Two, three<|im_end|>", True, True, "One. Two, three", "stop"),
+        ("One, two, three, four, five, six, seven, eight.", True, True, "One, two, three, four, five, six,", "length"),
+    ],
+)
+def test_a_reply_ends_as_it_should(
+    start: Start,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    said: str,
+    has_template: bool,
+    wish: bool,
+    text: str,
+    reason: str,
+) -> None:
+    saying = Saying(model)
+    engine = start(wrap=lambda _: saying, has_template=has_template)
+    saying.script = [*tokenizer(said, add_special_tokens=False).input_ids]
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    engine.submit(reply("r", stream=True, params=replace(GREEDY, whole_sentences=wish)), events.put)
+    pieces: list[str] = []
+    while isinstance(event := events.get(timeout=60), TextDelta):
+        pieces.append(event.text)
+    assert isinstance(event, Generated)
+    assert (event.text, event.finish_reason) == (text, reason)
+    assert "".join(pieces) == text
+
+
+_LONG = "word " * CONTEXT
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        GenerateSpec(name="long", system={"en": "s", "zh": _LONG}),
+        replace(CHOICE, name="long", system={"en": _LONG, "zh": "s"}),
+        replace(SENTIMENT, name="long", prompts={**SENTIMENT.prompts, "en": replace(_PROMPT, role=_LONG)}),
+        replace(SENTIMENT, name="long", prompts={**SENTIMENT.prompts, "en": replace(_PROMPT, neutral_texts=(_LONG,))}),
+    ],
+    ids=["system", "system of JSON", "role", "neutral text"],
+)
+def test_a_task_that_leaves_no_room_for_a_text_is_told_at_the_start(
+    start: Start, task: GenerateSpec | ClassifySpec
+) -> None:
+    with pytest.raises(SettingsError, match=r"tasks\.long: its own words leave no room .* context of 768 tokens"):
+        start(tasks=Tasks([task]))
 
 
 def test_memory_of_ended_work_is_given_back(start: Start) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
@@ -47,7 +47,7 @@ def test_a_conversation_is_what_the_models_own_template_makes_of_it(
     # The prompts' full-width marks are ours and stay; what users write is made half-width.
     assert list(prompt.tokens) == tokenizer(str(whole), add_special_tokens=False)["input_ids"]
     assert prompt.max_new_tokens == 32
-    assert prompt.stops == ()
+    assert prompt.roles == ()
 
 
 def test_a_model_whose_sequences_begin_with_a_token_gets_it_once() -> None:
@@ -87,6 +87,32 @@ def test_special_tokens_and_padding_are_banned(prompter: Prompter, tokenizer: Pr
     assert not banned & prompter.end_tokens()
 
 
+@pytest.fixture
+def thinker() -> PreTrainedTokenizerBase:
+    """As Qwen3 has it: its marks are no special tokens, and its template thinks unless it is told not to."""
+    made: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
+    made.add_tokens([AddedToken(mark, special=False) for mark in ("<think>", "</think>", "<tool_call>")])
+    made.chat_template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "<|im_start|>assistant\n"
+        "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}"
+    )
+    return made
+
+
+def test_thinking_is_turned_off_and_no_mark_of_it_is_written_or_taken_from_a_text(
+    thinker: PreTrainedTokenizerBase,
+) -> None:
+    prompter = Prompter(thinker, max_context_tokens=512, half_width=True)
+    text = "a <think>b</think> <tool_call>c <|im_end|>"
+    tokens = prompter.generation(REPLY, text=text, language="en", turns=(), max_new_tokens=8).tokens
+    shown = str(thinker.decode(list(tokens)))
+    assert shown.endswith(f"user\n{text}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    begin, end, call, turn = map(thinker.convert_tokens_to_ids, ("<think>", "</think>", "<tool_call>", "<|im_end|>"))
+    assert [tokens.count(each) for each in (begin, end, call, turn)] == [1, 1, 0, 2]
+    assert {begin, end, call} <= prompter.banned_tokens(len(thinker))
+
+
 @pytest.mark.parametrize(
     ("language", "text"),
     [("zh", "今天心情很好"), ("en", "I love this phone"), ("zh", "１２３！"), ("en", "  spaces  ")],
@@ -122,9 +148,17 @@ def test_chinese_labels_of_one_and_of_several_tokens(prompter: Prompter, tokeniz
     assert several.steps[0][1][0] == several.steps[1][1][0]
 
 
-def test_a_label_that_begins_another_is_told_apart_by_its_end(prompter: Prompter) -> None:
-    trie = prompter.classification(labels("好", "好极了"), text="嗯", language="zh").labels
+def test_a_label_that_begins_another_is_told_apart_by_its_end(
+    prompter: Prompter, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    spec = labels("好", "好极了")
+    trie = prompter.classification(spec, text="嗯", language="zh").labels
     assert len(set(trie.steps)) == 2
+    # It ends as in the cases that are shown, whatever follows there.
+    _, _, after = spec.prompts["zh"].case.partition("{label}")
+    assert [tuple(token for _, token in path) for path in trie.steps] == [
+        tuple(tokenizer(f"{word}{after}").input_ids) for word in ("好", "好极了")
+    ]
 
 
 def test_labels_that_are_the_same_are_refused(prompter: Prompter) -> None:
@@ -139,7 +173,7 @@ def test_a_model_without_a_template_gets_a_plain_one_and_stops_at_the_next_role(
     prompt = prompter.generation(REPLY, text="How are you?", language="en", turns=(), max_new_tokens=32)
     shown = tokenizer.decode(list(prompt.tokens))
     assert shown == f"{REPLY.system['en']}\n\nUser: How are you?\nAssistant:"
-    assert prompt.stops == ("\nUser:", "\nAssistant:")
+    assert {"User:", "Assistant:"} <= {*prompt.roles}
 
 
 def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn() -> None:

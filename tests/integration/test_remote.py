@@ -125,7 +125,7 @@ def test_a_reply_is_streamed_and_the_same_seed_says_the_same(real: RemoteEngine)
     assert end.finish_reason == "length"
     [[again]] = run(real, reply(params=Params(seed=7, max_tokens=24)))
     assert isinstance(again, Generated)
-    assert again.text == end.text.rstrip()
+    assert again.text == end.text
 
 
 def test_many_at_a_time_have_an_end_each(real: RemoteEngine) -> None:
@@ -328,6 +328,45 @@ def test_a_server_that_knows_only_openais_own_sampling_is_asked_without_the_rest
         assert isinstance(end, Generated)
         run(running, reply("2"))
     assert sum("top_k" in body for path, body in script.asked if path.endswith("chat/completions")) == 1
+
+
+def text_of(script: Script, *pieces: str, finish: str = "stop", **params: Any) -> str:
+    """The streamed reply to what the server says, which its pieces join to."""
+    script.answers["/v1/chat/completions"] = lambda _: (200, sse(*pieces, finish=finish))
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[*deltas, end]] = run(running, reply(stream=True, params=Params(**params)))
+    assert isinstance(end, Generated)
+    assert "".join(each.text for each in deltas if isinstance(each, TextDelta)) == end.text
+    return end.text
+
+
+def test_a_reply_is_without_white_space_at_its_ends_streamed_too(script: Script) -> None:
+    assert text_of(script, "\n", " Hello", " \n", "there", " \n\n") == "Hello \nthere"
+
+
+def test_more_stop_strings_than_servers_take_end_a_text_too(script: Script) -> None:
+    assert text_of(script, "One, t", "wo, # ", "#", " three", stop=("v", "w!", "x", "y", "##", "# #")) == "One, two,"
+    [*_, (_, asked)] = script.asked
+    assert asked["stop"] == ["v", "w!", "x", "y"]
+
+
+def test_what_the_server_cut_short_ends_with_a_whole_sentence_where_asked(script: Script) -> None:
+    pieces = ("I see. ", "Go on", "! And th")
+    assert text_of(script, *pieces, finish="length", whole_sentences=True) == "I see. Go on!"
+    assert text_of(script, *pieces, finish="stop", whole_sentences=True) == "I see. Go on! And th"
+    assert text_of(script, *pieces, finish="length") == "I see. Go on! And th"
+
+
+def test_a_server_that_writes_nothing_is_an_error_and_no_empty_reply(script: Script) -> None:
+    script.answers["/v1/chat/completions"] = lambda _: (200, sse(" ", "\n", finish="length"))
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, reply())
+    assert isinstance(end, Failed)
+    assert end.error.code == "model_error"
+    [*_, (_, asked)] = script.asked
+    assert asked["chat_template_kwargs"] == {"enable_thinking": False}
 
 
 def test_without_log_probabilities_the_server_is_held_to_the_labels(script: Script) -> None:

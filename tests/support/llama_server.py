@@ -3,11 +3,13 @@
 import subprocess
 import sys
 import time
+import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import assets
 from tests.support.broker import free_port, until_listening
+from tests.support.waiting import eventually
 
 
 @dataclass(slots=True, kw_only=True)
@@ -27,6 +29,15 @@ class LlamaServer:
         with (self.folder / "llama.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
         until_listening(self.port)
+        # Until then it answers 503, on a busy box for longer than we ask again.
+        eventually(self._has_loaded, "the server's model")
+
+    def _has_loaded(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=5.0):
+                return True
+        except OSError:
+            return False
 
     def stop(self) -> None:
         if self._process is not None:

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.engine.detokenize import TextStream
+from edged.reply_text import ReplyText
 
 
 def by_bytes(tokens: Sequence[int]) -> str:
@@ -13,7 +14,7 @@ def by_bytes(tokens: Sequence[int]) -> str:
 
 
 def streamed(text: str, stops: Sequence[str] = ()) -> tuple[list[str], TextStream]:
-    stream = TextStream(by_bytes, stops)
+    stream = TextStream(by_bytes, ReplyText(stops))
     pieces = []
     for byte in text.encode():
         pieces.append(stream.push(byte))
@@ -63,3 +64,9 @@ def test_an_unfinished_character_at_the_end_is_dropped(text: str) -> None:
     stream.finish()
     assert "\ufffd" not in stream.text
     assert stream.text.startswith("ok")
+
+
+def test_bytes_that_are_no_character_are_left_out() -> None:
+    stream = TextStream(by_bytes)
+    shown = [stream.push(byte) for byte in b"a\xe5\xa5b \xff c\xe5"]
+    assert "".join([*shown, stream.finish()]) == "ab  c" == stream.text

@@ -16,9 +16,9 @@ def modules(text: str) -> set[str]:
 
 
 PURE = {"edged"} | modules(
-    "errors text conversation work tasks calibration topics group wire answer job sessions settings settings_text"
-    " ports presets metrics bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox"
-    " mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
+    "errors text sentences reply_text conversation work tasks calibration topics group wire answer job sessions"
+    " settings settings_text ports presets metrics bench_report evaluation task_settings mqtt mqtt.settlement"
+    " mqtt.inbox mqtt.outbox mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
 RESOURCES = modules("config logs models journal redis_journal remote remote_connection systemd system bandwidth")
 ROOMS = ("edged.mqtt.", "edged.engine.", "edged.remote")  # floor 1 too, of several files each

