@@ -14,7 +14,8 @@ from edged.control import COMMANDS, ControlBody
 from edged.errors import RequestError
 from edged.health import State
 from edged.ports import Readings
-from edged.tasks import BUILT_IN, Tasks
+from edged.prompts import BUILT_IN
+from edged.tasks import Tasks
 from edged.topics import Topics
 from edged.wire import request_schema
 

@@ -34,8 +34,9 @@ from edged.bench_report import (
 )
 from edged.coldstart import ColdStart
 from edged.ports import ModelInfo, StoppableEngine
+from edged.prompts import BUILT_IN
 from edged.settings import Settings
-from edged.tasks import BUILT_IN, Tasks
+from edged.tasks import Tasks
 from edged.workloads import CONTEXT_TOKENS, DECODE_TOKENS, Answered, Decoded, Messages, Prefilled, Workloads
 
 PREFILL_TOKENS = (128, 512)

@@ -1,12 +1,12 @@
 """Running calibration: what a task leans to over the texts that it was given lately is taken out of its scores. Pure.
 
-Batch calibration (Zhou et al. 2023) with a batch that moves on: it presumes that the labels are about as frequent as
-each other in the long run, and helps where the neutral texts of a prompt are of another kind than the texts that come.
-An answer then depends on those before it; given the same ones, it is the same.
+Batch calibration (Zhou et al. 2023) with a batch that moves on: each label's probability is divided by its mean over
+these texts. It presumes that the labels are about as frequent as each other in the long run, and helps where the
+neutral texts of a prompt are of another kind than the texts that come. An answer then depends on those before it; given
+the same ones, it is the same.
 """
 
 import hashlib
-import math
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ class Observation:
 
     Attributes:
         judge: who judged it; see `judge_of`.
-        log_scores: by label, in the order of the task: natural logarithms whose mean is 0.
+        scores: the labels' probabilities, in the order of the task.
     """
 
     judge: str
-    log_scores: tuple[float, ...]
+    scores: tuple[float, ...]
 
 
 def judge_of(spec: ClassifySpec, language: Language, *, model: str, weight_format: str) -> str:
@@ -38,8 +38,8 @@ def judge_of(spec: ClassifySpec, language: Language, *, model: str, weight_forma
 
 
 def observe(judge: str, scores: Mapping[str, float]) -> Observation:
-    """Keep of a text's probabilities what its calibration needs: nothing of its words."""
-    return Observation(judge=judge, log_scores=tuple(round(each, 4) for each in _log_scores(scores)))
+    """Keep of an answer what calibration needs: nothing of the text's words."""
+    return Observation(judge=judge, scores=tuple(round(each, 4) for each in scores.values()))
 
 
 class RunningCalibration:
@@ -51,20 +51,14 @@ class RunningCalibration:
     def add(self, observations: Iterable[Observation]) -> None:
         """Take in what texts got, oldest first."""
         for each in observations:
-            self._seen.setdefault(each.judge, deque(maxlen=WINDOW)).append(each.log_scores)
+            self._seen.setdefault(each.judge, deque(maxlen=WINDOW)).append(each.scores)
 
     def correct(self, judge: str, scores: Mapping[str, float]) -> dict[str, float]:
         """The probabilities of a text's labels with the leaning so far taken out."""
         seen = self._seen.get(judge)
         if not seen:
             return dict(scores)
-        logs = _log_scores(scores)
-        leanings = [sum(column) / (len(seen) + _TRUST) for column in zip(*seen, strict=True)]
-        weights = [math.exp(log - leaning) for log, leaning in zip(logs, leanings, strict=True)]
+        fair = _TRUST / len(scores)
+        means = [(sum(column) + fair) / (len(seen) + _TRUST) for column in zip(*seen, strict=True)]
+        weights = [score / mean for score, mean in zip(scores.values(), means, strict=True)]
         return {label: weight / sum(weights) for label, weight in zip(scores, weights, strict=True)}
-
-
-def _log_scores(scores: Mapping[str, float]) -> list[float]:
-    logs = [math.log(max(score, 1e-9)) for score in scores.values()]
-    mean = sum(logs) / len(logs)
-    return [each - mean for each in logs]

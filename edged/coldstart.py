@@ -84,7 +84,7 @@ def _main() -> int:
     # Here, so that the process that times this one does not load torch for it.
     from edged import logs, system  # noqa: PLC0415
     from edged.daemon import make_engine  # noqa: PLC0415
-    from edged.tasks import BUILT_IN  # noqa: PLC0415
+    from edged.prompts import BUILT_IN  # noqa: PLC0415
     from edged.workloads import Workloads  # noqa: PLC0415
 
     logs.configure("error", "console")

@@ -71,7 +71,7 @@ _MIGRATIONS = (
     CREATE TABLE observations (  -- what texts got, for the running calibration; none of their words
         number INTEGER PRIMARY KEY AUTOINCREMENT,
         judge TEXT NOT NULL,
-        log_scores TEXT NOT NULL
+        scores TEXT NOT NULL
     );
     """,
 )
@@ -163,8 +163,8 @@ class SqliteJournal:
 
     def observations(self) -> tuple[Observation, ...]:
         with self._using() as db:
-            rows = db.execute("SELECT judge, log_scores FROM observations ORDER BY number").fetchall()
-        return tuple(Observation(judge=judge, log_scores=tuple(json.loads(scores))) for judge, scores in rows)
+            rows = db.execute("SELECT judge, scores FROM observations ORDER BY number").fetchall()
+        return tuple(Observation(judge=judge, scores=tuple(json.loads(scores))) for judge, scores in rows)
 
     def forget(self, session: str) -> int:
         with self._using() as db:
@@ -217,8 +217,8 @@ class SqliteJournal:
     @staticmethod
     def _observe(db: sqlite3.Connection, entry: Entry) -> None:
         db.executemany(
-            "INSERT INTO observations (judge, log_scores) VALUES (?, ?)",
-            [(each.judge, json.dumps(each.log_scores)) for each in entry.observations],
+            "INSERT INTO observations (judge, scores) VALUES (?, ?)",
+            [(each.judge, json.dumps(each.scores)) for each in entry.observations],
         )
 
     def _insert(self, db: sqlite3.Connection, entry: Entry) -> bytes:

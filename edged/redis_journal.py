@@ -217,7 +217,7 @@ class RedisJournal:
     def observations(self) -> tuple[Observation, ...]:
         with self._using():
             rows: Any = self._redis.lrange(self._key("observations"), 0, -1)
-        return tuple(Observation(judge=judge, log_scores=tuple(scores)) for judge, scores in map(json.loads, rows))
+        return tuple(Observation(judge=judge, scores=tuple(scores)) for judge, scores in map(json.loads, rows))
 
     def forget(self, session: str) -> int:
         with self._using():
@@ -251,4 +251,4 @@ class RedisJournal:
 
 
 def _as_json(observations: Iterable[Observation]) -> list[str]:
-    return [json.dumps([each.judge, each.log_scores]) for each in observations]
+    return [json.dumps([each.judge, each.scores]) for each in observations]

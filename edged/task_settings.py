@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from edged.prompts import BUILT_IN
 from edged.tasks import (
-    BUILT_IN,
     ClassifyPrompt,
     ClassifySpec,
     ComposeSpec,

@@ -1,6 +1,6 @@
-"""What a task is, and the built-in ones: prompts, labels, languages, as data. Pure.
+"""What a task is: kinds, labels, prompts, languages. Pure.
 
-Every prompt that the model ever sees is written here (or in the operator's settings, in the same form).
+The built-in ones are in `prompts.py`, the operator's own in the settings.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,19 +19,24 @@ class Label:
         canonical: its name on the wire, the same in every language.
         emoji: shown beside it; may be empty.
         names: its name in each prompt language.
-        said: the words whose probability is read, by prompt language, as many for each label; the first stands in the
-            examples. Each place in the list is a reading of its own, and the evidence of the readings is added up.
-            Where there are none it is the name.
+        said: the words whose probability is read, by prompt language, as many for each label. Each place in the list
+            is a reading of its own, and the evidence of the readings is added up. Where there are none it is the name.
+        shown: what stands in the examples, by prompt language; else the first of the words.
     """
 
     canonical: str
     names: Mapping[Language, str]
     emoji: str = ""
     said: Mapping[Language, tuple[str, ...]] = field(default_factory=dict)
+    shown: Mapping[Language, str] = field(default_factory=dict)
 
     def words(self, language: Language) -> tuple[str, ...]:
-        """What is said for it in a prompt of this language; the first word in the examples."""
+        """What is read for it in a prompt of this language."""
         return self.said.get(language) or (self.names[language],)
+
+    def example(self, language: Language) -> str:
+        """What stands for it in the examples of a prompt of this language."""
+        return self.shown.get(language) or self.words(language)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,7 +112,7 @@ class CompletionPrompt:
 def solved_cases(spec: ClassifySpec, language: Language) -> str:
     """The prompt's examples as text."""
     prompt = spec.prompts[language]
-    words = {label.canonical: label.words(language)[0] for label in spec.labels}
+    words = {label.canonical: label.example(language) for label in spec.labels}
     return "".join(prompt.case.format(text=each.text, label=words[each.label]) for each in prompt.examples)
 
 
@@ -231,84 +236,3 @@ class Tasks:
     def keeps_history(self, name: str) -> bool:
         """Whether turns of a session are read and written by this task."""
         return any(isinstance(part, GenerateSpec) and part.keeps_history for part in self.parts(name))
-
-
-# The words, cases and examples of the English prompt were chosen by what they gave on the SST-2 development set; see
-# deploy/MEASUREMENTS.md, "accuracy".
-POSITIVE = Label(
-    canonical="positive", names={"zh": "正面", "en": "positive"}, emoji="😄", said={"en": ("good", "love")}
-)
-NEGATIVE = Label(canonical="negative", names={"zh": "负面", "en": "negative"}, emoji="😢", said={"en": ("bad", "hate")})
-NEUTRAL = Label(canonical="neutral", names={"zh": "中性", "en": "neutral"}, emoji="😐")
-
-_SENTIMENT_EN = ClassifyPrompt(
-    role="",  # the cases say it all; a role before them cost SmolLM2 accuracy
-    case="Comment: {text}\nFeeling: {label}\n\n",
-    examples=(
-        Example(text="It arrived early and works like a charm.", label="positive"),
-        Example(text="A waste of money and time.", label="negative"),
-        Example(text="The plot makes no sense and nobody cares.", label="negative"),
-        Example(text="A gripping story with a superb lead.", label="positive"),
-        Example(text="I passed my exam, I am so happy!", label="positive"),
-        Example(text="My train was late again and I missed the meeting.", label="negative"),
-        Example(text="It broke after a week and nobody answered my emails.", label="negative"),
-        Example(text="The battery lasts for days and the screen is gorgeous.", label="positive"),
-    ),
-    neutral_texts=(
-        "",
-        "N/A",
-        "The device is on the table.",
-        "It was delivered on Tuesday.",
-        "The film runs for two hours.",
-        "The hotel has forty rooms and a car park.",
-        "The good parts and the bad parts are about even.",
-        "I liked some of it and disliked the rest.",
-    ),
-)
-_SENTIMENT_ZH = ClassifyPrompt(
-    role="你是一个冷静、客观的情感分析师,只判断文本的情感极性。\n\n",
-    case="评论:{text}\n评价:{label}\n\n",
-    examples=(
-        Example(text="电池很耐用,屏幕也非常漂亮,我很满意。", label="positive"),
-        Example(text="用了一个星期就坏了,客服也没有人理我。", label="negative"),
-        Example(text="剧情沉闷,浪费时间,看到一半就想走。", label="negative"),
-        Example(text="服务员很热情,房间干净又舒服。", label="positive"),
-        Example(text="我通过了考试,太开心了!", label="positive"),
-        Example(text="火车又晚点了,错过了会议。", label="negative"),
-        Example(text="物流很快,包装也很好。", label="positive"),
-        Example(text="菜是凉的,又贵,再也不来了。", label="negative"),
-    ),
-    neutral_texts=(
-        "酒店在市中心,离地铁站大约五百米,房间有二十平方米,早餐从七点到十点,停车需要另外付费。",
-        "这本书一共三百页,分为十二章,讲的是一个家庭从五十年代到九十年代的经历,附有地图和年表。",
-        "电脑是上个月买的,十四寸屏幕,八个G的内存,用来上网和写文档,系统是自己安装的。",
-        "房间比较大,但是隔音一般;服务员态度还可以,不过办理入住等了一会儿。总的来说有好有坏。",
-        "前半部分写得不错,后半部分就差一些了,有的人会喜欢,有的人可能不喜欢。",
-        "优点是便宜、轻便,缺点是屏幕小、电池不耐用,买不买看自己的需要。",
-        "我们一家三口周末去住了一晚,第二天早上退房,然后坐火车去了另一个城市。",
-        "外观和图片上一样,颜色是黑色的,配了一个包和一个鼠标,说明书是中文的。",
-        "位置不错,可是设施有点旧了;价格不算贵,也不算便宜。",
-        "作者以前写过几本小说,这一本是去年出版的,出版社重新设计了封面。",
-        "和朋友说的差不多,没有特别好的地方,也没有特别差的地方,一般吧。",
-        "快递是星期三到的,包装是纸箱,里面有发票和保修卡,第二天试用了一下。",
-    ),
-)
-
-SENTIMENT = ClassifySpec(
-    name="sentiment",
-    labels=(POSITIVE, NEGATIVE),
-    prompts={"en": _SENTIMENT_EN, "zh": _SENTIMENT_ZH},
-    neutral=NEUTRAL,
-    neutral_margin=0.1,
-)
-REPLY = GenerateSpec(
-    name="reply",
-    system={
-        "en": "You are a warm, empathetic assistant. You understand how the user feels and answer kindly, "
-        "sincerely and briefly, in two or three sentences.",
-        "zh": "你是一个温暖、有同理心的助手。你理解用户的感受,用真诚、友善的语气简短地回答,不超过三句话。",
-    },
-)
-MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
-
-BUILT_IN = Tasks((MESSAGE, SENTIMENT, REPLY))

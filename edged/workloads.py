@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from edged.conversation import Role, Turn
 from edged.errors import ModelError
 from edged.ports import Engine
-from edged.tasks import REPLY, SENTIMENT, GenerateSpec, PartSpec
+from edged.prompts import REPLY, SENTIMENT
+from edged.tasks import GenerateSpec, PartSpec
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Usage, Work, WorkEvent
 
 TEXT_TOKENS = 30  # of a user's text

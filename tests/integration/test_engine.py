@@ -21,7 +21,8 @@ from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
 from edged.ports import ModelInfo
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT, ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
+from edged.prompts import BUILT_IN, REPLY, SENTIMENT
+from edged.tasks import ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of

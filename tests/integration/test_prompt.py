@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from edged.conversation import Turn
 from edged.engine.prompt import Prompter
 from edged.errors import ModelUnavailable
-from edged.tasks import REPLY, SENTIMENT, ClassifySpec, Label
+from edged.prompts import REPLY, SENTIMENT
+from edged.tasks import ClassifySpec, Label
 from edged.text import Language
 from tests.support import assets
 

@@ -148,7 +148,7 @@ def test_without_text_nothing_is_kept(boxes: Boxes) -> None:
 
 def test_observations_are_kept_without_text_and_are_bounded(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("edged.redis_journal.OBSERVED", 2)
-    seen = [Observation(judge="j", log_scores=(float(n), -float(n))) for n in range(4)]
+    seen = [Observation(judge="j", scores=(float(n), -float(n))) for n in range(4)]
     journal = boxes.open(keep_text=False)
     journal.record([entry("1", packet_id=1)])
     stand = journal.record([entry(str(n), observations=(each,)) for n, each in enumerate(seen)], [("1", "f")])

@@ -16,10 +16,11 @@ import pytest
 
 from edged.conversation import Turn
 from edged.errors import ExitCode, ModelUnavailable
+from edged.prompts import BUILT_IN, REPLY, SENTIMENT
 from edged.remote import RemoteEngine
 from edged.remote_connection import event_data
 from edged.settings import Settings
-from edged.tasks import BUILT_IN, REPLY, SENTIMENT, GenerateSpec, Tasks
+from edged.tasks import GenerateSpec, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
 from tests.support.llama_server import LlamaServer

@@ -45,7 +45,7 @@ class JournalContract:
         assert journal.turns("s") == said("a", "b")
 
     def test_observations_are_kept_with_their_answers_and_once(self, journal: Journal) -> None:
-        seen = [Observation(judge="j", log_scores=(0.25, -0.25)), Observation(judge="k", log_scores=(0.5, -0.5, 0.0))]
+        seen = [Observation(judge="j", scores=(0.25, -0.25)), Observation(judge="k", scores=(0.5, -0.5, 0.0))]
         assert journal.observations() == ()
         journal.record([entry("1", observations=(seen[0],), session="s", turns=said("a", "b")), entry("2")])
         journal.record([entry("1", observations=(seen[0],)), entry("3", observations=(seen[1],))])

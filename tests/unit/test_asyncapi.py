@@ -13,7 +13,7 @@ from edged.answer import encode_chunk, encode_error
 from edged.asyncapi import document, payload_schema
 from edged.control import COMMANDS
 from edged.errors import RequestError
-from edged.tasks import BUILT_IN
+from edged.prompts import BUILT_IN
 from edged.topics import Topics
 from edged.wire import Contract, Message, Rejected, decode
 from tests.support.report import REPORT

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.calibration import WINDOW, Observation, RunningCalibration, judge_of, observe
-from edged.tasks import SENTIMENT
+from edged.prompts import SENTIMENT
 
 probabilities = (
     st.lists(st.floats(0.0, 1.0), min_size=2, max_size=5)
@@ -42,8 +42,10 @@ def test_the_first_few_texts_sway_little_and_old_ones_not_at_all() -> None:
     assert running.correct("j", {"a": 0.6, "b": 0.4})["a"] == pytest.approx(0.6, abs=1e-6)
 
 
-def test_a_score_of_nothing_is_no_leaning_without_end() -> None:
-    assert all(abs(each) < 20 for each in observe("j", {"a": 1.0, "b": 0.0}).log_scores)
+def test_a_text_that_is_sure_sways_no_more_than_its_share() -> None:
+    running = RunningCalibration()
+    running.add([observe("j", {"a": 1.0, "b": 0.0})] * 8 + [observe("j", {"a": 0.4, "b": 0.6})] * 72)
+    assert running.correct("j", {"a": 0.5, "b": 0.5})["a"] == pytest.approx(0.5, abs=0.03)
 
 
 def test_each_judge_has_leanings_of_its_own() -> None:
@@ -62,7 +64,7 @@ def test_each_judge_has_leanings_of_its_own() -> None:
 
 def test_the_same_texts_before_give_the_same_answer() -> None:
     seen = [observe("j", {"a": p / 10, "b": 1 - p / 10}) for p in range(1, 10)]
-    kept = [Observation(judge=each.judge, log_scores=each.log_scores) for each in seen]
+    kept = [Observation(judge=each.judge, scores=each.scores) for each in seen]
     one, other = RunningCalibration(), RunningCalibration()
     one.add(seen)
     other.add(kept)

@@ -8,7 +8,7 @@ from edged.conversation import Turn
 from edged.errors import ModelError
 from edged.metrics import Metrics
 from edged.ports import Entry
-from edged.tasks import BUILT_IN
+from edged.prompts import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message

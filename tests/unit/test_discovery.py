@@ -10,8 +10,9 @@ import pytest
 
 from edged.discovery import Discovery, births, describe, object_id
 from edged.ports import Readings
+from edged.prompts import BUILT_IN, SENTIMENT
 from edged.settings import HomeAssistantSettings
-from edged.tasks import BUILT_IN, SENTIMENT, Tasks
+from edged.tasks import Tasks
 from edged.testing import FakeLink
 from edged.topics import Topics
 

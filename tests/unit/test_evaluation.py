@@ -8,7 +8,7 @@ from edged.calibration import RunningCalibration
 from edged.errors import SettingsError
 from edged.evaluate import classifying, judge, parse, read
 from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
-from edged.tasks import BUILT_IN, SENTIMENT
+from edged.prompts import BUILT_IN, SENTIMENT
 from edged.testing import ScriptedEngine
 
 

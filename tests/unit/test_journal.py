@@ -423,7 +423,7 @@ def test_without_text_nothing_is_kept_and_what_was_is_erased(disk: Disk) -> None
 def test_observations_are_kept_without_text_and_are_bounded(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(journal_module, "OBSERVED", 3)
     journal = disk.open(keep_text=False)
-    seen = [Observation(judge="j", log_scores=(float(n), -float(n))) for n in range(6)]
+    seen = [Observation(judge="j", scores=(float(n), -float(n))) for n in range(6)]
     for n, each in enumerate(seen):
         disk.clock.now += 120  # what is too much goes once a minute
         journal.record([entry(str(n), observations=(each,))])

@@ -8,9 +8,10 @@ import pytest
 
 from edged import config
 from edged.errors import SettingsError
+from edged.prompts import BUILT_IN
 from edged.settings_text import example, show
 from edged.task_settings import EXAMPLE, tasks_of
-from edged.tasks import BUILT_IN, ClassifySpec, ComposeSpec, GenerateSpec
+from edged.tasks import ClassifySpec, ComposeSpec, GenerateSpec
 
 URGENCY = """
 [tasks.urgency]

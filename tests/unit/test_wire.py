@@ -26,7 +26,8 @@ from edged.answer import (
 )
 from edged.conversation import Turn
 from edged.errors import Busy, RequestError
-from edged.tasks import BUILT_IN, SENTIMENT, ClassifySpec, GenerateSpec, Label, Tasks
+from edged.prompts import BUILT_IN, SENTIMENT
+from edged.tasks import ClassifySpec, GenerateSpec, Label, Tasks
 from edged.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
 from edged.wire import MAX_NAME_CHARS, Address, Contract, Message, Rejected, Request, decode, request_schema
 from edged.work import Params, Usage

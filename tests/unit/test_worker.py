@@ -13,8 +13,9 @@ from edged.job import Job, fingerprint_of
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
 from edged.ports import Entry, Outcome, Recorded, Sent
+from edged.prompts import BUILT_IN
 from edged.recorder import RETRY_S
-from edged.tasks import BUILT_IN, GenerateSpec, Tasks
+from edged.tasks import GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message, Publication

@@ -18,8 +18,8 @@ from edged.errors import JournalFault
 from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
 from edged.ports import Entry, Recorded
+from edged.prompts import BUILT_IN
 from edged.recorder import RETRY_S
-from edged.tasks import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from edged.errors import Busy, ModelError
 from edged.ports import EngineState, ModelInfo
-from edged.tasks import REPLY, ClassifySpec
+from edged.prompts import REPLY
+from edged.tasks import ClassifySpec
 from edged.testing import ScriptedEngine
 from edged.work import Classified, Failed, Generated, TextDelta, Timings, Usage, Work, WorkEvent
 from edged.workloads import DECODE_TOKENS, REPLY_TOKENS, TEXT_TOKENS, Ended, Workloads, decoded, words_for
