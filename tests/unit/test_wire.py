@@ -606,7 +606,8 @@ def test_a_tasks_schema_may_refer_to_its_own_parts() -> None:
     ("positive", "label", "score"),
     [
         (0.9, "positive", 0.9),
-        (0.56, "positive", 0.56),
+        (0.66, "positive", 0.66),
+        (0.62, "neutral", 0.76),
         (0.52, "neutral", 0.96),
         (0.5, "neutral", 1.0),
         (0.2, "negative", 0.8),
