@@ -264,6 +264,7 @@ class Daemon:
         group = Group(
             topics.group,
             node=topics.node,
+            shards=topics.shards,
             batch=settings.engine.max_batch,
             capacity=capacity,
             silence_s=_SILENT_REPORTS * settings.health.interval,
