@@ -425,7 +425,8 @@ class Daemon:
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
         self._hand_over()
-        self._link.unsubscribe()
+        # Who goes last leaves no queue behind that nobody subscribes to: brokers throw away what comes there.
+        self._link.unsubscribe(keep_shared=self._membership is not None and self._membership.is_last())
         self._worker.drain()
         if not is_loaded:
             self._worker.start()

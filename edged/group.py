@@ -23,10 +23,12 @@ _ALIVE = {_WELL, "degraded"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Member:
-    """What another box said last; `heard` in monotonic seconds."""
+    """What another box said last; `heard` in monotonic seconds.
 
-    rank: tuple[int, str]
-    keeps: bool
+    `keeper` is its rank (its speed, then its name), where it says that it keeps the queue and how fast it is.
+    """
+
+    keeper: tuple[int, str] | None
     heard: float
 
 
@@ -85,10 +87,11 @@ class Group:
         group = report.get("group")
         if not isinstance(group, Mapping):
             return  # a status, or a box that works alone
-        speed = group.get("speed")
-        if group.get("name") == self.name and self._takes_what_we_take(group.get("shards")) and isinstance(speed, int):
+        if group.get("name") == self.name and self._takes_what_we_take(group.get("shards")):
+            speed = group.get("speed")
+            rank = (speed, node) if isinstance(speed, int) else None
             keeps = state == _WELL and group.get("keeps") is True
-            self._others[node] = _Member(rank=(speed, node), keeps=keeps, heard=now)
+            self._others[node] = _Member(keeper=rank if keeps else None, heard=now)
         else:
             self._others.pop(node, None)
 
@@ -129,7 +132,7 @@ class Group:
         return takes
 
     def _decide_to_keep(self, *, is_well: bool, now: float) -> None:
-        keepers = [each.rank for each in self._others.values() if each.keeps]
+        keepers = [each.keeper for each in self._others.values() if each.keeper is not None]
         if not keepers:
             keeps = True
         elif not is_well:

@@ -75,8 +75,7 @@ class Membership:
             # Who did not come back with the broker has no last will there either.
             self._reconnects = self._link.state().reconnects
             self._group.forget()
-        while not self._heard.empty():
-            self._group.hear(*self._heard.get())
+        self._listen()
         worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
         takes = self._group.decide(
             jobs=worker.jobs, service_s=worker.service_s, is_well=self._is_well(), now=self._clock()
@@ -88,6 +87,15 @@ class Membership:
             self._takes = takes
             self._link.share(taking=takes)
         return is_news
+
+    def _listen(self) -> None:
+        while not self._heard.empty():
+            self._group.hear(*self._heard.get())
+
+    def is_last(self) -> bool:
+        """Whether no other box is known that could take the work: what comes when we go must be kept for us."""
+        self._listen()
+        return self._group.is_alone
 
     @property
     def must_hand_over(self) -> bool:

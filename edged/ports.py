@@ -68,8 +68,11 @@ class Link(Protocol):
         """Ack a delivery as soon as the order of arrival allows; void tickets are ignored."""
         ...
 
-    def unsubscribe(self) -> None:
-        """Take no more deliveries; the broker keeps what comes for our session."""
+    def unsubscribe(self, *, keep_shared: bool = False) -> None:
+        """Take no more deliveries; the broker keeps what comes for our session.
+
+        Work that is shared goes to others; with `keep_shared`, where there are none, it is kept for us too.
+        """
         ...
 
     def share(self, *, taking: bool) -> None:

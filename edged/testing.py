@@ -91,10 +91,10 @@ class FakeLink:
         """Ack a delivery as soon as the order of arrival allows."""
         self._do(partial(self._settle, ticket))
 
-    def unsubscribe(self) -> None:
+    def unsubscribe(self, *, keep_shared: bool = False) -> None:
         """Hand over no more QoS 1 deliveries."""
         self._inbox.draining = True
-        self.shares = False
+        self.shares = self.shares and keep_shared
 
     def share(self, *, taking: bool) -> None:
         """Take from the shared queues, or leave them to others."""

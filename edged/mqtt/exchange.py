@@ -151,9 +151,10 @@ class Exchange:
         self._ack(self._inbox.settle(ticket))
         self._hand_over()
 
-    def unsubscribe(self) -> None:
+    def unsubscribe(self, *, keep_shared: bool) -> None:
         """End the subscriptions that end with the work; see `Inbox.draining` for the rest."""
-        self.share(taking=False)
+        if not keep_shared:
+            self.share(taking=False)
         filters = [each for each in self._subscriptions if self._is_fleeting(each)]
         if filters and self.accepted is not None:
             self._connection.unsubscribe(filters)

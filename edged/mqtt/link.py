@@ -42,7 +42,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Drain:
-    """The wish to take no more deliveries."""
+    """The wish to take no more deliveries; with `keep_shared`, to have shared ones kept too."""
+
+    keep_shared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,14 +183,15 @@ class Link:
         """Ack a delivery as soon as the order of arrival allows; void tickets are ignored."""
         self._wish(ticket)
 
-    def unsubscribe(self) -> None:
+    def unsubscribe(self, *, keep_shared: bool = False) -> None:
         """Take no more deliveries; the broker keeps what comes for our session.
 
         UNSUBSCRIBE would have the broker throw away what comes while we are down. So only shared subscriptions end,
-        for the work to go to others, and the fleeting ones. Of the rest, what comes at QoS 1 is not handed over and
-        stays unacked; QoS 0, which nobody keeps, is handed over still, so that its sender can be told.
+        for the work to go to others (unless `keep_shared`: there are none), and the fleeting ones. Of the rest, what
+        comes at QoS 1 is not handed over and stays unacked; QoS 0, which nobody keeps, is handed over still, so that
+        its sender can be told.
         """
-        self._wish(_Drain())
+        self._wish(_Drain(keep_shared))
 
     def share(self, *, taking: bool) -> None:
         """Take from the shared queues, or leave what is in them to others.
@@ -386,17 +389,21 @@ class Link:
                 case Ticket() as ticket:
                     if exchange is not None:  # else it is void: its connection is gone
                         exchange.settle(ticket)
-                case _Drain():
-                    self._inbox.draining = True
-                    self._takes_shared = False
-                    if exchange is not None:
-                        exchange.unsubscribe()
+                case _Drain(keep_shared):
+                    self._drain(exchange, keep_shared=keep_shared)
                 case _Share(taking):
                     self._takes_shared = taking
                     if exchange is not None:
                         exchange.share(taking=taking)
                 case _Stop(at):
                     self._stop_at = at
+
+    def _drain(self, exchange: Exchange | None, *, keep_shared: bool) -> None:
+        self._inbox.draining = True
+        if not keep_shared:
+            self._takes_shared = False
+        if exchange is not None:
+            exchange.unsubscribe(keep_shared=keep_shared)
 
     def _offer(self, entry: Entry) -> None:
         if self._taken_over:

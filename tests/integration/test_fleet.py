@@ -317,6 +317,25 @@ def test_a_paused_box_takes_work_again_when_the_broker_comes_back_without_the_ot
     assert group["members"] == []
 
 
+def test_what_comes_while_the_only_box_restarts_is_answered_after(fleet: Fleet) -> None:
+    fleet.start("a")
+    fleet.start("b")
+    fleet.wait_ready()
+    assert fleet.boxes["b"].stop() == ExitCode.DONE
+    assert fleet.boxes["a"].stop() == ExitCode.DONE
+    reasons: Counter[str] = Counter()
+    with Peer(fleet.broker.port) as peer:
+        peer._client.on_publish = lambda _client, _data, _mid, reason, _properties: reasons.update([str(reason)])
+        peer.subscribe(f"{TEAM}/out/#")
+        for number in range(6):
+            ask(peer, str(number))
+        eventually(lambda: reasons.total() == 6, "the broker has them")
+        fleet.boxes["a"].start()
+        told = answers(peer, 6)
+        assert Counter((each["id"], each["node"]) for each in told) == Counter((str(n), "a") for n in range(6))
+    assert set(reasons) == {"Success"}
+
+
 def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
     fleet.start("a", EDGED_MQTT__SESSION_EXPIRY="1")
     fleet.wait_ready()

@@ -13,9 +13,7 @@ SILENCE_S = 90.0
 class Clocked:
     """A group, and a clock that goes on by a handover with each decision."""
 
-    def __init__(
-        self, node: str = "b", *, batch: int = 4, capacity: int = 64, shards: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, node: str = "b", *, batch: int = 4, capacity: int = 64, shards: tuple[str, ...] = ()) -> None:
         self.group = Group("team", node=node, shards=shards, batch=batch, capacity=capacity, silence_s=SILENCE_S)
         self.now = 0.0
 
