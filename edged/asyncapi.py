@@ -240,11 +240,13 @@ def _status() -> Schema:
         "since",
         "reasons",
         "started",
+        "client",
         state=_STATE,
         boot_id=_TEXT,
         version=_TEXT,
         since=_TIME,
         started=_TIME,
+        client=_TEXT,
         reasons=_REASONS,
     )
 

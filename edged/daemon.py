@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,10 +26,11 @@ from edged.discovery import Discovery, births
 from edged.discovery import describe as describe_device
 from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault, SettingsError
 from edged.group import Group
-from edged.health import Health, State
+from edged.health import Health, State, client_mark
 from edged.health import Limits as HealthLimits
 from edged.info import describe
 from edged.journal import SqliteJournal
+from edged.lookout import Lookout
 from edged.membership import Membership
 from edged.metrics import Metrics
 from edged.models import Store
@@ -152,6 +153,7 @@ class Daemon:
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
         self._has_rival = False
+        self._twin: str | None = None  # a box of another name with our client id
         self._heard_ourselves_at: float | None = None
         self._progress_at = self._started
         self._metrics = Metrics()
@@ -225,12 +227,15 @@ class Daemon:
             limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
             interval=settings.health.interval,
             group=lambda: None if self._membership is None else self._membership.snapshot(),
+            client=client_mark(settings.client_id),
             boot_id=boot_id,
             version=__version__,
             started=self._started,
             clock=clock,
             wall_clock=time.time,
         )
+
+        self._lookout = Lookout(settings, hear=self._hear_another)
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
@@ -329,9 +334,18 @@ class Daemon:
             self._health.report()
 
     def _check_name_is_ours(self) -> None:
-        if self._link.state().taken_over or self._has_rival:
+        link = self._link.state()
+        self._lookout.watch(wanted=link.contended)
+        client_id = self._settings.client_id
+        if self._twin is not None or (link.taken_over and self._settings.mqtt.client_id is not None):
+            who = f"the box {self._twin}" if self._twin is not None else "another client"
             raise BrokerUnavailable(
-                f"another client connected to the broker as {self._settings.client_id}: two daemons have one name; "
+                f"{who} connected to the broker as {client_id} too, and each takes the connection from the other; give "
+                "one of them another EDGED_MQTT__CLIENT_ID, or none: then it is made of prefix and node"
+            )
+        if link.taken_over or self._has_rival:
+            raise BrokerUnavailable(
+                f"another client connected to the broker as {client_id}: two daemons have one name; "
                 "give one of them another EDGED_NODE"
             )
 
@@ -388,6 +402,12 @@ class Daemon:
         # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
         if self._link.state().reconnects > 0 and self._health.is_rival(status):
             self._has_rival = True
+            self._signals.wake.set()
+
+    def _hear_another(self, node: str, status: Mapping[str, Any]) -> None:
+        """In the lookout's thread."""
+        if node != self._contract.topics.node and self._health.has_our_client(status) and self._health.is_rival(status):
+            self._twin = node
             self._signals.wake.set()
 
     def _is_late(self, delivery: Delivery) -> bool:
@@ -454,6 +474,7 @@ class Daemon:
             self._signals.wake.wait(left)
 
     def _stop_parts(self, final: Publication | None) -> None:
+        self._lookout.watch(wanted=False)
         self._worker.call(self._close_journal)
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)

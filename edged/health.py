@@ -3,6 +3,7 @@
 Health is earned: `ready` means that a real token was decoded lately, the threads turn and the queue moves.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +21,11 @@ from edged.wire import Publication
 from edged.worker import WorkerState
 
 log = structlog.get_logger(__name__)
+
+
+def client_mark(client_id: str) -> str:
+    """What a status tells of a client id: enough to see that two are the same, and not the client id."""
+    return hashlib.sha256(client_id.encode()).hexdigest()[:12]
 
 
 class State(StrEnum):
@@ -90,6 +96,7 @@ class Health:
         limits: Limits,
         interval: float,
         group: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        client: str = "",
         boot_id: str,
         version: str,
         started: float,
@@ -106,6 +113,7 @@ class Health:
         self._limits = limits
         self._interval = interval
         self._group = group
+        self._client = client
         self._boot_id = boot_id
         self._version = version
         self._started = started
@@ -180,7 +188,7 @@ class Health:
         body: dict[str, Any] = {"state": state or self._state, "boot_id": self._boot_id, "since": self._since}
         if state is None and self._reasons:
             body["reasons"] = list(self._reasons)
-        body |= {"started": self._started_text, "version": self._version}
+        body |= {"started": self._started_text, "version": self._version, "client": self._client}
         return Publication(topic=self._topics.status, payload=encode(body), qos=1, retain=True)
 
     def hear_status(self, status: Mapping[str, Any]) -> None:
@@ -196,18 +204,23 @@ class Health:
         return status.get("boot_id") == self._boot_id
 
     def is_rival(self, status: Mapping[str, Any]) -> bool:
-        """Whether a message on our own status topic is of another daemon that lives and started after us.
+        """Whether a status is of another daemon that lives and started after us.
 
-        Of two daemons with one name the older one gives way, so that they do not take the name from each other
-        for ever.
+        Of two daemons with one name, or one client id, the older one gives way, so that they do not take it from each
+        other for ever.
         """
         started = status.get("started")
         return (
             status.get("boot_id") != self._boot_id
             and status.get("state") not in {State.OFFLINE, State.STOPPED}
             and isinstance(started, str)
-            and started > self._started_text  # both RFC 3339, UTC, of one length
+            # RFC 3339, UTC, of one length; of two that started in one moment, one is still the older.
+            and (started, str(status.get("boot_id"))) > (self._started_text, self._boot_id)
         )
+
+    def has_our_client(self, status: Mapping[str, Any]) -> bool:
+        """Whether the status of another box says that it connects by our client id."""
+        return status.get("client") == self._client
 
     def report(self) -> None:
         """Publish `R/health`; while there is no connection an old report is worth nothing, so none is kept."""

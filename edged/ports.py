@@ -43,6 +43,8 @@ class LinkState:
         unacked: deliveries of this connection without an ack.
         outbox: publications without an end.
         fault: why there is no connection, in words; None while all is well.
+        contended: connections in a row ended soon after they were made; perhaps another client has our client id, at
+            a broker that does not tell.
         taken_over: another client connected with our client id; the link does not reconnect.
         last_progress: monotonic seconds of the network thread's last turn; a watchdog's food.
     """
@@ -53,6 +55,7 @@ class LinkState:
     outbox: int
     protocol: str | None
     fault: str | None
+    contended: bool
     taken_over: bool
     last_progress: float
 

@@ -110,6 +110,7 @@ class FakeLink:
             outbox=len(self._waiting) + len(self._in_flight),
             protocol="5",
             fault=None if is_up else "the connection was lost",
+            contended=False,
             taken_over=self._taken_over,
             last_progress=self._clock(),
         )

@@ -209,9 +209,15 @@ class Link:
             outbox=self._unfinished,
             protocol=self._protocol,
             fault=self._fault,
+            contended=self._is_contended(),
             taken_over=self._taken_over,
             last_progress=self._last_progress,
         )
+
+    def _is_contended(self) -> bool:
+        since = self._connected_since
+        lasts = since is not None and self._clock() - since >= self._backoff.lasting
+        return self._short_lived >= SUSPICIOUS and not lasts
 
     def _wish(self, wish: _Wish) -> bool:
         """Leave a wish for the network thread; gives False when it takes no more."""
@@ -327,7 +333,7 @@ class Link:
         now = self._clock()
         lived = 0.0 if exchange.accepted_at is None else now - exchange.accepted_at
         self._short_lived = self._short_lived + 1 if was_up and lived < self._backoff.lasting else 0
-        if self._short_lived >= SUSPICIOUS and not self._taken_over:
+        if self._is_contended() and not self._taken_over:
             # Only MQTT 5 can tell of a takeover, and mosquitto 2.0.11 does not even then.
             fault += f"; perhaps another client is connected as {self._identity.client_id!r}"
         is_news = self._change(fault)

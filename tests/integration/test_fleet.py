@@ -42,7 +42,8 @@ class Fleet:
         folder = self.folder / node
         folder.mkdir(exist_ok=True)
         settings = {"EDGED_MQTT__SHARE_GROUP": "team", "EDGED_HEALTH__INTERVAL": "1", "EDGED_MQTT__KEEPALIVE": "5"}
-        box = Daemon(folder=folder, broker=self.broker, node=node, program=(*SCRIPTED, *options), more=settings | more)
+        more = {name: value for name, value in (settings | more).items() if value}
+        box = Daemon(folder=folder, broker=self.broker, node=node, program=(*SCRIPTED, *options), more=more)
         self.boxes[node] = box
         box.start()
         return box
@@ -379,6 +380,27 @@ def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet) -> None:
         assert "two daemons have one name" in first.log
     finally:
         second.kill()
+
+
+@pytest.mark.parametrize("group", ["team", ""], ids=["a group", "no group"])
+def test_of_two_boxes_with_one_client_id_one_stops(fleet: Fleet, group: str) -> None:
+    """mosquitto 2.0.11 does not tell who lost the connection that another client has it now."""
+    more = {"EDGED_MQTT__CLIENT_ID": "the same", "EDGED_MQTT__SHARE_GROUP": group}
+    older = fleet.start("a", **more)
+    older.wait_ready()
+    newer = fleet.start("b", **more)
+    assert older.wait() == ExitCode.BROKER
+    assert "the box b connected to the broker as the same too" in older.log
+    assert "EDGED_MQTT__CLIENT_ID" in older.log
+    watcher = Watcher(fleet.broker, "edged/a/status")
+    assert "the box b" in watcher.until(state="stopped")["reasons"][0]
+    watcher.stop()
+    newer.wait_ready()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe("edged/b/out/#")
+        peer.publish("edged/b/in/reply", b"still there?")
+        assert answers(peer, 1)[0]["node"] == "b"
+    assert newer.is_alive
 
 
 def test_settings_that_make_no_group_are_refused() -> None:

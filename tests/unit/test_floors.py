@@ -25,7 +25,7 @@ ROOMS = ("edged.mqtt.", "edged.engine.", "edged.remote")  # floor 1 too, of seve
 BEHAVIOUR = modules(
     "worker recorder responder control health info discovery membership prometheus asyncapi testing workloads"
 )
-TOP = modules("daemon client demo bench coldstart evaluate check top cli __main__")
+TOP = modules("daemon lookout client demo bench coldstart evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}
 KEPT_IN = {  # a library, and the only places that may know it

@@ -212,6 +212,8 @@ def test_what_another_says_in_our_name_is_corrected_once(bench: Bench) -> None:
         ({"state": "offline"}, False),
         ({"state": "stopped"}, False),
         ({"started": "1970-01-01T00:00:00.000Z"}, False),
+        ({"started": "1970-01-01T00:16:40.000Z", "boot_id": "c"}, True),  # as we did
+        ({"started": "1970-01-01T00:16:40.000Z", "boot_id": "a"}, False),
         ({"started": None}, False),
     ],
 )
