@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -347,6 +348,33 @@ def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
         box.wait_ready()
         assert client.ask("anybody there?", task="reply")["node"] == "b"
     os.kill(fleet.boxes["a"].process.pid, signal.SIGCONT)
+
+
+def test_a_stream_that_is_begun_again_repeats_nothing(fleet: Fleet) -> None:
+    """A box that dies in the middle of its words, and another that says them all."""
+    words = ["It ", "was ", "a ", "fine ", "day."]
+    with Peer(fleet.broker.port) as box, fleet.client(timeout=1.0, attempts=2) as client:
+        box.subscribe(f"{TEAM}/in/reply")
+
+        def say(number: int) -> None:
+            asked = json.loads(box.received.get(timeout=10.0).payload)
+            for seq, word in enumerate(words[:number]):
+                chunk = {"id": asked["id"], "seq": seq, "reply": {"delta": word}}
+                box.publish(f"{asked['reply_to']}/stream", json.dumps(chunk).encode())
+            if number == len(words):
+                result = {"id": asked["id"], "status": "ok", "reply": {"text": "".join(words)}}
+                box.publish(asked["reply_to"], json.dumps(result).encode())
+
+        def die_and_come_again() -> None:
+            say(3)
+            say(5)
+
+        thread = threading.Thread(target=die_and_come_again)
+        thread.start()
+        *chunks, result = client.stream("how was it?", task="reply", stream=True)
+        thread.join(10.0)
+    assert [each.body["reply"]["delta"] for each in chunks] == words
+    assert result.body["reply"]["text"] == "".join(words)
 
 
 @pytest.fixture
