@@ -39,6 +39,7 @@ from edged.mqtt.settlement import Delivery
 from edged.ports import JournalLimits, LinkState, StoppableEngine
 from edged.prometheus import Exporter
 from edged.settings import Settings
+from edged.subscribed import Subscribed
 from edged.systemd import Notifier
 from edged.task_settings import tasks_of
 from edged.tasks import Tasks
@@ -161,17 +162,20 @@ class Daemon:
         self._engine = make_engine(settings, tasks)
         topics = self._contract.topics
         boot_id = uuid.uuid4().hex[:12]
+        subscriptions = (
+            topics.requests,
+            topics.controls,
+            topics.status,
+            *births(settings.homeassistant),
+            *Membership.subscriptions(topics),
+        )
+        self._filters = (*subscriptions, *topics.shared)
+        self._subscribed = Subscribed(settings.state_dir / "subscribed")
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = Link(
             settings=settings.mqtt,
             client_id=settings.client_id,
-            subscriptions=(
-                topics.requests,
-                topics.controls,
-                topics.status,
-                *births(settings.homeassistant),
-                *Membership.subscriptions(topics),
-            ),
+            subscriptions=subscriptions,
             fleeting=(topics.controls, *topics.members),
             lossy=topics.members,  # a box with much to do must hear the others still
             shared=topics.shared,
@@ -249,7 +253,7 @@ class Daemon:
         _make_private(self._settings.state_dir)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
         self._notifier.status("connecting")
-        self._link.start()
+        self._link.start(leaving=self._subscribed.begin(self._filters))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()
@@ -308,6 +312,8 @@ class Daemon:
         self._discovery.start()
         if self._membership is not None:
             self._membership.start()
+        if self._link.state().connected_since is not None:  # and so the broker has heard what is to end
+            self._subscribed.note(self._filters)
         self._health.become(State.READY)
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
@@ -378,7 +384,7 @@ class Daemon:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         topic, payload = delivery.message.topic, delivery.message.payload
-        if self._contract.topics.asks(topic):
+        if self._contract.topics.asks(topic) or self._contract.topics.asks_another(topic):
             self._worker.on_delivery(delivery)
             return
         if delivery.ticket is not None:
@@ -391,7 +397,7 @@ class Daemon:
             if topic.endswith("/status"):  # a box that comes or goes; its work may be ours now
                 self._signals.wake.set()
         else:
-            # The broker keeps the subscriptions of our session, and with them those of other settings.
+            # Of other settings, whose subscriptions the broker had kept for our session.
             log.debug("stray_message", topic=topic)
 
     def _hear_status(self, delivery: Delivery) -> None:

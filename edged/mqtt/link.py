@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -135,6 +135,7 @@ class Link:
         self._backoff = backoff or Backoff()
         self._versions = VersionChoice(versions(settings.protocol))
         self._has_subscribed = False
+        self._leaving: tuple[str, ...] = ()
         self._takes_shared: bool | None = None  # None: leave it at the broker as it was
         self._stop_at: float | None = None
         self._says_goodbye = True
@@ -149,8 +150,13 @@ class Link:
 
     # -------------------------------------------------------------------------------------------- for all threads
 
-    def start(self) -> None:
-        """Connect, and stay connected until `stop`."""
+    def start(self, *, leaving: Sequence[str] = ()) -> None:
+        """Connect, and stay connected until `stop`.
+
+        Args:
+            leaving: topic filters that the broker may have in our session of an earlier process, and that are to end.
+        """
+        self._leaving = tuple(leaving)
         self._bell.open()
         self._thread = threading.Thread(target=self._run, name="edged-mqtt", daemon=True)
         self._thread.start()
@@ -261,6 +267,7 @@ class Link:
             fleeting=self._fleeting,
             lossy=self._lossy,
             shared=self._shared,
+            leaving=self._leaving,
             takes_shared=self._takes_shared,
             has_subscribed=self._has_subscribed,
             inbox=self._inbox,

@@ -338,6 +338,28 @@ def test_what_comes_while_the_only_box_restarts_is_answered_after(fleet: Fleet) 
     assert set(reasons) == {"Success"}
 
 
+@pytest.mark.parametrize("group", ["", "other"])
+def test_who_has_left_its_group_gets_no_more_of_its_work(fleet: Fleet, group: str) -> None:
+    """What it had been dealt is answered, and what comes later is for others alone."""
+    fleet.start("a")
+    fleet.wait_ready()
+    fleet.boxes["a"].kill()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        for number in range(3):
+            ask(peer, f"before {number}")
+        box = fleet.start("a", EDGED_MQTT__SHARE_GROUP=group)
+        told = answers(peer, 3)
+        assert {each["error"]["code"] for each in told} == {"busy"}
+        box.wait_ready()
+        fleet.start("b")
+        fleet.boxes["b"].wait_ready()
+        fleet.wait_shares("b")
+        for number in range(6):
+            ask(peer, f"after {number}")
+        assert [each["node"] for each in answers(peer, 6)] == ["b"] * 6
+
+
 def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
     fleet.start("a", EDGED_MQTT__SESSION_EXPIRY="1")
     fleet.wait_ready()

@@ -20,7 +20,9 @@ PURE = {"edged"} | modules(
     " ports presets metrics bench_report evaluation task_settings mqtt mqtt.settlement mqtt.inbox mqtt.outbox"
     " mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
-RESOURCES = modules("config logs models journal redis_journal remote remote_connection systemd system bandwidth")
+RESOURCES = modules(
+    "config subscribed logs models journal redis_journal remote remote_connection systemd system bandwidth"
+)
 ROOMS = ("edged.mqtt.", "edged.engine.", "edged.remote")  # floor 1 too, of several files each
 BEHAVIOUR = modules(
     "worker recorder responder control health info discovery membership prometheus asyncapi testing workloads"
