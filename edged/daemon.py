@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from pydantic import SecretStr
 
 from edged import __version__, logs, system
 from edged.answer import encode
@@ -496,15 +497,28 @@ class Daemon:
 
 def _journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal | RedisJournal":
     limits = JournalLimits(**settings.journal.model_dump(exclude={"url"}))
-    url, group = settings.journal.url, settings.mqtt.share_group
-    if url is None or group is None:
+    if settings.journal.url is None or settings.mqtt.share_group is None:
         return SqliteJournal(settings.state_dir / "journal.db", limits)
+    return shared_journal(settings, limits, clock)
+
+
+def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[], float]) -> "RedisJournal":
+    """The journal of the group, at `journal.url`.
+
+    Raises:
+        SettingsError: that cannot be read, or what reads it is not installed.
+    """
+    url = settings.journal.url or SecretStr("")
     try:
         from edged.redis_journal import RedisJournal  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise SettingsError("journal.url needs the extra fleet: pip install 'edged[fleet]'") from error
     return RedisJournal(
-        url.get_secret_value(), limits, group=f"{settings.prefix}/{group}", node=settings.node, clock=clock
+        url.get_secret_value(),
+        limits,
+        group=f"{settings.prefix}/{settings.mqtt.share_group}",
+        node=settings.node,
+        clock=clock,
     )
 
 

@@ -23,6 +23,14 @@ _PROBE_S = 2.0  # between two probes
 _PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
 
 
+def nothing_shared(topics: Topics) -> BrokerUnavailable:
+    """Why there can be no group: a message to a shared subscription does not come back."""
+    return BrokerUnavailable(
+        f"the broker delivers nothing by shared subscriptions, or its access list forbids {topics.probe} to this user: "
+        "a group (mqtt.share_group) needs a broker that has them, as mosquitto, EMQX, HiveMQ and VerneMQ do"
+    )
+
+
 class Membership:
     """For the main thread; `hear` is for the link's."""
 
@@ -117,11 +125,7 @@ class Membership:
                 return
             self._probing_for += now - self._probed_at
         if self._probing_for >= _PROBE_TIMEOUT_S:
-            raise BrokerUnavailable(
-                "the broker delivers nothing by shared subscriptions, or its access list forbids "
-                f"{self._topics.probe} to this user: a group (mqtt.share_group) needs a broker that has them, as "
-                "mosquitto, EMQX, HiveMQ and VerneMQ do"
-            )
+            raise nothing_shared(self._topics)
         self._probed_at = now
         self._link.publish(Publication(topic=self._topics.probe, payload=b"{}"))
 
