@@ -15,7 +15,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from edged.conversation import Turn, trim
+from edged.engine.detokenize import ShownText
 from edged.errors import (
     Cancelled,
     EdgedError,
@@ -47,6 +48,7 @@ Emit = Callable[[WorkEvent], None]
 T = TypeVar("T")
 
 _TOP = 20  # log-probabilities asked for: the most that vLLM gives by default
+_STOPS = 4  # stop strings that OpenAI takes; the others are looked for here
 _DEPTH = 8  # tokens at most by which two labels may begin alike
 _BYTES_PER_TOKEN = 3.0  # a cautious guess, for servers that tokenize elsewhere; English has 4 to 5, Chinese about 4
 _PAUSE_S = 0.2  # before the first retry; doubled with each
@@ -433,8 +435,8 @@ class RemoteEngine:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if stops := [*spec.stop, *params.stop][:4]:  # OpenAI takes four
-            body["stop"] = stops
+        if stops := [*spec.stop, *params.stop]:
+            body["stop"] = stops[:_STOPS]
         if spec.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
@@ -460,38 +462,45 @@ class RemoteEngine:
 
         A request that nothing came of is tried again; after the first words the server's silence is the end.
         """
-        text, finish, usage = "", "stop", NO_USAGE
+        shown = ShownText([*spec.stop, *mine.work.params.stop])
+        finish, usage = "stop", NO_USAGE
         early: FinishReason | None = None
+
+        def show(piece: str) -> None:
+            if piece and mine.work.stream:
+                mine.emit(TextDelta(key=mine.work.key, text=piece))
+
         try:
-            for chunk in self._chunks(mine, body, extensions):
-                usage = _usage(chunk, usage) if chunk.get("usage") else usage
-                for choice in chunk.get("choices") or ():
-                    piece = str((choice.get("delta") or {}).get("content") or "")
-                    if not text:
-                        piece = piece.lstrip()
-                    finish = choice.get("finish_reason") or finish
-                    if not piece:
-                        continue
-                    mine.first = mine.first or self._clock()
-                    text += piece
-                    if mine.work.stream:
-                        mine.emit(TextDelta(key=mine.work.key, text=piece))
+            with contextlib.closing(self._chunks(mine, body, extensions)) as chunks:
+                for chunk in chunks:
+                    usage = _usage(chunk, usage) if chunk.get("usage") else usage
+                    for choice in chunk.get("choices") or ():
+                        finish = choice.get("finish_reason") or finish
+                        show(shown.push(str((choice.get("delta") or {}).get("content") or "")))
+                    if shown.text:
+                        mine.first = mine.first or self._clock()
+                    if shown.stopped:
+                        break
         except (Cancelled, Expired) as error:
-            if not text or spec.schema is not None:
+            if not shown.text or spec.schema is not None:
                 raise
             early = "cancelled" if isinstance(error, Cancelled) else "deadline"
+        show(shown.finish())
+        text = shown.text
         if spec.schema is not None:
             _check_json(text, finish)
         completion = usage.completion_tokens or max(1, round(len(text.encode()) / _BYTES_PER_TOKEN))
         return Generated(
             key=mine.work.key,
-            text=text if mine.work.stream else text.rstrip(),
-            finish_reason=early or ("length" if finish == "length" else "stop"),
+            text=text,
+            finish_reason=early or ("length" if finish == "length" and not shown.stopped else "stop"),
             usage=replace(usage, completion_tokens=completion),
             timings=self._timings(mine),
         )
 
-    def _chunks(self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _chunks(
+        self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]
+    ) -> Generator[dict[str, Any], None, None]:
         """The chunks of the answer, asked for until there is one; what has begun is not asked for again."""
         while True:
             try:
