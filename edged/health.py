@@ -28,6 +28,9 @@ def client_mark(client_id: str) -> str:
     return hashlib.sha256(client_id.encode()).hexdigest()[:12]
 
 
+_AWAY_PROBE_S = 5.0  # between two probes of an engine that can answer nothing
+
+
 class State(StrEnum):
     """What `R/status` says; `offline` is said by the broker alone."""
 
@@ -65,6 +68,8 @@ def reasons_for_degraded(
         reasons.append(engine.fault)
     elif now - engine.last_progress > limits.stall_after:
         reasons.append(f"the engine has not finished a step for more than {limits.stall_after:g} s")
+    elif engine.away is not None:
+        reasons.append(engine.away)
     if probe is not None and not probe.ok:
         reasons.append("the probe failed: no token was decoded")
     if worker.died is not None:
@@ -312,7 +317,9 @@ class Health:
             if now - self._probing_since > self._limits.stall_after:
                 self._probe = Probe(ok=False, at=now, ms=None)
             return
-        if latest is None or now - latest >= self._limits.probe_interval:
+        # Of an engine that is away a probe alone may tell that it is back: this box may be left no other work.
+        interval = self._limits.probe_interval if self._engine.state().away is None else _AWAY_PROBE_S
+        if latest is None or now - latest >= interval:
             self._probing_since = now
             self._prober.probe(self._probed)
 

@@ -95,7 +95,8 @@ class EngineState:
     Attributes:
         last_token_at: when a token was last decoded or a label scored; None before the first.
         last_progress: when the step loop last turned; a watchdog's food.
-        fault: why the engine does not work, in words; None while all is well.
+        fault: why the engine does not work, in words; None while all is well. It does not come back.
+        away: why it can answer nothing just now, in words; None while it can, as far as it knows.
     """
 
     waiting: int
@@ -112,6 +113,7 @@ class EngineState:
     cache_bytes: int
     cache_capacity: int
     fault: str | None
+    away: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -53,6 +53,7 @@ _DEPTH = 8  # tokens at most by which two labels may begin alike
 _BYTES_PER_TOKEN = 3.0  # a cautious guess, for servers that tokenize elsewhere; English has 4 to 5, Chinese about 4
 _PAUSE_S = 0.2  # before the first retry; doubled with each
 _START_PAUSE_S = 5.0  # between two attempts to find the server at the start
+_AWAY_AFTER = 3  # failures in a row, each after its retries
 _AGAIN_MS = 5000  # after which a caller may try again
 
 
@@ -80,6 +81,8 @@ class _Counts:
     completion_tokens: int = 0
     steps: int = 0
     last_token_at: float | None = None
+    failures: int = 0  # in a row, for which the server is at fault
+    failure: str = ""  # the last of them
 
 
 class RemoteEngine:
@@ -172,6 +175,7 @@ class RemoteEngine:
             cache_bytes=0,
             cache_capacity=0,
             fault=None,
+            away=counts.failure if counts.failures >= _AWAY_AFTER else None,
         )
 
     @property
@@ -299,7 +303,11 @@ class RemoteEngine:
         with self._lock:
             self._open.pop(mine.work.key, None)
             mine.connection = None
+            if isinstance(event, Failed) and isinstance(event.error, _Away):
+                self._counts.failures += 1
+                self._counts.failure = event.error.message
             if isinstance(event, Classified | Generated):
+                self._counts.failures = 0
                 self._counts.steps += 1
                 self._counts.last_token_at = self._clock()
                 self._counts.prompt_tokens += event.usage.prompt_tokens

@@ -237,6 +237,7 @@ class ScriptedEngine:
         auto: whether work is answered at once; else by `finish`.
         submitted: all work that came in, in order.
         faults: text -> the error that work on it ends with.
+        away: see `ports.EngineState`.
     """
 
     def __init__(self, *, auto: bool = True, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -245,6 +246,7 @@ class ScriptedEngine:
         self.faults: dict[str, RequestError] = {}
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
+        self.away: str | None = None
         self._answered = 0
         self._last: float | None = None
 
@@ -309,6 +311,7 @@ class ScriptedEngine:
             cache_bytes=0,
             cache_capacity=0,
             fault=None,
+            away=self.away,
         )
 
     @property

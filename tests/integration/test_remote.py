@@ -315,6 +315,22 @@ def test_a_server_that_stays_at_fault_is_an_error_of_this_request(script: Script
     assert sum(path.endswith("chat/completions") for path, _ in script.asked) == 2
 
 
+def test_a_server_that_stays_at_fault_is_away_until_it_answers(script: Script) -> None:
+    refused, failed, answered = (400, b"no"), (500, b"no"), (200, sse("Hello"))
+    says = [refused, refused, refused, failed, failed, failed, refused, answered]
+    is_away = [False, False, False, False, False, True, True, False]  # what it refuses is no fault of its own
+    answers = iter(says)
+    script.answers["/v1/chat/completions"] = lambda _: next(answers)
+    told = []
+    with engine(script.url, retries=0) as running:
+        assert running.wait_ready(TIMEOUT)
+        for _ in says:
+            run(running, reply())
+            told.append(running.state().away)
+    assert [each is not None for each in told] == is_away
+    assert "the model's server" in str(told[5])
+
+
 def test_what_the_server_says_of_the_users_words_is_not_passed_on(script: Script) -> None:
     script.answers["/v1/chat/completions"] = lambda body: (400, {"error": f"bad: {body['messages']}"})
     with engine(script.url) as running:
