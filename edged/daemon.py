@@ -469,7 +469,10 @@ class Daemon:
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
 
     def _hand_over(self) -> None:
-        """Take work still, until a box of the group that had left it to us has heard that we go."""
+        """Take work still, until a box of the group that had left it to us has heard that we go, and we have heard it.
+
+        Who is new may have been ready for a moment only.
+        """
         until = self._clock() + _HANDOVER_S
         while (
             self._membership is not None

@@ -107,8 +107,8 @@ class Membership:
 
     @property
     def must_hand_over(self) -> bool:
-        """Whether others may rely on this box to keep the queue."""
-        return self._group.keeps and not self._group.is_alone
+        """Whether others may rely on this box to keep the queue, also one that is new and was not heard yet."""
+        return self._group.keeps
 
     def check_broker(self) -> None:
         """See whether a message to a shared subscription comes back; some brokers grant them and deliver nothing.
