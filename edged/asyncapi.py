@@ -241,11 +241,13 @@ def _status() -> Schema:
         "since",
         "reasons",
         "started",
+        "client",
         state=_STATE,
         boot_id=_TEXT,
         version=_TEXT,
         since=_TIME,
         started=_TIME,
+        client=_TEXT,
         reasons=_REASONS,
     )
 
@@ -266,7 +268,9 @@ def _health() -> Schema:
     errors = {"type": "object", "additionalProperties": _COUNT, "description": "By code."}
     group = _object(
         "speed",
+        "shards",
         name=_TEXT,
+        shards={"type": "array", "items": _TEXT, "description": "The parts of the group's work that it takes."},
         takes={"type": "boolean", "description": "Whether it takes work of the group now."},
         keeps={"type": "boolean", "description": "Whether it takes it whatever it has in hand: others rely on that."},
         window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},

@@ -2,18 +2,34 @@
 
 import contextlib
 import os
+import queue
 import shutil
 import time
+import uuid
 from collections.abc import Callable
 
 import psutil
 
 from edged import system
-from edged.client import Client
-from edged.errors import BrokerUnavailable, EdgedError, ExitCode, FatalError, ModelUnavailable, SettingsError
+from edged.client import Client, address_of, wait_connected
+from edged.daemon import shared_journal, topics_of
+from edged.errors import (
+    BrokerUnavailable,
+    EdgedError,
+    ExitCode,
+    FatalError,
+    JournalFault,
+    ModelUnavailable,
+    SettingsError,
+)
+from edged.membership import nothing_shared
 from edged.models import Store
+from edged.mqtt.link import Link
+from edged.mqtt.settlement import Delivery
+from edged.ports import Entry, JournalLimits, LinkState
 from edged.settings import Settings
 from edged.tasks import Tasks
+from edged.wire import Publication
 
 Say = Callable[[str], None]
 
@@ -21,6 +37,7 @@ _MIB = 1 << 20
 _MIN_DISK_MB = 200
 _RELEASED = 1767225600.0  # 2026-01-01: no clock of a box with this release is right before
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.65, "auto": 1.07}  # of a weight, with scales
+_TRIED_H = 10 / 3600  # that what is tried in a journal stays there
 _TORCH_MB = 350  # a process with torch and transformers in it
 
 
@@ -29,7 +46,9 @@ class _Warning(Exception):
 
 
 def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
-    """Check clock, disk, CPU, model, memory, broker and one answer; gives the exit code of the first fault.
+    """Check clock, disk, CPU, model, memory, broker and one answer; of a group, what its boxes share too.
+
+    Gives the exit code of the first fault.
 
     Args:
         settings: of the daemon in question.
@@ -47,6 +66,8 @@ def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
         ("disk", lambda: _disk(settings)),
         *(here if settings.model.backend == "local" else elsewhere),
     )
+    if settings.journal.url is not None:
+        checks += (("journal", lambda: _journal(settings)),)
     codes = [_try(name, check, say) for name, check in checks]
     codes.append(_broker(settings, timeout, say))
     return next(filter(None, codes), ExitCode.DONE)
@@ -158,7 +179,69 @@ def _broker(settings: Settings, timeout: float, say: Say) -> ExitCode:
             return f"{client.where}, MQTT {client.protocol}{', TLS' if settings.mqtt.tls.is_on else ''}{user}"
 
         asking: list[Client] = []
-        return _try("broker", connect, say) or _try("daemon", lambda: _answer(asking[0]), say)
+        if code := _try("broker", connect, say):
+            return code
+        codes = [_try("group", lambda: _group(settings, timeout), say)] if settings.mqtt.share_group else []
+        codes.append(_try("daemon", lambda: _answer(asking[0]), say))
+        return next(filter(None, codes), ExitCode.DONE)
+
+
+def _group(settings: Settings, timeout: float) -> str:
+    """A broker that shares: a message to a shared subscription comes back."""
+    topics = topics_of(settings)
+    name = f"edged-check-{uuid.uuid4().hex[:12]}"
+    came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
+    link = Link(
+        settings=settings.mqtt,
+        client_id=name,
+        subscriptions=(f"$share/{name}/{topics.probe}",),  # of nobody else: a box at work has its own
+        will=None,
+        receive_maximum=10,
+        on_delivery=came.put,
+        on_change=changes.put,
+        ephemeral=True,
+    )
+    link.start()
+    try:
+        wait_connected(link, changes, where=address_of(settings.mqtt), timeout=timeout)
+        link.publish(Publication(topic=topics.probe, payload=b"{}"))
+        came.get(timeout=timeout)
+        if link.state().protocol == "3.1.1":
+            raise _Warning(
+                f"{settings.mqtt.share_group}: MQTT 3.1.1 knows no session expiry, so the broker deals work to a dead "
+                "box for as long as it keeps its session; a group wants a broker with MQTT 5"
+            )
+    except queue.Empty:
+        raise nothing_shared(topics) from None
+    finally:
+        link.stop(None, 1.0)
+    return f"{settings.mqtt.share_group}, a message by a shared subscription came back"
+
+
+def _journal(settings: Settings) -> str:
+    """The journal of the group: something is written to it and read, and is gone after a moment."""
+    limits = JournalLimits(keep_hours=_TRIED_H, session_hours=_TRIED_H, max_mb=settings.journal.max_mb, keep_text=True)
+    journal = shared_journal(settings, limits, time.monotonic)
+    name, payload = f"edged-check-{uuid.uuid4().hex[:12]}", b"{}"
+    entry = Entry(
+        request_id=name, fingerprint=name, packet_id=None, payload=payload, session=None, turns=(), at=time.time()
+    )
+    begin = time.monotonic()
+    try:
+        journal.open()
+        journal.record([entry])
+        found = journal.find(name, name)
+    except JournalFault as fault:
+        raise SettingsError(
+            f"{fault}; is journal.url right, does that server run, and may this user read, write and run scripts "
+            f"there, with keys edged:{{{settings.prefix}/{settings.mqtt.share_group}}}:*?"
+        ) from None
+    finally:
+        journal.close()
+    if found is None or found.payload != payload:
+        raise SettingsError("what was written at journal.url is not found there; is that one server, and no replica?")
+    return f"written and read at journal.url in {1000 * (time.monotonic() - begin):.0f} ms"
 
 
 def _answer(client: Client) -> str:

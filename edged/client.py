@@ -108,7 +108,11 @@ class Client:
         return last.body
 
     def stream(self, text: str, *, task: str = "message", **fields: Any) -> Iterator[Answer]:
-        """Give the chunks of one request, if `stream=True`, and its result or error last."""
+        """Give the chunks of one request, if `stream=True`, and its result or error last.
+
+        An answer that is begun again at a further attempt has the same text, if by the same model: what was given is
+        not given again.
+        """
         request_id = uuid.uuid4().hex
         reply_to = f"{self._replies}/{request_id[:8]}"
         body = {"text": text, "id": request_id, "reply_to": reply_to, **fields}
@@ -124,6 +128,7 @@ class Client:
                 )
 
         attempt = 1
+        chunks = 0
         self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
         while True:
             try:
@@ -141,9 +146,12 @@ class Client:
                 raise answer
             if answer.body.get("id") != request_id:
                 continue
-            yield answer
             if not answer.is_chunk:
+                yield answer
                 return
+            if answer.body["seq"] >= chunks:  # else it was given at an earlier attempt
+                chunks = answer.body["seq"] + 1
+                yield answer
 
     @property
     def protocol(self) -> str | None:

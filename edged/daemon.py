@@ -9,13 +9,14 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import structlog
+from pydantic import SecretStr
 
 from edged import __version__, logs, system
 from edged.answer import encode
@@ -26,10 +27,11 @@ from edged.discovery import Discovery, births
 from edged.discovery import describe as describe_device
 from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault, SettingsError
 from edged.group import Group
-from edged.health import Health, State
+from edged.health import Health, State, client_mark
 from edged.health import Limits as HealthLimits
 from edged.info import describe
 from edged.journal import SqliteJournal
+from edged.lookout import Lookout
 from edged.membership import Membership
 from edged.metrics import Metrics
 from edged.models import Store
@@ -38,6 +40,7 @@ from edged.mqtt.settlement import Delivery
 from edged.ports import JournalLimits, LinkState, StoppableEngine
 from edged.prometheus import Exporter
 from edged.settings import Settings
+from edged.subscribed import Subscribed
 from edged.systemd import Notifier
 from edged.task_settings import tasks_of
 from edged.tasks import Tasks
@@ -152,6 +155,7 @@ class Daemon:
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
         self._has_rival = False
+        self._twin: str | None = None  # a box of another name with our client id
         self._heard_ourselves_at: float | None = None
         self._progress_at = self._started
         self._metrics = Metrics()
@@ -159,17 +163,20 @@ class Daemon:
         self._engine = make_engine(settings, tasks)
         topics = self._contract.topics
         boot_id = uuid.uuid4().hex[:12]
+        subscriptions = (
+            topics.requests,
+            topics.controls,
+            topics.status,
+            *births(settings.homeassistant),
+            *Membership.subscriptions(topics),
+        )
+        self._filters = (*subscriptions, *topics.shared)
+        self._subscribed = Subscribed(settings.state_dir / "subscribed")
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = Link(
             settings=settings.mqtt,
             client_id=settings.client_id,
-            subscriptions=(
-                topics.requests,
-                topics.controls,
-                topics.status,
-                *births(settings.homeassistant),
-                *Membership.subscriptions(topics),
-            ),
+            subscriptions=subscriptions,
             fleeting=(topics.controls, *topics.members),
             lossy=topics.members,  # a box with much to do must hear the others still
             shared=topics.shared,
@@ -225,12 +232,15 @@ class Daemon:
             limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
             interval=settings.health.interval,
             group=lambda: None if self._membership is None else self._membership.snapshot(),
+            client=client_mark(settings.client_id),
             boot_id=boot_id,
             version=__version__,
             started=self._started,
             clock=clock,
             wall_clock=time.time,
         )
+
+        self._lookout = Lookout(settings, hear=self._hear_another)
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
@@ -244,7 +254,7 @@ class Daemon:
         _make_private(self._settings.state_dir)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
         self._notifier.status("connecting")
-        self._link.start()
+        self._link.start(leaving=self._subscribed.begin(self._filters))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()
@@ -264,6 +274,7 @@ class Daemon:
         group = Group(
             topics.group,
             node=topics.node,
+            shards=topics.shards,
             batch=settings.engine.max_batch,
             capacity=capacity,
             silence_s=_SILENT_REPORTS * settings.health.interval,
@@ -302,6 +313,8 @@ class Daemon:
         self._discovery.start()
         if self._membership is not None:
             self._membership.start()
+        if self._link.state().connected_since is not None:  # and so the broker has heard what is to end
+            self._subscribed.note(self._filters)
         self._health.become(State.READY)
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
@@ -328,9 +341,18 @@ class Daemon:
             self._health.report()
 
     def _check_name_is_ours(self) -> None:
-        if self._link.state().taken_over or self._has_rival:
+        link = self._link.state()
+        self._lookout.watch(wanted=link.contended)
+        client_id = self._settings.client_id
+        if self._twin is not None or (link.taken_over and self._settings.mqtt.client_id is not None):
+            who = f"the box {self._twin}" if self._twin is not None else "another client"
             raise BrokerUnavailable(
-                f"another client connected to the broker as {self._settings.client_id}: two daemons have one name; "
+                f"{who} connected to the broker as {client_id} too, and each takes the connection from the other; give "
+                "one of them another EDGED_MQTT__CLIENT_ID, or none: then it is made of prefix and node"
+            )
+        if link.taken_over or self._has_rival:
+            raise BrokerUnavailable(
+                f"another client connected to the broker as {client_id}: two daemons have one name; "
                 "give one of them another EDGED_NODE"
             )
 
@@ -363,7 +385,7 @@ class Daemon:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         topic, payload = delivery.message.topic, delivery.message.payload
-        if self._contract.topics.asks(topic):
+        if self._contract.topics.asks(topic) or self._contract.topics.asks_another(topic):
             self._worker.on_delivery(delivery)
             return
         if delivery.ticket is not None:
@@ -376,7 +398,7 @@ class Daemon:
             if topic.endswith("/status"):  # a box that comes or goes; its work may be ours now
                 self._signals.wake.set()
         else:
-            # The broker keeps the subscriptions of our session, and with them those of other settings.
+            # Of other settings, whose subscriptions the broker had kept for our session.
             log.debug("stray_message", topic=topic)
 
     def _hear_status(self, delivery: Delivery) -> None:
@@ -387,6 +409,12 @@ class Daemon:
         # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
         if self._link.state().reconnects > 0 and self._health.is_rival(status):
             self._has_rival = True
+            self._signals.wake.set()
+
+    def _hear_another(self, node: str, status: Mapping[str, Any]) -> None:
+        """In the lookout's thread."""
+        if node != self._contract.topics.node and self._health.has_our_client(status) and self._health.is_rival(status):
+            self._twin = node
             self._signals.wake.set()
 
     def _is_late(self, delivery: Delivery) -> bool:
@@ -424,7 +452,8 @@ class Daemon:
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
         self._hand_over()
-        self._link.unsubscribe()
+        # Who goes last leaves no queue behind that nobody subscribes to: brokers throw away what comes there.
+        self._link.unsubscribe(keep_shared=self._membership is not None and self._membership.is_last())
         self._worker.drain()
         if not is_loaded:
             self._worker.start()
@@ -440,7 +469,10 @@ class Daemon:
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
 
     def _hand_over(self) -> None:
-        """Take work still, until a box of the group that had left it to us has heard that we go."""
+        """Take work still, until a box of the group that had left it to us has heard that we go, and we have heard it.
+
+        Who is new may have been ready for a moment only.
+        """
         until = self._clock() + _HANDOVER_S
         while (
             self._membership is not None
@@ -452,6 +484,7 @@ class Daemon:
             self._signals.wake.wait(left)
 
     def _stop_parts(self, final: Publication | None) -> None:
+        self._lookout.watch(wanted=False)
         self._worker.call(self._close_journal)
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
@@ -467,15 +500,28 @@ class Daemon:
 
 def _journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal | RedisJournal":
     limits = JournalLimits(**settings.journal.model_dump(exclude={"url"}))
-    url, group = settings.journal.url, settings.mqtt.share_group
-    if url is None or group is None:
+    if settings.journal.url is None or settings.mqtt.share_group is None:
         return SqliteJournal(settings.state_dir / "journal.db", limits)
+    return shared_journal(settings, limits, clock)
+
+
+def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[], float]) -> "RedisJournal":
+    """The journal of the group, at `journal.url`.
+
+    Raises:
+        SettingsError: that cannot be read, or what reads it is not installed.
+    """
+    url = settings.journal.url or SecretStr("")
     try:
         from edged.redis_journal import RedisJournal  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
         raise SettingsError("journal.url needs the extra fleet: pip install 'edged[fleet]'") from error
     return RedisJournal(
-        url.get_secret_value(), limits, group=f"{settings.prefix}/{group}", node=settings.node, clock=clock
+        url.get_secret_value(),
+        limits,
+        group=f"{settings.prefix}/{settings.mqtt.share_group}",
+        node=settings.node,
+        clock=clock,
     )
 
 

@@ -82,7 +82,7 @@ class ForbiddenTopic(RequestError):
 
 
 class Busy(RequestError):
-    """The queue is full and the request came at QoS 0, so no broker keeps it."""
+    """Not now and not here: the queue is full and no broker keeps the request (QoS 0), or it is for another box."""
 
     code = "busy"
 

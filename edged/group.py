@@ -11,7 +11,7 @@ it takes to hear what the others say to that, and only then may pause.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,28 +23,34 @@ _ALIVE = {_WELL, "degraded"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Member:
-    """What another box said last; `heard` in monotonic seconds."""
+    """What another box said last; `heard` in monotonic seconds.
 
-    rank: tuple[int, str]
-    keeps: bool
+    `keeper` is its rank (its speed, then its name), where it says that it keeps the queue and how fast it is.
+    """
+
+    keeper: tuple[int, str] | None
     heard: float
 
 
 class Group:
     """A box's view of its group. For one thread; times are monotonic seconds."""
 
-    def __init__(self, name: str, *, node: str, batch: int, capacity: int, silence_s: float) -> None:
+    def __init__(
+        self, name: str, *, node: str, shards: Sequence[str] = (), batch: int, capacity: int, silence_s: float
+    ) -> None:
         """Begin with nobody else known, and so as a keeper.
 
         Args:
             name: of the group.
             node: this box.
+            shards: the parts of the work that it takes; empty: all of it.
             batch: requests that the model answers side by side: the least that is worth having in hand.
             capacity: the most requests in hand.
             silence_s: after so long without a word, a box is not counted on any more.
         """
         self.name = name
         self._node = node
+        self._shards = frozenset(shards)
         self._batch = min(batch, capacity)
         self._capacity = capacity
         self._silence_s = silence_s
@@ -81,12 +87,18 @@ class Group:
         group = report.get("group")
         if not isinstance(group, Mapping):
             return  # a status, or a box that works alone
-        speed = group.get("speed")
-        if group.get("name") == self.name and isinstance(speed, int):
+        if group.get("name") == self.name and self._takes_what_we_take(group.get("shards")):
+            speed = group.get("speed")
+            rank = (speed, node) if isinstance(speed, int) else None
             keeps = state == _WELL and group.get("keeps") is True
-            self._others[node] = _Member(rank=(speed, node), keeps=keeps, heard=now)
+            self._others[node] = _Member(keeper=rank if keeps else None, heard=now)
         else:
             self._others.pop(node, None)
+
+    def _takes_what_we_take(self, shards: object) -> bool:
+        """Whether a box with these shards could do all our work; one with others cannot be left any of it."""
+        theirs = {each for each in shards if isinstance(each, str)} if isinstance(shards, list) else set()
+        return self._shards <= theirs if self._shards else not theirs
 
     def forget(self) -> None:
         """Take what was heard for outdated."""
@@ -120,7 +132,7 @@ class Group:
         return takes
 
     def _decide_to_keep(self, *, is_well: bool, now: float) -> None:
-        keepers = [each.rank for each in self._others.values() if each.keeps]
+        keepers = [each.keeper for each in self._others.values() if each.keeper is not None]
         if not keepers:
             keeps = True
         elif not is_well:
@@ -137,6 +149,7 @@ class Group:
         told = {} if self._speed is None else {"speed": self._speed}
         return {
             "name": self.name,
+            **({"shards": sorted(self._shards)} if self._shards else {}),
             "takes": self._takes,
             "keeps": self.keeps,
             "window": self._window,

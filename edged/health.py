@@ -3,6 +3,7 @@
 Health is earned: `ready` means that a real token was decoded lately, the threads turn and the queue moves.
 """
 
+import hashlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +21,14 @@ from edged.wire import Publication
 from edged.worker import WorkerState
 
 log = structlog.get_logger(__name__)
+
+
+def client_mark(client_id: str) -> str:
+    """What a status tells of a client id: enough to see that two are the same, and not the client id."""
+    return hashlib.sha256(client_id.encode()).hexdigest()[:12]
+
+
+_AWAY_PROBE_S = 5.0  # between two probes of an engine that can answer nothing
 
 
 class State(StrEnum):
@@ -59,6 +68,8 @@ def reasons_for_degraded(
         reasons.append(engine.fault)
     elif now - engine.last_progress > limits.stall_after:
         reasons.append(f"the engine has not finished a step for more than {limits.stall_after:g} s")
+    elif engine.away is not None:
+        reasons.append(engine.away)
     if probe is not None and not probe.ok:
         reasons.append("the probe failed: no token was decoded")
     if worker.died is not None:
@@ -90,6 +101,7 @@ class Health:
         limits: Limits,
         interval: float,
         group: Callable[[], Mapping[str, Any] | None] = lambda: None,
+        client: str = "",
         boot_id: str,
         version: str,
         started: float,
@@ -106,6 +118,7 @@ class Health:
         self._limits = limits
         self._interval = interval
         self._group = group
+        self._client = client
         self._boot_id = boot_id
         self._version = version
         self._started = started
@@ -180,7 +193,7 @@ class Health:
         body: dict[str, Any] = {"state": state or self._state, "boot_id": self._boot_id, "since": self._since}
         if state is None and self._reasons:
             body["reasons"] = list(self._reasons)
-        body |= {"started": self._started_text, "version": self._version}
+        body |= {"started": self._started_text, "version": self._version, "client": self._client}
         return Publication(topic=self._topics.status, payload=encode(body), qos=1, retain=True)
 
     def hear_status(self, status: Mapping[str, Any]) -> None:
@@ -196,18 +209,23 @@ class Health:
         return status.get("boot_id") == self._boot_id
 
     def is_rival(self, status: Mapping[str, Any]) -> bool:
-        """Whether a message on our own status topic is of another daemon that lives and started after us.
+        """Whether a status is of another daemon that lives and started after us.
 
-        Of two daemons with one name the older one gives way, so that they do not take the name from each other
-        for ever.
+        Of two daemons with one name, or one client id, the older one gives way, so that they do not take it from each
+        other for ever.
         """
         started = status.get("started")
         return (
             status.get("boot_id") != self._boot_id
             and status.get("state") not in {State.OFFLINE, State.STOPPED}
             and isinstance(started, str)
-            and started > self._started_text  # both RFC 3339, UTC, of one length
+            # RFC 3339, UTC, of one length; of two that started in one moment, one is still the older.
+            and (started, str(status.get("boot_id"))) > (self._started_text, self._boot_id)
         )
+
+    def has_our_client(self, status: Mapping[str, Any]) -> bool:
+        """Whether the status of another box says that it connects by our client id."""
+        return status.get("client") == self._client
 
     def report(self) -> None:
         """Publish `R/health`; while there is no connection an old report is worth nothing, so none is kept."""
@@ -299,7 +317,9 @@ class Health:
             if now - self._probing_since > self._limits.stall_after:
                 self._probe = Probe(ok=False, at=now, ms=None)
             return
-        if latest is None or now - latest >= self._limits.probe_interval:
+        # Of an engine that is away a probe alone may tell that it is back: this box may be left no other work.
+        interval = self._limits.probe_interval if self._engine.state().away is None else _AWAY_PROBE_S
+        if latest is None or now - latest >= interval:
             self._probing_since = now
             self._prober.probe(self._probed)
 

@@ -23,6 +23,14 @@ _PROBE_S = 2.0  # between two probes
 _PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
 
 
+def nothing_shared(topics: Topics) -> BrokerUnavailable:
+    """Why there can be no group: a message to a shared subscription does not come back."""
+    return BrokerUnavailable(
+        f"the broker delivers nothing by shared subscriptions, or its access list forbids {topics.probe} to this user: "
+        "a group (mqtt.share_group) needs a broker that has them, as mosquitto, EMQX, HiveMQ and VerneMQ do"
+    )
+
+
 class Membership:
     """For the main thread; `hear` is for the link's."""
 
@@ -75,8 +83,7 @@ class Membership:
             # Who did not come back with the broker has no last will there either.
             self._reconnects = self._link.state().reconnects
             self._group.forget()
-        while not self._heard.empty():
-            self._group.hear(*self._heard.get())
+        self._listen()
         worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
         takes = self._group.decide(
             jobs=worker.jobs, service_s=worker.service_s, is_well=self._is_well(), now=self._clock()
@@ -89,10 +96,19 @@ class Membership:
             self._link.share(taking=takes)
         return is_news
 
+    def _listen(self) -> None:
+        while not self._heard.empty():
+            self._group.hear(*self._heard.get())
+
+    def is_last(self) -> bool:
+        """Whether no other box is known that could take the work: what comes when we go must be kept for us."""
+        self._listen()
+        return self._group.is_alone
+
     @property
     def must_hand_over(self) -> bool:
-        """Whether others may rely on this box to keep the queue."""
-        return self._group.keeps and not self._group.is_alone
+        """Whether others may rely on this box to keep the queue, also one that is new and was not heard yet."""
+        return self._group.keeps
 
     def check_broker(self) -> None:
         """See whether a message to a shared subscription comes back; some brokers grant them and deliver nothing.
@@ -109,11 +125,7 @@ class Membership:
                 return
             self._probing_for += now - self._probed_at
         if self._probing_for >= _PROBE_TIMEOUT_S:
-            raise BrokerUnavailable(
-                "the broker delivers nothing by shared subscriptions, or its access list forbids "
-                f"{self._topics.probe} to this user: a group (mqtt.share_group) needs a broker that has them, as "
-                "mosquitto, EMQX, HiveMQ and VerneMQ do"
-            )
+            raise nothing_shared(self._topics)
         self._probed_at = now
         self._link.publish(Publication(topic=self._topics.probe, payload=b"{}"))
 

@@ -43,6 +43,8 @@ class LinkState:
         unacked: deliveries of this connection without an ack.
         outbox: publications without an end.
         fault: why there is no connection, in words; None while all is well.
+        contended: connections in a row ended soon after they were made; perhaps another client has our client id, at
+            a broker that does not tell.
         taken_over: another client connected with our client id; the link does not reconnect.
         last_progress: monotonic seconds of the network thread's last turn; a watchdog's food.
     """
@@ -53,6 +55,7 @@ class LinkState:
     outbox: int
     protocol: str | None
     fault: str | None
+    contended: bool
     taken_over: bool
     last_progress: float
 
@@ -68,8 +71,11 @@ class Link(Protocol):
         """Ack a delivery as soon as the order of arrival allows; void tickets are ignored."""
         ...
 
-    def unsubscribe(self) -> None:
-        """Take no more deliveries; the broker keeps what comes for our session."""
+    def unsubscribe(self, *, keep_shared: bool = False) -> None:
+        """Take no more deliveries; the broker keeps what comes for our session.
+
+        Work that is shared goes to others; with `keep_shared`, where there are none, it is kept for us too.
+        """
         ...
 
     def share(self, *, taking: bool) -> None:
@@ -89,7 +95,8 @@ class EngineState:
     Attributes:
         last_token_at: when a token was last decoded or a label scored; None before the first.
         last_progress: when the step loop last turned; a watchdog's food.
-        fault: why the engine does not work, in words; None while all is well.
+        fault: why the engine does not work, in words; None while all is well. It does not come back.
+        away: why it can answer nothing just now, in words; None while it can, as far as it knows.
     """
 
     waiting: int
@@ -106,6 +113,7 @@ class EngineState:
     cache_bytes: int
     cache_capacity: int
     fault: str | None
+    away: str | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -49,10 +49,12 @@ Emit = Callable[[WorkEvent], None]
 T = TypeVar("T")
 
 _TOP = 20  # log-probabilities asked for: the most that vLLM gives by default
+_STOPS = 4  # stop strings that OpenAI takes; the others are looked for here
 _DEPTH = 8  # tokens at most by which two labels may begin alike
 _BYTES_PER_TOKEN = 3.0  # a cautious guess, for servers that tokenize elsewhere; English has 4 to 5, Chinese about 4
 _PAUSE_S = 0.2  # before the first retry; doubled with each
 _START_PAUSE_S = 5.0  # between two attempts to find the server at the start
+_AWAY_AFTER = 3  # failures in a row, each after its retries
 _AGAIN_MS = 5000  # after which a caller may try again
 
 
@@ -80,6 +82,8 @@ class _Counts:
     completion_tokens: int = 0
     steps: int = 0
     last_token_at: float | None = None
+    failures: int = 0  # in a row, for which the server is at fault
+    failure: str = ""  # the last of them
 
 
 class RemoteEngine:
@@ -172,6 +176,7 @@ class RemoteEngine:
             cache_bytes=0,
             cache_capacity=0,
             fault=None,
+            away=counts.failure if counts.failures >= _AWAY_AFTER else None,
         )
 
     @property
@@ -299,7 +304,11 @@ class RemoteEngine:
         with self._lock:
             self._open.pop(mine.work.key, None)
             mine.connection = None
+            if isinstance(event, Failed) and isinstance(event.error, _Away):
+                self._counts.failures += 1
+                self._counts.failure = event.error.message
             if isinstance(event, Classified | Generated):
+                self._counts.failures = 0
                 self._counts.steps += 1
                 self._counts.last_token_at = self._clock()
                 self._counts.prompt_tokens += event.usage.prompt_tokens
@@ -434,8 +443,8 @@ class RemoteEngine:
             "stream": True,
             "stream_options": {"include_usage": True},
         }
-        if stops := [*spec.stop, *params.stop][:4] if spec.schema is None else []:
-            body["stop"] = stops  # OpenAI takes four; `ReplyText` knows all
+        if stops := [*spec.stop, *params.stop] if spec.schema is None else []:
+            body["stop"] = stops[:_STOPS]  # `ReplyText` knows all
         if spec.schema is not None:
             body["response_format"] = {
                 "type": "json_schema",
@@ -465,17 +474,18 @@ class RemoteEngine:
         finish, usage = "stop", NO_USAGE
         early: FinishReason | None = None
         try:
-            for chunk in self._chunks(mine, body, extensions):
-                usage = _usage(chunk, usage) if chunk.get("usage") else usage
-                for choice in chunk.get("choices") or ():
-                    piece = str((choice.get("delta") or {}).get("content") or "")
-                    finish = choice.get("finish_reason") or finish
-                    if piece:
-                        mine.first = mine.first or self._clock()
-                        _show(mine, text.add(piece))
-                if text.stopped:
-                    finish = "stop"
-                    break  # which closes the response, so that the server writes no more
+            with contextlib.closing(self._chunks(mine, body, extensions)) as chunks:
+                for chunk in chunks:
+                    usage = _usage(chunk, usage) if chunk.get("usage") else usage
+                    for choice in chunk.get("choices") or ():
+                        piece = str((choice.get("delta") or {}).get("content") or "")
+                        finish = choice.get("finish_reason") or finish
+                        if piece:
+                            mine.first = mine.first or self._clock()
+                            _show(mine, text.add(piece))
+                    if text.stopped:
+                        finish = "stop"
+                        break  # which closes the response, so that the server writes no more
         except (Cancelled, Expired) as error:
             if not text.has_begun or spec.schema is not None:
                 raise
@@ -495,7 +505,9 @@ class RemoteEngine:
             timings=self._timings(mine),
         )
 
-    def _chunks(self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]) -> Iterator[dict[str, Any]]:
+    def _chunks(
+        self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]
+    ) -> Generator[dict[str, Any], None, None]:
         """The chunks of the answer, asked for until there is one; what has begun is not asked for again."""
         while True:
             try:

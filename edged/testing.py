@@ -91,10 +91,10 @@ class FakeLink:
         """Ack a delivery as soon as the order of arrival allows."""
         self._do(partial(self._settle, ticket))
 
-    def unsubscribe(self) -> None:
+    def unsubscribe(self, *, keep_shared: bool = False) -> None:
         """Hand over no more QoS 1 deliveries."""
         self._inbox.draining = True
-        self.shares = False
+        self.shares = self.shares and keep_shared
 
     def share(self, *, taking: bool) -> None:
         """Take from the shared queues, or leave them to others."""
@@ -110,6 +110,7 @@ class FakeLink:
             outbox=len(self._waiting) + len(self._in_flight),
             protocol="5",
             fault=None if is_up else "the connection was lost",
+            contended=False,
             taken_over=self._taken_over,
             last_progress=self._clock(),
         )
@@ -237,6 +238,7 @@ class ScriptedEngine:
         auto: whether work is answered at once; else by `finish`.
         submitted: all work that came in, in order.
         faults: text -> the error that work on it ends with.
+        away: see `ports.EngineState`.
     """
 
     def __init__(self, *, auto: bool = True, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -245,6 +247,7 @@ class ScriptedEngine:
         self.faults: dict[str, RequestError] = {}
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
+        self.away: str | None = None
         self._answered = 0
         self._last: float | None = None
 
@@ -310,6 +313,7 @@ class ScriptedEngine:
             cache_bytes=0,
             cache_capacity=0,
             fault=None,
+            away=self.away,
         )
 
     @property

@@ -124,10 +124,15 @@ class Topics:
         """Whether something is asked of this daemon there: a task or a control request."""
         return topic_matches(self.requests, topic) or self._is_shared(topic) or topic_matches(self.controls, topic)
 
+    def asks_another(self, topic: str) -> bool:
+        """Whether a task is asked for there of another box or group: the broker may have kept that for our session."""
+        return topic_matches(f"{self.prefix}/+/in/#", topic) and not self.asks(topic)
+
     def place(self, topic: str) -> Place:
         """Read the topic of a request."""
         is_shared = self._is_shared(topic)
-        root = f"{self.prefix}/{self.group}" if is_shared else self.root
+        name = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
+        root = f"{self.prefix}/{name}"
         tail = topic.removeprefix(f"{root}/in").removeprefix("/")
         out = f"{root}/out/{tail}"
         return Place(

@@ -248,6 +248,8 @@ class Worker:
         if self._draining and delivery.ticket is not None:
             return  # unacked: the broker keeps it for the next daemon
         decoded = decode(delivery.message, contract=self._contract, new_id=self._new_id())
+        if isinstance(decoded, Request) and self._contract.topics.asks_another(delivery.message.topic):
+            decoded = _not_ours(decoded)
         if isinstance(decoded, Rejected):
             self._reject(decoded, delivery)
             return
@@ -609,3 +611,11 @@ class Worker:
 
     def _stop(self) -> None:
         self._stopping = True
+
+
+def _not_ours(request: Request) -> Rejected:
+    """What becomes of a request that the broker brings by a subscription of settings that are no more."""
+    error = Busy(
+        "this box takes no work from there any more; send it again, for another to have it", retry_after_ms=1000
+    )
+    return Rejected(id=request.id, task=request.task, address=request.address, error=error, session=request.session)

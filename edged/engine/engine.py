@@ -173,6 +173,7 @@ class Engine(Generic[K]):
             cache_bytes=cache.nbytes,
             cache_capacity=cache.capacity_bytes,
             fault=self._fault,
+            away=None,
         )
 
     @property

@@ -52,6 +52,7 @@ class Exchange:
         fleeting: Sequence[str],
         lossy: Sequence[str] = (),
         shared: Sequence[str],
+        leaving: Sequence[str] = (),
         takes_shared: bool | None,
         has_subscribed: bool,
         inbox: Inbox,
@@ -68,6 +69,7 @@ class Exchange:
             fleeting: those of them that end with the work; see `Link`.
             lossy: those of them that are asked for at QoS 0.
             shared: topic filters of queues that others take from too.
+            leaving: topic filters to end at the broker, if it has them.
             takes_shared: whether to subscribe to them; None leaves them at the broker as they are.
             has_subscribed: whether they were granted on an earlier connection of this link.
             inbox: what arrives goes there first.
@@ -88,6 +90,7 @@ class Exchange:
         self._fleeting = fleeting
         self._lossy = lossy
         self._shared = shared
+        self._leaving = leaving
         self._takes_shared = takes_shared
         self._has_subscribed = has_subscribed
         self._inbox = inbox
@@ -151,9 +154,10 @@ class Exchange:
         self._ack(self._inbox.settle(ticket))
         self._hand_over()
 
-    def unsubscribe(self) -> None:
+    def unsubscribe(self, *, keep_shared: bool) -> None:
         """End the subscriptions that end with the work; see `Inbox.draining` for the rest."""
-        self.share(taking=False)
+        if not keep_shared:
+            self.share(taking=False)
         filters = [each for each in self._subscriptions if self._is_fleeting(each)]
         if filters and self.accepted is not None:
             self._connection.unsubscribe(filters)
@@ -209,6 +213,8 @@ class Exchange:
             filters += self._shared
         elif self._takes_shared is False and self._shared and accepted.session_present:
             self._connection.unsubscribe(self._shared)
+        if self._leaving and accepted.session_present:
+            self._connection.unsubscribe(self._leaving)
         # A broker that had a power cut may know our session and not what we subscribed to, so we always do. MQTT 3.1.1
         # then brings the retained messages again, which is news to nobody.
         self._ignores_retained = accepted.session_present and self._has_subscribed

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -42,7 +42,9 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Drain:
-    """The wish to take no more deliveries."""
+    """The wish to take no more deliveries; with `keep_shared`, to have shared ones kept too."""
+
+    keep_shared: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,7 @@ class Link:
         self._backoff = backoff or Backoff()
         self._versions = VersionChoice(versions(settings.protocol))
         self._has_subscribed = False
+        self._leaving: tuple[str, ...] = ()
         self._takes_shared: bool | None = None  # None: leave it at the broker as it was
         self._stop_at: float | None = None
         self._says_goodbye = True
@@ -147,8 +150,13 @@ class Link:
 
     # -------------------------------------------------------------------------------------------- for all threads
 
-    def start(self) -> None:
-        """Connect, and stay connected until `stop`."""
+    def start(self, *, leaving: Sequence[str] = ()) -> None:
+        """Connect, and stay connected until `stop`.
+
+        Args:
+            leaving: topic filters that the broker may have in our session of an earlier process, and that are to end.
+        """
+        self._leaving = tuple(leaving)
         self._bell.open()
         self._thread = threading.Thread(target=self._run, name="edged-mqtt", daemon=True)
         self._thread.start()
@@ -181,14 +189,15 @@ class Link:
         """Ack a delivery as soon as the order of arrival allows; void tickets are ignored."""
         self._wish(ticket)
 
-    def unsubscribe(self) -> None:
+    def unsubscribe(self, *, keep_shared: bool = False) -> None:
         """Take no more deliveries; the broker keeps what comes for our session.
 
         UNSUBSCRIBE would have the broker throw away what comes while we are down. So only shared subscriptions end,
-        for the work to go to others, and the fleeting ones. Of the rest, what comes at QoS 1 is not handed over and
-        stays unacked; QoS 0, which nobody keeps, is handed over still, so that its sender can be told.
+        for the work to go to others (unless `keep_shared`: there are none), and the fleeting ones. Of the rest, what
+        comes at QoS 1 is not handed over and stays unacked; QoS 0, which nobody keeps, is handed over still, so that
+        its sender can be told.
         """
-        self._wish(_Drain())
+        self._wish(_Drain(keep_shared))
 
     def share(self, *, taking: bool) -> None:
         """Take from the shared queues, or leave what is in them to others.
@@ -206,9 +215,15 @@ class Link:
             outbox=self._unfinished,
             protocol=self._protocol,
             fault=self._fault,
+            contended=self._is_contended(),
             taken_over=self._taken_over,
             last_progress=self._last_progress,
         )
+
+    def _is_contended(self) -> bool:
+        since = self._connected_since
+        lasts = since is not None and self._clock() - since >= self._backoff.lasting
+        return self._short_lived >= SUSPICIOUS and not lasts
 
     def _wish(self, wish: _Wish) -> bool:
         """Leave a wish for the network thread; gives False when it takes no more."""
@@ -252,6 +267,7 @@ class Link:
             fleeting=self._fleeting,
             lossy=self._lossy,
             shared=self._shared,
+            leaving=self._leaving,
             takes_shared=self._takes_shared,
             has_subscribed=self._has_subscribed,
             inbox=self._inbox,
@@ -324,7 +340,7 @@ class Link:
         now = self._clock()
         lived = 0.0 if exchange.accepted_at is None else now - exchange.accepted_at
         self._short_lived = self._short_lived + 1 if was_up and lived < self._backoff.lasting else 0
-        if self._short_lived >= SUSPICIOUS and not self._taken_over:
+        if self._is_contended() and not self._taken_over:
             # Only MQTT 5 can tell of a takeover, and mosquitto 2.0.11 does not even then.
             fault += f"; perhaps another client is connected as {self._identity.client_id!r}"
         is_news = self._change(fault)
@@ -386,17 +402,21 @@ class Link:
                 case Ticket() as ticket:
                     if exchange is not None:  # else it is void: its connection is gone
                         exchange.settle(ticket)
-                case _Drain():
-                    self._inbox.draining = True
-                    self._takes_shared = False
-                    if exchange is not None:
-                        exchange.unsubscribe()
+                case _Drain(keep_shared):
+                    self._drain(exchange, keep_shared=keep_shared)
                 case _Share(taking):
                     self._takes_shared = taking
                     if exchange is not None:
                         exchange.share(taking=taking)
                 case _Stop(at):
                     self._stop_at = at
+
+    def _drain(self, exchange: Exchange | None, *, keep_shared: bool) -> None:
+        self._inbox.draining = True
+        if not keep_shared:
+            self._takes_shared = False
+        if exchange is not None:
+            exchange.unsubscribe(keep_shared=keep_shared)
 
     def _offer(self, entry: Entry) -> None:
         if self._taken_over:

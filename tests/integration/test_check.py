@@ -4,12 +4,13 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from redis import Redis
 
 from edged import check
 from edged.engine import native
@@ -20,6 +21,7 @@ from tests.support.broker import Broker, free_port
 from tests.support.daemon import Daemon
 from tests.support.hardened import HardenedBroker
 from tests.support.peer import Peer
+from tests.support.redis_server import RedisServer
 from tests.support.waiting import TIMEOUT
 
 Checked = Callable[..., tuple[ExitCode, dict[str, str]]]
@@ -126,6 +128,59 @@ def test_a_user_who_may_not_ask(checked: Checked, hardened: HardenedBroker) -> N
     assert code is ExitCode.BROKER
     assert "edged/box/in/sentiment" in lines["daemon"]
     assert "access list must let this user publish" in lines["daemon"]
+
+
+# ------------------------------------------------------------------------------------------------------ the group
+
+
+@pytest.fixture
+def redis(tmp_path: Path) -> Iterator[RedisServer]:
+    server = RedisServer(folder=tmp_path)
+    server.start()
+    yield server
+    server.stop()
+
+
+def test_a_group_whose_broker_and_journal_are_well(checked: Checked, redis: RedisServer) -> None:
+    _, lines = checked(mqtt={"share_group": "team"}, journal={"url": redis.url})
+    assert lines["group"] == "ok    group: team, a message by a shared subscription came back"
+    assert lines["journal"].startswith("ok    journal: written and read")
+    with Redis.from_url(redis.url) as there:
+        left = list(there.scan_iter())
+        assert len(left) == 1
+        assert 0 < there.ttl(left[0]) <= 10
+
+
+def test_a_group_on_a_broker_of_old_is_warned(checked: Checked) -> None:
+    _, lines = checked(mqtt={"share_group": "team", "protocol": "3.1.1"})
+    assert lines["group"].startswith("warn")
+    assert "MQTT 5" in lines["group"]
+
+
+def test_a_user_who_may_not_share(checked: Checked, hardened: HardenedBroker) -> None:
+    there = {"port": hardened.tls_port, "tls": {"ca": hardened.ca}}
+    for user, words in (("edged", "ok    group"), ("operator", "access list forbids edged/box/probe to this user")):
+        login = {"username": user, "password": hardened.passwords[user], "share_group": "team"}
+        code, lines = checked(mqtt=there | login, timeout=3.0)
+        assert words in lines["group"]
+        assert code is ExitCode.BROKER
+
+
+def test_a_journal_that_is_not_there(checked: Checked, redis: RedisServer) -> None:
+    redis.stop()
+    code, lines = checked(mqtt={"share_group": "team"}, journal={"url": redis.url})
+    assert code is ExitCode.USAGE
+    assert "does that server run" in lines["journal"]
+
+
+def test_a_journal_that_may_not_be_written(checked: Checked, redis: RedisServer) -> None:
+    with Redis.from_url(redis.url) as there:
+        there.execute_command("ACL", "SETUSER", "reader", "on", ">sesame", "~*", "+@read", "+@connection")
+    url = redis.url.replace("redis://", "redis://reader:sesame@")
+    code, lines = checked(mqtt={"share_group": "team"}, journal={"url": url})
+    assert code is ExitCode.USAGE
+    assert "edged:{edged/team}:*" in lines["journal"]
+    assert "sesame" not in lines["journal"]
 
 
 # ----------------------------------------------------------------------------------------------------- the daemon

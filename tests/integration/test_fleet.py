@@ -6,6 +6,7 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections import Counter
@@ -42,7 +43,8 @@ class Fleet:
         folder = self.folder / node
         folder.mkdir(exist_ok=True)
         settings = {"EDGED_MQTT__SHARE_GROUP": "team", "EDGED_HEALTH__INTERVAL": "1", "EDGED_MQTT__KEEPALIVE": "5"}
-        box = Daemon(folder=folder, broker=self.broker, node=node, program=(*SCRIPTED, *options), more=settings | more)
+        more = {name: value for name, value in (settings | more).items() if value}
+        box = Daemon(folder=folder, broker=self.broker, node=node, program=(*SCRIPTED, *options), more=more)
         self.boxes[node] = box
         box.start()
         return box
@@ -317,6 +319,47 @@ def test_a_paused_box_takes_work_again_when_the_broker_comes_back_without_the_ot
     assert group["members"] == []
 
 
+def test_what_comes_while_the_only_box_restarts_is_answered_after(fleet: Fleet) -> None:
+    fleet.start("a")
+    fleet.start("b")
+    fleet.wait_ready()
+    assert fleet.boxes["b"].stop() == ExitCode.DONE
+    assert fleet.boxes["a"].stop() == ExitCode.DONE
+    reasons: Counter[str] = Counter()
+    with Peer(fleet.broker.port) as peer:
+        peer._client.on_publish = lambda _client, _data, _mid, reason, _properties: reasons.update([str(reason)])
+        peer.subscribe(f"{TEAM}/out/#")
+        for number in range(6):
+            ask(peer, str(number))
+        eventually(lambda: reasons.total() == 6, "the broker has them")
+        fleet.boxes["a"].start()
+        told = answers(peer, 6)
+        assert Counter((each["id"], each["node"]) for each in told) == Counter((str(n), "a") for n in range(6))
+    assert set(reasons) == {"Success"}
+
+
+@pytest.mark.parametrize("group", ["", "other"])
+def test_who_has_left_its_group_gets_no_more_of_its_work(fleet: Fleet, group: str) -> None:
+    """What it had been dealt is answered, and what comes later is for others alone."""
+    fleet.start("a")
+    fleet.wait_ready()
+    fleet.boxes["a"].kill()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        for number in range(3):
+            ask(peer, f"before {number}")
+        box = fleet.start("a", EDGED_MQTT__SHARE_GROUP=group)
+        told = answers(peer, 3)
+        assert {each["error"]["code"] for each in told} == {"busy"}
+        box.wait_ready()
+        fleet.start("b")
+        fleet.boxes["b"].wait_ready()
+        fleet.wait_shares("b")
+        for number in range(6):
+            ask(peer, f"after {number}")
+        assert [each["node"] for each in answers(peer, 6)] == ["b"] * 6
+
+
 def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
     fleet.start("a", EDGED_MQTT__SESSION_EXPIRY="1")
     fleet.wait_ready()
@@ -327,6 +370,33 @@ def test_a_client_asks_again_where_a_box_has_died(fleet: Fleet) -> None:
         box.wait_ready()
         assert client.ask("anybody there?", task="reply")["node"] == "b"
     os.kill(fleet.boxes["a"].process.pid, signal.SIGCONT)
+
+
+def test_a_stream_that_is_begun_again_repeats_nothing(fleet: Fleet) -> None:
+    """A box that dies in the middle of its words, and another that says them all."""
+    words = ["It ", "was ", "a ", "fine ", "day."]
+    with Peer(fleet.broker.port) as box, fleet.client(timeout=1.0, attempts=2) as client:
+        box.subscribe(f"{TEAM}/in/reply")
+
+        def say(number: int) -> None:
+            asked = json.loads(box.received.get(timeout=10.0).payload)
+            for seq, word in enumerate(words[:number]):
+                chunk = {"id": asked["id"], "seq": seq, "reply": {"delta": word}}
+                box.publish(f"{asked['reply_to']}/stream", json.dumps(chunk).encode())
+            if number == len(words):
+                result = {"id": asked["id"], "status": "ok", "reply": {"text": "".join(words)}}
+                box.publish(asked["reply_to"], json.dumps(result).encode())
+
+        def die_and_come_again() -> None:
+            say(3)
+            say(5)
+
+        thread = threading.Thread(target=die_and_come_again)
+        thread.start()
+        *chunks, result = client.stream("how was it?", task="reply", stream=True)
+        thread.join(10.0)
+    assert [each.body["reply"]["delta"] for each in chunks] == words
+    assert result.body["reply"]["text"] == "".join(words)
 
 
 @pytest.fixture
@@ -360,6 +430,27 @@ def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet) -> None:
         assert "two daemons have one name" in first.log
     finally:
         second.kill()
+
+
+@pytest.mark.parametrize("group", ["team", ""], ids=["a group", "no group"])
+def test_of_two_boxes_with_one_client_id_one_stops(fleet: Fleet, group: str) -> None:
+    """mosquitto 2.0.11 does not tell who lost the connection that another client has it now."""
+    more = {"EDGED_MQTT__CLIENT_ID": "the same", "EDGED_MQTT__SHARE_GROUP": group}
+    older = fleet.start("a", **more)
+    older.wait_ready()
+    newer = fleet.start("b", **more)
+    assert older.wait() == ExitCode.BROKER
+    assert "the box b connected to the broker as the same too" in older.log
+    assert "EDGED_MQTT__CLIENT_ID" in older.log
+    watcher = Watcher(fleet.broker, "edged/a/status")
+    assert "the box b" in watcher.until(state="stopped")["reasons"][0]
+    watcher.stop()
+    newer.wait_ready()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe("edged/b/out/#")
+        peer.publish("edged/b/in/reply", b"still there?")
+        assert answers(peer, 1)[0]["node"] == "b"
+    assert newer.is_alive
 
 
 def test_settings_that_make_no_group_are_refused() -> None:

@@ -290,6 +290,22 @@ def test_a_fault_of_the_server_is_tried_again(script: Script) -> None:
     assert (end.text, end.usage.prompt_tokens, end.usage.completion_tokens) == ("Hello there", 9, 2)
 
 
+@pytest.mark.parametrize("pieces", [["One, ", "two, th", "ree", ", four", ", five"], ["One, two, ", "three, four"]])
+def test_stop_strings_beyond_those_that_servers_take_are_kept_to(script: Script, pieces: list[str]) -> None:
+    script.answers["/v1/chat/completions"] = lambda _: (200, sse(*pieces, finish="length"))
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        stops = ("a", "b", "c", "d", "three")
+        [[*deltas, end]] = run(running, reply(params=Params(stop=stops), stream=True))
+        [[plain]] = run(running, reply("2", params=Params(stop=("four",))))
+    assert script.asked[-2][1]["stop"] == [*stops[:4]]
+    assert isinstance(end, Generated)
+    assert (end.text, end.finish_reason) == ("One, two,", "stop")
+    assert "".join(each.text for each in deltas if isinstance(each, TextDelta)) == end.text
+    assert isinstance(plain, Generated)
+    assert plain.text == "One, two, three,"
+
+
 def test_a_server_that_stays_at_fault_is_an_error_of_this_request(script: Script) -> None:
     script.answers["/v1/chat/completions"] = lambda _: (500, b"no")
     with engine(script.url, retries=1) as running:
@@ -298,6 +314,22 @@ def test_a_server_that_stays_at_fault_is_an_error_of_this_request(script: Script
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.retry_after_ms) == ("model_error", 5000)
     assert sum(path.endswith("chat/completions") for path, _ in script.asked) == 2
+
+
+def test_a_server_that_stays_at_fault_is_away_until_it_answers(script: Script) -> None:
+    refused, failed, answered = (400, b"no"), (500, b"no"), (200, sse("Hello"))
+    says = [refused, refused, refused, failed, failed, failed, refused, answered]
+    is_away = [False, False, False, False, False, True, True, False]  # what it refuses is no fault of its own
+    answers = iter(says)
+    script.answers["/v1/chat/completions"] = lambda _: next(answers)
+    told = []
+    with engine(script.url, retries=0) as running:
+        assert running.wait_ready(TIMEOUT)
+        for _ in says:
+            run(running, reply())
+            told.append(running.state().away)
+    assert [each is not None for each in told] == is_away
+    assert "the model's server" in str(told[5])
 
 
 def test_what_the_server_says_of_the_users_words_is_not_passed_on(script: Script) -> None:

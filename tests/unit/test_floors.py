@@ -20,12 +20,14 @@ PURE = {"edged"} | modules(
     " settings settings_text ports presets metrics bench_report evaluation task_settings mqtt mqtt.settlement"
     " mqtt.inbox mqtt.outbox mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
-RESOURCES = modules("config logs models journal redis_journal remote remote_connection systemd system bandwidth")
+RESOURCES = modules(
+    "config subscribed logs models journal redis_journal remote remote_connection systemd system bandwidth"
+)
 ROOMS = ("edged.mqtt.", "edged.engine.", "edged.remote")  # floor 1 too, of several files each
 BEHAVIOUR = modules(
     "worker recorder responder control health info discovery membership prometheus asyncapi testing workloads"
 )
-TOP = modules("daemon client demo bench coldstart evaluate check top cli __main__")
+TOP = modules("daemon lookout client demo bench coldstart evaluate check top cli __main__")
 
 OUTSIDE = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "time"}
 KEPT_IN = {  # a library, and the only places that may know it

@@ -13,8 +13,8 @@ SILENCE_S = 90.0
 class Clocked:
     """A group, and a clock that goes on by a handover with each decision."""
 
-    def __init__(self, node: str = "b", *, batch: int = 4, capacity: int = 64) -> None:
-        self.group = Group("team", node=node, batch=batch, capacity=capacity, silence_s=SILENCE_S)
+    def __init__(self, node: str = "b", *, batch: int = 4, capacity: int = 64, shards: tuple[str, ...] = ()) -> None:
+        self.group = Group("team", node=node, shards=shards, batch=batch, capacity=capacity, silence_s=SILENCE_S)
         self.now = 0.0
 
     def hear(self, node: str, report: dict[str, Any]) -> None:
@@ -25,8 +25,12 @@ class Clocked:
         return self.group.decide(jobs=jobs, service_s=service_s, is_well=is_well, now=self.now)
 
 
-def tells(speed: int | None, *, state: str = "ready", name: str = "team", keeps: bool = True) -> dict[str, Any]:
-    told = {} if speed is None else {"speed": speed}
+def tells(
+    speed: int | None, *, state: str = "ready", name: str = "team", keeps: bool = True, shards: Any = None
+) -> dict[str, Any]:
+    told: dict[str, Any] = {} if speed is None else {"speed": speed}
+    if shards is not None:
+        told["shards"] = shards
     return {"state": state, "group": {"name": name, "takes": True, "keeps": keeps, **told}}
 
 
@@ -50,6 +54,28 @@ def test_a_slow_box_that_has_enough_stops_until_half_of_it_is_done() -> None:
     taken = [slow.decide(jobs) for jobs in (0, 7, 8, 9, 5, 4, 7, 8)]
     assert taken == [True, True, False, False, False, True, True, False]
     assert slow.group.snapshot()["pauses"] == 2
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "may_leave_it_to_them"),
+    [
+        ((), None, True),
+        (("0", "1"), ["1", "0"], True),
+        (("0",), ["0", "1"], True),
+        (("0", "1"), ["1", "2"], False),
+        (("0",), None, False),
+        ((), ["0"], False),
+        (("0",), "0", False),
+        (("0",), [["0"], 0], False),
+    ],
+)
+def test_work_is_left_to_a_box_that_takes_the_same_shards(
+    ours: tuple[str, ...], theirs: Any, may_leave_it_to_them: bool
+) -> None:
+    slow = Clocked(shards=ours)
+    slow.hear("a", tells(3, shards=theirs))
+    assert [slow.decide(64) for _ in range(3)][-1] is not may_leave_it_to_them
+    assert slow.group.is_alone is not may_leave_it_to_them
 
 
 def test_the_fastest_box_never_stops() -> None:

@@ -103,6 +103,19 @@ def test_a_failed_probe_degrades_and_a_good_one_heals(bench: Bench) -> None:
     assert bench.told("status")[-1]["state"] == "ready"
 
 
+def test_an_engine_that_is_away_degrades_and_is_probed_often(bench: Bench) -> None:
+    bench.health.tick()
+    bench.engine.auto = False
+    bench.engine.away = "the model's server: nothing listens there"
+    bench.now += 6.0
+    bench.health.tick()
+    assert (bench.health.state, bench.health.reasons) == (State.DEGRADED, (bench.engine.away,))
+    assert len(bench.engine.submitted) == 2
+    bench.engine.away = None
+    bench.health.tick()
+    assert bench.health.state is State.READY
+
+
 def test_a_probe_that_never_ends_degrades(bench: Bench) -> None:
     bench.engine.auto = False
     bench.health.tick()
@@ -212,6 +225,8 @@ def test_what_another_says_in_our_name_is_corrected_once(bench: Bench) -> None:
         ({"state": "offline"}, False),
         ({"state": "stopped"}, False),
         ({"started": "1970-01-01T00:00:00.000Z"}, False),
+        ({"started": "1970-01-01T00:16:40.000Z", "boot_id": "c"}, True),  # as we did
+        ({"started": "1970-01-01T00:16:40.000Z", "boot_id": "a"}, False),
         ({"started": None}, False),
     ],
 )

@@ -116,6 +116,14 @@ def test_a_box_that_is_not_well_leaves_the_work_to_one_that_is(bench: Bench) -> 
     assert bench.link.shares
 
 
+def test_the_last_one_is_who_hears_that_the_others_have_gone(bench: Bench) -> None:
+    assert bench.member.is_last()
+    bench.hear("edged/a/health", **KEEPER)
+    assert not bench.member.is_last()
+    bench.hear("edged/a/status", state="draining")
+    assert bench.member.is_last()
+
+
 def test_after_a_reconnect_nobody_is_counted_on_unheard(bench: Bench) -> None:
     bench.member.start()
     bench.hear(TOPICS.probe)

@@ -139,6 +139,19 @@ def bench() -> Bench:
     return Bench()
 
 
+@pytest.mark.parametrize("group", [None, "another"])
+def test_work_of_a_group_that_was_left_is_told_to_go_elsewhere(group: str | None) -> None:
+    """The broker brings it by a subscription that it kept for our session."""
+    bench = Bench(group=group)
+    plain = bench.send("hi", root="edged/team", correlation_data=b"one")
+    asked = bench.send({"text": "hi", "id": "two", "reply_to": "edged/asker"}, root="edged/team", tail="reply/s")
+    [first], [second] = bench.answers("edged/team/out/message"), bench.answers("edged/asker")
+    assert [each["error"]["code"] for each in (first, second)] == ["busy", "busy"]
+    assert (first["id"], second["id"], second["session"]) == ("one", "two", "s")
+    assert bench.link.acked == [plain, asked]
+    assert not bench.engine.submitted
+
+
 def test_plain_text_gets_sentiment_and_reply_and_is_settled_after_it(bench: Bench) -> None:
     bench.link.auto = False
     delivery = bench.send("hello there")
