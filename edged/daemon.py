@@ -395,8 +395,7 @@ class Daemon:
         elif topic == self._contract.topics.status:
             self._hear_status(delivery)
         elif self._membership is not None and self._membership.hear(topic, payload):
-            if topic.endswith("/status"):  # a box that comes or goes; its work may be ours now
-                self._signals.wake.set()
+            self._signals.wake.set()  # a box may have come, or gone: its work may be ours now
         else:
             # Of other settings, whose subscriptions the broker had kept for our session.
             log.debug("stray_message", topic=topic)

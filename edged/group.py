@@ -57,6 +57,7 @@ class Group:
         self._window = self._batch
         self._speed: int | None = None
         self._others: dict[str, _Member] = {}
+        self._met: set[str] = set()
         self._pauses = 0
         self._takes = True
         self._keeps_not_since: float | None = None
@@ -76,17 +77,24 @@ class Group:
         """Whether no other box is known that could take work."""
         return not self._others
 
-    def hear(self, node: str, report: Mapping[str, Any], now: float) -> None:
-        """Take in what a box says in its `health` or `status`, or what its last will says for it."""
+    def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
+        """Take in what a box says in its `health` or `status`, or what its last will says for it.
+
+        Returns:
+            Whether it is one that has come since: it has not heard of this box yet.
+        """
         if node == self._node:
-            return
+            return False
         state = report.get("state")
         if state not in _ALIVE:
             self._others.pop(node, None)
-            return
+            self._met.discard(node)
+            return False
         group = report.get("group")
         if not isinstance(group, Mapping):
-            return  # a status, or a box that works alone
+            return False  # a status, or a box that works alone
+        is_new = node not in self._met
+        self._met.add(node)
         if group.get("name") == self.name and self._takes_what_we_take(group.get("shards")):
             speed = group.get("speed")
             rank = (speed, node) if isinstance(speed, int) else None
@@ -94,6 +102,7 @@ class Group:
             self._others[node] = _Member(keeper=rank if keeps else None, heard=now)
         else:
             self._others.pop(node, None)
+        return is_new
 
     def _takes_what_we_take(self, shards: object) -> bool:
         """Whether a box with these shards could do all our work; one with others cannot be left any of it."""
@@ -102,7 +111,7 @@ class Group:
 
     def forget(self) -> None:
         """Take what was heard for outdated."""
-        self._others.clear()
+        self._others.clear()  # `_met` stays: they know us
 
     def decide(self, *, jobs: int, service_s: float | None, is_well: bool, now: float) -> bool:
         """Whether to take work now.

@@ -20,6 +20,7 @@ from edged.worker import WorkerState
 log = structlog.get_logger(__name__)
 
 _PROBE_S = 2.0  # between two probes
+_GREET_S = 1.0  # between two greetings: many may come at once
 _PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
 
 
@@ -56,6 +57,8 @@ class Membership:
         self._probed_at: float | None = None
         self._probing_for = 0.0
         self._takes = False
+        self._has_newcomer = False
+        self._greeted_at = float("-inf")
         self._reconnects = 0
 
     @staticmethod
@@ -94,11 +97,19 @@ class Membership:
         if takes != self._takes:
             self._takes = takes
             self._link.share(taking=takes)
-        return is_news
+        return self._greets() or is_news
 
     def _listen(self) -> None:
         while not self._heard.empty():
-            self._group.hear(*self._heard.get())
+            self._has_newcomer |= self._group.hear(*self._heard.get())
+
+    def _greets(self) -> bool:
+        """Whether a box that has just come is to hear of us now, and not after half a minute."""
+        if not self._has_newcomer or self._clock() - self._greeted_at < _GREET_S:
+            return False
+        self._has_newcomer = False
+        self._greeted_at = self._clock()
+        return True
 
     def is_last(self) -> bool:
         """Whether no other box is known that could take the work: what comes when we go must be kept for us."""

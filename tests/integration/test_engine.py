@@ -14,6 +14,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
+from edged import prompts as built_in
 from edged.conversation import Turn
 from edged.engine import decoder, native
 from edged.engine.engine import Engine, Limits, Loaded
@@ -21,7 +22,7 @@ from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
 from edged.ports import ModelInfo
-from edged.prompts import BUILT_IN, REPLY, SENTIMENT
+from edged.prompts import MESSAGE, REPLY
 from edged.tasks import ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from tests.support import assets, tiny
@@ -57,6 +58,16 @@ def weights() -> Any:
 
 Start = Callable[..., Engine[Any]]
 _HOUSE = Sampling()
+# The built-in task with less to warm up: hundreds of engines start here.
+SENTIMENT = replace(
+    built_in.SENTIMENT,
+    prompts={
+        language: replace(prompt, examples=prompt.examples[:4], neutral_texts=prompt.neutral_texts[:2])
+        for language, prompt in built_in.SENTIMENT.prompts.items()
+    },
+    further={},
+)
+BUILT_IN = Tasks([MESSAGE, SENTIMENT, REPLY])
 _PROMPT = SENTIMENT.prompts["en"]
 
 
@@ -247,7 +258,7 @@ def test_who_is_sure_asks_no_further(start: Start) -> None:
 def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start: Start) -> None:
     first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
     prompt = second.prompts["zh"]
-    long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 2)})
+    long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 4)})
     always = replace(first, name="always", further={"zh": (long,)}, doubt=1.0)
     engine = start(tasks=Tasks([first, always]))
     text = "x " * (CONTEXT - 200)

@@ -138,9 +138,10 @@ def test_the_prefix_is_the_same_for_every_text(prompter: Prompter) -> None:
 
 
 def test_chinese_labels_of_one_and_of_several_tokens(prompter: Prompter, tokenizer: PreTrainedTokenizerBase) -> None:
-    one = prompter.classification(SENTIMENT, text="好", language="zh").labels
-    spelled = [[tokenizer.decode([token]) for _, token in path] for path in one.steps]
-    assert ["".join(map(str, parts)) for parts in spelled] == ["正面", "负面"]
+    for spec, words in ((SENTIMENT, ["好", "差", "喜欢", "讨厌"]), (labels("正面", "负面"), ["正面", "负面"])):
+        one = prompter.classification(spec, text="好", language="zh").labels
+        spelled = [[tokenizer.decode([token]) for _, token in path] for path in one.steps]
+        assert ["".join(map(str, parts)) for parts in spelled] == words
     several = prompter.classification(labels("非常满意", "非常失望", "一般"), text="好", language="zh").labels
     lengths = [len(path) for path in several.steps]
     assert max(lengths) > 1

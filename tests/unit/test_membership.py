@@ -172,3 +172,19 @@ def test_what_is_no_members_is_left_alone(bench: Bench) -> None:
 
 def test_a_box_that_works_alone_listens_to_nobody() -> None:
     assert Membership.subscriptions(Topics(prefix="edged", node="b")) == ()
+
+
+def test_who_comes_is_greeted_once_and_again_only_after_it_was_gone(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.pass_seconds(3)
+    bench.hear("edged/a/health", **KEEPER)
+    bench.hear("edged/c/health", **KEEPER)
+    assert bench.pass_seconds(1) == 1  # one report tells both
+    bench.pass_seconds(5)
+    bench.hear("edged/a/health", **KEEPER)
+    assert bench.pass_seconds(3) == 0
+    bench.hear("edged/a/status", state="stopped")
+    bench.pass_seconds(3)
+    bench.hear("edged/a/health", **KEEPER)
+    assert bench.pass_seconds(1) == 1
