@@ -20,6 +20,8 @@ from edged.prompts import REPLY, SENTIMENT
 from edged.tasks import GenerateSpec, PartSpec
 from edged.work import Classified, Failed, Generated, Params, TextDelta, Usage, Work, WorkEvent
 
+# By one prompt: whether more are asked depends on the words of a text, which say nothing here.
+_SENTIMENT = replace(SENTIMENT, doubt=0.0)
 TEXT_TOKENS = 30  # of a user's text
 HISTORY_TURNS = 3  # question and answer, each as long as a text
 REPLY_TOKENS = 64
@@ -189,7 +191,7 @@ class Workloads:
         return self._work(spec, _LONG, params=replace(_GREEDY, max_tokens=max_tokens))
 
     def _sentiment(self, text: str) -> Work:
-        return self._work(SENTIMENT, text)
+        return self._work(_SENTIMENT, text)
 
     def _reply(self, text: str, *, turns: tuple[Turn, ...] = (), max_tokens: int = REPLY_TOKENS) -> Work:
         return self._work(REPLY, text, params=Params(max_tokens=max_tokens), turns=turns)
