@@ -150,7 +150,7 @@ SENTIMENT = ClassifySpec(
     neutral=_NEUTRAL,
     neutral_margin=0.3,
     further={"en": _FURTHER_EN},
-    doubt=0.47,
+    doubt=0.57,
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both
