@@ -6,7 +6,9 @@ shared subscriptions; a box answers `slots` requests side by side and keeps the 
     python3 deploy/fleet/simulate.py --boxes 4 --rate 60 --strategy round_robin
     python3 deploy/fleet/simulate.py --boxes 1000 --load 0.8 --bursts 5 --deaths-per-hour 2 --all
 
-Needs nothing but Python. deploy/MEASUREMENTS.md ("a fleet") compares it with real daemons at 1 to 4 boxes.
+Needs nothing but Python. deploy/MEASUREMENTS.md ("a fleet") compares it with real daemons on one mosquitto, at 1 to 4
+boxes: waits by load, with a slow box, with boxes that die, with conversations that are dealt in turn and by shards.
+`random`, `hash` and `pull` need brokers with which it was not compared.
 """
 
 import argparse
@@ -17,16 +19,35 @@ import statistics
 import sys
 import zlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 STRATEGIES = {
     "round_robin": "in turn: mosquitto, EMQX (round_robin), VerneMQ",
     "random": "by lot: EMQX (random)",
-    "hash": "by topic, and so by conversation: EMQX (hash_topic), RMQTT; shards assigned by hand",
+    "hash": "by topic, and so by conversation: EMQX (hash_topic), RMQTT",
+    "shards": "by conversation, each box its own shard: what comes for a box that is gone for good is lost",
     "pause": "in turn, among those that have room: mosquitto with edged's own pausing",
     "pull": "to whoever is free: one queue for all, as HiveMQ does by Receive Maximum",
 }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Arrival:
+    """A request that comes at `at` seconds, of a conversation, and takes `service` seconds in a slot."""
+
+    at: float
+    session: int
+    service: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Death:
+    """The end of a box at `at` seconds; `down` seconds later it answers again."""
+
+    at: float
+    box: int
+    down: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,13 +58,16 @@ class Scenario:
         speeds: one for each box; 1.0 takes the service time as it is, 0.5 twice as long.
         slots: requests that a box answers side by side.
         service: seconds of one request in a slot; one is drawn for each request.
-        rate: requests per second, on the average.
+        rate: requests per second, on the average; without meaning where there are `arrivals`.
         burst: requests that come at once, on the average; 1.0 are independent arrivals (Poisson).
         seconds: of arrivals; what is left then is answered.
+        arrivals: the requests, one by one; None: they are drawn.
         deaths_per_hour: of each box; a dead one is back after `down` seconds.
+        deaths: further ones, one by one.
         expiry: seconds for which the broker keeps a dead box's session: until then it deals work to it. Then what it
             had is lost.
         retry: seconds after which a client asks again; None: never.
+        shared_journal: whether a box knows what the others have answered: else it answers again what comes again.
         turns: of a conversation, on the average.
     """
 
@@ -53,10 +77,13 @@ class Scenario:
     rate: float
     burst: float = 1.0
     seconds: float = 600.0
+    arrivals: Sequence[Arrival] | None = None
     deaths_per_hour: float = 0.0
+    deaths: Sequence[Death] = ()
     down: float = 60.0
     expiry: float = 30.0
     retry: float | None = None
+    shared_journal: bool = True
     turns: float = 6.0
 
 
@@ -88,6 +115,7 @@ class Request:
     service: float
     started: float | None = None
     answered: float | None = None
+    answered_by: list[int] = field(default_factory=list)  # boxes; the first one's answer was the first
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,9 +126,11 @@ class Outcome:
     waits: Sequence[float]  # until work began that came to an answer
     totals: Sequence[float]  # until the answer
     lost: int  # without an answer at the end
+    again: int  # answers to what another box had answered already
     breaks: int  # turns that went to another box than the turn before
     followers: int  # turns that had one before
     by_box: Sequence[int]
+    boxes: Sequence[int]  # whose answer came first, in the order of waits and totals
 
 
 class Simulation:
@@ -124,7 +154,7 @@ class Simulation:
         self._last: Box | None = None
         self._count_members()
         self._last_box: dict[int, int] = {}
-        self._breaks = self._followers = self._sessions = 0
+        self._breaks = self._followers = self._sessions = self._again = 0
         self._open_sessions: list[int] = []
         self._answers = [0] * len(self._boxes)
         # A box that answers slowly wants less in hand: two seconds of work, as edged does.
@@ -133,9 +163,10 @@ class Simulation:
 
     def run(self) -> Outcome:
         self._arrivals()
-        if self._scenario.deaths_per_hour:
-            for box in self._boxes:
-                self._plan_death(box)
+        for box in self._boxes:
+            self._plan_death(box)
+        for death in self._scenario.deaths:
+            self._at(death.at, lambda death=death: self._die(self._boxes[death.box], death.down))
         end = self._scenario.seconds * 20
         while self._events and self._events[0][0] < end:
             self._now, _, event = heapq.heappop(self._events)
@@ -146,9 +177,11 @@ class Simulation:
             waits=[(each.started or 0.0) - each.came for each in done],
             totals=[(each.answered or 0.0) - each.came for each in done],
             lost=len(self._requests) - len(done),
+            again=self._again,
             breaks=self._breaks,
             followers=self._followers,
             by_box=self._answers,
+            boxes=[each.answered_by[0] for each in done],
         )
 
     # what happens
@@ -157,12 +190,16 @@ class Simulation:
         heapq.heappush(self._events, (self._now + seconds, next(self._numbers), event))
 
     def _arrivals(self) -> None:
+        for each in self._drawn() if self._scenario.arrivals is None else self._scenario.arrivals:
+            request = Request(came=each.at, session=each.session, service=each.service)
+            self._requests.append(request)
+            self._at(each.at, lambda request=request: self._ask(request))
+
+    def _drawn(self) -> Iterator[Arrival]:
         scenario, at = self._scenario, 0.0
         while (at := at + self._random.expovariate(scenario.rate / scenario.burst)) < scenario.seconds:
             for _ in range(max(1, round(self._random.expovariate(1 / scenario.burst))) if scenario.burst > 1 else 1):
-                request = Request(came=at, session=self._session(), service=self._random.choice(scenario.service))
-                self._requests.append(request)
-                self._at(at, lambda request=request: self._ask(request))
+                yield Arrival(at=at, session=self._session(), service=self._random.choice(scenario.service))
 
     def _session(self) -> int:
         """A conversation that goes on, or a new one."""
@@ -189,10 +226,13 @@ class Simulation:
     def _deal(self, request: Request) -> Box | None:
         """Whom the broker gives it; None where nobody subscribes: then it is gone."""
         members = self._members
+        if self._strategy == "shards":
+            box = self._boxes[shard(request.session, len(self._boxes))]
+            return box if box.is_member else None
         if not members:
             return None
         if self._strategy == "hash":
-            return members[zlib.crc32(str(request.session).encode()) % len(members)]
+            return members[shard(request.session, len(members))]
         if self._strategy == "random":
             return self._random.choice(members)
         for _ in members:
@@ -203,9 +243,10 @@ class Simulation:
         return members[self._next % len(members)]
 
     def _takes(self, box: Box) -> bool:
-        """A box's own rule; see edged/group.py. The fastest that lives never pauses; a dead one cannot."""
+        """A box's own rule; see edged/group.py. The fastest that lives never pauses; a dead one does what it did."""
         window = self._windows[box.name]
-        box.takes = not box.lives or box is self._last or (box.jobs < window if box.takes else box.jobs <= window // 2)
+        if box.lives:
+            box.takes = box is self._last or (box.jobs < window if box.takes else box.jobs <= window // 2)
         return box.takes
 
     def _pull(self) -> None:
@@ -226,18 +267,25 @@ class Simulation:
     def _work(self, box: Box) -> None:
         while box.lives and box.free and box.queue:
             request = box.queue.popleft()
-            if request.answered is not None:
-                continue  # asked twice, and answered by another box meanwhile
+            if self._is_known(request, box):
+                continue
             box.free -= 1
             box.running[request] = None
             begun, run = self._now, box.run
             self._at(request.service / box.speed, lambda r=request, b=begun, n=run: self._answer(box, r, b, n))
+
+    def _is_known(self, request: Request, box: Box) -> bool:
+        """Whether this box needs not work on it: it does so already, or the answer is in a journal that it reads."""
+        is_recorded = request.answered is not None and self._scenario.shared_journal
+        return is_recorded or box.name in request.answered_by or request in box.running
 
     def _answer(self, box: Box, request: Request, begun: float, run: int) -> None:
         if run != box.run:
             return
         box.free += 1
         box.running.pop(request, None)
+        request.answered_by.append(box.name)
+        self._again += request.answered is not None
         if request.answered is None:
             request.started, request.answered = begun, self._now
             self._answers[box.name] += 1
@@ -251,10 +299,11 @@ class Simulation:
             self._pull()
 
     def _plan_death(self, box: Box) -> None:
-        self._at(self._random.expovariate(self._scenario.deaths_per_hour / 3600), lambda: self._die(box))
+        if rate := self._scenario.deaths_per_hour / 3600:
+            self._at(self._random.expovariate(rate), lambda: self._die(box, self._scenario.down))
 
-    def _die(self, box: Box) -> None:
-        if self._now > self._scenario.seconds:
+    def _die(self, box: Box, down: float) -> None:
+        if self._now > self._scenario.seconds or not box.lives:
             return
         box.lives = False
         box.run += 1
@@ -264,16 +313,16 @@ class Simulation:
             box.running.clear()
             box.queue.clear()
             self._pull()
-        self._at(min(self._scenario.expiry, self._scenario.down), lambda: self._expire(box))
-        self._at(self._scenario.down, lambda: self._return(box))
+        if self._scenario.expiry < down:
+            self._at(self._scenario.expiry, lambda: self._expire(box))
+        self._at(down, lambda: self._return(box))
 
     def _expire(self, box: Box) -> None:
-        """The broker's session of it ends, and with it what it had; unless the box is back by then."""
-        if self._scenario.expiry < self._scenario.down:
-            box.is_member = False
-            box.queue.clear()
-            box.running.clear()
-            self._count_members()
+        """The broker's session of it ends, and with it what it had."""
+        box.is_member = False
+        box.queue.clear()
+        box.running.clear()
+        self._count_members()
 
     def _return(self, box: Box) -> None:
         box.queue.extendleft(box.running)  # kept by the broker, or empty
@@ -286,6 +335,11 @@ class Simulation:
             self._free.append(box)
             self._pull()
         self._plan_death(box)
+
+
+def shard(session: int, number: int) -> int:
+    """Which of `number` shards; as `edged.topics.shard_of`."""
+    return zlib.crc32(str(session).encode()) % number
 
 
 def report(outcome: Outcome) -> str:
@@ -321,6 +375,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--down", type=float, default=60.0, metavar="S", help="until a dead box is back")
     parser.add_argument("--expiry", type=float, default=30.0, metavar="S", help="mqtt.session_expiry")
     parser.add_argument("--retry", type=float, metavar="S", help="clients ask again after so long")
+    parser.add_argument("--own-journals", action="store_true", help="a box does not know what others have answered")
     parser.add_argument("--strategy", choices=[*STRATEGIES], default="round_robin")
     parser.add_argument("--all", action="store_true", help="every strategy")
     parser.add_argument("--seed", type=int, default=1)
@@ -340,6 +395,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         down=options.down,
         expiry=options.expiry,
         retry=options.retry,
+        shared_journal=not options.own_journals,
     )
     print(f"{options.boxes} boxes, {rate:.1f} requests/s of {able:.1f}")
     for name in STRATEGIES if options.all else [options.strategy]:

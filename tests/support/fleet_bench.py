@@ -1,192 +1,217 @@
-"""What a group of boxes does together: `python -m tests.support.fleet_bench [--rounds N]`.
+"""What a group of boxes does together: `python -m tests.support.fleet_bench [PART ...] [--rounds N]`.
 
 Real daemons on one real mosquitto, with an engine by rule that takes as long as a real one and answers eight requests
-side by side. First all work at once, for 1, 2 and 4 boxes in turn: how many requests a second. Then requests that come
-by chance at 0.9 of what the boxes can do, beside what deploy/fleet/simulate.py says of the same. Last, four boxes of
-which one is three times as slow, at 0.8: how long an answer takes, beside the simulation with and without pausing.
+side by side, beside what deploy/fleet/simulate.py says of the same. Parts:
+
+- flood: all work at once, for 1, 2 and 4 boxes in turn: how many requests a second.
+- load: the same requests at the same times, at 0.9 of what the boxes can do: how long they wait.
+- slow: four boxes of which one is three times as slow, at 0.8, with and (simulated) without pausing.
+- deaths: boxes killed and started anew, sooner and later than their sessions expire; clients that ask again or not.
+- hash: conversations dealt in turn and by shards, each box its own; also with one shard that has much more to do.
 """
 
 import argparse
 import importlib.util
-import json
 import random
 import statistics
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any
 
-from tests.support.broker import Broker
-from tests.support.daemon import SCRIPTED, Daemon
-from tests.support.peer import Peer
-from tests.support.waiting import eventually
+from tests.support.fleet import SLOTS, Ask, Fleet, Kill, Played
 
-_SLOTS = 8
 _LONGEST_S = 0.8  # of a request; evenly spread from 0
 _BOXES = (1, 2, 4)
 _LOAD = 0.9
 _UNEQUAL = (3 * _LONGEST_S, _LONGEST_S, _LONGEST_S, _LONGEST_S)
 _UNEQUAL_LOAD = 0.8
+_DEATHS_LOAD = 0.5
+_EXPIRY_S = 6  # of a session
+_DOWN_S = (1.0, 12.0)  # from the kill to the start of the next process; one before the session expires, one after
+_RETRY_S = 8.0
+_HASH_LOAD = 0.6
+_HOT_LOAD, _COLD_LOAD = 1.2, 0.4
+_TURNS = 6.0  # of a conversation, in the mean
 _SIMULATION = Path(__file__).parents[2] / "deploy" / "fleet" / "simulate.py"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parts: dict[str, Callable[[int, float, Sequence[int]], None]] = {
+        "flood": _flood,
+        "load": _load,
+        "slow": _slow,
+        "deaths": _deaths,
+        "hash": _hash,
+    }
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*parts, "all"], default="all")
+    parser.add_argument("--boxes", nargs="+", type=int, default=_BOXES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=40.0, help="of the requests that come by chance")
     options = parser.parse_args()
-    model = simulation()
-    rates: dict[int, list[float]] = {boxes: [] for boxes in _BOXES}
-    for number in range(options.rounds):
-        for boxes in _BOXES:
-            with _Fleet([_LONGEST_S] * boxes) as fleet:
-                rates[boxes].append(fleet.flood(160 * boxes))
-                real = fleet.by_chance(options.seconds, load=_LOAD, seed=number) - _LONGEST_S / 2
-            simulated = statistics.fmean(_simulate(model, [_LONGEST_S] * boxes, _LOAD, seed=number).waits)
-            _say(
-                f"{boxes} boxes: {rates[boxes][-1]:.1f} requests/s at once; by chance at {_LOAD}: "
-                f"mean wait {real:.2f} s, simulated {simulated:.2f} s"
-            )
-    medians = {boxes: statistics.median(each) for boxes, each in rates.items()}
-    for boxes, rate in medians.items():
-        _say(f"{boxes} boxes: {rate:.1f} requests/s, {rate / medians[1]:.2f} times one")
-    for number in range(options.rounds):
-        with _Fleet(_UNEQUAL) as fleet:
-            real = fleet.by_chance(options.seconds, load=_UNEQUAL_LOAD, seed=number)
-        told = {
-            strategy: statistics.fmean(
-                _simulate(
-                    model, _UNEQUAL, _UNEQUAL_LOAD, seed=number, strategy=strategy, seconds=options.seconds
-                ).totals
-            )
-            for strategy in ("pause", "round_robin")
-        }
-        _say(f"one box of four slow: {real:.2f} s to an answer; simulated: " + _listed(told))
+    for name in parts if "all" in options.parts else options.parts:
+        for number in range(options.rounds):
+            _say(f"{name}, round {number + 1}")
+            parts[name](number, options.seconds, options.boxes)
     return 0
 
 
-def _listed(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.2f} s" for name, value in figures.items())
+def _flood(_: int, __: float, sizes: Sequence[int]) -> None:
+    one = 0.0
+    for boxes in sizes:
+        with Fleet([_LONGEST_S] * boxes) as fleet:
+            begin = time.monotonic()
+            played = fleet.play([Ask(at=0.0)] * (160 * boxes))
+            rate = len(played.totals) / (max(played.totals.values()) or time.monotonic() - begin)
+        one = one or rate
+        dealt = dict(sorted(Counter(played.boxes.values()).items()))
+        _say(f"  {boxes} boxes: {rate:.1f} requests/s, {rate / one:.2f} times one; dealt out: {dealt}")
+
+
+def _load(seed: int, seconds: float, sizes: Sequence[int]) -> None:
+    for boxes in sizes:
+        asks = _by_chance(_LOAD * _able([_LONGEST_S] * boxes), seconds, seed=seed, boxes=boxes)
+        with Fleet([_LONGEST_S] * boxes) as fleet:
+            real = fleet.play(asks)
+        _say(f"  {boxes} boxes at {_LOAD}: " + _beside(real, _simulate(boxes, asks)))
+
+
+def _slow(seed: int, seconds: float, _: Sequence[int]) -> None:
+    rate = _UNEQUAL_LOAD * _able(_UNEQUAL)
+    drawn = [Ask(at=each.at) for each in _by_chance(rate, seconds, seed=seed, boxes=4)]
+    with Fleet(_UNEQUAL) as fleet:
+        real = fleet.play(drawn)
+    scenario = simulation().Scenario(
+        speeds=[_LONGEST_S / each for each in _UNEQUAL],
+        slots=SLOTS,
+        service=[_LONGEST_S * (i + 0.5) / 100 for i in range(100)],
+        rate=rate,
+        seconds=seconds,
+    )
+    told = {
+        name: statistics.fmean(simulation().Simulation(scenario, name, seed=seed).run().totals)
+        for name in ("pause", "round_robin")
+    }
+    listed = ", ".join(f"{name} {value:.2f} s" for name, value in told.items())
+    _say(f"  one box of four slow: {real.mean:.2f} s to an answer; simulated: {listed}")
+
+
+def _deaths(seed: int, seconds: float, sizes: Sequence[int]) -> None:
+    more = {"EDGED_MQTT__SESSION_EXPIRY": f"{_EXPIRY_S}", "EDGED_MQTT__WILL_DELAY": "1"}
+    for boxes in sizes:
+        asks = _by_chance(_DEATHS_LOAD * _able([_LONGEST_S] * boxes), seconds, seed=seed, boxes=boxes)
+        for down in _DOWN_S:
+            # One box of two dies, and two of four, one after the other.
+            kills = [Kill(at=seconds * (0.2 + 0.3 * i), box=i, down=down) for i in range(max(1, boxes // 2))]
+            for retry in (None, _RETRY_S):
+                with Fleet([_LONGEST_S] * boxes, more=more) as fleet:
+                    real = fleet.play(asks, kills=kills, retry=retry)
+                told = _simulate(boxes, asks, real=real, expiry=_EXPIRY_S, retry=retry, shared_journal=False)
+                again = "no retry" if retry is None else f"retry {retry:g} s"
+                dead = ", ".join(f"{each:.1f}" for _, _, each in real.deaths)
+                _say(f"  {boxes} boxes, down {dead} s of {_EXPIRY_S}, {again}: " + _beside(real, told))
+
+
+def _hash(seed: int, seconds: float, sizes: Sequence[int]) -> None:
+    for boxes in sizes:
+        rate = _HASH_LOAD * _able([_LONGEST_S] * boxes)
+        asks = _by_chance(rate, seconds, seed=seed, boxes=boxes)
+        for is_sharded, strategy in ((False, "pause"), (True, "shards")):
+            with Fleet([_LONGEST_S] * boxes, is_sharded=is_sharded) as fleet:
+                real = fleet.play(asks)
+            _say(f"  {boxes} boxes, {strategy}: " + _beside(real, _simulate(boxes, asks, strategy=strategy)))
+        if boxes > 1:
+            asks = _one_hot(boxes, seconds, seed=seed)
+            with Fleet([_LONGEST_S] * boxes, is_sharded=True) as fleet:
+                real = fleet.play(asks)
+            told = _simulate(boxes, asks, strategy="shards")
+            _say(f"  {boxes} boxes, shards, one at {_HOT_LOAD}, the others at {_COLD_LOAD}: " + _beside(real, told))
+            for name, boxes_of in (("that one", {0}), ("the others", set(range(1, boxes)))):
+                is_real = statistics.fmean(real.totals[i] for i, box in real.boxes.items() if box in boxes_of)
+                is_told = statistics.fmean(
+                    total for total, box in zip(told.totals, told.boxes, strict=True) if box in boxes_of
+                )
+                _say(f"    {name}: s to an answer {is_real:.2f} / {is_told:.2f}")
+
+
+def _beside(real: Played, told: Any) -> str:
+    """Real and simulated."""
+    asked = told.requests
+    lost = f"{asked - len(real.totals)} / {told.lost} of {asked}"
+    breaks = f"{real.breaks / max(1, real.followers):.1%} / {told.breaks / max(1, told.followers):.1%}"
+    longest = f"{max(real.totals.values()):.2f} / {max(told.totals):.2f}"
+    return (
+        f"s to an answer {real.mean:.2f} / {statistics.fmean(told.totals):.2f}, longest {longest}; lost {lost}; "
+        f"in two ways {len(real.twice)} / {told.again}; turns on another box {breaks}"
+    )
 
 
 def _able(longest: Sequence[float]) -> float:
     """Requests a second that these boxes can do."""
-    return sum(_SLOTS / (each / 2) for each in longest)
+    return sum(SLOTS / (each / 2) for each in longest)
 
 
-class _Fleet:
-    """Boxes of one group, a broker, and a client that hears all answers."""
+def _by_chance(rate: float, seconds: float, *, seed: int, boxes: int) -> list[Ask]:
+    """Requests that come independently of each other, each a turn of one of many conversations."""
+    chance = random.Random(seed)
+    asks: list[Ask] = []
+    going: list[int] = []
+    at = sessions = 0.0
+    while (at := at + chance.expovariate(rate)) < seconds:
+        if not going or chance.random() < 1 / _TURNS:
+            sessions += 1
+            going = [*going[-50 * boxes :], int(sessions)]
+        asks.append(Ask(at=at, session=chance.choice(going), service=chance.uniform(0, _LONGEST_S)))
+    return asks
 
-    def __init__(self, longest: Sequence[float]) -> None:
-        """`longest` of each box: the seconds of its longest request."""
-        self._folder = tempfile.TemporaryDirectory(prefix="edged-")
-        root = Path(self._folder.name)
-        self._broker = Broker(folder=root, config=("max_queued_messages 0",))
-        self._boxes = []
-        self._able = _able(longest)
-        for number, longest_s in enumerate(longest):
-            folder = root / str(number)
-            folder.mkdir()
-            program = (*SCRIPTED, "--work-ms", f"{1000 * longest_s:g}", "--slots", f"{_SLOTS}", "--seed", f"{number}")
-            more = {"EDGED_MQTT__SHARE_GROUP": "team", "EDGED_LOG__LEVEL": "warning"}
-            box = Daemon(folder=folder, broker=self._broker, node=f"box{number}", program=program, more=more)
-            self._boxes.append(box)
-        self._number = 0
 
-    def __enter__(self) -> Self:
-        self._broker.start()
-        for box in self._boxes:
-            box.start()
-        for box in self._boxes:
-            box.wait_ready()
-            grant = f"edged-edged-{box.node} 1 $share/team/"
-            eventually(lambda grant=grant: grant in self._broker.log(), "a share")  # type: ignore[misc]
-        self._peer = Peer(self._broker.port)
-        self._peer.__enter__()
-        self._peer.subscribe("edged/team/out/#")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._peer.__exit__(None, None, None)
-        for box in self._boxes:
-            box.stop()
-        self._broker.stop()
-        self._folder.cleanup()
-
-    def flood(self, requests: int) -> float:
-        """Requests a second, when all of them come at once."""
-        begin = time.monotonic()
-        for _ in range(requests):
-            self._ask()
-        nodes = Counter(self._answer(120.0)["node"] for _ in range(requests))
-        seconds = time.monotonic() - begin
-        _say(f"  dealt out: {dict(sorted(nodes.items()))}")
-        return requests / seconds
-
-    def by_chance(self, seconds: float, *, load: float, seed: int) -> float:
-        """Mean seconds to an answer, where requests come by chance."""
-        chance = random.Random(seed)
-        rate = load * self._able
-        asked: dict[str, float] = {}
-        waits: list[float] = []
-        at = begin = time.monotonic()
-        while (at := at + chance.expovariate(rate)) < begin + seconds:
-            while (left := at - time.monotonic()) > 0:
-                self._take(asked, waits, min(left, 0.01))
-            asked[self._ask()] = time.monotonic()
-        while len(waits) < len(asked):
-            self._take(asked, waits, 1.0)
-        return statistics.fmean(waits)
-
-    def _take(self, asked: dict[str, float], waits: list[float], timeout: float) -> None:
-        try:
-            body = self._answer(timeout)
-        except Exception:  # noqa: BLE001 - queue.Empty: there was none
-            return
-        waits.append(time.monotonic() - asked[body["id"]])
-
-    def _ask(self) -> str:
-        self._number += 1
-        name = f"r{self._number}"
-        self._peer.publish("edged/team/in/sentiment", json.dumps({"text": "hi", "id": name}).encode())
-        return name
-
-    def _answer(self, timeout: float) -> dict[str, str]:
-        body: dict[str, str] = json.loads(self._peer.received.get(timeout=timeout).payload)
-        return body
+def _one_hot(boxes: int, seconds: float, *, seed: int) -> list[Ask]:
+    """The same, where the conversations of the first box's shard have much more to do."""
+    one = _able([_LONGEST_S])
+    chance = random.Random(seed)
+    of_box: dict[int, list[int]] = {box: [] for box in range(boxes)}
+    for session in range(100 * boxes):
+        of_box[simulation().shard(session, boxes)].append(session)
+    asks = []
+    for box, sessions in of_box.items():
+        at, rate = 0.0, one * (_COLD_LOAD if box else _HOT_LOAD)
+        while (at := at + chance.expovariate(rate)) < seconds:
+            asks.append(Ask(at=at, session=chance.choice(sessions), service=chance.uniform(0, _LONGEST_S)))
+    return sorted(asks, key=lambda each: each.at)
 
 
 def simulation() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("simulate", _SIMULATION)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["simulate"] = module
-    spec.loader.exec_module(module)
-    return module
+    """`deploy/fleet/simulate.py`, which is no part of a package."""
+    if "simulate" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("simulate", _SIMULATION)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["simulate"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["simulate"]
 
 
 def _simulate(
-    simulation: ModuleType,
-    longest: Sequence[float],
-    load: float,
-    *,
-    seed: int,
-    strategy: str = "round_robin",
-    seconds: float = 600.0,
+    boxes: int, asks: Sequence[Ask], *, strategy: str = "pause", real: Played | None = None, **more: Any
 ) -> Any:
-    scenario = simulation.Scenario(
-        speeds=[_LONGEST_S / each for each in longest],
-        slots=_SLOTS,
-        service=[_LONGEST_S * (i + 0.5) / 100 for i in range(100)],
-        rate=load * _able(longest),
-        seconds=seconds,
+    """What the simulation says of the same requests, and of the same deaths as there were."""
+    told = simulation()
+    scenario = told.Scenario(
+        speeds=[1.0] * boxes,
+        slots=SLOTS,
+        service=[_LONGEST_S / 2],
+        rate=1.0,
+        seconds=asks[-1].at + 1.0,
+        arrivals=[told.Arrival(at=each.at, session=each.session, service=each.service) for each in asks],
+        deaths=[told.Death(at=at, box=box, down=down) for at, box, down in (real.deaths if real else ())],
+        **more,
     )
-    return simulation.Simulation(scenario, strategy, seed=seed).run()
+    return told.Simulation(scenario, strategy).run()
 
 
 def _say(line: str) -> None:

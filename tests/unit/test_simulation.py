@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edged.topics import shard_of
 from tests.support.fleet_bench import simulation
 
 SIMULATION = simulation()
@@ -56,6 +57,7 @@ def test_the_same_seed_gives_the_same_where_boxes_die(strategy: str) -> None:
 
 def test_a_hash_of_the_conversation_breaks_none() -> None:
     assert run("hash").breaks == 0
+    assert run("shards").breaks == 0
     assert run("round_robin").breaks > 0.5 * run("round_robin").followers
 
 
@@ -74,6 +76,74 @@ def test_the_dead_lose_what_they_had_unless_clients_ask_again() -> None:
     assert run(**deaths, retry=20.0).lost == 0
     assert run(**(deaths | {"expiry": 120.0})).lost == 0  # kept for it until it is back
     assert run("pull", **deaths).lost == 0
+
+
+def arrive(*times: float, service: float = 1.0) -> list[Any]:
+    return [SIMULATION.Arrival(at=at, session=number, service=service) for number, at in enumerate(times)]
+
+
+def die(at: float, box: int, down: float) -> Any:
+    return SIMULATION.Death(at=at, box=box, down=down)
+
+
+def test_requests_that_are_told_one_by_one_come_as_told() -> None:
+    told = run(speeds=[0.5], slots=1, arrivals=arrive(0.0, 1.0, 10.0))
+    assert told.waits == pytest.approx([0.0, 1.0, 0.0])
+    assert told.totals == pytest.approx([2.0, 3.0, 2.0])
+    assert told.boxes == [0, 0, 0]
+
+
+def test_who_is_back_before_its_session_expires_begins_again_what_it_had() -> None:
+    told = run(speeds=[1.0], slots=1, arrivals=arrive(0.0, 1.0), deaths=[die(0.5, 0, 3.0)], expiry=4.0)
+    assert told.totals == pytest.approx([4.5, 4.5])
+    assert told.lost == 0
+
+
+def test_who_is_back_later_has_lost_it_and_what_came_meanwhile() -> None:
+    times = arrive(0.0, 1.0, 5.0, 9.0)
+    death = die(0.5, 0, 8.0)
+    told = run(speeds=[1.0], arrivals=times, deaths=[death], expiry=4.0)
+    assert (told.lost, told.totals) == (3, pytest.approx([1.0]))
+    told = run(speeds=[1.0], arrivals=times, deaths=[death], expiry=4.0, retry=6.0)
+    assert (told.lost, told.totals) == (0, pytest.approx([13.0, 13.0, 7.0, 1.0]))
+
+
+def test_a_box_that_is_dealt_again_what_it_has_in_hand_does_it_once() -> None:
+    told = run(speeds=[1.0], arrivals=arrive(0.0, service=3.0), retry=1.0)
+    assert (told.totals, told.again) == (pytest.approx([3.0]), 0)
+
+
+@pytest.mark.parametrize(("is_shared", "again"), [(True, 0), (False, 1)])
+def test_what_another_box_answered_is_done_again_only_without_its_journal(is_shared: bool, again: int) -> None:
+    # The first goes to the second box, which dies with it, and is asked for again, of the first box.
+    death = die(0.5, 1, 2.5)
+    told = run(speeds=[1.0, 1.0], arrivals=arrive(0.0), deaths=[death], expiry=9.0, retry=1.0, shared_journal=is_shared)
+    assert told.totals == pytest.approx([2.0])
+    assert (told.boxes, told.again, told.lost) == ([0], again, 0)
+
+
+def test_a_shard_waits_for_its_box_and_a_hash_finds_another() -> None:
+    sessions = [session for session in range(20) if SIMULATION.shard(session, 2) == 1]
+    asks = [SIMULATION.Arrival(at=5.0, session=session, service=0.1) for session in sessions]
+    dead: dict[str, Any] = {"speeds": [1.0, 1.0], "arrivals": asks, "deaths": [die(1.0, 1, 60.0)], "expiry": 2.0}
+    assert run("shards", **dead).lost == len(sessions)
+    assert run("hash", **dead).lost == 0
+    assert run("shards", **(dead | {"expiry": 90.0})).by_box == [0, len(sessions)]
+
+
+def test_shards_are_those_of_the_daemons() -> None:
+    for session in range(50):
+        assert str(SIMULATION.shard(session, 3)) == shard_of(str(session), ("0", "1", "2"))
+
+
+def test_a_box_that_had_paused_when_it_died_is_dealt_nothing() -> None:
+    # The first, slow one has enough after two, and is dead when the others come.
+    asks = [
+        *arrive(*(0.01 * i for i in range(8)), service=4.0),
+        *(SIMULATION.Arrival(at=2.0 + 0.1 * i, session=0, service=0.01) for i in range(20)),
+    ]
+    told = run("pause", speeds=[0.1, 1.0], service=[4.0], arrivals=asks, deaths=[die(1.0, 0, 90.0)], expiry=5.0)
+    assert told.lost == 2  # what it had
 
 
 def test_an_unknown_strategy_is_refused() -> None:
