@@ -269,11 +269,16 @@ def _health() -> Schema:
     group = _object(
         "speed",
         "shards",
+        "receive_maximum",
         name=_TEXT,
         shards={"type": "array", "items": _TEXT, "description": "The parts of the group's work that it takes."},
         takes={"type": "boolean", "description": "Whether it takes work of the group now."},
         keeps={"type": "boolean", "description": "Whether it takes it whatever it has in hand: others rely on that."},
         window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},
+        receive_maximum={
+            "type": "integer",
+            "description": "What this connection announced (MQTT 5): requests that the broker has at it at a time.",
+        },
         speed={"type": "integer", "description": "Answers a second, as a power of two."},
         pauses=_COUNT,
         members={"type": "array", "items": _TEXT, "description": "The other boxes that it knows to be there."},

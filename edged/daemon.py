@@ -4,6 +4,7 @@ Nothing is decided here about a request; see `worker.py` for that, and `health.p
 """
 
 import contextlib
+import hashlib
 import json
 import signal
 import threading
@@ -37,6 +38,7 @@ from edged.metrics import Metrics
 from edged.models import Store
 from edged.mqtt.link import Link
 from edged.mqtt.settlement import Delivery
+from edged.pace import Pace
 from edged.ports import JournalLimits, LinkState, StoppableEngine
 from edged.prometheus import Exporter
 from edged.settings import Settings
@@ -172,6 +174,7 @@ class Daemon:
         )
         self._filters = (*subscriptions, *topics.shared)
         self._subscribed = Subscribed(settings.state_dir / "subscribed")
+        self._pace = Pace(settings.state_dir / "pace", of=_engine_of(settings))
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = Link(
             settings=settings.mqtt,
@@ -254,6 +257,8 @@ class Daemon:
         _make_private(self._settings.state_dir)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
         self._notifier.status("connecting")
+        if self._membership is not None:
+            self._membership.recall(self._pace.recall())
         self._link.start(leaving=self._subscribed.begin(self._filters))
         self._link.publish(self._health.status())
         try:
@@ -285,6 +290,7 @@ class Daemon:
             link=self._link,
             worker=self._worker.state,
             is_well=lambda: self._health.state is State.READY,
+            note_pace=self._pace.note,
             clock=self._clock,
         )
 
@@ -522,6 +528,14 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
         node=settings.node,
         clock=clock,
     )
+
+
+def _engine_of(settings: Settings) -> str:
+    """A mark of what it depends on how fast this box answers."""
+    model, engine = settings.model, settings.engine
+    what = (model.backend, model.url, model.id, model.revision, model.format, model.device)
+    how = (engine.threads, engine.kernels, engine.max_batch)
+    return hashlib.sha256(repr((what, how)).encode()).hexdigest()[:16]
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

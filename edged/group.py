@@ -55,6 +55,7 @@ class Group:
         self._capacity = capacity
         self._silence_s = silence_s
         self._window = self._batch
+        self._is_measured = False
         self._speed: int | None = None
         self._others: dict[str, _Member] = {}
         self._met: set[str] = set()
@@ -76,6 +77,23 @@ class Group:
     def is_alone(self) -> bool:
         """Whether no other box is known that could take work."""
         return not self._others
+
+    @property
+    def receive_maximum(self) -> int:
+        """What to tell the broker to have at us at most, without an ack.
+
+        Acks go out in the order of arrival, so what is answered may wait for one before it: a batch more than is
+        wanted in hand, or the model would wait too.
+        """
+        return min(self._window + self._batch, self._capacity) if self._is_measured else self._capacity
+
+    def remember(self, service_s: float) -> None:
+        """Take what was measured in an earlier life, until it is measured anew; see `decide`.
+
+        The others are told no speed by it: they rely on what is so now.
+        """
+        self._is_measured = True
+        self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
 
     def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
         """Take in what a box says in its `health` or `status`, or what its last will says for it.
@@ -113,11 +131,14 @@ class Group:
         """Take what was heard for outdated."""
         self._others.clear()  # `_met` stays: they know us
 
-    def decide(self, *, jobs: int, service_s: float | None, is_well: bool, now: float) -> bool:
+    def decide(
+        self, *, jobs: int, service_s: float | None, is_well: bool, now: float, bound: int | None = None
+    ) -> bool:
         """Whether to take work now.
 
         Args:
             jobs: requests in hand.
+            bound: the most that the broker lets us have in hand; None: `capacity`.
             service_s: mean seconds between two answers while there is work; None: not known yet.
             is_well: whether this box can answer at all, as far as it knows.
             now: the time.
@@ -125,7 +146,8 @@ class Group:
         if service_s is not None:
             # A power of two: what is told every few seconds must not be outdated by every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))
-            self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
+            self.remember(service_s)
+        enough = self._window if bound is None else min(self._window, bound)
         self._others = {node: each for node, each in self._others.items() if now - each.heard <= self._silence_s}
         self._decide_to_keep(is_well=is_well, now=now)
         if self._keeps_not_since is None or now - self._keeps_not_since < HANDOVER_S:
@@ -133,9 +155,9 @@ class Group:
         elif not is_well:
             takes = False
         elif self._takes:
-            takes = jobs < self._window
+            takes = jobs < enough
         else:
-            takes = jobs <= self._window // 2
+            takes = jobs <= enough // 2
         self._pauses += self._takes and not takes
         self._takes = takes
         return takes

@@ -41,6 +41,7 @@ class LinkState:
     Attributes:
         connected_since: monotonic seconds; None while there is no connection.
         unacked: deliveries of this connection without an ack.
+        receive_maximum: how many of those the broker was told to let there be; None: it was told nothing.
         outbox: publications without an end.
         fault: why there is no connection, in words; None while all is well.
         contended: connections in a row ended soon after they were made; perhaps another client has our client id, at
@@ -52,6 +53,7 @@ class LinkState:
     connected_since: float | None
     reconnects: int
     unacked: int
+    receive_maximum: int | None
     outbox: int
     protocol: str | None
     fault: str | None
@@ -80,6 +82,10 @@ class Link(Protocol):
 
     def share(self, *, taking: bool) -> None:
         """Take from the queues that are shared with others, or leave what is in them to the others."""
+        ...
+
+    def announce(self, receive_maximum: int) -> None:
+        """Tell the broker, from the next connection on, to have no more deliveries at us without an ack (MQTT 5)."""
         ...
 
     def state(self) -> LinkState: ...

@@ -223,7 +223,12 @@ class EngineSettings(Section):
 class QueueSettings(Section):
     """The daemon's own queue; the broker's is behind it."""
 
-    capacity: int = Field(64, ge=1, le=65535, description="Requests in hand; also our Receive Maximum at the broker.")
+    capacity: int = Field(
+        64,
+        ge=1,
+        le=65535,
+        description="Requests in hand; also our Receive Maximum at the broker (in a group less for a slow box).",
+    )
 
 
 class LimitSettings(Section):

@@ -70,6 +70,7 @@ class FakeLink:
         self.errors: list[Exception] = []
         self._clock = clock
         self._inbox = Inbox(receive_maximum=receive_maximum)
+        self._receive_maximum = self._told = receive_maximum
         self._packet_ids = itertools.count(1)
         self._unacked: dict[int, Delivery] = {}  # what the broker keeps, by packet id, in order of arrival
         self._waiting: deque[_Pending] = deque()  # for a connection
@@ -100,6 +101,10 @@ class FakeLink:
         """Take from the shared queues, or leave them to others."""
         self.shares = taking
 
+    def announce(self, receive_maximum: int) -> None:
+        """Let the broker have no more at us from the next connection on."""
+        self._receive_maximum = receive_maximum
+
     def state(self) -> LinkState:
         """The link at a glance."""
         is_up = self._connected_since is not None
@@ -107,6 +112,7 @@ class FakeLink:
             connected_since=self._connected_since,
             reconnects=self._reconnects,
             unacked=self._inbox.unacked,
+            receive_maximum=self._told if is_up else None,
             outbox=len(self._waiting) + len(self._in_flight),
             protocol="5",
             fault=None if is_up else "the connection was lost",
@@ -150,6 +156,7 @@ class FakeLink:
     def reconnect(self) -> None:
         """Connect again: what was not acked comes again, and what waited to be sent goes out."""
         self._connected_since = self._clock()
+        self._told = self._receive_maximum
         self._reconnects += 1
         self._do(self._tell)
         again, self._unacked = self._unacked, {}

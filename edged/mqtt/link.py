@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import structlog
@@ -97,7 +97,7 @@ class Link:
                 waits for our acks of other messages.
             shared: further filters, of queues that others take from too; in force while `share` says so.
             will: what the broker publishes when we vanish.
-            receive_maximum: QoS 1 deliveries that are handed over and not yet acked, at most.
+            receive_maximum: QoS 1 deliveries that are handed over and not yet acked, at most; see `announce`.
             maximum_packet_size: bytes of a packet over which the broker is to keep it to itself (MQTT 5 alone).
             on_delivery: takes what arrives; must be quick. If it raises, the delivery is settled.
             on_change: told when a connection is made or lost, and of each new fault.
@@ -136,6 +136,7 @@ class Link:
         self._versions = VersionChoice(versions(settings.protocol))
         self._has_subscribed = False
         self._leaving: tuple[str, ...] = ()
+        self._told: int | None = None  # the Receive Maximum of this connection
         self._takes_shared: bool | None = None  # None: leave it at the broker as it was
         self._stop_at: float | None = None
         self._says_goodbye = True
@@ -206,12 +207,20 @@ class Link:
         """
         self._wish(_Share(taking))
 
+    def announce(self, receive_maximum: int) -> None:
+        """Tell the broker, from the next connection on, to have no more deliveries at us without an ack (MQTT 5).
+
+        What it sends beyond that is taken nevertheless, up to the bound of the constructor, which holds for MQTT 3.1.1.
+        """
+        self._identity = replace(self._identity, receive_maximum=receive_maximum)
+
     def state(self) -> LinkState:
         """The link at a glance."""
         return LinkState(
             connected_since=self._connected_since,
             reconnects=max(0, self._connections - 1),
             unacked=self._inbox.unacked,
+            receive_maximum=None if self._connected_since is None else self._told,
             outbox=self._unfinished,
             protocol=self._protocol,
             fault=self._fault,
@@ -260,7 +269,9 @@ class Link:
         if self._taken_over:
             self._pause(HEARTBEAT)
             return
-        connection = Connection(settings=self._settings, identity=self._identity, version=self._versions.current)
+        identity = self._identity  # another thread may change it meanwhile
+        connection = Connection(settings=self._settings, identity=identity, version=self._versions.current)
+        self._told = identity.receive_maximum if self._versions.current == "5" else None
         exchange = Exchange(
             connection=connection,
             subscriptions=self._subscriptions,

@@ -22,9 +22,11 @@ from edged.client import Client
 from edged.errors import ExitCode
 from edged.settings import Settings
 from edged.topics import shard_of
+from tests.support import packets
 from tests.support.broker import Broker, free_port, until_listening
 from tests.support.daemon import SCRIPTED, Daemon, Watcher
 from tests.support.peer import Peer
+from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.waiting import eventually
 
@@ -269,6 +271,29 @@ def test_a_slow_box_that_has_enough_leaves_work_to_the_fast_one(fleet: Fleet) ->
     watcher.stop()
     assert report["group"]["pauses"] >= 1
     assert report["group"]["members"] == ["quick"]
+
+
+def test_a_slow_box_tells_the_broker_so_when_it_comes_again(fleet: Fleet) -> None:
+    """Also after a power cut: brokers that heed it leave the rest to others."""
+    with Proxy(fleet.broker.port) as cable:
+        slow = {"EDGED_ENGINE__MAX_BATCH": "2", "EDGED_MQTT__PORT": str(cable.port)}
+        box = fleet.start("slow", "--work-ms", "4000", "--slots", "2", **slow)
+        fleet.wait_ready()
+        watcher = Watcher(fleet.broker, "edged/slow/health")
+        with Peer(fleet.broker.port) as peer:
+            for number in range(3):
+                ask(peer, str(number), text="hi [slow:1500]")
+            while "speed" not in (group := watcher.next_json()["group"]):
+                pass
+        assert group["receive_maximum"] == 64
+        box.kill()
+        box.start()
+        while (group := watcher.next_json()["group"])["receive_maximum"] == 64:
+            pass
+        watcher.stop()
+        assert group["receive_maximum"] == 4  # its batch, and another
+        told = [packets.receive_maximum(each) for each in cable.sent(packets.CONNECT, to_broker=True)]
+        assert told == [64, 4]
 
 
 def test_a_box_on_which_others_rely_goes_when_another_has_its_work(fleet: Fleet) -> None:

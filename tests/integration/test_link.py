@@ -537,6 +537,33 @@ def test_our_own_receive_maximum_is_announced(broker: Broker, run: Callable[...,
         assert len(cable.sent(packets.PUBLISH, to_broker=False)) == 3  # the others are with the broker
 
 
+def test_what_is_announced_later_binds_the_broker_from_the_next_connection_on(
+    broker: Broker, run: Callable[..., Running]
+) -> None:
+    with Proxy(broker.port) as cable, Peer(broker.port) as peer:
+        running = run(broker.settings(port=cable.port), receive_maximum=10)
+        running.wait_connected()
+        running.link.announce(3)
+        for number in range(6):
+            peer.publish(REQUESTS, b"%d" % number)
+        take(running.deliveries, 6)
+        cable.cut()
+        cable.packets.clear()
+        cable.restore()
+        assert [each.message.payload for each in take(running.deliveries, 3)] == [b"0", b"1", b"2"]
+        peer.publish(REQUESTS, b"mark", qos=0)
+        take(running.deliveries, 1)
+        assert len(cable.sent(packets.PUBLISH, to_broker=False)) == 4  # the others are with the broker
+        assert [packets.receive_maximum(each) for each in cable.sent(packets.CONNECT, to_broker=True)] == [3]
+
+
+@pytest.mark.parametrize("version", ["5", "3.1.1"])
+def test_only_mqtt_5_tells_a_receive_maximum(broker: Broker, run: Callable[..., Running], version: str) -> None:
+    running = run(broker.settings(protocol=version), receive_maximum=7)
+    running.wait_connected()
+    assert running.link.state().receive_maximum == (7 if version == "5" else None)
+
+
 def test_a_packet_of_the_largest_size_goes_and_one_byte_more_does_not(
     make_broker: MakeBroker, run: Callable[..., Running]
 ) -> None:

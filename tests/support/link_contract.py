@@ -155,6 +155,12 @@ class LinkContract:
         bench.wait_heard()
         assert bench.come_again() == [(b"2", True)]
 
+    def test_what_is_announced_is_told_on_the_next_connection(self, bench: Bench) -> None:
+        bench.link.announce(2)
+        assert bench.link.state().receive_maximum == RECEIVE_MAXIMUM
+        bench.come_again()
+        assert bench.link.state().receive_maximum == 2
+
     def test_no_more_are_handed_over_than_the_receive_maximum(self, bench: Bench) -> None:
         for number in range(RECEIVE_MAXIMUM + 2):
             bench.send(b"%d" % number)

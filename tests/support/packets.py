@@ -23,6 +23,18 @@ class Packet:
         return int.from_bytes(self.body[at : at + 2])
 
 
+def receive_maximum(connect: Packet) -> int:
+    """What a CONNECT of MQTT 5 announces (section 3.1.2.11.3). Knows the properties that edged sends."""
+    sizes = {0x11: 4, 0x21: 2, 0x27: 4}
+    at, end = 11, 11 + connect.body[10]
+    while at < end:
+        kind, at = connect.body[at], at + 1
+        if kind == 0x21:
+            return int.from_bytes(connect.body[at : at + 2])
+        at += sizes[kind]
+    raise AssertionError("it announces none")
+
+
 def split(buffer: bytearray) -> Iterator[tuple[int, int, bytes]]:
     """Take the whole packets out of `buffer`: type, flags, and all that is behind the fixed header."""
     while len(buffer) >= 2:

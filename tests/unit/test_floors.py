@@ -21,7 +21,7 @@ PURE = {"edged"} | modules(
     " mqtt.inbox mqtt.outbox mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
 RESOURCES = modules(
-    "config subscribed logs models journal redis_journal remote remote_connection systemd system bandwidth"
+    "config subscribed pace logs models journal redis_journal remote remote_connection systemd system bandwidth"
 )
 ROOMS = ("edged.mqtt.", "edged.engine.", "edged.remote")  # floor 1 too, of several files each
 BEHAVIOUR = modules(

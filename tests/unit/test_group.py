@@ -48,6 +48,34 @@ def test_it_wants_as_much_in_hand_as_it_can_do_in_a_moment(service_s: float | No
     assert service_s is None or window in {4, 64, round(TARGET_S / service_s)}
 
 
+@pytest.mark.parametrize(("service_s", "receive_maximum"), [(None, 64), (2.0, 8), (0.25, 12), (0.01, 64)])
+def test_the_broker_is_told_of_a_slow_box(service_s: float | None, receive_maximum: int) -> None:
+    some = Clocked()
+    some.decide(0, service_s)
+    assert some.group.receive_maximum == receive_maximum
+
+
+def test_what_it_remembers_holds_until_it_is_measured() -> None:
+    some = Clocked()
+    some.group.remember(2.0)
+    some.decide(0, None)
+    assert (some.group.receive_maximum, some.group.has_speed) == (8, False)
+    some.decide(0, 0.25)
+    assert (some.group.receive_maximum, some.group.has_speed) == (12, True)
+
+
+def test_who_is_given_less_than_it_wants_has_enough_with_that() -> None:
+    some = Clocked()
+    some.hear("a", tells(30))
+    some.decide(0, 0.01)
+
+    def decide(jobs: int) -> bool:
+        some.now += HANDOVER_S
+        return some.group.decide(jobs=jobs, service_s=0.01, is_well=True, now=some.now, bound=10)
+
+    assert [decide(jobs) for jobs in (9, 10, 6, 5)] == [True, False, False, True]
+
+
 def test_a_slow_box_that_has_enough_stops_until_half_of_it_is_done() -> None:
     slow = Clocked()
     slow.hear("a", tells(3))

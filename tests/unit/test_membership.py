@@ -10,6 +10,7 @@ from edged.group import Group
 from edged.membership import Membership
 from edged.testing import FakeLink
 from edged.topics import Topics
+from edged.wire import Message
 from edged.worker import WorkerState
 
 TOPICS = Topics(prefix="edged", node="b", group="team")
@@ -21,13 +22,15 @@ class Bench:
         self.jobs = 0
         self.is_well = True
         self.service_s: float | None = 0.5
-        self.link = FakeLink(clock=lambda: self.now)
+        self.link = FakeLink(clock=lambda: self.now, receive_maximum=16)
+        self.noted: list[float] = []
         self.member = Membership(
             Group("team", node="b", batch=4, capacity=16, silence_s=90.0),
             topics=TOPICS,
             link=self.link,
             worker=self.worker,
             is_well=lambda: self.is_well,
+            note_pace=self.noted.append,
             clock=lambda: self.now,
         )
 
@@ -188,3 +191,66 @@ def test_who_comes_is_greeted_once_and_again_only_after_it_was_gone(bench: Bench
     bench.pass_seconds(3)
     bench.hear("edged/a/health", **KEEPER)
     assert bench.pass_seconds(1) == 1
+
+
+def test_what_was_measured_is_announced_on_the_next_connection(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.service_s = None
+    bench.pass_seconds(1)
+    bench.link.disconnect()
+    bench.link.reconnect()
+    assert bench.member.snapshot()["receive_maximum"] == 16
+    bench.service_s = 0.4
+    bench.pass_seconds(1)
+    assert bench.member.snapshot()["receive_maximum"] == 16
+    bench.link.disconnect()
+    assert "receive_maximum" not in bench.member.snapshot()
+    bench.link.reconnect()
+    assert bench.member.snapshot()["receive_maximum"] == 9
+
+
+def test_what_an_earlier_life_measured_is_announced_at_once_and_told_to_nobody(bench: Bench) -> None:
+    bench.link.disconnect()
+    bench.member.recall(0.4)
+    bench.link.reconnect()
+    told = bench.member.snapshot()
+    assert (told["receive_maximum"], told["window"], told.get("speed")) == (9, 5, None)
+
+
+def test_a_first_life_announces_what_it_can_hold(bench: Bench) -> None:
+    bench.link.disconnect()
+    bench.member.recall(None)
+    bench.link.reconnect()
+    assert bench.member.snapshot()["receive_maximum"] == 16
+
+
+def test_its_pace_is_noted_when_it_changes_and_once_a_minute_at_most(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.service_s = None
+    bench.pass_seconds(5)
+    assert bench.noted == []
+    bench.service_s = 0.5
+    bench.pass_seconds(200)
+    assert bench.noted == [0.5]
+    bench.service_s = 0.25
+    bench.pass_seconds(1)
+    bench.service_s = 0.2
+    bench.pass_seconds(30)
+    assert bench.noted == [0.5, 0.25]
+    bench.pass_seconds(40)
+    assert bench.noted == [0.5, 0.25, 0.2]
+
+
+def test_answers_that_wait_for_an_earlier_ack_count_where_the_broker_holds_back(bench: Bench) -> None:
+    """It has all that it was told to have at us: what comes would pile up there, while others are idle."""
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.hear("edged/a/health", **KEEPER)
+    bench.pass_seconds(5)
+    for number in range(16):
+        bench.link.deliver(Message(topic="edged/team/in/reply", payload=b"%d" % number, qos=1))
+    bench.jobs = 1
+    bench.pass_seconds(1)
+    assert not bench.link.shares

@@ -1,0 +1,47 @@
+"""How fast a box was is found again, whatever became of the file."""
+
+from pathlib import Path
+
+import pytest
+
+from edged.pace import Pace
+
+
+def test_what_was_noted_is_recalled_by_the_next(tmp_path: Path) -> None:
+    file = tmp_path / "pace"
+    assert Pace(file, of="one").recall() is None
+    Pace(file, of="one").note(0.25)
+    Pace(file, of="one").note(0.5)
+    assert Pace(file, of="one").recall() == 0.5
+
+
+def test_what_another_model_did_says_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "pace"
+    Pace(file, of="one").note(0.25)
+    assert Pace(file, of="other").recall() is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xff",
+        b"[]",
+        b"null",
+        b'{"of": "one"}',
+        b'{"of": "one", "service_s": "1"}',
+        b'{"of": "one", "service_s": -1}',
+        b'{"of": "one", "service_s": NaN}',
+        b'{"of": "one", "service_s": Infinity}',
+    ],
+)
+def test_a_file_of_anything_says_nothing(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "pace"
+    file.write_bytes(content)
+    assert Pace(file, of="one").recall() is None
+
+
+def test_a_folder_that_is_not_there_is_no_fault(tmp_path: Path) -> None:
+    pace = Pace(tmp_path / "no" / "pace", of="one")
+    pace.note(1.0)
+    assert pace.recall() is None
