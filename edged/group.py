@@ -99,7 +99,8 @@ class Group:
         """Take in what a box says in its `health` or `status`, or what its last will says for it.
 
         Returns:
-            Whether it is one that has come since: it has not heard of this box yet.
+            Whether it has not heard of this box, as far as can be told: it has come since, or says that it knows of
+            others only.
         """
         if node == self._node:
             return False
@@ -111,7 +112,7 @@ class Group:
         group = report.get("group")
         if not isinstance(group, Mapping):
             return False  # a status, or a box that works alone
-        is_new = node not in self._met
+        is_new = node not in self._met or self._is_missed(group)
         self._met.add(node)
         if group.get("name") == self.name and self._takes_what_we_take(group.get("shards")):
             speed = group.get("speed")
@@ -126,6 +127,15 @@ class Group:
         """Whether a box with these shards could do all our work; one with others cannot be left any of it."""
         theirs = {each for each in shards if isinstance(each, str)} if isinstance(shards, list) else set()
         return self._shards <= theirs if self._shards else not theirs
+
+    def _is_missed(self, group: Mapping[str, Any]) -> bool:
+        """Whether a box that says this of its group counts on others and not on us, though it could."""
+        members, shards = group.get("members"), group.get("shards") or []
+        if group.get("name") != self.name or not isinstance(members, list) or not isinstance(shards, list):
+            return False
+        # As it would judge us: else two boxes that never can count on each other would greet each other for ever.
+        can_count_on_us = self._shards.issuperset(map(str, shards)) if shards else not self._shards
+        return can_count_on_us and self._node not in members
 
     def forget(self) -> None:
         """Take what was heard for outdated."""

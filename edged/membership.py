@@ -67,6 +67,7 @@ class Membership:
         self._probing_for = 0.0
         self._takes = False
         self._has_newcomer = False
+        self._has_namesake = False
         self._greeted_at = float("-inf")
         self._reconnects = 0
 
@@ -103,6 +104,7 @@ class Membership:
             # Who did not come back with the broker has no last will there either.
             self._reconnects = link.reconnects
             self._group.forget()
+            self._has_newcomer = True  # ourselves: what we tell now says that we know nobody, and they answer
         self._listen()
         worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
         bound = link.receive_maximum
@@ -188,8 +190,22 @@ class Membership:
         except (ValueError, RecursionError):
             return True
         if isinstance(report, dict):
-            self._heard.put((topic.split("/")[-2], report, self._clock()))
+            node = topic.split("/")[-2]
+            self._heard.put((node, report, self._clock()))
+            if node == self._topics.group:
+                self._hear_namesake(report)
         return True
+
+    def _hear_namesake(self, report: Mapping[str, Any]) -> None:
+        """Tell of a box that is named as the group is: the group's topics are its own, and it answers all of it too."""
+        is_there = report.get("state") in {"ready", "degraded"}
+        if is_there and not self._has_namesake:
+            words = (
+                f"a box is named {self._topics.group}, as this group is, and answers each of its requests too; "
+                "give that box another EDGED_NODE, or the group another EDGED_MQTT__SHARE_GROUP"
+            )
+            log.warning("group_namesake", reason=words)
+        self._has_namesake = is_there
 
     def snapshot(self) -> dict[str, Any]:
         """What `health` says of it, JSON-ready."""

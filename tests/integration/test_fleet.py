@@ -478,6 +478,18 @@ def test_of_two_boxes_with_one_client_id_one_stops(fleet: Fleet, group: str) -> 
     assert newer.is_alive
 
 
+def test_a_box_that_is_named_as_the_group_answers_too_and_the_group_says_so(fleet: Fleet) -> None:
+    fleet.start("a")
+    fleet.wait_ready()
+    namesake = fleet.start("team", EDGED_MQTT__SHARE_GROUP="")
+    namesake.wait_ready()
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe(f"{TEAM}/out/#")
+        ask(peer, "one")
+        assert {each["node"] for each in answers(peer, 2)} == {"a", "team"}
+    eventually(lambda: "a box is named team, as this group is" in fleet.boxes["a"].log, "a warning")
+
+
 def test_settings_that_make_no_group_are_refused() -> None:
     for wrong, words in (
         ({"node": "team", "mqtt": {"share_group": "team"}}, "a name of its own"),

@@ -224,3 +224,43 @@ def test_somebody_always_takes_whatever_they_know_of_each_other(seed: int) -> No
         assert any(takes), now
         paused += takes.count(False)
     assert paused > 2000  # of 8000: they do leave work to each other
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "members", "is_greeted"),
+    [
+        ((), None, [], True),
+        ((), None, ["c"], True),
+        ((), None, ["b", "c"], False),
+        ((), None, "b", False),
+        (("0", "1"), ["1"], [], True),
+        (("0",), ["0", "1"], [], False),
+        ((), ["0"], [], False),
+        (("0",), None, [], False),
+        ((), [["0"]], [], False),
+    ],
+)
+def test_who_knows_others_and_not_us_is_greeted_if_it_could_count_on_us(
+    ours: tuple[str, ...], theirs: Any, members: Any, is_greeted: bool
+) -> None:
+    one = Clocked(shards=ours).group
+    told = tells(3, shards=theirs)
+    told["group"]["members"] = ["b"]
+    one.hear("a", told, 0.0)  # it was met before
+    told["group"]["members"] = members
+    assert one.hear("a", told, 1.0) is is_greeted
+
+
+def test_boxes_that_have_met_greet_each_other_no_more() -> None:
+    for shards in (((), ()), (("0", "1"), ("0",)), (("0",), ("1",))):
+        boxes = {node: Clocked(node, shards=each).group for node, each in zip("ab", shards, strict=True)}
+        greets = {"a", "b"}
+        for turn in range(10):
+            heard = set()
+            for node in greets:
+                other = {"a": "b", "b": "a"}[node]
+                report = {"state": "ready", "group": boxes[node].snapshot()}
+                if boxes[other].hear(node, report, float(turn)):
+                    heard.add(other)
+            greets = heard
+        assert greets == set()

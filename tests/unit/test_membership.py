@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import structlog
 
 from edged.errors import BrokerUnavailable
 from edged.group import Group
@@ -254,3 +255,37 @@ def test_answers_that_wait_for_an_earlier_ack_count_where_the_broker_holds_back(
     bench.jobs = 1
     bench.pass_seconds(1)
     assert not bench.link.shares
+
+
+def test_after_a_reconnect_it_tells_the_others_that_it_knows_nobody_and_they_answer(bench: Bench) -> None:
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.hear("edged/a/health", **KEEPER)
+    bench.pass_seconds(5)
+    bench.link.disconnect()
+    bench.link.reconnect()
+    assert bench.pass_seconds(1) == 1
+    assert bench.member.snapshot()["members"] == []
+    bench.pass_seconds(5)
+    keeper = {"name": "team", "speed": 5, "keeps": True}
+    bench.hear("edged/a/health", state="ready", group=keeper | {"members": []})
+    assert bench.pass_seconds(1) == 1
+    bench.hear("edged/a/health", state="ready", group=keeper | {"members": ["b"]})
+    assert bench.pass_seconds(5) == 0
+
+
+def test_a_box_that_is_named_as_the_group_is_told_of_once(bench: Bench) -> None:
+    def warnings() -> list[str]:
+        return [each["reason"] for each in logged if each["event"] == "group_namesake"]
+
+    with structlog.testing.capture_logs() as logged:
+        bench.hear("edged/team/health", state="offline")
+        bench.hear("edged/other/health", state="ready")
+        assert warnings() == []
+        bench.hear("edged/team/health", state="ready")
+        bench.hear("edged/team/health", state="ready")
+        [words] = warnings()
+        assert "EDGED_NODE" in words
+        bench.hear("edged/team/status", state="stopped")
+        bench.hear("edged/team/status", state="ready")
+        assert len(warnings()) == 2
