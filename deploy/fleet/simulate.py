@@ -32,6 +32,9 @@ STRATEGIES = {
 }
 
 
+_HANDOVER_S = 4.0  # after which a box that is back has told how fast it is, has heard of another keeper, and may pause
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
     """A request that comes at `at` seconds, of a conversation, and takes `service` seconds in a slot."""
@@ -97,6 +100,7 @@ class Box:
     lives: bool = True
     is_member: bool = True
     takes: bool = True
+    pauses_from: float = 0.0  # no sooner
     run: int = 0  # its process: what an earlier one had begun ends no more
     queue: deque["Request"] = field(default_factory=deque)
     running: dict["Request", None] = field(default_factory=dict)  # in order, so that each run is the same
@@ -246,7 +250,8 @@ class Simulation:
         """A box's own rule; see edged/group.py. The fastest that lives never pauses; a dead one does what it did."""
         window = self._windows[box.name]
         if box.lives:
-            box.takes = box is self._last or (box.jobs < window if box.takes else box.jobs <= window // 2)
+            keeps = box is self._last or self._now < box.pauses_from
+            box.takes = keeps or (box.jobs < window if box.takes else box.jobs <= window // 2)
         return box.takes
 
     def _pull(self) -> None:
@@ -328,6 +333,7 @@ class Simulation:
         box.queue.extendleft(box.running)  # kept by the broker, or empty
         box.running.clear()
         box.lives = box.is_member = box.takes = True
+        box.pauses_from = self._now + _HANDOVER_S
         box.free = self._scenario.slots
         self._count_members()
         self._work(box)

@@ -146,6 +146,21 @@ def test_a_box_that_had_paused_when_it_died_is_dealt_nothing() -> None:
     assert told.lost == 2  # what it had
 
 
+def test_a_box_that_is_back_takes_work_until_it_may_leave_it_to_another() -> None:
+    def dealt_to_it(seconds_after: float) -> int:
+        asks = [
+            *arrive(*(0.01 * i for i in range(8)), service=20.0),
+            *(SIMULATION.Arrival(at=3.0 + seconds_after + 0.01 * i, session=0, service=0.01) for i in range(20)),
+        ]
+        dead: dict[str, Any] = {"deaths": [die(1.0, 0, 2.0)], "expiry": 5.0}
+        told = run("pause", speeds=[0.1, 1.0], service=[20.0], slots=4, arrivals=asks, **dead)
+        assert told.lost == 0
+        return int(told.by_box[0])
+
+    assert dealt_to_it(1.0) == 4 + 10
+    assert dealt_to_it(5.0) == 4
+
+
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ValueError, match="round_robin"):
         run("by hand")
