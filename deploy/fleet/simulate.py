@@ -140,7 +140,8 @@ class Outcome:
 class Simulation:
     """One run; the same seed gives the same one."""
 
-    def __init__(self, scenario: Scenario, strategy: str, *, seed: int = 1) -> None:
+    def __init__(self, scenario: Scenario, strategy: str, *, seed: int = 1, dealt: int = 0) -> None:
+        """`dealt`: how many requests were dealt before: so whose turn it is."""
         if strategy not in STRATEGIES:
             raise ValueError(f"no strategy {strategy}; there are {', '.join(STRATEGIES)}")
         self._scenario = scenario
@@ -150,7 +151,7 @@ class Simulation:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._now = 0.0
-        self._next = 0
+        self._next = dealt
         self._requests: list[Request] = []
         self._pulled: deque[Request] = deque()  # the broker's one queue, where boxes pull
         self._free = list(self._boxes)  # those that may have room, where boxes pull

@@ -93,6 +93,11 @@ def test_requests_that_are_told_one_by_one_come_as_told() -> None:
     assert told.boxes == [0, 0, 0]
 
 
+def test_whose_turn_it_is_first_may_be_told() -> None:
+    made = scenario(arrivals=arrive(0.0, 0.1, 0.2))
+    assert [SIMULATION.Simulation(made, "round_robin", dealt=i).run().boxes for i in (0, 2)] == [[1, 2, 3], [3, 0, 1]]
+
+
 def test_who_is_back_before_its_session_expires_begins_again_what_it_had() -> None:
     told = run(speeds=[1.0], slots=1, arrivals=arrive(0.0, 1.0), deaths=[die(0.5, 0, 3.0)], expiry=4.0)
     assert told.totals == pytest.approx([4.5, 4.5])
