@@ -157,6 +157,13 @@ def test_a_group_on_a_broker_of_old_is_warned(checked: Checked) -> None:
     assert "MQTT 5" in lines["group"]
 
 
+def test_a_group_on_a_broker_that_delivers_nothing_by_shared_subscriptions(checked: Checked, amqtt: int) -> None:
+    code, lines = checked(mqtt={"port": amqtt, "share_group": "team", "protocol": "3.1.1"}, timeout=3.0)
+    assert lines["broker"].startswith("ok")
+    assert "delivers nothing by shared subscriptions" in lines["group"]
+    assert code is ExitCode.BROKER
+
+
 def test_a_user_who_may_not_share(checked: Checked, hardened: HardenedBroker) -> None:
     there = {"port": hardened.tls_port, "tls": {"ca": hardened.ca}}
     for user, words in (("edged", "ok    group"), ("operator", "access list forbids edged/box/probe to this user")):

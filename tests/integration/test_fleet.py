@@ -4,8 +4,6 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -23,7 +21,7 @@ from edged.errors import ExitCode
 from edged.settings import Settings
 from edged.topics import shard_of
 from tests.support import packets
-from tests.support.broker import Broker, free_port, until_listening
+from tests.support.broker import Broker
 from tests.support.daemon import SCRIPTED, Daemon, Watcher
 from tests.support.peer import Peer
 from tests.support.proxy import Proxy
@@ -422,21 +420,6 @@ def test_a_stream_that_is_begun_again_repeats_nothing(fleet: Fleet) -> None:
         thread.join(10.0)
     assert [each.body["reply"]["delta"] for each in chunks] == words
     assert result.body["reply"]["text"] == "".join(words)
-
-
-@pytest.fixture
-def amqtt(tmp_path: Path) -> Iterator[int]:
-    port = free_port()
-    settings = tmp_path / "amqtt.yaml"
-    settings.write_text(
-        f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
-        "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
-    )
-    command = [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
-    with (tmp_path / "amqtt.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        until_listening(port)
-        yield port
-        process.terminate()
 
 
 def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refused(fleet: Fleet, amqtt: int) -> None:
