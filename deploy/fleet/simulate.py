@@ -130,7 +130,7 @@ class Outcome:
     waits: Sequence[float]  # until work began that came to an answer
     totals: Sequence[float]  # until the answer
     lost: int  # without an answer at the end
-    again: int  # answers to what another box had answered already
+    again: int  # that more than one box answered
     breaks: int  # turns that went to another box than the turn before
     followers: int  # turns that had one before
     by_box: Sequence[int]
@@ -159,7 +159,7 @@ class Simulation:
         self._last: Box | None = None
         self._count_members()
         self._last_box: dict[int, int] = {}
-        self._breaks = self._followers = self._sessions = self._again = 0
+        self._breaks = self._followers = self._sessions = 0
         self._open_sessions: list[int] = []
         self._answers = [0] * len(self._boxes)
         # A box that answers slowly wants less in hand: two seconds of work, as edged does.
@@ -182,7 +182,7 @@ class Simulation:
             waits=[(each.started or 0.0) - each.came for each in done],
             totals=[(each.answered or 0.0) - each.came for each in done],
             lost=len(self._requests) - len(done),
-            again=self._again,
+            again=sum(len(each.answered_by) > 1 for each in done),
             breaks=self._breaks,
             followers=self._followers,
             by_box=self._answers,
@@ -291,7 +291,6 @@ class Simulation:
         box.free += 1
         box.running.pop(request, None)
         request.answered_by.append(box.name)
-        self._again += request.answered is not None
         if request.answered is None:
             request.started, request.answered = begun, self._now
             self._answers[box.name] += 1
