@@ -210,7 +210,7 @@ class Link:
     def announce(self, receive_maximum: int) -> None:
         """Tell the broker, from the next connection on, to have no more deliveries at us without an ack (MQTT 5).
 
-        What it sends beyond that is taken nevertheless, up to the bound of the constructor, which holds for MQTT 3.1.1 too:
+        What it sends beyond that is taken all the same, up to the bound of the constructor, as on MQTT 3.1.1 always:
         mosquitto 2.0.11 sends all again that it had in flight.
         """
         self._identity = replace(self._identity, receive_maximum=receive_maximum)
