@@ -258,7 +258,7 @@ class Daemon:
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
         self._notifier.status("connecting")
         if self._membership is not None:
-            self._membership.recall(self._pace.recall())
+            self._membership.recall(self._pace.recall(at_most=self._settings.queue.capacity))
         self._link.start(leaving=self._subscribed.begin(self._filters))
         self._link.publish(self._health.status())
         try:
@@ -290,7 +290,7 @@ class Daemon:
             link=self._link,
             worker=self._worker.state,
             is_well=lambda: self._health.state is State.READY,
-            note_pace=self._pace.note,
+            note=self._pace.note,
             clock=self._clock,
         )
 

@@ -17,6 +17,7 @@ from typing import Any
 
 TARGET_S = 2.0  # of work that a box keeps in hand
 HANDOVER_S = 3.0  # in which all boxes have heard what one says, and acted on it
+_KEPT = 0.999  # of how many answers waited for an ack, from one decision to the next: half of it in ten minutes
 _WELL = "ready"
 _ALIVE = {_WELL, "degraded"}
 
@@ -55,7 +56,7 @@ class Group:
         self._capacity = capacity
         self._silence_s = silence_s
         self._window = self._batch
-        self._is_measured = False
+        self._held = 0.0  # answered and not acked, at most, of late
         self._speed: int | None = None
         self._others: dict[str, _Member] = {}
         self._met: set[str] = set()
@@ -79,21 +80,16 @@ class Group:
         return not self._others
 
     @property
-    def receive_maximum(self) -> int:
-        """What to tell the broker to have at us at most, without an ack.
+    def receive_maximum(self) -> int | None:
+        """What to tell the broker to have at us at most, without an ack; None: it was not measured yet.
 
-        Acks go out in the order of arrival, so what is answered may wait for one before it: a batch more than is
-        wanted in hand, or the model would wait too.
+        Acks go out in the order of arrival, so what is answered waits for slower ones before it, and the model would
+        wait too if the broker brought no more: so many more than are wanted in hand as were seen to wait, a batch at
+        least.
         """
-        return min(self._window + self._batch, self._capacity) if self._is_measured else self._capacity
-
-    def remember(self, service_s: float) -> None:
-        """Take what was measured in an earlier life, until it is measured anew; see `decide`.
-
-        The others are told no speed by it: they rely on what is so now.
-        """
-        self._is_measured = True
-        self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
+        if self._speed is None:
+            return None
+        return min(self._window + max(self._batch, math.ceil(self._held)), self._capacity)
 
     def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
         """Take in what a box says in its `health` or `status`, or what its last will says for it.
@@ -142,22 +138,35 @@ class Group:
         self._others.clear()  # `_met` stays: they know us
 
     def decide(
-        self, *, jobs: int, service_s: float | None, is_well: bool, now: float, bound: int | None = None
+        self,
+        *,
+        jobs: int,
+        service_s: float | None,
+        is_well: bool,
+        now: float,
+        unacked: int = 0,
+        bound: int | None = None,
     ) -> bool:
         """Whether to take work now.
 
         Args:
             jobs: requests in hand.
-            bound: the most that the broker lets us have in hand; None: `capacity`.
             service_s: mean seconds between two answers while there is work; None: not known yet.
             is_well: whether this box can answer at all, as far as it knows.
             now: the time.
+            unacked: requests that the broker has no ack of: those in hand, and answered ones that wait for their turn.
+            bound: how many of those the broker was told to let there be; None: it was told nothing.
         """
+        self._held = max(unacked - jobs, _KEPT * self._held)
         if service_s is not None:
             # A power of two: what is told every few seconds must not be outdated by every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))
-            self.remember(service_s)
-        enough = self._window if bound is None else min(self._window, bound)
+            self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
+        enough = self._window
+        if bound is not None:
+            enough = min(enough, bound)
+            # What is over it waits at the broker, where we do not see it.
+            jobs = max(jobs, unacked) if unacked >= bound else jobs
         self._others = {node: each for node, each in self._others.items() if now - each.heard <= self._silence_s}
         self._decide_to_keep(is_well=is_well, now=now)
         if self._keeps_not_since is None or now - self._keeps_not_since < HANDOVER_S:

@@ -20,7 +20,7 @@ from edged.worker import WorkerState
 log = structlog.get_logger(__name__)
 
 _PROBE_S = 2.0  # between two probes
-_NOTE_S = 60.0  # between two notes of the pace, which changes all the time
+_NOTE_S = 60.0  # between two notes of what changes all the time
 _GREET_S = 1.0  # between two greetings: many may come at once
 _PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
 
@@ -44,21 +44,21 @@ class Membership:
         link: Link,
         worker: Callable[[], WorkerState],
         is_well: Callable[[], bool],
-        note_pace: Callable[[float], None] = lambda _: None,
+        note: Callable[[int], None] = lambda _: None,
         clock: Callable[[], float],
     ) -> None:
         """Assign; `start` takes work.
 
-        `is_well` tells whether this box can answer; `note_pace` keeps its mean seconds between two answers for `recall`
-        in its next life; `clock` gives monotonic seconds.
+        `is_well` tells whether this box can answer; `note` keeps for `recall` in its next life how many requests it
+        lets the broker have at it; `clock` gives monotonic seconds.
         """
         self._group = group
         self._topics = topics
         self._link = link
         self._worker = worker
         self._is_well = is_well
-        self._note_pace = note_pace
-        self._noted: int | None = None  # the Receive Maximum by the pace that was noted last
+        self._note = note
+        self._noted: int | None = None
         self._noted_at = float("-inf")
         self._clock = clock
         self._heard: queue.SimpleQueue[tuple[str, Mapping[str, Any], float]] = queue.SimpleQueue()
@@ -77,12 +77,11 @@ class Membership:
         # A group of one: no other box may be dealt our probe.
         return () if topics.group is None else (f"$share/{topics.node}/{topics.probe}", *topics.members)
 
-    def recall(self, service_s: float | None) -> None:
-        """Announce what comes of a pace that was noted in an earlier life, if one was; before the link connects."""
-        if service_s is not None:
-            self._group.remember(service_s)
-            self._noted = self._group.receive_maximum
-            self._link.announce(self._noted)
+    def recall(self, receive_maximum: int | None) -> None:
+        """Announce what was noted in an earlier life, until it is measured anew; to be called before the link starts."""
+        if receive_maximum is not None:
+            self._noted = receive_maximum
+            self._link.announce(receive_maximum)
 
     def start(self) -> None:
         """Take work from now on."""
@@ -107,18 +106,15 @@ class Membership:
             self._has_newcomer = True  # ourselves: what we tell now says that we know nobody, and they answer
         self._listen()
         worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
-        bound = link.receive_maximum
-        # Of what is answered and waits for an earlier ack, the broker counts each: it may hold back more than we know.
-        is_full = bound is not None and link.unacked >= bound
         takes = self._group.decide(
-            jobs=max(worker.jobs, link.unacked) if is_full else worker.jobs,
-            bound=bound,
+            jobs=worker.jobs,
             service_s=worker.service_s,
             is_well=self._is_well(),
             now=self._clock(),
+            unacked=link.unacked,
+            bound=link.receive_maximum,
         )
-        if worker.service_s is not None:
-            self._keep_pace(worker.service_s)
+        self._announce(self._group.receive_maximum)
         is_news = (takes, kept, had_speed) != (self._takes, self._group.keeps, self._group.has_speed)
         if is_news:
             log.info("group_share", takes=takes, keeps=self._group.keeps, jobs=worker.jobs)
@@ -127,13 +123,14 @@ class Membership:
             self._link.share(taking=takes)
         return self._greets() or is_news
 
-    def _keep_pace(self, service_s: float) -> None:
-        """Have the next CONNECT announce what was measured, also that of the next process."""
-        receive_maximum = self._group.receive_maximum
+    def _announce(self, receive_maximum: int | None) -> None:
+        """Have the next CONNECT say what was measured, also that of the next process."""
+        if receive_maximum is None:
+            return
         self._link.announce(receive_maximum)
         if receive_maximum != self._noted and self._clock() - self._noted_at >= _NOTE_S:
             self._noted, self._noted_at = receive_maximum, self._clock()
-            self._note_pace(service_s)
+            self._note(receive_maximum)
 
     def _listen(self) -> None:
         while not self._heard.empty():

@@ -1,4 +1,4 @@
-"""How fast this box answers, by a file, for the process that comes after this one. Knows no broker."""
+"""How many requests this box wants at a time, by a file, for the process that comes after this one. Knows no broker."""
 
 import json
 from pathlib import Path
@@ -16,8 +16,8 @@ class Pace:
         self._file = file
         self._of = of
 
-    def recall(self) -> float | None:
-        """Mean seconds between two answers while there is work, as noted last; None: nothing is known."""
+    def recall(self, *, at_most: int) -> int | None:
+        """The requests that were noted last, or `at_most`; None: nothing is known."""
         try:
             noted = json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -27,13 +27,13 @@ class Pace:
             return None
         if not isinstance(noted, dict) or noted.get("of") != self._of:
             return None
-        service_s = noted.get("service_s")
-        return float(service_s) if isinstance(service_s, int | float) and 0 <= service_s < float("inf") else None
+        requests = noted.get("requests")
+        return min(requests, at_most) if isinstance(requests, int) and requests >= 1 else None
 
-    def note(self, service_s: float) -> None:
+    def note(self, requests: int) -> None:
         """Keep it for the next process."""
         try:
             self._file.touch(mode=0o600)
-            self._file.write_text(json.dumps({"of": self._of, "service_s": round(service_s, 6)}), encoding="utf-8")
+            self._file.write_text(json.dumps({"of": self._of, "requests": requests}), encoding="utf-8")
         except OSError as error:
             log.warning("pace_record", path=str(self._file), reason=error.strerror)

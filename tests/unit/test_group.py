@@ -48,20 +48,39 @@ def test_it_wants_as_much_in_hand_as_it_can_do_in_a_moment(service_s: float | No
     assert service_s is None or window in {4, 64, round(TARGET_S / service_s)}
 
 
-@pytest.mark.parametrize(("service_s", "receive_maximum"), [(None, 64), (2.0, 8), (0.25, 12), (0.01, 64)])
-def test_the_broker_is_told_of_a_slow_box(service_s: float | None, receive_maximum: int) -> None:
+@pytest.mark.parametrize(("service_s", "receive_maximum"), [(None, None), (2.0, 8), (0.25, 12), (0.01, 64)])
+def test_the_broker_is_told_of_a_slow_box(service_s: float | None, receive_maximum: int | None) -> None:
     some = Clocked()
     some.decide(0, service_s)
     assert some.group.receive_maximum == receive_maximum
 
 
-def test_what_it_remembers_holds_until_it_is_measured() -> None:
-    some = Clocked()
-    some.group.remember(2.0)
-    some.decide(0, None)
-    assert (some.group.receive_maximum, some.group.has_speed) == (8, False)
-    some.decide(0, 0.25)
-    assert (some.group.receive_maximum, some.group.has_speed) == (12, True)
+def test_there_is_room_for_the_answers_that_were_seen_to_wait_for_an_ack() -> None:
+    group = Clocked().group
+
+    def decide(unacked: int) -> int | None:
+        group.decide(jobs=4, service_s=0.25, is_well=True, now=0.0, unacked=unacked)
+        return group.receive_maximum
+
+    assert decide(6) == 8 + 4  # a batch at least
+    assert decide(24) == 8 + 20
+    assert decide(4) == 8 + 20
+    assert decide(100) == 64
+    told = [decide(4) for _ in range(5000)]
+    assert told == sorted(told, reverse=True)  # type: ignore[type-var]
+    assert told[-1] == 8 + 4
+
+
+def test_one_long_answer_does_not_keep_the_broker_from_bringing_more() -> None:
+    """However little the broker is told at first: with each connection it is more, until the model has enough."""
+    group = Clocked().group
+    bound, told = 8, []
+    for _ in range(8):
+        # One that takes long is the first; all behind it are answered, and the model has nothing else.
+        group.decide(jobs=1, service_s=1.0, is_well=True, now=0.0, unacked=bound, bound=bound)
+        bound = group.receive_maximum or 0
+        told.append(bound)
+    assert told[:3] == [11, 14, 17]
 
 
 def test_who_is_given_less_than_it_wants_has_enough_with_that() -> None:
@@ -69,11 +88,12 @@ def test_who_is_given_less_than_it_wants_has_enough_with_that() -> None:
     some.hear("a", tells(30))
     some.decide(0, 0.01)
 
-    def decide(jobs: int) -> bool:
+    def decide(jobs: int, unacked: int) -> bool:
         some.now += HANDOVER_S
-        return some.group.decide(jobs=jobs, service_s=0.01, is_well=True, now=some.now, bound=10)
+        return some.group.decide(jobs=jobs, service_s=0.01, is_well=True, now=some.now, unacked=unacked, bound=10)
 
-    assert [decide(jobs) for jobs in (9, 10, 6, 5)] == [True, False, False, True]
+    assert [decide(jobs, jobs) for jobs in (9, 10, 6, 5)] == [True, False, False, True]
+    assert [decide(1, unacked) for unacked in (9, 10, 9)] == [True, False, True]
 
 
 def test_a_slow_box_that_has_enough_stops_until_half_of_it_is_done() -> None:

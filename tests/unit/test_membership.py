@@ -24,14 +24,14 @@ class Bench:
         self.is_well = True
         self.service_s: float | None = 0.5
         self.link = FakeLink(clock=lambda: self.now, receive_maximum=16)
-        self.noted: list[float] = []
+        self.noted: list[int] = []
         self.member = Membership(
             Group("team", node="b", batch=4, capacity=16, silence_s=90.0),
             topics=TOPICS,
             link=self.link,
             worker=self.worker,
             is_well=lambda: self.is_well,
-            note_pace=self.noted.append,
+            note=self.noted.append,
             clock=lambda: self.now,
         )
 
@@ -213,10 +213,17 @@ def test_what_was_measured_is_announced_on_the_next_connection(bench: Bench) -> 
 
 def test_what_an_earlier_life_measured_is_announced_at_once_and_told_to_nobody(bench: Bench) -> None:
     bench.link.disconnect()
-    bench.member.recall(0.4)
+    bench.member.recall(9)
     bench.link.reconnect()
     told = bench.member.snapshot()
-    assert (told["receive_maximum"], told["window"], told.get("speed")) == (9, 5, None)
+    assert (told["receive_maximum"], told.get("speed")) == (9, None)
+    bench.member.start()
+    bench.hear(TOPICS.probe)
+    bench.service_s = None
+    bench.pass_seconds(3)  # until it is measured anew
+    bench.link.disconnect()
+    bench.link.reconnect()
+    assert bench.member.snapshot()["receive_maximum"] == 9
 
 
 def test_a_first_life_announces_what_it_can_hold(bench: Bench) -> None:
@@ -226,7 +233,7 @@ def test_a_first_life_announces_what_it_can_hold(bench: Bench) -> None:
     assert bench.member.snapshot()["receive_maximum"] == 16
 
 
-def test_its_pace_is_noted_when_it_changes_and_once_a_minute_at_most(bench: Bench) -> None:
+def test_what_it_announces_is_noted_when_it_changes_and_once_a_minute_at_most(bench: Bench) -> None:
     bench.member.start()
     bench.hear(TOPICS.probe)
     bench.service_s = None
@@ -234,14 +241,14 @@ def test_its_pace_is_noted_when_it_changes_and_once_a_minute_at_most(bench: Benc
     assert bench.noted == []
     bench.service_s = 0.5
     bench.pass_seconds(200)
-    assert bench.noted == [0.5]
+    assert bench.noted == [8]
     bench.service_s = 0.25
     bench.pass_seconds(1)
     bench.service_s = 0.2
     bench.pass_seconds(30)
-    assert bench.noted == [0.5, 0.25]
+    assert bench.noted == [8, 12]
     bench.pass_seconds(40)
-    assert bench.noted == [0.5, 0.25, 0.2]
+    assert bench.noted == [8, 12, 14]
 
 
 def test_answers_that_wait_for_an_earlier_ack_count_where_the_broker_holds_back(bench: Bench) -> None:

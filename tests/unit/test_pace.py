@@ -9,16 +9,17 @@ from edged.pace import Pace
 
 def test_what_was_noted_is_recalled_by_the_next(tmp_path: Path) -> None:
     file = tmp_path / "pace"
-    assert Pace(file, of="one").recall() is None
-    Pace(file, of="one").note(0.25)
-    Pace(file, of="one").note(0.5)
-    assert Pace(file, of="one").recall() == 0.5
+    assert Pace(file, of="one").recall(at_most=64) is None
+    Pace(file, of="one").note(12)
+    Pace(file, of="one").note(20)
+    assert Pace(file, of="one").recall(at_most=64) == 20
+    assert Pace(file, of="one").recall(at_most=16) == 16
 
 
 def test_what_another_model_did_says_nothing(tmp_path: Path) -> None:
     file = tmp_path / "pace"
-    Pace(file, of="one").note(0.25)
-    assert Pace(file, of="other").recall() is None
+    Pace(file, of="one").note(12)
+    assert Pace(file, of="other").recall(at_most=64) is None
 
 
 @pytest.mark.parametrize(
@@ -29,19 +30,19 @@ def test_what_another_model_did_says_nothing(tmp_path: Path) -> None:
         b"[]",
         b"null",
         b'{"of": "one"}',
-        b'{"of": "one", "service_s": "1"}',
-        b'{"of": "one", "service_s": -1}',
-        b'{"of": "one", "service_s": NaN}',
-        b'{"of": "one", "service_s": Infinity}',
+        b'{"of": "one", "requests": "1"}',
+        b'{"of": "one", "requests": 0}',
+        b'{"of": "one", "requests": 1.5}',
+        b'{"of": "one", "requests": NaN}',
     ],
 )
 def test_a_file_of_anything_says_nothing(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "pace"
     file.write_bytes(content)
-    assert Pace(file, of="one").recall() is None
+    assert Pace(file, of="one").recall(at_most=64) is None
 
 
 def test_a_folder_that_is_not_there_is_no_fault(tmp_path: Path) -> None:
     pace = Pace(tmp_path / "no" / "pace", of="one")
-    pace.note(1.0)
-    assert pace.recall() is None
+    pace.note(1)
+    assert pace.recall(at_most=64) is None
