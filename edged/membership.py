@@ -78,7 +78,7 @@ class Membership:
         return () if topics.group is None else (f"$share/{topics.node}/{topics.probe}", *topics.members)
 
     def recall(self, receive_maximum: int | None) -> None:
-        """Announce what was noted in an earlier life, until it is measured anew; to be called before the link starts."""
+        """Announce what was noted in an earlier life, until it is measured anew; before the link starts."""
         if receive_maximum is not None:
             self._noted = receive_maximum
             self._link.announce(receive_maximum)
