@@ -56,7 +56,8 @@ class Group:
         self._capacity = capacity
         self._silence_s = silence_s
         self._window = self._batch
-        self._held = 0.0  # answered and not acked, at most, of late
+        self._waiting = 0  # answered and not acked, the last time
+        self._held = 0.0  # the most of those, of late
         self._speed: int | None = None
         self._others: dict[str, _Member] = {}
         self._met: set[str] = set()
@@ -157,7 +158,9 @@ class Group:
             unacked: requests that the broker has no ack of: those in hand, and answered ones that wait for their turn.
             bound: how many of those the broker was told to let there be; None: it was told nothing.
         """
-        self._held = max(unacked - jobs, _KEPT * self._held)
+        # Seen twice: what has just come is at the broker's count already, and not among the jobs yet.
+        self._held = max(min(unacked - jobs, self._waiting), _KEPT * self._held)
+        self._waiting = unacked - jobs
         if service_s is not None:
             # A power of two: what is told every few seconds must not be outdated by every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))

@@ -289,9 +289,9 @@ def test_a_slow_box_tells_the_broker_so_when_it_comes_again(fleet: Fleet) -> Non
         while (group := watcher.next_json()["group"])["receive_maximum"] == 64:
             pass
         watcher.stop()
-        assert group["receive_maximum"] == 4  # its batch, and another
+        assert 4 <= group["receive_maximum"] <= 7  # its batch, and as many answers as may have waited
         told = [packets.receive_maximum(each) for each in cable.sent(packets.CONNECT, to_broker=True)]
-        assert told == [64, 4]
+        assert told == [64, group["receive_maximum"]]
 
 
 def test_a_box_on_which_others_rely_goes_when_another_has_its_work(fleet: Fleet) -> None:

@@ -63,9 +63,10 @@ def test_there_is_room_for_the_answers_that_were_seen_to_wait_for_an_ack() -> No
         return group.receive_maximum
 
     assert decide(6) == 8 + 4  # a batch at least
-    assert decide(24) == 8 + 20
+    assert decide(24) == 8 + 4  # these may have come a moment ago
+    assert decide(28) == 8 + 20
     assert decide(4) == 8 + 20
-    assert decide(100) == 64
+    assert [decide(100), decide(100)][-1] == 64
     told = [decide(4) for _ in range(5000)]
     assert told == sorted(told, reverse=True)  # type: ignore[type-var]
     assert told[-1] == 8 + 4
@@ -77,7 +78,8 @@ def test_one_long_answer_does_not_keep_the_broker_from_bringing_more() -> None:
     bound, told = 8, []
     for _ in range(8):
         # One that takes long is the first; all behind it are answered, and the model has nothing else.
-        group.decide(jobs=1, service_s=1.0, is_well=True, now=0.0, unacked=bound, bound=bound)
+        for _ in range(2):
+            group.decide(jobs=1, service_s=1.0, is_well=True, now=0.0, unacked=bound, bound=bound)
         bound = group.receive_maximum or 0
         told.append(bound)
     assert told[:3] == [11, 14, 17]
