@@ -48,6 +48,7 @@ class Played:
     Attributes:
         totals: seconds to the first answer of each request that has one, by its number.
         boxes: who gave that, by its number.
+        ended: when the last of those came.
         twice: requests that were answered in two ways.
         deaths: when each kill was, which box, and after how many seconds it was ready again.
         breaks: turns that another box answered than the turn before, and turns that had one before.
@@ -55,6 +56,7 @@ class Played:
 
     totals: dict[int, float] = field(default_factory=dict)
     boxes: dict[int, int] = field(default_factory=dict)
+    ended: float = 0.0
     twice: set[int] = field(default_factory=set)
     deaths: list[tuple[float, int, float]] = field(default_factory=list)
     breaks: int = 0
@@ -210,7 +212,8 @@ class _Play:
                 played.twice.add(number)
             return
         self._first[number] = payload
-        played.totals[number] = self._now - self._asked[number]
+        played.ended = self._now
+        played.totals[number] = played.ended - self._asked[number]
         played.boxes[number] = box
         session = self._asks[number].session
         before = self._last_box.get(session)

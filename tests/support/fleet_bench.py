@@ -15,7 +15,6 @@ import importlib.util
 import random
 import statistics
 import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -65,9 +64,8 @@ def _flood(_: int, __: float, sizes: Sequence[int]) -> None:
     one = 0.0
     for boxes in sizes:
         with Fleet([_LONGEST_S] * boxes) as fleet:
-            begin = time.monotonic()
             played = fleet.play([Ask(at=0.0)] * (160 * boxes))
-            rate = len(played.totals) / (max(played.totals.values()) or time.monotonic() - begin)
+            rate = len(played.totals) / played.ended
         one = one or rate
         dealt = dict(sorted(Counter(played.boxes.values()).items()))
         _say(f"  {boxes} boxes: {rate:.1f} requests/s, {rate / one:.2f} times one; dealt out: {dealt}")
