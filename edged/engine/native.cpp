@@ -53,6 +53,7 @@ constexpr int kGroup = 32;  // inputs
 constexpr int kTile = TILE_PARTS * LANES;  // output channels that are computed together
 constexpr int kHalf = kBlock / 2;          // of a block: gate and up stand in halves, keys in sixteens
 constexpr int kHalfParts = kHalf / LANES;
+constexpr int kQueries = LANES == 16 ? 8 : 4;  // that meet keys and values together
 
 // Bytes of a group of a block.
 constexpr int group_bytes(int bits) { return kBlock * (bits == 8 ? kGroup + 2 : kGroup / 2 + 4); }
@@ -733,7 +734,7 @@ struct Step {
       const int row = its.first + begin + q / group;
       return model.qkv.get() + static_cast<size_t>(row) * width + (kv_head * group + q % group) * dim;
     };
-    for (int q = 0; q < queries; q += 4) {
+    for (int q = 0; q < queries; q += kQueries) {
       auto run = [&]<int COUNT>() {
         const float* from[COUNT];
         float* to[COUNT];
@@ -750,11 +751,17 @@ struct Step {
           out[j] = mixed(its.first + begin + (q + j) / group) + (kv_head * group + (q + j) % group) * dim;
         mix<COUNT>(its.lent.values + lent, its.own.values + own, to, inverse, dim, shared, seen, out);
       };
-      switch (std::min(4, queries - q)) {
+      switch (std::min(kQueries, queries - q)) {
         case 1: run.template operator()<1>(); break;
         case 2: run.template operator()<2>(); break;
         case 3: run.template operator()<3>(); break;
         case 4: run.template operator()<4>(); break;
+#if LANES == 16
+        case 5: run.template operator()<5>(); break;
+        case 6: run.template operator()<6>(); break;
+        case 7: run.template operator()<7>(); break;
+        case 8: run.template operator()<8>(); break;
+#endif
       }
     }
   }
@@ -864,7 +871,7 @@ int edged_step(void* handle, int rows, const int32_t* tokens, const int32_t* pos
   model.mixed.reserve(static_cast<size_t>(rows) * s.heads * s.head_dim);
   model.inner.reserve(static_cast<size_t>(rows) * s.mlp);
   model.activations.reserve(std::max(rows, wanted), widest);
-  for (auto& scratch : model.scores) scratch.reserve(std::max(widest, 4 * ((seen + 15) / 16 * 16)));
+  for (auto& scratch : model.scores) scratch.reserve(std::max(widest, kQueries * ((seen + 15) / 16 * 16)));
 
   Step step{model,  rows,        tokens,      positions,  parents, spans, span,
             wanted, wanted_rows, head_blocks, head_block, logits,  {}};
