@@ -64,6 +64,7 @@ class WayReport(_Record):
     calibration_error: float | None = Field(description="Expected calibration error; null where nothing is scored.")
     unreadable: int = Field(description="Answers that named no label, or several; they count as wrong.")
     seconds_per_text: float = Field(description="Median, one text at a time.")
+    mean_seconds_per_text: float = Field(description="A text in doubt takes longer: further prompts are asked.")
     labels: dict[str, LabelReport]
     confusion: dict[str, dict[str, int]] = Field(description="True label, then given label, then texts.")
 
@@ -187,6 +188,7 @@ def report(verdicts: Sequence[Verdict]) -> WayReport:
         calibration_error=calibration_error(verdicts) if all(each.scores for each in verdicts) else None,
         unreadable=sum(each.label == UNREADABLE for each in verdicts),
         seconds_per_text=round(sorted(each.seconds for each in verdicts)[len(verdicts) // 2], 5),
+        mean_seconds_per_text=round(sum(each.seconds for each in verdicts) / len(verdicts), 5),
         labels=labels,
         confusion={name: dict(_given(name, verdicts)) for name in sorted(true)},
     )
@@ -226,11 +228,11 @@ def table(found: EvalReport) -> str:
     ways = {"scored": found.scored} | ({} if found.baseline is None else {"generate and parse": found.baseline})
     run = f"{found.model}, {found.format}, {found.calibration} calibration"
     lines = [f"{found.task} on {found.data}: {found.texts} texts, {run}", ""]
-    lines.append(f"{'':20}{'accuracy':>9}{'macro F1':>9}{'ECE':>7}{'unreadable':>11}{'ms/text':>9}")
+    lines.append(f"{'':20}{'accuracy':>9}{'macro F1':>9}{'ECE':>7}{'unreadable':>11}{'ms/text':>9}{'mean':>7}")
     for name, way in ways.items():
         error = "–" if way.calibration_error is None else f"{way.calibration_error:.3f}"
-        milliseconds = 1000 * way.seconds_per_text
-        lines.append(f"{name:20}{way.accuracy:9.3f}{way.macro_f1:9.3f}{error:>7}{way.unreadable:11}{milliseconds:9.1f}")
+        times = f"{1000 * way.seconds_per_text:9.1f}{1000 * way.mean_seconds_per_text:7.1f}"
+        lines.append(f"{name:20}{way.accuracy:9.3f}{way.macro_f1:9.3f}{error:>7}{way.unreadable:11}{times}")
     for name, way in ways.items():
         columns = sorted({label for row in way.confusion.values() for label in row})
         lines += ["", f"{name}: texts by true label (rows) and given label"]

@@ -83,7 +83,8 @@ class Decoder:
     def allocate(self, capacity: int) -> SequenceKV:
         return self._kv_shape.allocate(capacity)
 
-    def fork(self, source: SequenceKV, length: int, capacity: int) -> SequenceKV:
+    def fork(self, source: SequenceKV, length: int, capacity: int, *, borrow: bool = False) -> SequenceKV:
+        del borrow  # torch's attention wants them in one piece
         return self._kv_shape.fork(source, length, capacity)
 
     def forward(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:

@@ -8,7 +8,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic
 
@@ -20,7 +20,7 @@ from edged.engine.detokenize import TextStream
 from edged.engine.model import CausalModel, K, Span
 from edged.engine.prefix_cache import PrefixCache
 from edged.engine.priors import PriorStore
-from edged.engine.prompt import MIN_NEW_TOKENS, Classification, Prompter
+from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
 from edged.engine.scoring import mean_prior
@@ -336,18 +336,18 @@ class Engine(Generic[K]):
             raise Expired("the deadline passed before work began")
         clock = Clocked(submitted=submitted.at, admitted=submitted.at)
         if isinstance(spec, ClassifySpec):
-            first, *further = self._opinions(spec, work)
-            capacity = max(self._capacity(each.plan) for each in (first, *further))
+            opinions = self._opinions(spec, work)
+            first = next(opinions)
             return Classifying(
                 work=work,
                 emit=submitted.emit,
                 number=submitted.number,
                 clock=clock,
                 prompt=first.plan.tokens,
-                nbytes=capacity * ready.model.bytes_per_token,
+                nbytes=first.capacity * ready.model.bytes_per_token,
                 spec=spec,
                 opinion=first,
-                further=further,
+                further=opinions,
                 evidence=[0.0] * len(spec.labels),
             )
         wanted = work.params.max_tokens or spec.max_tokens or ready.limits.max_new_tokens
@@ -371,27 +371,25 @@ class Engine(Generic[K]):
             constraint=self._constraint(spec),
         )
 
-    def _opinions(self, spec: ClassifySpec, work: Work) -> list[Opinion]:
-        """The prompts to ask, in order. A further one for which the text is too long is left out."""
-        found: list[Opinion] = []
+    def _opinions(self, spec: ClassifySpec, work: Work) -> Iterator[Opinion]:
+        """The prompts to ask, in order, made as they are asked for: most texts need the first alone.
+
+        Raises:
+            TooLong: the text does not fit into the first. A further one for which it is too long is left out.
+        """
         for each in spec.opinions(work.language) if spec.doubt else (spec,):
             try:
                 plan = self._ready.prompter.classification(each, text=work.text, language=work.language)
             except TooLong:
-                if not found:
+                if each is spec:
                     raise
             else:
-                found.append(Opinion(plan=plan, prior=self._priors[each.name, work.language]))
-        return found
+                yield Opinion(plan=plan, prior=self._priors[each.name, work.language])
 
     def _constraint(self, spec: GenerateSpec) -> Constraint | None:
         if spec.schema is None or self._constraints is None:
             return None
         return self._constraints.begin(spec.name, spec.schema)
-
-    @staticmethod
-    def _capacity(question: Classification) -> int:
-        return len(question.tokens) + len(question.labels.branches)
 
     def _step(self) -> None:
         """Run one step of all that is ready."""
@@ -436,7 +434,9 @@ class Engine(Generic[K]):
         for sequence, span in zip(batch, spans, strict=True):
             wanted = len(span.wanted)
             self._accept(sequence, logits[first : first + wanted], now)
-            if sequence.memory is None and not sequence.done:  # a further opinion is asked
+            if isinstance(sequence, Classifying) and sequence.memory is None and not sequence.done:
+                # A further opinion is asked. Its prompt is about as long as the first: the memory was planned for that.
+                sequence.nbytes = sequence.opinion.capacity * self._ready.model.bytes_per_token
                 self._make_room(sequence)
             first += wanted
         counts = self._counts
@@ -477,7 +477,10 @@ class Engine(Generic[K]):
         capacity = sequence.nbytes // model.bytes_per_token
         length, source = self._cache.match(sequence.prompt) if model.shares_prefixes else (0, None)
         length = min(length, len(sequence.prompt) - 1)  # the last token is run for its logits
-        sequence.memory = model.allocate(capacity) if source is None else model.fork(source, length, capacity)
+        if source is None:
+            sequence.memory = model.allocate(capacity)
+        else:  # a classification is over after a step or two, and nothing is kept of it
+            sequence.memory = model.fork(source, length, capacity, borrow=isinstance(sequence, Classifying))
         sequence.cached = sequence.kv.length
         self._counts.prompt_tokens += len(sequence.prompt)
         self._counts.cached_tokens += sequence.cached

@@ -53,7 +53,8 @@ class GenericModel:
         # the window itself is kept by the model's masks.
         return GenericKV(cache=DynamicCache(), bytes_per_token=self.bytes_per_token)
 
-    def fork(self, source: GenericKV, length: int, capacity: int) -> GenericKV:  # noqa: ARG002 - see allocate
+    def fork(self, source: GenericKV, length: int, capacity: int, *, borrow: bool = False) -> GenericKV:
+        del capacity, borrow  # transformers grows the cache itself, and changes it in place
         cache = copy.deepcopy(source.cache)
         _cut(cache, length)
         return GenericKV(cache=cache, bytes_per_token=self.bytes_per_token, length=length)

@@ -35,12 +35,14 @@ class Span(Generic[K]):
         branches: rows after `tokens` that form a tree and are forgotten after the step: (parent, token), where
             parent is the index of an earlier row of this span. A row sees the sequence up to its parent's line.
         wanted: the rows whose logits are asked for, rising.
+        words: the tokens of the vocabulary that are asked for; empty: all. The logits of others say nothing.
     """
 
     kv: K
     tokens: Sequence[int]
     branches: Sequence[tuple[int, int]] = ()
     wanted: Sequence[int] = ()
+    words: Sequence[int] = ()
 
 
 class CausalModel(Protocol[K]):
@@ -54,8 +56,11 @@ class CausalModel(Protocol[K]):
         """Make room for a sequence of at most `capacity` tokens (branches of the last step included)."""
         ...
 
-    def fork(self, source: K, length: int, capacity: int) -> K:
-        """Make a new sequence that begins with the first `length` tokens of `source`, which stays as it is."""
+    def fork(self, source: K, length: int, capacity: int, *, borrow: bool = False) -> K:
+        """Make a new sequence that begins with the first `length` tokens of `source`, which stays as it is.
+
+        With `borrow` it may read them there, and so keeps `source` in memory; it cannot be forked itself.
+        """
         ...
 
     def forward(self, spans: Sequence[Span[K]]) -> torch.Tensor:

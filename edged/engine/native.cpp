@@ -53,6 +53,7 @@ constexpr int kGroup = 32;  // inputs
 constexpr int kTile = TILE_PARTS * LANES;  // output channels that are computed together
 constexpr int kHalf = kBlock / 2;          // of a block: gate and up stand in halves, keys in sixteens
 constexpr int kHalfParts = kHalf / LANES;
+constexpr int kQueries = LANES == 16 ? 8 : 4;  // that meet keys and values together
 
 // Bytes of a group of a block.
 constexpr int group_bytes(int bits) { return kBlock * (bits == 8 ? kGroup + 2 : kGroup / 2 + 4); }
@@ -314,11 +315,18 @@ struct Shape {
   Matrix head;
 };
 
-struct Span {
+// Keys and values of positions in a row.
+struct Block {
   uint16_t* keys;    // (layers, kv_heads, capacity / 16, head_dim, 16)
   uint16_t* values;  // (layers, kv_heads, capacity, head_dim)
   int32_t capacity;  // a multiple of 16
-  int32_t past;      // positions that are filled
+};
+
+struct Span {
+  Block lent;        // another sequence's, read only: what this one begins with
+  Block own;         // what comes after
+  int32_t shared;    // positions that are read from `lent`; a multiple of 16
+  int32_t past;      // positions that are filled, those in `lent` included
   int32_t first;     // its first row in the step
   int32_t tokens;    // rows that extend the sequence
   int32_t rows;      // those and the branches behind them
@@ -461,38 +469,45 @@ struct Model {
   std::vector<Buffer<float>> scores;  // per thread: (queries, positions)
 };
 
-// Deals out blocks of the matrix, multiplies them with all rows and hands what comes to `finish(row, channel, sums)`.
+// Multiplies a block of the matrix with all rows and hands what comes to `finish(row, channel, sums)`.
 template <int BITS, typename Finish>
-void matmul_of(Team& team, const Matrix& m, const Activations& x, const Passes& passes, Finish finish) {
-  const int blocks = m.outputs / kBlock;
-  const int step = std::clamp(blocks / (4 * team.size()), 1, 8);
-  for (int begin = team.take(step); begin < blocks; begin = team.take(step))
-    for (int channel = begin * kBlock; channel < std::min(begin + step, blocks) * kBlock; channel += kTile)
-      for (int pass = 0; pass < passes.count; ++pass) {
-        const int row = passes.first(pass);
-        auto run = [&]<int ROWS>() {
-          F sums[ROWS][TILE_PARTS];
-          multiply<BITS, ROWS>(m, channel, x, row, sums);
-          for (int r = 0; r < ROWS; ++r) finish(row + r, channel, sums[r]);
-        };
-        switch (passes.first(pass + 1) - row) {
-          case 1: run.template operator()<1>(); break;
-          case 2: run.template operator()<2>(); break;
+void multiply_block_of(const Matrix& m, int block, const Activations& x, const Passes& passes, Finish& finish) {
+  for (int channel = block * kBlock; channel < (block + 1) * kBlock; channel += kTile)
+    for (int pass = 0; pass < passes.count; ++pass) {
+      const int row = passes.first(pass);
+      auto run = [&]<int ROWS>() {
+        F sums[ROWS][TILE_PARTS];
+        multiply<BITS, ROWS>(m, channel, x, row, sums);
+        for (int r = 0; r < ROWS; ++r) finish(row + r, channel, sums[r]);
+      };
+      switch (passes.first(pass + 1) - row) {
+        case 1: run.template operator()<1>(); break;
+        case 2: run.template operator()<2>(); break;
 #if TILE_ROWS >= 3
-          case 3: run.template operator()<3>(); break;
+        case 3: run.template operator()<3>(); break;
 #endif
 #if TILE_ROWS >= 6
-          case 4: run.template operator()<4>(); break;
-          case 5: run.template operator()<5>(); break;
-          case 6: run.template operator()<6>(); break;
+        case 4: run.template operator()<4>(); break;
+        case 5: run.template operator()<5>(); break;
+        case 6: run.template operator()<6>(); break;
 #endif
-        }
       }
+    }
 }
 
 template <typename Finish>
+void multiply_block(const Matrix& m, int block, const Activations& x, const Passes& passes, Finish& finish) {
+  m.bits == 8 ? multiply_block_of<8>(m, block, x, passes, finish) : multiply_block_of<4>(m, block, x, passes, finish);
+}
+
+// Deals out the blocks of the matrix.
+template <typename Finish>
 void matmul(Team& team, const Matrix& m, const Activations& x, const Passes& passes, Finish finish) {
-  m.bits == 8 ? matmul_of<8>(team, m, x, passes, finish) : matmul_of<4>(team, m, x, passes, finish);
+  const int blocks = m.outputs / kBlock;
+  const int step = std::clamp(blocks / (4 * team.size()), 1, 8);
+  for (int begin = team.take(step); begin < blocks; begin = team.take(step))
+    for (int block = begin; block < std::min(begin + step, blocks); ++block)
+      multiply_block(m, block, x, passes, finish);
 }
 
 void normalise(const float* x, const float* weight, int size, float eps, float* to) {
@@ -524,6 +539,8 @@ struct Step {
   const Span* span;
   int wanted;
   const int32_t* wanted_rows;
+  int head_blocks;  // of the vocabulary that are asked for; 0: all
+  const int32_t* head_block;
   float* logits;
   std::vector<int> span_of;  // row -> span
 
@@ -543,33 +560,43 @@ struct Step {
       model.team.wait();
       for (int row = model.team.take(1); row < rows; row = model.team.take(1)) place(layer, index, row, width);
       model.team.wait();
+      // Behind the last layer's keys and values, only the wanted rows matter: none, for a prompt that goes on.
+      const bool is_last = index == s.layers - 1;
+      const int count = is_last ? wanted : rows;
+      if (count == 0) return;
+      auto at = [&](int i) { return is_last ? wanted_rows[i] : i; };
       attend(index, width, thread);
       model.team.wait();
       const int heads = s.heads * s.head_dim;
-      activate(rows, [&](int row, float* to) { std::memcpy(to, mixed(row), sizeof(float) * heads); }, heads, thread);
-      add(layer.out);
+      activate(count, [&](int i, float* to) { std::memcpy(to, mixed(at(i)), sizeof(float) * heads); }, heads, thread);
+      add(layer.out, count, at);
       model.team.wait();
-      activate(rows, [&](int row, float* to) { normalise(x(row), layer.mlp_norm, s.hidden, s.eps, to); }, s.hidden,
+      activate(count, [&](int i, float* to) { normalise(x(at(i)), layer.mlp_norm, s.hidden, s.eps, to); }, s.hidden,
                thread);
-      gated(layer.gate_up);
+      gated(layer.gate_up, count);
       model.team.wait();
-      activate(rows, [&](int row, float* to) { std::memcpy(to, inner(row), sizeof(float) * s.mlp); }, s.mlp, thread);
-      add(layer.down);
+      activate(count, [&](int i, float* to) { std::memcpy(to, inner(i), sizeof(float) * s.mlp); }, s.mlp, thread);
+      add(layer.down, count, at);
       model.team.wait();
     }
-    if (wanted == 0) return;  // a prompt that goes on in the next step needs no head
-    activate(wanted, [&](int row, float* to) { normalise(x(wanted_rows[row]), model.shape.norm, s.hidden, s.eps, to); },
-             s.hidden, thread);
-    matmul(model.team, s.head, model.activations, Passes(wanted), [&](int row, int channel, const F* sums) {
-      float* to = logits + static_cast<size_t>(row) * s.vocab;
+    activate(wanted, [&](int i, float* to) { normalise(x(wanted_rows[i]), s.norm, s.hidden, s.eps, to); }, s.hidden,
+             thread);
+    auto finish = [&](int i, int channel, const F* sums) {
+      float* to = logits + static_cast<size_t>(i) * s.vocab;
       for (int c = 0; c < TILE_PARTS; ++c) {
         const int at = channel + c * LANES;
         if (at + LANES <= s.vocab)
           store(to + at, sums[c]);
         else
-          for (int i = 0; at + i < s.vocab && i < LANES; ++i) to[at + i] = sums[c][i];
+          for (int lane = 0; at + lane < s.vocab && lane < LANES; ++lane) to[at + lane] = sums[c][lane];
       }
-    });
+    };
+    if (head_blocks == 0) {
+      matmul(model.team, s.head, model.activations, Passes(wanted), finish);
+    } else {
+      for (int i = model.team.take(1); i < head_blocks; i = model.team.take(1))
+        multiply_block(s.head, head_block[i], model.activations, Passes(wanted), finish);
+    }
   }
 
   float* x(int row) { return model.x.get() + static_cast<size_t>(row) * model.shape.hidden; }
@@ -614,25 +641,26 @@ struct Step {
     }
   }
 
-  // Adds the matrix's outputs to the residual stream.
-  void add(const Matrix& m) {
+  // Adds the matrix's outputs to the residual stream: those of the i-th of `count` rows to row at(i).
+  template <typename At>
+  void add(const Matrix& m, int count, At at) {
     const int hidden = model.shape.hidden;
-    matmul(model.team, m, model.activations, Passes(rows), [&](int row, int channel, const F* sums) {
+    matmul(model.team, m, model.activations, Passes(count), [&](int i, int channel, const F* sums) {
       for (int c = 0; c < TILE_PARTS && channel + c * LANES < hidden; ++c) {
-        float* to = x(row) + channel + c * LANES;
+        float* to = x(at(i)) + channel + c * LANES;
         store(to, load<F>(to) + sums[c]);
       }
     });
   }
 
   // silu(gate) * up (Shazeer 2020): a block's first half is gate, its second half up.
-  void gated(const Matrix& m) {
+  void gated(const Matrix& m, int count) {
     const int mlp = model.shape.mlp;
     auto finish = [&](int row, int channel, const F* gate, const F* up) {
       float* to = inner(row) + channel / 2;
       for (int c = 0; c < kHalfParts; ++c) store(to + c * LANES, gate[c] / (1.0f + exponential(-gate[c])) * up[c]);
     };
-    matmul(model.team, m, model.activations, Passes(rows), [&](int row, int channel, const F* sums) {
+    matmul(model.team, m, model.activations, Passes(count), [&](int row, int channel, const F* sums) {
       if (channel / 2 >= mlp) return;
       if constexpr (kTile == kBlock) {
         finish(row, channel, sums, sums + kHalfParts);
@@ -651,8 +679,8 @@ struct Step {
   // Rotates a row's queries and keys, and puts its keys and values where attention finds them.
   void place(const Layer& layer, int index, int row, int width) {
     const Shape& s = model.shape;
-    const Span& own = span[span_of[row]];
-    const int half = s.head_dim / 2, slot = own.past + row - own.first;
+    const Span& its = span[span_of[row]];
+    const int half = s.head_dim / 2, slot = its.past - its.shared + row - its.first;
     const float* cos = s.cos + static_cast<size_t>(positions[row]) * half;
     const float* sin = s.sin + static_cast<size_t>(positions[row]) * half;
     float* at = model.qkv.get() + static_cast<size_t>(row) * width;
@@ -665,9 +693,9 @@ struct Step {
     for (int head = 0; head < s.kv_heads; ++head) {
       const float* key = at + (s.heads + head) * s.head_dim;
       const float* value = at + (s.heads + s.kv_heads + head) * s.head_dim;
-      const size_t base = (static_cast<size_t>(index) * s.kv_heads + head) * own.capacity * s.head_dim;
-      uint16_t* keys = own.keys + base + static_cast<size_t>(slot / 16) * 16 * s.head_dim + slot % 16;
-      uint16_t* values = own.values + base + static_cast<size_t>(slot) * s.head_dim;
+      const size_t base = (static_cast<size_t>(index) * s.kv_heads + head) * its.own.capacity * s.head_dim;
+      uint16_t* keys = its.own.keys + base + static_cast<size_t>(slot / 16) * 16 * s.head_dim + slot % 16;
+      uint16_t* values = its.own.values + base + static_cast<size_t>(slot) * s.head_dim;
       for (int i = 0; i < s.head_dim; ++i) {
         keys[16 * i] = to_bf16(key[i]);
         values[i] = to_bf16(value[i]);
@@ -686,28 +714,27 @@ struct Step {
       int left = task, i = 0;
       while (left >= (span[i].rows + together - 1) / together * s.kv_heads)
         left -= (span[i].rows + together - 1) / together * s.kv_heads, ++i;
-      const Span& own = span[i];
       const int head = left % s.kv_heads;
-      const int begin = left / s.kv_heads * together, end = std::min(begin + together, own.rows);
-      attend(index, width, own, head, begin, end, model.scores[thread].get());
+      const int begin = left / s.kv_heads * together, end = std::min(begin + together, span[i].rows);
+      attend(index, width, span[i], head, begin, end, model.scores[thread].get());
     }
   }
 
-  void attend(int index, int width, const Span& own, int kv_head, int begin, int end, float* scratch) {
+  void attend(int index, int width, const Span& its, int kv_head, int begin, int end, float* scratch) {
     const Shape& s = model.shape;
     const int group = s.heads / s.kv_heads, dim = s.head_dim;
-    const int seen = end > own.tokens ? own.past + own.rows : own.past + end;  // positions that any of them sees
+    const int seen = end > its.tokens ? its.past + its.rows : its.past + end;  // positions that any of them sees
     const int padded = (seen + 15) / 16 * 16;
-    const size_t base = (static_cast<size_t>(index) * s.kv_heads + kv_head) * own.capacity * dim;
-    const uint16_t* keys = own.keys + base;
-    const uint16_t* values = own.values + base;
+    const size_t head = static_cast<size_t>(index) * s.kv_heads + kv_head;
+    const size_t lent = head * its.lent.capacity * dim, own = head * its.own.capacity * dim;
+    const int shared = std::min(its.shared, padded);
     const int queries = (end - begin) * group;
     const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     auto query = [&](int q) {
-      const int row = own.first + begin + q / group;
+      const int row = its.first + begin + q / group;
       return model.qkv.get() + static_cast<size_t>(row) * width + (kv_head * group + q % group) * dim;
     };
-    for (int q = 0; q < queries; q += 4) {
+    for (int q = 0; q < queries; q += kQueries) {
       auto run = [&]<int COUNT>() {
         const float* from[COUNT];
         float* to[COUNT];
@@ -715,27 +742,35 @@ struct Step {
           from[j] = query(q + j);
           to[j] = scratch + static_cast<size_t>(j) * padded;
         }
-        score<COUNT>(keys, from, dim, padded, scale, to);
+        score<COUNT>(its.lent.keys + lent, from, dim, 0, shared, scale, to);
+        score<COUNT>(its.own.keys + own, from, dim, shared, padded, scale, to);
         float inverse[COUNT];
-        for (int j = 0; j < COUNT; ++j) inverse[j] = softmax(own, begin + (q + j) / group, seen, padded, to[j]);
+        for (int j = 0; j < COUNT; ++j) inverse[j] = softmax(its, begin + (q + j) / group, seen, padded, to[j]);
         float* out[COUNT];
         for (int j = 0; j < COUNT; ++j)
-          out[j] = mixed(own.first + begin + (q + j) / group) + (kv_head * group + (q + j) % group) * dim;
-        mix<COUNT>(values, to, inverse, dim, seen, out);
+          out[j] = mixed(its.first + begin + (q + j) / group) + (kv_head * group + (q + j) % group) * dim;
+        mix<COUNT>(its.lent.values + lent, its.own.values + own, to, inverse, dim, shared, seen, out);
       };
-      switch (std::min(4, queries - q)) {
+      switch (std::min(kQueries, queries - q)) {
         case 1: run.template operator()<1>(); break;
         case 2: run.template operator()<2>(); break;
         case 3: run.template operator()<3>(); break;
         case 4: run.template operator()<4>(); break;
+#if LANES == 16
+        case 5: run.template operator()<5>(); break;
+        case 6: run.template operator()<6>(); break;
+        case 7: run.template operator()<7>(); break;
+        case 8: run.template operator()<8>(); break;
+#endif
       }
     }
   }
 
+  // Scores of positions begin .. end-1, of which `keys` is the first's.
   template <int COUNT>
-  static void score(const uint16_t* keys, const float* const (&queries)[COUNT], int dim, int padded, float scale,
-                    float* const (&to)[COUNT]) {
-    for (int p = 0; p < padded; p += 16, keys += 16 * dim) {
+  static void score(const uint16_t* keys, const float* const (&queries)[COUNT], int dim, int begin, int end,
+                    float scale, float* const (&to)[COUNT]) {
+    for (int p = begin; p < end; p += 16, keys += 16 * dim) {
       F sums[COUNT][kHalfParts] = {};
       for (int i = 0; i < dim; ++i)
         for (int c = 0; c < kHalfParts; ++c) {
@@ -748,19 +783,19 @@ struct Step {
   }
 
   // Scores to e^(score - maximum), 0 where the row does not see; gives 1 / their sum.
-  float softmax(const Span& own, int row, int seen, int padded, float* scores) const {
+  float softmax(const Span& its, int row, int seen, int padded, float* scores) const {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
-    const int32_t* parent = parents + own.first;
+    const int32_t* parent = parents + its.first;
     int line = row;
-    while (line >= own.tokens) line = parent[line];  // a branch sees its parents' line up to the tokens
-    const int whole = own.past + line + 1;
+    while (line >= its.tokens) line = parent[line];  // a branch sees its parents' line up to the tokens
+    const int whole = its.past + line + 1;
     float kept[64];
     int depth = 0;
-    for (int at = row; at >= own.tokens && depth < 64; at = parent[at]) kept[depth++] = scores[own.past + at];
+    for (int at = row; at >= its.tokens && depth < 64; at = parent[at]) kept[depth++] = scores[its.past + at];
     for (int p = whole; p < padded; ++p) scores[p] = kNever;
     depth = 0;
-    for (int at = row; at >= own.tokens && depth < 64; at = parent[at]) scores[own.past + at] = kept[depth++];
-    const int end = row >= own.tokens ? padded : (whole + 15) / 16 * 16;
+    for (int at = row; at >= its.tokens && depth < 64; at = parent[at]) scores[its.past + at] = kept[depth++];
+    const int end = row >= its.tokens ? padded : (whole + 15) / 16 * 16;
     F tops = spread(kNever);
     for (int p = 0; p < end; p += LANES) {
       const F here = load<F>(scores + p);
@@ -779,15 +814,19 @@ struct Step {
   }
 
   template <int COUNT>
-  static void mix(const uint16_t* values, float* const (&weights)[COUNT], const float (&inverse)[COUNT], int dim,
-                  int seen, float* const (&out)[COUNT]) {
+  static void mix(const uint16_t* lent, const uint16_t* own, float* const (&weights)[COUNT],
+                  const float (&inverse)[COUNT], int dim, int shared, int seen, float* const (&out)[COUNT]) {
     for (int d = 0; d < dim; d += 16) {
       F sums[COUNT][kHalfParts] = {};
-      for (int p = 0; p < seen; ++p)
-        for (int c = 0; c < kHalfParts; ++c) {
-          const F value = from_bf16(values + static_cast<size_t>(p) * dim + d + c * LANES);
-          for (int j = 0; j < COUNT; ++j) sums[j][c] += value * weights[j][p];
-        }
+      auto add = [&](const uint16_t* values, int begin, int end) {
+        for (int p = begin; p < end; ++p, values += dim)
+          for (int c = 0; c < kHalfParts; ++c) {
+            const F value = from_bf16(values + d + c * LANES);
+            for (int j = 0; j < COUNT; ++j) sums[j][c] += value * weights[j][p];
+          }
+      };
+      add(lent, 0, std::min(shared, seen));
+      add(own, shared, seen);
       for (int j = 0; j < COUNT; ++j)
         for (int c = 0; c < kHalfParts; ++c) store(out[j] + d + c * LANES, sums[j][c] * inverse[j]);
     }
@@ -820,7 +859,8 @@ void edged_close(void* model) { delete static_cast<Model*>(model); }
 
 // Runs one step; 0, or 1 when there is no memory for it.
 int edged_step(void* handle, int rows, const int32_t* tokens, const int32_t* positions, const int32_t* parents,
-               int spans, const Span* span, int wanted, const int32_t* wanted_rows, float* logits) try {
+               int spans, const Span* span, int wanted, const int32_t* wanted_rows, int head_blocks,
+               const int32_t* head_block, float* logits) try {
   Model& model = *static_cast<Model*>(handle);
   const Shape& s = model.shape;
   const size_t widest = std::max({s.hidden, s.heads * s.head_dim, s.mlp});
@@ -831,9 +871,10 @@ int edged_step(void* handle, int rows, const int32_t* tokens, const int32_t* pos
   model.mixed.reserve(static_cast<size_t>(rows) * s.heads * s.head_dim);
   model.inner.reserve(static_cast<size_t>(rows) * s.mlp);
   model.activations.reserve(std::max(rows, wanted), widest);
-  for (auto& scratch : model.scores) scratch.reserve(std::max(widest, 4 * ((seen + 15) / 16 * 16)));
+  for (auto& scratch : model.scores) scratch.reserve(std::max(widest, kQueries * ((seen + 15) / 16 * 16)));
 
-  Step step{model, rows, tokens, positions, parents, spans, span, wanted, wanted_rows, logits, {}};
+  Step step{model,  rows,        tokens,      positions,  parents, spans, span,
+            wanted, wanted_rows, head_blocks, head_block, logits,  {}};
   step.span_of.resize(rows);
   for (int i = 0; i < spans; ++i)
     for (int row = 0; row < span[i].rows; ++row) step.span_of[span[i].first + row] = i;

@@ -187,11 +187,15 @@ class _Shape(ctypes.Structure):
     ]
 
 
+class _Block(ctypes.Structure):
+    _fields_ = [("keys", _POINTER), ("values", _POINTER), ("capacity", _INT)]
+
+
 class _Span(ctypes.Structure):
     _fields_ = [
-        ("keys", _POINTER),
-        ("values", _POINTER),
-        *((name, _INT) for name in ("capacity", "past", "first", "tokens", "rows")),
+        ("lent", _Block),
+        ("own", _Block),
+        *((name, _INT) for name in ("shared", "past", "first", "tokens", "rows")),
     ]
 
 
@@ -217,7 +221,7 @@ def _open(library: Path) -> ctypes.CDLL:
     loaded.edged_close.argtypes = [_POINTER]
     loaded.edged_close.restype = None
     loaded.edged_step.argtypes = [
-        _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _POINTER,
+        _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _POINTER,
     ]  # fmt: skip
     return loaded
 
@@ -230,21 +234,28 @@ class NativeKV:
     """Keys and values of one sequence, bf16.
 
     Attributes:
-        keys: (layers, kv_heads, capacity / 16, head_dim, 16), so that sixteen scores are made at a time.
-        values: (layers, kv_heads, capacity, head_dim).
+        keys: (layers, kv_heads, own capacity / 16, head_dim, 16), so that sixteen scores are made at a time.
+        values: (layers, kv_heads, own capacity, head_dim).
+        lent: another sequence, of which this one reads its first `shared` positions (whole sixteens).
+        length: positions held, the shared ones included.
     """
 
     keys: torch.Tensor
     values: torch.Tensor
+    lent: "NativeKV | None" = None
+    shared: int = 0
     length: int = 0
 
     @property
     def capacity(self) -> int:
-        return self.values.shape[2]
+        return self.shared + self.values.shape[2]
 
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+    def block(self) -> _Block:
+        return _Block(keys=self.keys.data_ptr(), values=self.values.data_ptr(), capacity=self.values.shape[2])
 
 
 class NativeDecoder:
@@ -315,11 +326,16 @@ class NativeDecoder:
             values=torch.empty((s.layers, s.kv_heads, tiles * _TILE, s.head_dim), dtype=torch.bfloat16),
         )
 
-    def fork(self, source: NativeKV, length: int, capacity: int) -> NativeKV:
-        kv = self.allocate(capacity)
+    def fork(self, source: NativeKV, length: int, capacity: int, *, borrow: bool = False) -> NativeKV:
+        if source.lent is not None:
+            raise ValueError("a sequence that borrows its beginning cannot be forked")
+        lent = length // _TILE if borrow else 0  # tiles
+        kv = self.allocate(capacity - lent * _TILE)
+        if lent:
+            kv.lent, kv.shared = source, lent * _TILE
         tiles = -(-length // _TILE)
-        kv.keys[:, :, :tiles].copy_(source.keys[:, :, :tiles])
-        kv.values[:, :, :length].copy_(source.values[:, :, :length])
+        kv.keys[:, :, : tiles - lent].copy_(source.keys[:, :, lent:tiles])
+        kv.values[:, :, : length - kv.shared].copy_(source.values[:, :, kv.shared : length])
         kv.length = length
         return kv
 
@@ -327,6 +343,7 @@ class NativeDecoder:
         """Run one step; see `CausalModel.forward`. The logits hold until the next step."""
         tokens, positions, parents, wanted = array("i"), array("i"), array("i"), array("i")
         described: list[_Span] = []
+        words: set[int] | None = set()  # None: all of the vocabulary
         for span in spans:
             first, past, count = len(tokens), span.kv.length, len(span.tokens)
             rows = count + len(span.branches)
@@ -340,11 +357,13 @@ class NativeDecoder:
                 positions.append(positions[first + parent] + 1)
                 parents.append(parent)
             wanted.extend(first + row for row in span.wanted)
+            if span.wanted:
+                words = words | set(span.words) if words is not None and span.words else None
             described.append(
                 _Span(
-                    keys=span.kv.keys.data_ptr(),
-                    values=span.kv.values.data_ptr(),
-                    capacity=span.kv.capacity,
+                    lent=_Block() if span.kv.lent is None else span.kv.lent.block(),
+                    own=span.kv.block(),
+                    shared=span.kv.shared,
                     past=past,
                     first=first,
                     tokens=count,
@@ -353,6 +372,7 @@ class NativeDecoder:
             )
         if tokens and not (min(tokens) >= 0 and max(tokens) < self.vocab_size):
             raise ValueError("a token is outside the vocabulary")
+        blocks = array("i", sorted({word // BLOCK for word in words or ()}))
         if len(wanted) > len(self._logits):
             self._logits = torch.empty((len(wanted), self.vocab_size))
         failed = self._library.edged_step(
@@ -365,6 +385,8 @@ class NativeDecoder:
             ctypes.byref((_Span * len(described))(*described)),
             len(wanted),
             wanted.buffer_info()[0],
+            len(blocks),
+            blocks.buffer_info()[0],
             self._logits.data_ptr(),
         )
         if failed:

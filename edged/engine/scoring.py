@@ -49,6 +49,14 @@ class LabelTrie:
             steps.append(tuple(path))
         return cls(branches=tuple(branches), steps=tuple(steps))
 
+    @property
+    def words(self) -> tuple[int, ...]:
+        """The tokens whose logits are needed; empty: those of the whole vocabulary.
+
+        At the end of the prompt all labels have one denominator, which cancels; behind a first token they have not.
+        """
+        return () if self.branches else tuple(token for path in self.steps for _, token in path)
+
 
 def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: int) -> list[float]:
     """Log-probability of each label against the others.
@@ -57,15 +65,17 @@ def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: in
     and the readings are multiplied as experts are (Hinton 2002).
 
     Args:
-        logits: (1 + len(trie.branches), vocab): at the end of the prompt, then at each branch.
+        logits: (1 + len(trie.branches), vocab): at the end of the prompt, where only `trie.words` are looked at, then
+            at each branch.
         trie: of the words: those of all labels in the first reading, then in the next.
         labels: how many there are.
 
     Returns:
         Natural logarithms that sum to 1 as probabilities.
     """
-    log_probabilities = torch.log_softmax(logits.double(), dim=-1)
-    raw = [sum(float(log_probabilities[node + 1, token]) for node, token in path) for path in trie.steps]
+    first, *branches = logits.double().unbind() if trie.branches else (logits[0],)
+    at = [first, *(torch.log_softmax(row, dim=-1) for row in branches)]
+    raw = [sum(float(at[node + 1][token]) for node, token in path) for path in trie.steps]
     readings = torch.tensor(raw, dtype=torch.float64).view(-1, labels)
     return torch.log_softmax(readings.sum(dim=0), dim=0).tolist()
 

@@ -4,7 +4,7 @@ Emits its own events. Knows nothing of other sequences, of threads or of the cac
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -33,6 +33,8 @@ from edged.work import (
 )
 
 Emit = Callable[[WorkEvent], None]
+
+NO_NUMBERS = "the model gave logits that are no numbers; check its files with `edged models verify`"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -109,6 +111,11 @@ class Opinion:
     plan: Classification
     prior: Sequence[float]
 
+    @property
+    def capacity(self) -> int:
+        """Rows that its prompt and the branches of its labels take."""
+        return len(self.plan.tokens) + len(self.plan.labels.branches)
+
 
 @dataclass(slots=True, kw_only=True)
 class Classifying(Running[K]):
@@ -122,7 +129,7 @@ class Classifying(Running[K]):
 
     spec: ClassifySpec
     opinion: Opinion
-    further: list[Opinion]
+    further: Iterator[Opinion]
     evidence: list[float]
     asked: int = 0
     spent: Usage = NO_USAGE
@@ -144,24 +151,28 @@ class Classifying(Running[K]):
             return Span(kv=self.kv, tokens=tokens)
         branches = [(len(tokens) + parent, token) for parent, token in self.opinion.plan.labels.branches]
         last = len(tokens) - 1
-        return Span(kv=self.kv, tokens=tokens, branches=branches, wanted=range(last, last + 1 + len(branches)))
+        return Span(
+            kv=self.kv,
+            tokens=tokens,
+            branches=branches,
+            wanted=range(last, last + 1 + len(branches)),
+            words=self.opinion.plan.labels.words,
+        )
 
     def accept(self, logits: torch.Tensor, now: float) -> None:
         """Take the logits of the wanted rows of the last span."""
         if not len(logits):
             return
-        if not math.isfinite(float(logits.max())):
-            self.fail(
-                ModelError("the model gave logits that are no numbers; check its files with `edged models verify`")
-            )
-            return
         found = label_log_probabilities(logits, self.opinion.plan.labels, labels=len(self.spec.labels))
+        if not all(map(math.isfinite, found)):
+            self.fail(ModelError(NO_NUMBERS))
+            return
         self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
         self.asked += 1
         scores = pooled(self.evidence, self.asked)
         usage = self.spent + self._usage(0)
-        if self.further and self.spec.is_in_doubt(scores):
-            self._ask_further(usage)
+        if self.spec.is_in_doubt(scores) and (opinion := next(self.further, None)) is not None:
+            self._ask(opinion, spent=usage)
             return
         self.clock.first_token = now
         self._end(
@@ -173,10 +184,10 @@ class Classifying(Running[K]):
             )
         )
 
-    def _ask_further(self, spent: Usage) -> None:
+    def _ask(self, opinion: Opinion, *, spent: Usage) -> None:
         self.spent = spent
-        self.opinion = self.further.pop(0)
-        self.prompt = self.opinion.plan.tokens
+        self.opinion = opinion
+        self.prompt = opinion.plan.tokens
         self.memory = None
         self.cached = 0
 
@@ -221,9 +232,7 @@ class Generating(Running[K]):
             return
         row = logits[0]
         if not math.isfinite(float(row.max())):  # a NaN anywhere comes out too, at a thirtieth of isfinite's time
-            self.fail(
-                ModelError("the model gave logits that are no numbers; check its files with `edged models verify`")
-            )
+            self.fail(ModelError(NO_NUMBERS))
             return
         row[self.banned] = float("-inf")
         if self.constraint is not None:

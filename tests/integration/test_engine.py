@@ -116,8 +116,9 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 max_context_tokens=CONTEXT,
                 max_new_tokens=limits.max_new_tokens,
             )
-            words = copy.deepcopy(tokenizer)
+            words = tokenizer
             if not has_template:
+                words = copy.deepcopy(tokenizer)  # a second's work
                 words.chat_template = None
             prompter = Prompter(words, max_context_tokens=CONTEXT, half_width=True)
             kept = PriorStore(priors)

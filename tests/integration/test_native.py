@@ -134,6 +134,41 @@ def test_cached_equals_uncached_to_the_bit(ours: CausalModel[Any]) -> None:
     assert torch.equal(cached, all_logits(ours, other)[25:])
 
 
+@pytest.mark.parametrize("shared", [5, 16, 40])
+def test_a_beginning_that_is_borrowed_equals_one_that_is_copied_to_the_bit(ours: CausalModel[Any], shared: int) -> None:
+    source = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=source, tokens=TOKENS[:45])])
+    other = [*TOKENS[:shared], *tiny.random_tokens(20, 512, seed=1)]
+    lines = []
+    for borrow in (False, True):
+        fork = ours.fork(source, shared, len(other) + 2, borrow=borrow)
+        first = ours.forward([Span(kv=fork, tokens=other[shared : shared + 7], wanted=range(7))]).clone()
+        rest = other[shared + 7 :]
+        span = Span(kv=fork, tokens=rest, branches=[(12, 7), (13, 8)], wanted=range(15))
+        lines.append(torch.cat((first, ours.forward([span]).clone())))
+        assert fork.length == len(other)
+    assert torch.equal(*lines)
+    assert torch.equal(lines[0][:20], all_logits(ours, other)[shared:])
+    assert ours.fork(source, 45, CONTEXT, borrow=True).nbytes < source.nbytes
+    after = ours.forward([Span(kv=source, tokens=TOKENS[45:50], wanted=range(5))]).clone()
+    assert torch.equal(after, all_logits(ours, TOKENS[:50])[45:])
+
+
+def test_the_logits_of_some_words_are_the_same_as_among_all_to_the_bit(ours: CausalModel[Any]) -> None:
+    words = (3, 37, 511)
+    all_of_them = all_logits(ours, TOKENS)
+    kvs = [ours.allocate(CONTEXT) for _ in range(2)]
+    spans = [Span(kv=kv, tokens=TOKENS, wanted=(10, 89), words=words) for kv in kvs]
+    some = ours.forward([spans[0], Span(kv=kvs[1], tokens=TOKENS[:4])]).clone()  # the second asks for nothing
+    assert torch.equal(some[:, words], all_of_them[[10, 89]][:, words])
+    kvs = [ours.allocate(CONTEXT) for _ in range(2)]
+    mixed = ours.forward(
+        [Span(kv=kvs[0], tokens=TOKENS, wanted=(89,), words=words), Span(kv=kvs[1], tokens=TOKENS, wanted=(89,))]
+    ).clone()
+    assert torch.equal(mixed[0][list(words)], all_of_them[89][list(words)])
+    assert torch.equal(mixed[1], all_of_them[89])
+
+
 def test_alone_equals_in_a_batch_to_the_bit(ours: CausalModel[Any]) -> None:
     prompts = [tiny.random_tokens(length, 512, seed=length) for length in (60, 1, 17, 33, 2)]
     started = ours.allocate(CONTEXT)

@@ -45,7 +45,18 @@ def test_each_label_is_scored_by_all_its_tokens(labels: list[list[int]]) -> None
 
 
 def test_single_token_labels_need_no_branches() -> None:
-    assert LabelTrie.of([[3], [4]]).branches == ()
+    trie = LabelTrie.of([[3], [4]])
+    assert trie.branches == ()
+    assert trie.words == (3, 4)
+    unknown = torch.full((1, 6), float("nan"))
+    unknown[0, 3], unknown[0, 4] = 1.0, 2.0
+    assert label_log_probabilities(unknown, trie, labels=2) == pytest.approx(
+        torch.log_softmax(torch.tensor([1.0, 2.0], dtype=torch.float64), 0).tolist()
+    )
+
+
+def test_labels_of_several_tokens_need_the_whole_vocabulary() -> None:
+    assert LabelTrie.of([[3, 1], [4]]).words == ()
 
 
 @pytest.mark.parametrize("labels", [[[1], [1, 2]], [[1], [1]], [[], [1]]])
