@@ -1,7 +1,7 @@
 """The built-in tasks: every prompt that the model sees unless the operator's settings have their own, as data. Pure.
 
-The prompts of the sentiment were chosen by measurement: the English ones by reviews and tweets on SmolLM2-135M, the
-Chinese one by reviews on Gemma-3-270M. `deploy/MEASUREMENTS.md`, "accuracy", has what was tried.
+The prompts of the sentiment were chosen by measurement: the English ones by reviews, tweets and short statements on
+SmolLM2-135M, the Chinese one by reviews on Gemma-3-270M. `deploy/MEASUREMENTS.md`, "accuracy", has what was tried.
 """
 
 from edged.tasks import ClassifyPrompt, ClassifySpec, ComposeSpec, Example, GenerateSpec, Label, Tasks
@@ -38,6 +38,8 @@ _GRIPPING = Example(text="A gripping story with a superb lead.", label="positive
 _PRESENT = Example(text="Best present I have ever had, thank you!", label="positive")
 _BROKE = Example(text="It broke after a week and nobody answered my emails.", label="negative")
 _DULL = Example(text="a dull film without wit or heart", label="negative")
+_FATHER = Example(text="My father is ill and I am so worried.", label="negative")
+_FRIEND = Example(text="My best friend moved away and I am so sad.", label="negative")
 _LAZY = Example(text="a lazy sequel that nobody needed", label="negative")
 _PLOT = Example(text="The plot makes no sense and nobody cares.", label="negative")
 _TRAIN = Example(text="My train was late again and I missed the meeting.", label="negative")
@@ -78,19 +80,14 @@ _NEUTRAL_TEXTS_EN = (
 )
 
 
-def _comments(*examples: Example) -> ClassifyPrompt:
+# Each has one's own sorrow beside one's own joy (_EXAM): else "I am so ..." leans to joy, whatever follows.
+def _cases(case: str, *examples: Example) -> ClassifyPrompt:
     """No role: the cases say it all, and a role before them cost SmolLM2 accuracy."""
-    return ClassifyPrompt(
-        role="", case="Comment: {text}\nFeeling: {label}\n\n", examples=examples, neutral_texts=_NEUTRAL_TEXTS_EN
-    )
+    return ClassifyPrompt(role="", case=case, examples=examples, neutral_texts=_NEUTRAL_TEXTS_EN)
 
 
-_REVIEWS = ClassifyPrompt(
-    role="",
-    case="Review: {text}\nSentiment: {label}\n\n",
-    examples=(_DULL, _BROKE, _EXAM, _WASTE, _PLOT, _BATTERY, _ARRIVED, _PRESENT),
-    neutral_texts=_NEUTRAL_TEXTS_EN,
-)
+_COMMENT = "Comment: {text}\nFeeling: {label}\n\n"
+_REVIEW = "Review: {text}\nSentiment: {label}\n\n"
 _SENTIMENT_ZH = ClassifyPrompt(
     role="你是一个冷静、客观的情感分析师,只判断文本的情感极性。\n\n",
     case="评论:{text}\n评价:{label}\n\n",
@@ -127,16 +124,14 @@ _FURTHER_EN = (
     ClassifySpec(
         name="sentiment/2",
         labels=_labels(
-            positive=("good", "positive", "Positive"),
-            negative=("bad", "negative", "Negative"),
-            shown=("positive", "negative"),
+            positive=("positive", "Positive", "happy"), negative=("negative", "Negative", "sad"), shown=("good", "bad")
         ),
-        prompts={"en": _REVIEWS},
+        prompts={"en": _cases(_COMMENT, _LAZY, _ARRIVED, _EXAM, _WASTE, _FRIEND, _PRESENT, _DULL, _GRIPPING)},
     ),
     ClassifySpec(
         name="sentiment/3",
-        labels=_labels(positive=("Positive",), negative=("Negative",), shown=("good", "bad")),
-        prompts={"en": _comments(_LAZY, _TEDIOUS, _EXAM, _ARRIVED, _GRIPPING, _WASTE, _BATTERY, _TRAIN)},
+        labels=_labels(positive=("good", "positive"), negative=("bad", "negative"), shown=_BOTH_LINES),
+        prompts={"en": _cases(_REVIEW, _ARRIVED, _EXAM, _TEDIOUS, _FATHER, _GRIPPING, _BATTERY, _PLOT, _TRAIN)},
     ),
 )
 
@@ -144,13 +139,13 @@ SENTIMENT = ClassifySpec(
     name="sentiment",
     labels=_labels(positive=("positive", "Positive"), negative=("negative", "Negative"), shown=_BOTH_LINES),
     prompts={
-        "en": _comments(_WASTE, _EXAM, _TRAIN, _GRIPPING, _BROKE, _BATTERY, _ARRIVED, _PLOT),
+        "en": _cases(_COMMENT, _FRIEND, _EXAM, _TRAIN, _GRIPPING, _BROKE, _BATTERY, _ARRIVED, _PLOT),
         "zh": _SENTIMENT_ZH,
     },
     neutral=_NEUTRAL,
     neutral_margin=0.3,
     further={"en": _FURTHER_EN},
-    doubt=0.57,
+    doubt=0.48,
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both
