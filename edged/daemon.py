@@ -532,10 +532,9 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
 
 def _engine_of(settings: Settings) -> str:
     """A mark of what it depends on how fast this box answers."""
-    model, engine = settings.model, settings.engine
+    model = settings.model
     what = (model.backend, model.url, model.id, model.revision, model.format, model.device)
-    how = (engine.threads, engine.kernels, engine.max_batch)
-    return hashlib.sha256(repr((what, how)).encode()).hexdigest()[:16]
+    return hashlib.sha256(repr((what, settings.engine.model_dump_json())).encode()).hexdigest()[:16]
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

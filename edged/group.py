@@ -17,7 +17,8 @@ from typing import Any
 
 TARGET_S = 2.0  # of work that a box keeps in hand
 HANDOVER_S = 3.0  # in which all boxes have heard what one says, and acted on it
-_KEPT = 0.999  # of how many answers waited for an ack, from one decision to the next: half of it in ten minutes
+_SETTLED_S = 0.5  # what has just come is at the broker's count already, and not among the jobs yet
+_HALF_LIFE_S = 600.0  # of work, after which half of how many answers waited for an ack is forgotten
 _WELL = "ready"
 _ALIVE = {_WELL, "degraded"}
 
@@ -57,7 +58,8 @@ class Group:
         self._silence_s = silence_s
         self._window = self._batch
         self._waiting = 0  # answered and not acked, the last time
-        self._held = 0.0  # the most of those, of late
+        self._held = float(capacity)  # the most of those, of late; all of them, until it is known better
+        self._looked_at = float("-inf")
         self._speed: int | None = None
         self._others: dict[str, _Member] = {}
         self._met: set[str] = set()
@@ -91,6 +93,10 @@ class Group:
         if self._speed is None:
             return None
         return min(self._window + max(self._batch, math.ceil(self._held)), self._capacity)
+
+    def recall(self, receive_maximum: int) -> None:
+        """Take what was measured in an earlier life for what is known; it is measured on from there."""
+        self._held = float(receive_maximum)
 
     def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
         """Take in what a box says in its `health` or `status`, or what its last will says for it.
@@ -158,9 +164,7 @@ class Group:
             unacked: requests that the broker has no ack of: those in hand, and answered ones that wait for their turn.
             bound: how many of those the broker was told to let there be; None: it was told nothing.
         """
-        # Seen twice: what has just come is at the broker's count already, and not among the jobs yet.
-        self._held = max(min(unacked - jobs, self._waiting), _KEPT * self._held)
-        self._waiting = unacked - jobs
+        self._look(waiting=unacked - jobs, has_work=jobs > 0, now=now)
         if service_s is not None:
             # A power of two: what is told every few seconds must not be outdated by every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))
@@ -183,6 +187,15 @@ class Group:
         self._pauses += self._takes and not takes
         self._takes = takes
         return takes
+
+    def _look(self, *, waiting: int, has_work: bool, now: float) -> None:
+        """Learn how many answers wait for an ack."""
+        if (since := now - self._looked_at) < _SETTLED_S:
+            return
+        if has_work and since < self._silence_s:  # an idle box learns nothing, and forgets nothing
+            self._held *= 0.5 ** (since / _HALF_LIFE_S)
+        self._held = max(min(waiting, self._waiting), self._held)  # seen twice
+        self._waiting, self._looked_at = waiting, now
 
     def _decide_to_keep(self, *, is_well: bool, now: float) -> None:
         keepers = [each.keeper for each in self._others.values() if each.keeper is not None]

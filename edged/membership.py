@@ -81,6 +81,7 @@ class Membership:
         """Announce what was noted in an earlier life, until it is measured anew; before the link starts."""
         if receive_maximum is not None:
             self._noted = receive_maximum
+            self._group.recall(receive_maximum)
             self._link.announce(receive_maximum)
 
     def start(self) -> None:

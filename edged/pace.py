@@ -22,7 +22,7 @@ class Pace:
             noted = json.loads(self._file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             log.warning("pace_record", path=str(self._file), reason=str(error))
             return None
         if not isinstance(noted, dict) or noted.get("of") != self._of:

@@ -305,10 +305,15 @@ class Simulation:
 
     def _plan_death(self, box: Box) -> None:
         if rate := self._scenario.deaths_per_hour / 3600:
-            self._at(self._random.expovariate(rate), lambda: self._die(box, self._scenario.down))
+            self._at(self._random.expovariate(rate), lambda: self._die_by_chance(box))
+
+    def _die_by_chance(self, box: Box) -> None:
+        if self._now <= self._scenario.seconds:
+            self._die(box, self._scenario.down)
+            self._at(self._scenario.down, lambda: self._plan_death(box))
 
     def _die(self, box: Box, down: float) -> None:
-        if self._now > self._scenario.seconds or not box.lives:
+        if not box.lives:
             return
         box.lives = False
         box.run += 1
@@ -330,7 +335,7 @@ class Simulation:
         self._count_members()
 
     def _return(self, box: Box) -> None:
-        box.queue.extendleft(box.running)  # kept by the broker, or empty
+        box.queue.extendleft(reversed(box.running))  # kept by the broker, or empty
         box.running.clear()
         box.lives = box.is_member = box.takes = True
         box.pauses_from = self._now + _HANDOVER_S
@@ -340,7 +345,6 @@ class Simulation:
         if self._strategy == "pull":
             self._free.append(box)
             self._pull()
-        self._plan_death(box)
 
 
 def shard(session: int, number: int) -> int:

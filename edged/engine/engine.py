@@ -105,6 +105,7 @@ class Engine(Generic[K]):
         self._waiting: dict[str, Classifying[K] | Generating[K]] = {}
         self._running: dict[str, Classifying[K] | Generating[K]] = {}
         self._priors: dict[tuple[str, Language], list[float]] = {}
+        self._longer: dict[tuple[str, Language], int] = {}  # rows that a further prompt takes more than the first
         self._counts = _Counts()
         self._number = 0
         self._number_lock = threading.Lock()
@@ -225,6 +226,9 @@ class Engine(Generic[K]):
             if isinstance(spec, ClassifySpec):
                 for opinion in spec.opinions(language):
                     self._warm_classification(replace(opinion, doubt=0.0), language)
+                ask = self._ready.prompter.classification
+                rows = [ask(opinion, text="", language=language).capacity for opinion in spec.opinions(language)]
+                self._longer[spec.name, language] = max(rows) - rows[0]
             else:
                 self._warm_generation(spec, language)
         except TooLong as error:
@@ -338,13 +342,14 @@ class Engine(Generic[K]):
         if isinstance(spec, ClassifySpec):
             opinions = self._opinions(spec, work)
             first = next(opinions)
+            capacity = first.plan.capacity + self._longer.get((spec.name, work.language), 0)
             return Classifying(
                 work=work,
                 emit=submitted.emit,
                 number=submitted.number,
                 clock=clock,
                 prompt=first.plan.tokens,
-                nbytes=first.capacity * ready.model.bytes_per_token,
+                nbytes=capacity * ready.model.bytes_per_token,
                 spec=spec,
                 opinion=first,
                 further=opinions,
@@ -435,8 +440,9 @@ class Engine(Generic[K]):
             wanted = len(span.wanted)
             self._accept(sequence, logits[first : first + wanted], now)
             if isinstance(sequence, Classifying) and sequence.memory is None and not sequence.done:
-                # A further opinion is asked. Its prompt is about as long as the first: the memory was planned for that.
-                sequence.nbytes = sequence.opinion.capacity * self._ready.model.bytes_per_token
+                # A further opinion is asked; its words may split a text's last token in another way.
+                row_bytes = self._ready.model.bytes_per_token
+                sequence.nbytes = max(sequence.nbytes, sequence.opinion.plan.capacity * row_bytes)
                 self._make_room(sequence)
             first += wanted
         counts = self._counts

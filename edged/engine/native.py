@@ -370,7 +370,8 @@ class NativeDecoder:
                     rows=rows,
                 )
             )
-        if tokens and not (min(tokens) >= 0 and max(tokens) < self.vocab_size):
+        asked = (*tokens, *(words or ()))
+        if asked and not (min(asked) >= 0 and max(asked) < self.vocab_size):
             raise ValueError("a token is outside the vocabulary")
         blocks = array("i", sorted({word // BLOCK for word in words or ()}))
         if len(wanted) > len(self._logits):

@@ -49,6 +49,11 @@ class Classification:
     def tokens(self) -> tuple[int, ...]:
         return self.prefix + self.suffix
 
+    @property
+    def capacity(self) -> int:
+        """Rows that it takes, the branches of its labels included."""
+        return len(self.prefix) + len(self.suffix) + len(self.labels.branches)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
@@ -96,7 +101,7 @@ class Prompter:
             suffix=self._plain(words + question),
             labels=self._labels(spec, language, label_space),
         )
-        room = self._max_context_tokens - len(result.tokens) - len(result.labels.branches)
+        room = self._max_context_tokens - result.capacity
         if room < 0:
             raise TooLong(
                 f"the text does not fit: it is {-room} tokens over the model's context of {self._max_context_tokens}",

@@ -111,11 +111,6 @@ class Opinion:
     plan: Classification
     prior: Sequence[float]
 
-    @property
-    def capacity(self) -> int:
-        """Rows that its prompt and the branches of its labels take."""
-        return len(self.plan.tokens) + len(self.plan.labels.branches)
-
 
 @dataclass(slots=True, kw_only=True)
 class Classifying(Running[K]):

@@ -205,6 +205,8 @@ def test_a_token_or_a_length_that_cannot_be_is_refused_and_changes_nothing(ours:
     for tokens, message in (([512], "vocabulary"), ([-1], "vocabulary"), (TOKENS[:7], "do not fit")):
         with pytest.raises(ValueError, match=message):
             ours.forward([Span(kv=kv, tokens=tokens)])
+    with pytest.raises(ValueError, match="vocabulary"):
+        ours.forward([Span(kv=kv, tokens=TOKENS[:1], wanted=(0,), words=(3, 512))])
     assert kv.length == 10
 
 

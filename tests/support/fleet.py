@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -90,25 +91,25 @@ class Fleet:
             self._boxes.append(box)
 
     def __enter__(self) -> Self:
-        self._broker.start()
-        for box in self._boxes:
-            box.start()
-        for box in self._boxes:
-            box.wait_ready()
-            grant = f"edged-edged-{box.node} 1 $share/team/"
-            eventually(lambda grant=grant: grant in self._broker.log(), "a share")  # type: ignore[misc]
-        self._peer = Peer(self._broker.port)
-        self._peer.__enter__()
-        self._peer.subscribe("edged/team/out/#")
-        self._peer.subscribe("edged/+/status")
+        with ExitStack() as ends:
+            ends.callback(self._folder.cleanup)
+            self._broker.start()
+            ends.callback(self._broker.stop)
+            for box in self._boxes:
+                box.start()
+                ends.callback(box.stop)
+            for box in self._boxes:
+                box.wait_ready()
+                grant = f"edged-edged-{box.node} 1 $share/team/"
+                eventually(lambda grant=grant: grant in self._broker.log(), "a share")  # type: ignore[misc]
+            self._peer = ends.enter_context(Peer(self._broker.port))
+            self._peer.subscribe("edged/team/out/#")
+            self._peer.subscribe("edged/+/status")
+            self._ends = ends.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._peer.__exit__(None, None, None)
-        for box in self._boxes:
-            box.stop()
-        self._broker.stop()
-        self._folder.cleanup()
+        self._ends.close()
 
     def play(self, asks: Sequence[Ask], *, kills: Sequence[Kill] = (), retry: float | None = None) -> Played:
         """Ask at these times; with `retry`, again under the same id after so many seconds without an answer."""

@@ -49,38 +49,58 @@ def test_it_wants_as_much_in_hand_as_it_can_do_in_a_moment(service_s: float | No
 
 
 @pytest.mark.parametrize(("service_s", "receive_maximum"), [(None, None), (2.0, 8), (0.25, 12), (0.01, 64)])
-def test_the_broker_is_told_of_a_slow_box(service_s: float | None, receive_maximum: int | None) -> None:
+def test_the_broker_is_told_of_a_slow_box_once_it_has_worked(
+    service_s: float | None, receive_maximum: int | None
+) -> None:
     some = Clocked()
-    some.decide(0, service_s)
+    some.decide(4, service_s)
+    assert some.group.receive_maximum == (None if receive_maximum is None else 64)
+    for _ in range(3000):
+        some.decide(4, service_s)
     assert some.group.receive_maximum == receive_maximum
 
 
+class Told(Clocked):
+    """What the broker is told of a box that answers four requests a second."""
+
+    def decide_by(self, unacked: int, *, jobs: int = 4, after: float = 1.0) -> int | None:
+        self.now += after
+        self.group.decide(jobs=jobs, service_s=0.25, is_well=True, now=self.now, unacked=unacked)
+        return self.group.receive_maximum
+
+
 def test_there_is_room_for_the_answers_that_were_seen_to_wait_for_an_ack() -> None:
-    group = Clocked().group
+    some = Told()
+    some.group.recall(1)
+    assert some.decide_by(4) == 8 + 4  # a batch at least
+    assert some.decide_by(24) == 8 + 4  # these may have come a moment ago
+    assert some.decide_by(64, after=0.1) == 8 + 4
+    assert some.decide_by(28) == 8 + 20
+    assert some.decide_by(4) == 8 + 20
+    assert [some.decide_by(100), some.decide_by(100)][-1] == 64
 
-    def decide(unacked: int) -> int | None:
-        group.decide(jobs=4, service_s=0.25, is_well=True, now=0.0, unacked=unacked)
-        return group.receive_maximum
 
-    assert decide(6) == 8 + 4  # a batch at least
-    assert decide(24) == 8 + 4  # these may have come a moment ago
-    assert decide(28) == 8 + 20
-    assert decide(4) == 8 + 20
-    assert [decide(100), decide(100)][-1] == 64
-    told = [decide(4) for _ in range(5000)]
+def test_what_was_seen_to_wait_is_forgotten_by_work_and_not_by_a_quiet_night() -> None:
+    some = Told()
+    some.group.recall(40)
+    assert some.decide_by(4) == 8 + 40
+    assert [some.decide_by(0, jobs=0) for _ in range(30_000)][-1] == 8 + 40
+    told = [some.decide_by(4, after=0.1 * n) for n in range(1, 400)]  # however often it decides
     assert told == sorted(told, reverse=True)  # type: ignore[type-var]
     assert told[-1] == 8 + 4
 
 
 def test_one_long_answer_does_not_keep_the_broker_from_bringing_more() -> None:
     """However little the broker is told at first: with each connection it is more, until the model has enough."""
-    group = Clocked().group
+    some = Clocked()
+    some.group.recall(1)
     bound, told = 8, []
     for _ in range(8):
         # One that takes long is the first; all behind it are answered, and the model has nothing else.
         for _ in range(2):
-            group.decide(jobs=1, service_s=1.0, is_well=True, now=0.0, unacked=bound, bound=bound)
-        bound = group.receive_maximum or 0
+            some.now += 1
+            some.group.decide(jobs=1, service_s=1.0, is_well=True, now=some.now, unacked=bound, bound=bound)
+        bound = some.group.receive_maximum or 0
         told.append(bound)
     assert told[:3] == [11, 14, 17]
 

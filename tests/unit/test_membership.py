@@ -25,8 +25,9 @@ class Bench:
         self.service_s: float | None = 0.5
         self.link = FakeLink(clock=lambda: self.now, receive_maximum=16)
         self.noted: list[int] = []
+        self.group = Group("team", node="b", batch=4, capacity=16, silence_s=90.0)
         self.member = Membership(
-            Group("team", node="b", batch=4, capacity=16, silence_s=90.0),
+            self.group,
             topics=TOPICS,
             link=self.link,
             worker=self.worker,
@@ -195,6 +196,7 @@ def test_who_comes_is_greeted_once_and_again_only_after_it_was_gone(bench: Bench
 
 
 def test_what_was_measured_is_announced_on_the_next_connection(bench: Bench) -> None:
+    bench.group.recall(1)
     bench.member.start()
     bench.hear(TOPICS.probe)
     bench.service_s = None
@@ -230,10 +232,16 @@ def test_a_first_life_announces_what_it_can_hold(bench: Bench) -> None:
     bench.link.disconnect()
     bench.member.recall(None)
     bench.link.reconnect()
+    bench.hear(TOPICS.probe)
+    bench.service_s = 0.5
+    bench.pass_seconds(100)
+    bench.link.disconnect()
+    bench.link.reconnect()  # so soon nothing is known of how many answers wait
     assert bench.member.snapshot()["receive_maximum"] == 16
 
 
 def test_what_it_announces_is_noted_when_it_changes_and_once_a_minute_at_most(bench: Bench) -> None:
+    bench.group.recall(1)
     bench.member.start()
     bench.hear(TOPICS.probe)
     bench.service_s = None
