@@ -57,11 +57,17 @@ class Classification:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generation:
-    """A prompt to continue, with the room that is left for it, and words by which lines that are no reply begin."""
+    """A prompt to continue, with the room that is left for it.
+
+    Attributes:
+        roles: words by which lines that are no reply begin.
+        said: the tokens of the model's own earlier turns, oldest first.
+    """
 
     tokens: tuple[int, ...]
     max_new_tokens: int
     roles: tuple[str, ...]
+    said: tuple[int, ...]
 
 
 class Prompter:
@@ -135,7 +141,8 @@ class Prompter:
                 field="text",
             )
         roles = () if self._tokenizer.chat_template else _ROLES
-        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles)
+        said = [token for turn in kept if turn.role == "assistant" for token in self._plain(turn.content)]
+        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
 
     def constraints(self, vocab_size: int) -> Constraints:
         """What holds outputs to schemas, for this vocabulary."""

@@ -19,18 +19,18 @@ def make_generator(seed: int) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(seed)
 
 
-def sample(logits: torch.Tensor, *, how: Sampling, generated: Sequence[int], generator: torch.Generator) -> int:
+def sample(logits: torch.Tensor, *, how: Sampling, said: Sequence[int], generator: torch.Generator) -> int:
     """Draw the next token.
 
     Args:
         logits: (vocab,), fp32; may hold -inf for tokens that are not allowed. It may be changed in place.
         how: temperature 0 takes the most probable token; top_k 0 and top_p 1 leave all tokens in.
-        generated: the sequence's own tokens so far, which `repetition_penalty` makes less likely
-            (Keskar et al. 2019; the prompt is not penalised: a reply may name what the user named).
+        said: the model's own tokens so far, those of its earlier turns first, which `repetition_penalty` makes less
+            likely (Keskar et al. 2019; the user's words are not penalised: a reply may name what they name).
         generator: advanced by one draw unless temperature is 0.
     """
-    if how.repetition_penalty != 1.0 and generated:
-        seen = torch.tensor(sorted(set(generated[-_PENALTY_WINDOW:])))
+    if how.repetition_penalty != 1.0 and said:
+        seen = torch.tensor(sorted(set(said[-_PENALTY_WINDOW:])))
         scores = logits[seen]
         logits[seen] = torch.where(scores > 0, scores / how.repetition_penalty, scores * how.repetition_penalty)
     values, tokens = largest(logits, 1 if how.temperature == 0 else how.top_k or logits.shape[0])

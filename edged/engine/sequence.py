@@ -234,7 +234,8 @@ class Generating(Running[K]):
             self.constraint.mask(row, self.end_tokens)
         elif not self.text.has_begun:  # a reply has at least one word
             row[list(self.end_tokens)] = float("-inf")
-        token = sample(row, how=self.sampling, generated=self.generated, generator=self.generator)
+        own_words = (*self.plan.said, *self.generated)
+        token = sample(row, how=self.sampling, said=own_words, generator=self.generator)
         if self.clock.first_token is None:
             self.clock.first_token = now
         if token in self.end_tokens:

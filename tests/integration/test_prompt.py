@@ -49,6 +49,7 @@ def test_a_conversation_is_what_the_models_own_template_makes_of_it(
     assert list(prompt.tokens) == tokenizer(str(whole), add_special_tokens=False)["input_ids"]
     assert prompt.max_new_tokens == 32
     assert prompt.roles == ()
+    assert prompter.decode(prompt.said) == "你好,小明!"  # its own words, not the user's
 
 
 def test_a_model_whose_sequences_begin_with_a_token_gets_it_once() -> None:

@@ -1,0 +1,34 @@
+"""What a sequence makes of the logits it gets."""
+
+import pytest
+import torch
+
+from edged.engine.detokenize import TextStream
+from edged.engine.prompt import Generation
+from edged.engine.sampling import make_generator
+from edged.engine.sequence import Clocked, Generating
+from edged.prompts import REPLY
+from edged.tasks import Sampling
+from edged.work import Work
+
+
+@pytest.mark.parametrize(("said", "penalty", "drawn"), [((), 1.5, 3), ((3,), 1.5, 4), ((3,), 1.0, 3), ((7, 4), 1.5, 3)])
+def test_what_was_said_in_an_earlier_turn_is_less_likely(said: tuple[int, ...], penalty: float, drawn: int) -> None:
+    reply = Generating[object](  # type: ignore[type-var]
+        work=Work(key="a", spec=REPLY, text="hi", language="en"),
+        emit=lambda _: None,
+        number=1,
+        clock=Clocked(submitted=0.0, admitted=0.0),
+        prompt=(1, 2),
+        nbytes=0,
+        plan=Generation(tokens=(1, 2), max_new_tokens=8, roles=(), said=said),
+        sampling=Sampling(temperature=0, repetition_penalty=penalty),
+        generator=make_generator(0),
+        text=TextStream(lambda tokens: "x" * len(tokens)),
+        end_tokens=frozenset({0}),
+        banned=torch.tensor([], dtype=torch.long),
+    )
+    logits = torch.zeros((1, 8))
+    logits[0, 3], logits[0, 4] = 3.0, 2.5
+    reply.accept(logits, now=1.0)
+    assert reply.generated == [drawn]
