@@ -1,6 +1,7 @@
 """`edged check`: tries what a daemon needs, one thing after the other, and says what to mend. Changes nothing."""
 
 import contextlib
+import importlib.util
 import os
 import queue
 import shutil
@@ -66,6 +67,8 @@ def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
         ("disk", lambda: _disk(settings)),
         *(here if settings.model.backend == "local" else elsewhere),
     )
+    if extracting := [name for name, task in settings.tasks.items() if task.kind == "extract"]:
+        checks += (("tasks", lambda: _extract(extracting[0])),)
     if settings.journal.url is not None:
         checks += (("journal", lambda: _journal(settings)),)
     codes = [_try(name, check, say) for name, check in checks]
@@ -154,6 +157,15 @@ def _model(settings: Settings) -> str:
     return f"{told}, needs about {needed_mb} MiB of {free_mb} MiB free"
 
 
+def _extract(task: str) -> str:
+    """What holds output to a schema."""
+    if importlib.util.find_spec("llguidance") is None:
+        from edged.engine.constrain import missing  # noqa: PLC0415 - imports torch
+
+        raise SettingsError(missing(task))
+    return "llguidance is there for those that extract"
+
+
 def _server(settings: Settings, timeout: float) -> str:
     """A server that answers, and has the model."""
     from edged.remote import RemoteEngine  # noqa: PLC0415 - wanted here alone
@@ -182,6 +194,7 @@ def _broker(settings: Settings, timeout: float, say: Say) -> ExitCode:
         if code := _try("broker", connect, say):
             return code
         codes = [_try("group", lambda: _group(settings, timeout), say)] if settings.mqtt.share_group else []
+        say(f"wait  daemon: asked for one answer, for {timeout:g} s at most")
         codes.append(_try("daemon", lambda: _answer(asking[0]), say))
         return next(filter(None, codes), ExitCode.DONE)
 

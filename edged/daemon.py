@@ -36,7 +36,7 @@ from edged.lookout import Lookout
 from edged.membership import Membership
 from edged.metrics import Metrics
 from edged.models import Store
-from edged.mqtt.link import Link
+from edged.mqtt.link import STOPPED, Link
 from edged.mqtt.settlement import Delivery
 from edged.pace import Pace
 from edged.ports import JournalLimits, LinkState, StoppableEngine
@@ -436,6 +436,8 @@ class Daemon:
     def _on_link_change(self, state: LinkState) -> None:
         if state.connected_since is not None:
             log.info("broker_connected", protocol=state.protocol, reconnects=state.reconnects)
+        elif state.fault == STOPPED:
+            log.info("broker_left")
         elif state.fault is not None:
             log.warning("broker_lost", reason=state.fault)
         self._signals.wake.set()

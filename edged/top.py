@@ -103,7 +103,7 @@ def render(nodes: Mapping[str, Node], *, now: float, where: str) -> RenderableTy
 
 
 def run(settings: Settings, *, timeout: float, once: bool, console: Console | None = None) -> None:
-    """Show the nodes below the prefix until Ctrl-C; with `once`, what is known as soon as it has come.
+    """Show the nodes below the prefix until Ctrl-C; with `once`, or without a terminal, what is known once it has come.
 
     Raises:
         BrokerUnavailable: there is no connection within `timeout` seconds.
@@ -131,7 +131,7 @@ def run(settings: Settings, *, timeout: float, once: bool, console: Console | No
     try:
         wait_connected(link, changes, where=where, timeout=timeout)
         view.wait_quiet(_SETTLE_S)
-        if once:
+        if once or not console.is_terminal:
             console.print(picture())
             return
         # An event, not KeyboardInterrupt: that may come while the screen is being taken or given back.

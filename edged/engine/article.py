@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
 
 
 def load(path: Path, max_new_tokens: int) -> Callable[[str], str]:
@@ -14,6 +15,7 @@ def load(path: Path, max_new_tokens: int) -> Callable[[str], str]:
         path: a folder of safetensors, or a GGUF file.
         max_new_tokens: of each answer.
     """
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of the weights: the texts have one
     folder, more = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **more)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

@@ -66,9 +66,7 @@ class Constraints:
             from llguidance import LLMatcher  # noqa: PLC0415 - of an extra
             from llguidance.hf import from_tokenizer  # noqa: PLC0415
         except ImportError:
-            raise SettingsError(
-                f"tasks.{task} extracts, which wants llguidance: pip install 'edged[extract]'"
-            ) from None
+            raise SettingsError(missing(task)) from None
         if self._vocabulary is None:
             try:
                 self._vocabulary = from_tokenizer(self._tokenizer, n_vocab=self._vocab_size)  # type: ignore[arg-type]
@@ -84,6 +82,11 @@ class Constraints:
                 raise SettingsError(f"tasks.{task}.schema: {fault}")
             self._grammars[task] = grammar
         return Constraint(LLMatcher(self._vocabulary, self._grammars[task]), int(self._vocabulary.eos_token))
+
+
+def missing(task: str) -> str:
+    """Words for a task that extracts where llguidance is not installed."""
+    return f"tasks.{task} extracts, which wants llguidance: pip install 'edged[extract]'"
 
 
 def _fault_at_first(matcher: "LLMatcher") -> str:

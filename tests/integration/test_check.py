@@ -1,5 +1,6 @@
 """`edged check` where something is broken: it says what, and what to do. With real brokers; no model is loaded."""
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -61,6 +62,18 @@ def test_all_is_well(checked: Checked, broker: Broker, tmp_path: Path) -> None:
     assert list(lines) == ["settings", "clock", "disk", "cpu", "model", "broker", "daemon"]
     assert all(line.startswith(("ok", "warn")) for line in lines.values())
     assert not (tmp_path / "models").exists()  # nothing was changed
+
+
+def test_a_task_that_extracts_wants_what_it_is_done_by(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    schema = {"type": "object", "properties": {"item": {"type": "string"}}}
+    order = {"kind": "extract", "system": "Take the order.", "schema": schema}
+    code, lines = checked(tasks={"order": order})
+    assert lines["tasks"].startswith("ok"), code
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llguidance" else found(name))
+    code, lines = checked(tasks={"order": order})
+    assert code is ExitCode.USAGE
+    assert "pip install 'edged[extract]'" in lines["tasks"]
 
 
 # ----------------------------------------------------------------------------------------------------- the broker

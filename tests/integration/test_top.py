@@ -25,10 +25,11 @@ def daemon() -> Iterator[Daemon]:
         yield daemon
 
 
-def test_once_prints_every_node_and_ends(daemon: Daemon) -> None:
+@pytest.mark.parametrize("options", [["--once"], []], ids=["once", "no terminal"])
+def test_once_prints_every_node_and_ends(daemon: Daemon, options: list[str]) -> None:
     publish(daemon.broker, "edged/other/status", '{"state": "offline"}', "-r")
     publish(daemon.broker, "edged/odd/status", "no JSON", "-r")
-    done = daemon.command("top", "--once")
+    done = daemon.command("top", *options)
     assert done.returncode == 0, done.stderr
     rows = [line.split()[:2] for line in done.stdout.splitlines() if line.strip()][3:]
     assert rows == [["box", "ready"], ["other", "offline"]]
