@@ -60,6 +60,7 @@ class Group:
         self._waiting = 0  # answered and not acked, the last time
         self._held = float(capacity)  # the most of those, of late; all of them, until it is known better
         self._looked_at = float("-inf")
+        self._recalled: int | None = None
         self._speed: int | None = None
         self._others: dict[str, _Member] = {}
         self._met: set[str] = set()
@@ -95,8 +96,8 @@ class Group:
         return min(self._window + max(self._batch, math.ceil(self._held)), self._capacity)
 
     def recall(self, receive_maximum: int) -> None:
-        """Take what was measured in an earlier life for what is known; it is measured on from there."""
-        self._held = float(receive_maximum)
+        """Begin with what was measured in an earlier life, as soon as the window within it is known again."""
+        self._recalled = receive_maximum
 
     def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
         """Take in what a box says in its `health` or `status`, or what its last will says for it.
@@ -169,6 +170,9 @@ class Group:
             # A power of two: what is told every few seconds must not be outdated by every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))
             self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
+            if self._recalled is not None:
+                self._held = float(max(self._recalled - self._window, 0))
+                self._recalled = None
         enough = self._window
         if bound is not None:
             enough = min(enough, bound)
