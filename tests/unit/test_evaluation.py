@@ -1,5 +1,6 @@
 """Labelled files as people have them, and figures that were worked out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,12 @@ def test_figures_are_those_of_the_book() -> None:
     assert found.calibration_error == pytest.approx(0.2)  # sure by 0.9, right in 0.7
 
 
+def test_a_few_slow_texts_show_in_the_mean_and_not_in_the_median() -> None:
+    slow = [replace(each, seconds=0.06) for each in SOME[:2]]
+    found = report([*slow, *SOME[2:]])
+    assert (found.seconds_per_text, found.mean_seconds_per_text) == (0.01, 0.02)
+
+
 def test_the_calibration_error_weighs_its_bins() -> None:
     sure = [verdict("a", "a", 1.0)] * 3 + [verdict("a", "b", 1.0)]  # off by 0.25
     unsure = [verdict("a", "a", 0.55), verdict("a", "b", 0.55)] * 2  # off by 0.05
@@ -167,4 +174,4 @@ def test_the_table_has_both_ways() -> None:
     assert "generate and parse" not in table(found)
     both = table(found.model_copy(update={"baseline": report(SOME)}))
     assert both.count("0.700") == 2
-    assert "scored                  0.700    0.600  0.200          0     10.0" in both
+    assert "scored                  0.700    0.600  0.200          0     10.0   10.0" in both

@@ -272,10 +272,11 @@ def test_answers_that_wait_for_an_earlier_ack_count_where_the_broker_holds_back(
     assert not bench.link.shares
 
 
-def test_after_a_reconnect_it_tells_the_others_that_it_knows_nobody_and_they_answer(bench: Bench) -> None:
+@pytest.mark.parametrize("speed", [5, -5], ids=["one that keeps the queue", "one that does not"])
+def test_after_a_reconnect_it_tells_the_others_that_it_knows_nobody_and_they_answer(bench: Bench, speed: int) -> None:
     bench.member.start()
     bench.hear(TOPICS.probe)
-    bench.hear("edged/a/health", **KEEPER)
+    bench.hear("edged/a/health", state="ready", group={"name": "team", "speed": speed, "keeps": speed > 0})
     bench.pass_seconds(5)
     bench.link.disconnect()
     bench.link.reconnect()
