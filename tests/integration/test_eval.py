@@ -18,6 +18,8 @@ I hate it, it is horrible.\t0
 A terrible day, everything went wrong.\t0
 This is the worst meal I ever had.\t0
 The staff were rude and lazy.\t0
+I am so happy today.\t1
+I am so sad today.\t0
 """
 
 
@@ -28,7 +30,7 @@ def test_it_measures_both_ways_and_says_the_same_again(tmp_path: Path) -> None:
     done = run_edged(["eval", "--data", str(path), "--baseline", "--json"], environment)
     assert done.returncode == 0, done.stderr
     found = EvalReport.model_validate_json(done.stdout)
-    assert found.scored.accuracy >= 0.875  # these are plain
+    assert found.scored.accuracy >= 0.9  # these are plain
     assert found.scored.calibration_error is not None
     assert found.baseline is not None
     assert found.baseline.seconds_per_text > 2 * found.scored.seconds_per_text
