@@ -61,6 +61,7 @@ _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
 _BACKLOG_S = 30.0  # in which the broker brings what it kept for us
+_SUSPICION_S = 60.0  # in which another daemon with our name will have spoken again
 _OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
 _SILENT_REPORTS = 3  # of another box's health that do not come, after which it is not counted on; boxes tell alike
 _HANDOVER_S = 1.0  # for another box of the group to take the queue over
@@ -156,6 +157,7 @@ class Daemon:
         self._exporter: Exporter | None = None
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
+        self._suspected_at: float | None = None  # another daemon with our name
         self._has_rival = False
         self._twin: str | None = None  # a box of another name with our client id
         self._heard_ourselves_at: float | None = None
@@ -348,7 +350,8 @@ class Daemon:
 
     def _check_name_is_ours(self) -> None:
         link = self._link.state()
-        self._lookout.watch(wanted=link.contended)
+        is_suspected = self._suspected_at is not None and self._clock() - self._suspected_at < _SUSPICION_S
+        self._lookout.watch(wanted=link.contended or is_suspected)
         client_id = self._settings.client_id
         if self._twin is not None or (link.taken_over and self._settings.mqtt.client_id is not None):
             who = f"the box {self._twin}" if self._twin is not None else "another client"
@@ -411,16 +414,21 @@ class Daemon:
         if self._health.is_ours(status) and self._heard_ourselves_at is None:
             self._heard_ourselves_at = delivery.received_at
         self._health.hear_status(status)
-        # What is there at the first connection is of an earlier life; clocks of boxes may have been set since.
-        if self._link.state().reconnects > 0 and self._health.is_rival(status):
-            self._has_rival = True
+        if self._health.is_rival(status):
+            # Or of an earlier life of ours, kept by the broker, with a clock that has been set back since. Of who
+            # lives there will be more, and the lookout hears only what is said now.
+            self._suspected_at = self._clock()
             self._signals.wake.set()
 
     def _hear_another(self, node: str, status: Mapping[str, Any]) -> None:
         """In the lookout's thread."""
-        if node != self._contract.topics.node and self._health.has_our_client(status) and self._health.is_rival(status):
+        if not self._health.is_rival(status):
+            return
+        if node == self._contract.topics.node:
+            self._has_rival = True
+        elif self._health.has_our_client(status):
             self._twin = node
-            self._signals.wake.set()
+        self._signals.wake.set()
 
     def _is_late(self, delivery: Delivery) -> bool:
         """Whether the broker may have kept `delivery` since before this process.

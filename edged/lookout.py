@@ -1,7 +1,8 @@
-"""A look at the other boxes by a connection of its own, while ours is taken away again and again.
+"""A look at the other boxes by a connection of its own, while there may be another with our client id or our name.
 
 Two boxes with one client id take the connection from each other, and not every broker says so. What comes by ours
-tells nothing then: whoever has the client id has the session, and so is brought what he publishes himself.
+tells nothing then: whoever has the client id has the session, and so is brought what he publishes himself, and what
+was said long ago and kept for the session.
 """
 
 import json

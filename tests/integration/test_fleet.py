@@ -432,16 +432,39 @@ def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refus
     assert "shared subscriptions" in box.log
 
 
-def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet) -> None:
+@pytest.mark.parametrize("more", [{}, {"EDGED_MQTT__CLIENT_ID": "another"}], ids=["one client id", "two client ids"])
+def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet, tmp_path: Path, more: dict[str, str]) -> None:
     first = fleet.start("a")
     fleet.wait_ready()
-    second = Daemon(folder=fleet.folder, broker=fleet.broker, node="a", program=SCRIPTED, more=first.more)
+    second = Daemon(folder=tmp_path, broker=fleet.broker, node="a", program=SCRIPTED, more=first.more | more)
     second.start()
     try:
         assert first.wait() == ExitCode.BROKER
         assert "two daemons have one name" in first.log
+        assert second.is_alive
     finally:
         second.kill()
+
+
+def test_what_an_earlier_life_said_with_a_clock_ahead_is_not_taken_for_another_box(fleet: Fleet) -> None:
+    """The broker brings it late: after a fault of its own, from the queue that it keeps for us."""
+    box = fleet.start("a")
+    fleet.wait_ready()
+    fleet.broker.kill()
+    fleet.broker.start()
+    eventually(lambda: '"reconnects": 1' in box.log, "a second connection")
+    said = {"state": "ready", "boot_id": "earlier", "started": "2100-01-01T00:00:00.000Z"}
+    with Peer(fleet.broker.port) as peer:
+        peer.subscribe("edged/a/status")
+        peer.subscribe(f"{TEAM}/out/#")
+        peer.publish("edged/a/status", json.dumps(said).encode(), retain=True)
+        eventually(lambda: "edged-lookout" in fleet.broker.log(), "a look at who lives there")
+        ask(peer, "one")
+        while (message := peer.received.get(timeout=30)).topic.endswith("/status"):
+            status = json.loads(message.payload)
+        assert json.loads(message.payload)["node"] == "a"
+        assert status["boot_id"] != "earlier"
+    assert box.is_alive
 
 
 @pytest.mark.parametrize("group", ["team", ""], ids=["a group", "no group"])
