@@ -16,8 +16,10 @@ from edged.ports import Entry, Journal, Recorded
 
 log = structlog.get_logger(__name__)
 
-KEPT = 1000  # entries that wait for a disk to heal; then the oldest are lost
+KEPT = 5000  # entries that wait for a disk to heal; then the oldest are lost
 RETRY_S = 3.0  # between two attempts to write to a disk that does not take it
+_PRESSING = KEPT // 2  # entries that wait, from which on each moment counts in which the disk may be well again
+_PRESSING_RETRY_S = 0.2
 _SETTLED = 1000  # that wait for a quiet moment, if no answer is recorded before
 
 
@@ -40,7 +42,7 @@ class Recorder:
         self._clock = clock
         self._unwritten: deque[Entry] = deque()
         self._settled: list[tuple[str, str]] = []
-        self._retry_at = float("-inf")
+        self._failed_at = float("-inf")
         self.fault: str | None = None
 
     def open(self) -> None:
@@ -145,7 +147,7 @@ class Recorder:
         self._settled += settled
         self._unwritten += entries
         stand = [entry.payload for entry in entries]
-        if self._unwritten and self._clock() >= self._retry_at:
+        if self._unwritten and self._may_retry():
             written = self._write()
             stand = [each.payload for each in written[len(written) - len(entries) :]] if written else stand
         while len(self._unwritten) > KEPT:
@@ -156,8 +158,8 @@ class Recorder:
     def tidy(self, *, is_quiet: bool) -> None:
         """Do what can wait, and see whether a fault is over."""
         try:
-            if self.fault is not None and not self._unwritten and self._clock() >= self._retry_at:
-                self._retry_at = self._clock() + RETRY_S
+            if self.fault is not None and not self._unwritten and self._may_retry():
+                self._failed_at = self._clock()
                 self._journal.open()
                 self._is_well()
             if self._settled and (is_quiet or len(self._settled) >= _SETTLED):
@@ -170,6 +172,10 @@ class Recorder:
     def hurry(self) -> None:
         """There is work: cut `tidy` short."""
         self._journal.hurry()
+
+    def _may_retry(self) -> bool:
+        pause = RETRY_S if len(self._unwritten) < _PRESSING else _PRESSING_RETRY_S
+        return self._clock() - self._failed_at >= pause
 
     def _write(self) -> list[Recorded]:
         try:
@@ -184,11 +190,11 @@ class Recorder:
 
     def _is_well(self) -> None:
         self.fault = None
-        self._retry_at = float("-inf")
+        self._failed_at = float("-inf")
 
     def _note(self, fault: JournalFault) -> None:
         if self.fault != str(fault):
             log.warning("journal_fault", reason=str(fault))
         self.fault = str(fault)
         # Also the least time that a fault is told which was over at once, as one of a journal begun anew is.
-        self._retry_at = self._clock() + RETRY_S
+        self._failed_at = self._clock()

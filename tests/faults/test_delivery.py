@@ -10,6 +10,7 @@ import sqlite3
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
@@ -233,11 +234,12 @@ def check_turns(stage: Stage) -> None:
     """Each request of a session that keeps history is in it, once, with the answer behind it."""
     with closing(sqlite3.connect(f"file:{state_dir(stage) / 'journal.db'}?mode=ro", uri=True)) as db:
         rows = db.execute("SELECT session, role, content FROM turns ORDER BY number").fetchall()
-    users = [(session, content) for session, role, content in rows if role == "user"]
-    assert sorted(users) == sorted(
+    kept = Counter((session, content) for session, role, content in rows if role == "user")
+    asked = Counter(
         (each.session, each.text) for each in stage.asked if each.session is not None and each.task != "sentiment"
     )
-    assert len(rows) == 2 * len(users)
+    assert (kept - asked, asked - kept) == (Counter(), Counter()), "turns too many, turns too few"
+    assert len(rows) == 2 * kept.total()
 
 
 def state_dir(stage: Stage) -> Path:

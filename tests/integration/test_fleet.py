@@ -436,7 +436,7 @@ def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refus
 def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet, tmp_path: Path, more: dict[str, str]) -> None:
     first = fleet.start("a")
     fleet.wait_ready()
-    second = Daemon(folder=tmp_path, broker=fleet.broker, node="a", program=SCRIPTED, more=first.more | more)
+    second = Daemon(folder=tmp_path, broker=fleet.broker, node="a", program=SCRIPTED, more={**first.more, **more})
     second.start()
     try:
         assert first.wait() == ExitCode.BROKER

@@ -14,12 +14,13 @@ from edged.metrics import Metrics
 from edged.mqtt.settlement import Delivery
 from edged.ports import Entry, Outcome, Recorded, Sent
 from edged.prompts import BUILT_IN
-from edged.recorder import RETRY_S
+from edged.recorder import KEPT, RETRY_S
 from edged.tasks import GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message, Publication
 from edged.worker import Worker
+from tests.support.journal_contract import entry
 from tests.support.waiting import eventually
 
 ROOT = "edged/box"
@@ -525,6 +526,20 @@ def test_a_broken_journal_stops_no_answer_and_loses_no_turn() -> None:
     bench.send("three", tail="reply/s")
     assert bench.worker.state().journal_fault is None
     assert [turn.content for turn in journal.turns("s")][::2] == ["one", "two", "three"]
+
+
+def test_the_more_a_broken_journal_could_not_keep_the_sooner_it_is_tried_again() -> None:
+    journal = BrokenJournal()
+    bench = Bench(journal=journal)
+    recorder = bench.worker.recorder
+    journal.broken = True
+    recorder.commit([entry(str(number)) for number in range(KEPT // 2)], ())
+    journal.broken = False
+    bench.now += RETRY_S / 10
+    recorder.commit([entry("the last")], ())
+    assert recorder.fault is None
+    assert journal.find("0", "f") is not None
+    assert journal.find("the last", "f") is not None
 
 
 def test_what_a_broken_journal_could_not_keep_is_known_all_the_same() -> None:
