@@ -1,14 +1,20 @@
 """Fixtures that every folder of tests may ask for."""
 
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.support.broker import Broker
 
 MakeBroker = Callable[..., Broker]
+
+if not os.environ.get("CI"):  # a change is tried often, with few examples; before it lands, with many
+    settings.register_profile("quick", max_examples=20)
+    settings.load_profile("quick")
 
 
 @pytest.fixture

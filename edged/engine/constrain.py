@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+    from transformers import PreTrainedTokenizerBase
 
 
 class Constraint:
@@ -49,7 +49,7 @@ class Constraint:
 class Constraints:
     """The schemas of tasks on one vocabulary, each compiled once."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None

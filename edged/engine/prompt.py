@@ -8,8 +8,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from edged.conversation import Role, Turn, trim
 from edged.engine.constrain import Constraints
@@ -18,6 +17,9 @@ from edged.engine.scoring import LabelTrie
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
 from edged.text import Language, normalise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
 
@@ -75,7 +77,7 @@ class Prompter:
 
     def __init__(
         self,
-        tokenizer: PreTrainedTokenizerBase,
+        tokenizer: "PreTrainedTokenizerBase",
         *,
         max_context_tokens: int,
         half_width: bool,

@@ -178,7 +178,7 @@ def test_a_host_name_becomes_one_level_of_a_topic(monkeypatch: pytest.MonkeyPatc
 
 
 @given(st.text(max_size=64))
-@hypothesis_settings(deadline=None, max_examples=50)
+@hypothesis_settings(deadline=None)
 def test_any_host_name_makes_a_node(hostname: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket, "gethostname", lambda: hostname)

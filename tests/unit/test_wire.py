@@ -464,7 +464,7 @@ def test_the_topic_may_name_the_session_and_the_json_may_repeat_it() -> None:
 
 
 @given(messages())
-@settings(deadline=None, max_examples=int(os.environ.get("EDGED_TEST_FUZZ", "300")))
+@settings(deadline=None, max_examples=int(os.environ.get("EDGED_TEST_FUZZ") or settings().max_examples))
 def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Message) -> None:
     decoded = decode(message, contract=CONTRACT, new_id="made")
     address = decoded.address

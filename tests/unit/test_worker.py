@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from edged.calibration import RunningCalibration
 from edged.conversation import Turn
@@ -697,10 +698,11 @@ def test_a_fault_of_ours_on_one_message_is_answered_and_the_next_one_too(
     def explode(*_: object) -> None:
         raise RuntimeError("a bug")
 
-    with monkeypatch.context() as broken:
+    with monkeypatch.context() as broken, capture_logs() as logged:
         broken.setattr(bench.engine, "submit", explode)
         bench.send("one")
         assert bench.worker.state().jobs == 0
+    assert [each["log_level"] for each in logged if "exc_info" in each] == ["error"]
     bench.send("two")
     assert [answer["status"] for answer in bench.answers()] == ["error", "ok"]
     assert len(bench.link.acked) == 2

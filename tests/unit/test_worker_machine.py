@@ -211,4 +211,4 @@ class WorkerMachine(RuleBasedStateMachine):
 
 
 TestWorkerMachine = WorkerMachine.TestCase
-TestWorkerMachine.settings = settings(deadline=None, max_examples=100, stateful_step_count=40)
+TestWorkerMachine.settings = settings(deadline=None, stateful_step_count=40)

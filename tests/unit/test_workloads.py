@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edged import workloads
 from edged.errors import Busy, ModelError
 from edged.ports import EngineState, ModelInfo
 from edged.prompts import REPLY
@@ -255,6 +256,7 @@ def test_a_request_without_an_answer_ends_the_measurement() -> None:
         Workloads(Counting(error=Busy("no room"))).sentiment()
 
 
-def test_an_engine_that_died_is_not_waited_for() -> None:
+def test_an_engine_that_died_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workloads, "_POLL_S", 0.01)
     with pytest.raises(ModelError, match="the engine stopped"):
         Workloads(Counting(fault="the engine stopped: out of luck")).sentiment()
