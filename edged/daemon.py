@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -26,7 +26,7 @@ from edged.config import Systemd
 from edged.control import Control, Prober
 from edged.discovery import Discovery, births
 from edged.discovery import describe as describe_device
-from edged.errors import BrokerUnavailable, ExitCode, FatalError, JournalFault, SettingsError
+from edged.errors import ExitCode, FatalError, JournalFault, SettingsError
 from edged.group import Group
 from edged.health import Health, State, client_mark
 from edged.health import Limits as HealthLimits
@@ -61,7 +61,6 @@ _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
 _BACKLOG_S = 30.0  # in which the broker brings what it kept for us
-_SUSPICION_S = 60.0  # in which another daemon with our name will have spoken again
 _OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
 _SILENT_REPORTS = 3  # of another box's health that do not come, after which it is not counted on; boxes tell alike
 _HANDOVER_S = 1.0  # for another box of the group to take the queue over
@@ -157,9 +156,6 @@ class Daemon:
         self._exporter: Exporter | None = None
         self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
-        self._suspected_at: float | None = None  # another daemon with our name
-        self._has_rival = False
-        self._twin: str | None = None  # a box of another name with our client id
         self._heard_ourselves_at: float | None = None
         self._progress_at = self._started
         self._metrics = Metrics()
@@ -245,7 +241,7 @@ class Daemon:
             wall_clock=time.time,
         )
 
-        self._lookout = Lookout(settings, hear=self._hear_another)
+        self._lookout = Lookout(settings, health=self._health, on_found=self._signals.wake.set, clock=clock)
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
@@ -269,7 +265,7 @@ class Daemon:
                 self._serve()
             return self._shut_down(is_loaded=is_loaded)
         except FatalError as error:
-            if not self._has_rival:  # else the name is another's, and so is the status
+            if not self._lookout.has_namesake:  # else the name is another's, and so is the status
                 self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
@@ -311,7 +307,7 @@ class Daemon:
         self._engine.start()
         while not self._engine.wait_ready(_TICK_S):
             self._notifier.extend_timeout(_LOAD_GRACE_S)
-            self._check_name_is_ours()
+            self._lookout.look(self._link.state())
             if self._membership is not None:
                 self._membership.check_broker()
             if self._signals.asked_to_stop:
@@ -333,7 +329,7 @@ class Daemon:
         while not self._signals.asked_to_stop:
             self._health.tick()
             self._discovery.tick()
-            self._check_name_is_ours()
+            self._lookout.look(self._link.state())
             self._check_parts_live()
             if self._membership is not None:
                 self._tick_membership(self._membership)
@@ -347,23 +343,6 @@ class Daemon:
     def _tick_membership(self, membership: Membership) -> None:
         if membership.tick():
             self._health.report()
-
-    def _check_name_is_ours(self) -> None:
-        link = self._link.state()
-        is_suspected = self._suspected_at is not None and self._clock() - self._suspected_at < _SUSPICION_S
-        self._lookout.watch(wanted=link.contended or is_suspected)
-        client_id = self._settings.client_id
-        if self._twin is not None or (link.taken_over and self._settings.mqtt.client_id is not None):
-            who = f"the box {self._twin}" if self._twin is not None else "another client"
-            raise BrokerUnavailable(
-                f"{who} connected to the broker as {client_id} too, and each takes the connection from the other; give "
-                "one of them another EDGED_MQTT__CLIENT_ID, or none: then it is made of prefix and node"
-            )
-        if link.taken_over or self._has_rival:
-            raise BrokerUnavailable(
-                f"another client connected to the broker as {client_id}: two daemons have one name; "
-                "give one of them another EDGED_NODE"
-            )
 
     def _check_parts_live(self) -> None:
         """A part that died does not come back by itself; systemd starts us anew and the broker has the work."""
@@ -415,20 +394,8 @@ class Daemon:
             self._heard_ourselves_at = delivery.received_at
         self._health.hear_status(status)
         if self._health.is_rival(status):
-            # Or of an earlier life of ours, kept by the broker, with a clock that has been set back since. Of who
-            # lives there will be more, and the lookout hears only what is said now.
-            self._suspected_at = self._clock()
+            self._lookout.suspect()
             self._signals.wake.set()
-
-    def _hear_another(self, node: str, status: Mapping[str, Any]) -> None:
-        """In the lookout's thread."""
-        if not self._health.is_rival(status):
-            return
-        if node == self._contract.topics.node:
-            self._has_rival = True
-        elif self._health.has_our_client(status):
-            self._twin = node
-        self._signals.wake.set()
 
     def _is_late(self, delivery: Delivery) -> bool:
         """Whether the broker may have kept `delivery` since before this process.
@@ -499,7 +466,7 @@ class Daemon:
             self._signals.wake.wait(left)
 
     def _stop_parts(self, final: Publication | None) -> None:
-        self._lookout.watch(wanted=False)
+        self._lookout.stop()
         self._worker.call(self._close_journal)
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
