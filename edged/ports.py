@@ -46,7 +46,7 @@ class LinkState:
         fault: why there is no connection, in words; None while all is well.
         contended: connections in a row ended soon after they were made; perhaps another client has our client id, at
             a broker that does not tell.
-        taken_over: another client connected with our client id; the link does not reconnect.
+        taken_over: another client connected with our client id, and again; the link does not reconnect.
         last_progress: monotonic seconds of the network thread's last turn; a watchdog's food.
     """
 

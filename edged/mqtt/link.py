@@ -30,6 +30,7 @@ from edged.wire import Publication
 HEARTBEAT = 1.0  # seconds between two turns of the thread when nothing happens
 LEAVE_TIMEOUT = 2.0  # seconds for DISCONNECT to get out
 SUSPICIOUS = 3  # connections in a row that ended soon after they were made
+TAKEOVERS = 2  # in a row; a single one may be by an earlier CONNECT of ours that a bad network brought late
 MAX_PACKET_SIZE = 268_435_455  # the most that paho can announce
 JOIN_GRACE = 15.0  # seconds beyond the timeout of `stop`: an attempt to connect cannot be cut short
 
@@ -142,6 +143,7 @@ class Link:
         self._says_goodbye = True
         self._connections = 0
         self._short_lived = 0  # connections in a row
+        self._takeovers = 0  # in a row
         self._protocol: str | None = None
         self._connected_since: float | None = None
         self._fault: str | None = None
@@ -346,12 +348,13 @@ class Link:
         was_up, self._connected_since = self._connected_since is not None, None
         if self._is_done():
             return
-        if closed is not None and closed.taken_over:
+        lived = 0.0 if exchange.accepted_at is None else self._clock() - exchange.accepted_at
+        lasted = lived >= self._backoff.lasting
+        self._short_lived = self._short_lived + 1 if was_up and not lasted else 0
+        self._takeovers = (0 if lasted else self._takeovers) + (closed is not None and closed.taken_over)
+        if self._takeovers >= TAKEOVERS:
             self._taken_over, fault = True, TAKEN_OVER
             self._drop_all(TAKEN_OVER)
-        now = self._clock()
-        lived = 0.0 if exchange.accepted_at is None else now - exchange.accepted_at
-        self._short_lived = self._short_lived + 1 if was_up and lived < self._backoff.lasting else 0
         if self._is_contended() and not self._taken_over:
             # Only MQTT 5 can tell of a takeover, and mosquitto 2.0.11 does not even then.
             fault += f"; perhaps another client is connected as {self._identity.client_id!r}"
