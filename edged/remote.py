@@ -36,7 +36,8 @@ from edged.errors import (
 )
 from edged.ports import EngineState, ModelInfo
 from edged.presets import preset_sampling
-from edged.remote_connection import Connection, Refused, Retry
+from edged.remote_answers import ChatCompletion, Chunk, Completion, Models
+from edged.remote_connection import Connection, Form, Malformed, Refused, Retry
 from edged.reply_text import reply_text
 from edged.settings import ModelSettings, Settings
 from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, Sampling, Tasks, completion_prompt, sampling_of
@@ -243,8 +244,7 @@ class RemoteEngine:
         Raises:
             ModelUnavailable: the server does not take us, or has no such model.
         """
-        body = self._ask(None, "models", None)
-        names = [str(each.get("id")) for each in body.get("data") or ()]  # null: Ollama, where there is none yet
+        names = self._ask(None, "models", None, Models).ids
         wanted = self._model.id
         if wanted in names or not names:
             return wanted
@@ -257,11 +257,11 @@ class RemoteEngine:
     def _tells_log_probabilities(self) -> bool:
         body = {"model": self.model.id, "prompt": "One, two, three,", "max_tokens": 1, "logprobs": _TOP}
         try:
-            answer = self._ask(None, "completions", body)
-        except RequestError as error:
+            answer = self._ask(None, "completions", body, Completion)
+        except (RequestError, Malformed) as error:
             log.info("remote_completes_no_text", reason=str(error))
             return False
-        tells = bool(_top_tokens(answer))
+        tells = bool(answer.next_tokens)
         if not tells:
             log.info("remote_tells_no_log_probabilities", url=self._model.url)
         return tells
@@ -376,9 +376,9 @@ class RemoteEngine:
         that.
         """
         body = {"prompt": prompt, "max_tokens": 1, "temperature": 0, "logprobs": _TOP}
-        answer = self._post(mine, "completions", body)
-        usage[0] = _usage(answer, usage[0])
-        top = _top_tokens(answer)
+        answer = self._post(mine, "completions", body, Completion)
+        usage[0] += answer.usage
+        top = answer.next_tokens
         if not top:  # llama.cpp, where the text would end here
             return dict.fromkeys(words, 0.0)
         floor = min(top.values())
@@ -415,11 +415,11 @@ class RemoteEngine:
             "temperature": 0,
             "response_format": {"type": "json_schema", "json_schema": {"name": spec.name, "schema": schema}},
         }
-        answer = self._post(mine, "chat/completions", body)
-        said = str(answer["choices"][0]["message"]["content"] or "").strip().strip('"')
+        answer = self._post(mine, "chat/completions", body, ChatCompletion)
+        said = answer.text.strip().strip('"')
         if said not in by_word:
             raise ModelError("the server did not keep to the labels of the task")
-        return by_word[said], _usage(answer, NO_USAGE)
+        return by_word[said], answer.usage
 
     # text
 
@@ -476,13 +476,12 @@ class RemoteEngine:
         try:
             with contextlib.closing(self._chunks(mine, body, extensions)) as chunks:
                 for chunk in chunks:
-                    usage = _usage(chunk, usage) if chunk.get("usage") else usage
-                    for choice in chunk.get("choices") or ():
-                        piece = str((choice.get("delta") or {}).get("content") or "")
-                        finish = choice.get("finish_reason") or finish
-                        if piece:
+                    usage = chunk.usage if chunk.usage != NO_USAGE else usage
+                    for choice in chunk.choices:
+                        finish = choice.finish_reason or finish
+                        if choice.text:
                             mine.first = mine.first or self._clock()
-                            _show(mine, text.add(piece))
+                            _show(mine, text.add(choice.text))
                     if text.stopped:
                         finish = "stop"
                         break  # which closes the response, so that the server writes no more
@@ -505,9 +504,7 @@ class RemoteEngine:
             timings=self._timings(mine),
         )
 
-    def _chunks(
-        self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]
-    ) -> Generator[dict[str, Any], None, None]:
+    def _chunks(self, mine: _Open, body: dict[str, Any], extensions: Sequence[str]) -> Generator[Chunk, None, None]:
         """The chunks of the answer, asked for until there is one; what has begun is not asked for again."""
         while True:
             try:
@@ -520,7 +517,7 @@ class RemoteEngine:
             else:
                 return
 
-    def _chunks_of(self, mine: _Open, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _chunks_of(self, mine: _Open, body: Mapping[str, Any]) -> Iterator[Chunk]:
         has_begun = False
         asked = {"model": self.model.id, **body}
         for pause in self._pauses():
@@ -581,7 +578,7 @@ class RemoteEngine:
         left = math.inf if deadline is None else deadline - self._clock()
         return max(0.05, min(self._model.timeout, left))
 
-    def _post(self, mine: _Open, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _post(self, mine: _Open, path: str, body: Mapping[str, Any], form: type[Form]) -> Form:
         """Ask, and ask again where that may help.
 
         Raises:
@@ -590,15 +587,15 @@ class RemoteEngine:
         for pause in self._pauses():
             self._check(mine)
             try:
-                return self._ask(mine, path, {"model": self.model.id, **body})
+                return self._ask(mine, path, {"model": self.model.id, **body}, form)
             except Retry as error:
                 self._rest(mine, pause, error)
         raise AssertionError("the last attempt returns or raises")
 
-    def _ask(self, mine: _Open | None, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    def _ask(self, mine: _Open | None, path: str, body: Mapping[str, Any] | None, form: type[Form]) -> Form:
         patience = self._patience(None if mine is None else mine.work.deadline)
         try:
-            return self._connection().ask(path, body, patience=patience, is_wanted=self._wants(mine))
+            return self._connection().ask(path, body, form=form, patience=patience, is_wanted=self._wants(mine))
         except Refused as refused:
             raise refused.as_request_error() from None
 
@@ -618,26 +615,6 @@ class RemoteEngine:
 def _show(mine: _Open, piece: str) -> None:
     if piece and mine.work.stream:
         mine.emit(TextDelta(key=mine.work.key, text=piece))
-
-
-def _top_tokens(answer: Mapping[str, Any]) -> dict[str, float]:
-    """The most probable next tokens as text, with their log-probabilities; empty where the server tells none."""
-    choices = answer.get("choices") or [{}]
-    told = choices[0].get("logprobs") or {}
-    if content := told.get("content"):  # llama.cpp answers in the form of chat completions
-        return {str(each["token"]): float(each["logprob"]) for each in content[0].get("top_logprobs") or ()}
-    top = told.get("top_logprobs") or [{}]
-    return {str(token): float(value) for token, value in (top[0] or {}).items()}
-
-
-def _usage(answer: Mapping[str, Any], before: Usage) -> Usage:
-    told = answer.get("usage") or {}
-    details = told.get("prompt_tokens_details") or {}
-    return Usage(
-        prompt_tokens=before.prompt_tokens + int(told.get("prompt_tokens") or 0),
-        cached_tokens=before.cached_tokens + int(details.get("cached_tokens") or 0),
-        completion_tokens=int(told.get("completion_tokens") or 0),
-    )
 
 
 def _check_json(text: str, finish: str) -> None:

@@ -5,18 +5,22 @@ Knows nothing of tasks, prompts and retries; says of each fault whether another 
 
 import contextlib
 import functools
-import json
 import socket
 import ssl
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
+from pydantic import BaseModel, ValidationError
 
 from edged.errors import ModelError, ModelUnavailable, RequestError, TooLong
+from edged.remote_answers import Chunk
 
 _CONNECT_S = 5.0  # for TCP and TLS; nothing can be cut short there
 _DONE = b"[DONE]"
+_LONGEST_PAUSE_S = 86_400.0  # that a server may ask for
+
+Form = TypeVar("Form", bound=BaseModel)
 
 
 class Retry(Exception):
@@ -29,6 +33,10 @@ class Retry(Exception):
     def __init__(self, message: str, *, after: float = 0.0) -> None:
         super().__init__(message)
         self.after = after
+
+
+class Malformed(Retry):
+    """It answers in another form; perhaps something between us and the server does."""
 
 
 class Refused(Exception):
@@ -74,13 +82,20 @@ class Connection:
         self._http.close()
 
     def ask(
-        self, path: str, body: Mapping[str, Any] | None, *, patience: float, is_wanted: Callable[[], bool]
-    ) -> dict[str, Any]:
-        """Get, or post `body`; gives the answer's JSON object.
+        self,
+        path: str,
+        body: Mapping[str, Any] | None,
+        *,
+        form: type[Form],
+        patience: float,
+        is_wanted: Callable[[], bool],
+    ) -> Form:
+        """Get, or post `body`; gives the answer.
 
         Args:
             path: below the URL.
             body: None for a GET.
+            form: of the answer.
             patience: seconds that the server may be silent.
             is_wanted: asked before the request is sent; False: Retry is raised instead.
 
@@ -96,11 +111,11 @@ class Connection:
             )
             if response.status_code != httpx2.codes.OK:
                 _raise_for(response)
-            return _object(response.content)
+            return _read(response.content, form)
 
     def events(
         self, path: str, body: Mapping[str, Any], *, patience: float, is_wanted: Callable[[], bool]
-    ) -> Generator[dict[str, Any], None, None]:
+    ) -> Generator[Chunk, None, None]:
         """Post `body`; gives the chunks of the answer as they come. To be closed; see `ask` for the rest."""
         with (
             self._telling(),
@@ -115,10 +130,10 @@ class Connection:
             for data in event_data(response.iter_bytes()):
                 if data == _DONE:
                     return
-                chunk = _object(data)
-                if "error" in chunk:  # not passed on: servers repeat the user's words in it
+                chunk = _read(data, Chunk)
+                if chunk.error is not None:  # not passed on: servers repeat the user's words in it
                     raise Retry("it broke off with a fault of its own")
-                is_finished = is_finished or _is_last(chunk)
+                is_finished = is_finished or any(choice.finish_reason for choice in chunk.choices)
                 yield chunk
             if not is_finished:
                 raise Retry("its answer ended too early")
@@ -161,19 +176,15 @@ def _data_of(lines: Iterable[bytes]) -> Iterator[bytes]:
             yield data
 
 
-def _is_last(chunk: Mapping[str, Any]) -> bool:
-    choices = chunk.get("choices")
-    return isinstance(choices, list) and any(isinstance(each, dict) and each.get("finish_reason") for each in choices)
-
-
-def _object(raw: bytes) -> dict[str, Any]:
+def _read(raw: bytes, form: type[Form]) -> Form:
     try:
-        answer = json.loads(raw)
-    except (ValueError, RecursionError):
-        raise Retry("it answers what is no JSON") from None
-    if not isinstance(answer, dict):
-        raise Retry("it answers what is no JSON object")
-    return answer
+        return form.model_validate_json(raw)
+    except ValidationError as error:
+        fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
+        if fault["type"] == "json_invalid":
+            raise Malformed("it answers what is no JSON") from None
+        place = ".".join(str(part) for part in fault["loc"][:3]) or "answer"  # what lies deeper may be named by tokens
+        raise Malformed(f"it answers in another form than OpenAI's ({place}: {fault['type']})") from None
 
 
 def _raise_for(response: httpx2.Response) -> None:
@@ -186,7 +197,7 @@ def _raise_for(response: httpx2.Response) -> None:
         or status >= httpx2.codes.INTERNAL_SERVER_ERROR
     ):
         after = response.headers.get("Retry-After", "")
-        raise Retry(f"HTTP {status}", after=float(after) if after.isdecimal() else 0.0)
+        raise Retry(f"HTTP {status}", after=min(float(after), _LONGEST_PAUSE_S) if after.isdecimal() else 0.0)
     if status == httpx2.codes.NOT_FOUND and response.url.path.endswith("/models"):
         raise ModelUnavailable(f"{response.url}: HTTP 404: model.url ends where the API begins, in /v1 as a rule")
     # Not passed on: servers repeat the user's words in it.

@@ -32,6 +32,7 @@ log = structlog.get_logger(__name__)
 
 _BATCH = 256  # events handled between two commits
 _TICK_S = 0.5
+_FAULT = "a fault of the daemon; its log has more"
 _RESEND_S = 1.0  # after which an answer is offered again that the link had no room for
 MAX_STARTS = 2  # processes that may end over one request before it is given up
 
@@ -261,7 +262,7 @@ class Worker:
             for job in [job for job in self._jobs.values() if job.request is decoded]:
                 self._cancel_parts(job)
                 self._leave(job)
-            fault = ModelError("a fault of the daemon; its log has more")
+            fault = ModelError(_FAULT)
             self._reject(Rejected(id=decoded.id, task=decoded.task, address=decoded.address, error=fault), delivery)
 
     def _take_request(self, request: Request, delivery: Delivery) -> None:
@@ -413,13 +414,23 @@ class Worker:
         job = self._jobs.get(happened.number)
         if job is None or job.payload is not None:
             return  # it failed by another part, or was given up
-        for chunk in job.take(happened.part, self._calibrated(job, happened)):
-            self._responder.stream(job, chunk)
+        try:
+            for chunk in job.take(happened.part, self._calibrated(job, happened)):
+                self._responder.stream(job, chunk)
+        except Exception:
+            log.exception("answer_fault", request_id=job.request.id)
+            self._give_up_one(job)
+            return
         if job.error is not None:
             self._cancel_parts(job)
             self._finish_with(job, job.error)
         elif job.is_complete:
             self._complete.append(job)
+
+    def _give_up_one(self, job: Job) -> None:
+        """End a job that brings out a fault of ours; the others go on."""
+        self._cancel_parts(job)
+        self._finish_with(job, ModelError(_FAULT))
 
     def _calibrated(self, job: Job, happened: _Happened) -> WorkEvent:
         """The event, its scores corrected by what is recorded so far."""
@@ -460,10 +471,11 @@ class Worker:
         """Record what was answered since the last time, in one transaction, then publish it."""
         complete, self._complete = self._complete, []
         settled, self._settled = self._settled, []
-        entries = [self._complete_job(job) for job in complete]
-        if entries:
-            self._measure(len(entries))
-        for job, payload in zip(complete, self.recorder.commit(entries, settled), strict=True):
+        answered = [(job, entry) for job in complete if (entry := self._entry_of(job)) is not None]
+        if answered:
+            self._measure(len(answered))
+        payloads = self.recorder.commit([entry for _, entry in answered], settled)
+        for (job, _), payload in zip(answered, payloads, strict=True):
             if payload != job.payload:  # another box was first
                 self._metrics.duplicate()
                 job.payload = payload
@@ -471,6 +483,15 @@ class Worker:
                 self._calibration.add(job.observations)
             self._next_in_session(job)
             self._publish(job, job.addressees)
+
+    def _entry_of(self, job: Job) -> Entry | None:
+        """The answer of a complete job, to be recorded; None: it cannot be written, and the caller is told."""
+        try:
+            return self._complete_job(job)
+        except Exception:
+            log.exception("answer_fault", request_id=job.request.id)
+            self._give_up_one(job)
+            return None
 
     def _complete_job(self, job: Job) -> Entry:
         now = self._clock()

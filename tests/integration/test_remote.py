@@ -260,7 +260,7 @@ def script() -> Iterator[Script]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     script.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     yield script
     server.shutdown()
@@ -509,14 +509,69 @@ def answer(script: Script, raw: bytes, **model: Any) -> WorkEvent:
         chunks(said("Hello"), b"{garb"),
         chunks(b"3"),
         b'{"choices":[{"message":{"content":"not streamed"}}]}',
+        chunks(b'{"choices":{"delta":{"content":"Hello"}}}', END),
+        chunks(b'{"choices":["Hello"]}', END),
+        chunks(b'{"choices":[{"delta":{"content":"\\ud83d"}}]}', END),
+        chunks(b'{"choices":[{"delta":{"content":7}}]}', END),
+        chunks(said("Hello"), b'{"choices":[],"usage":{"prompt_tokens":-1}}', END),
+        chunks(b'{"choices":' * 3000, END),
     ],
-    ids=["nothing", "half", "fault after words", "fault", "garbage", "no object", "no stream"],
+    ids=[
+        *("nothing", "half", "fault after words", "fault", "garbage", "no object", "no stream", "no list", "no words"),
+        *("half a character", "no text", "no count", "too deep"),
+    ],
 )
 def test_an_answer_without_its_end_is_an_error_and_no_reply(script: Script, raw: bytes) -> None:
     end = answer(script, raw, retries=0)
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.retry_after_ms) == ("model_error", 5000)
     assert "memory" not in end.error.message
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        b'{"error":"no"}',
+        b'{"choices":null}',
+        b'{"choices":[]}',
+        b'{"choices":[{"logprobs":{"top_logprobs":[{" positive":NaN}]}}]}',
+        b'{"choices":[{"logprobs":{"top_logprobs":[{" positive":Infinity}]}}]}',
+        b'{"choices":[{"logprobs":{"top_logprobs":[{" positive":null}]}}]}',
+        b'{"choices":[{"logprobs":{"content":[{"top_logprobs":[{"token":" positive"}]}]}}]}',
+        b'{"choices":[{"logprobs":[]}]}',
+    ],
+)
+def test_log_probabilities_that_are_none_are_an_error_and_no_scores(script: Script, told: bytes) -> None:
+    with engine(script.url, retries=0) as running:
+        assert running.wait_ready(TIMEOUT)
+        script.answers["/v1/completions"] = lambda _: (200, told)
+        [[end]] = run(running, sentiment("Dull."))
+    assert isinstance(end, Failed)
+    assert end.error.code == "model_error"
+    assert "OpenAI" in end.error.message
+    assert "positive" not in end.error.message  # what the model says of a user's words
+
+
+@pytest.mark.parametrize("never", ["-Infinity", "-3.4028234663852886e+38"])
+def test_what_the_server_rules_out_is_as_good_as_impossible(script: Script, never: str) -> None:
+    ruled_out = ",".join(f'" {word}":{never}' for word in SENTIMENT.labels[1].words("en"))
+    told = f'{{"choices":[{{"logprobs":{{"top_logprobs":[{{" positive":-0.1,{ruled_out}}}]}}}}]}}'.encode()
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        script.answers["/v1/completions"] = lambda _: (200, told)
+        [[end]] = run(running, sentiment("Superb."))
+    assert isinstance(end, Classified)
+    assert end.scores == {"positive": pytest.approx(1.0), "negative": pytest.approx(0.0)}
+
+
+def test_a_server_whose_log_probabilities_nobody_can_read_is_held_to_the_labels(script: Script) -> None:
+    script.answers["/v1/completions"] = lambda _: (200, {"choices": [{"logprobs": [[1, 2]]}]})
+    script.answers["/v1/chat/completions"] = lambda _: (200, {"choices": [{"message": {"content": '"negative"'}}]})
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        [[end]] = run(running, sentiment("Dull."))
+    assert isinstance(end, Classified)
+    assert end.scores == {"positive": 0.0, "negative": 1.0}
 
 
 def test_words_that_hold_other_ends_of_lines_are_whole(script: Script) -> None:
@@ -556,12 +611,18 @@ def test_a_server_that_asks_for_a_pause_gets_it(script: Script) -> None:
 
 
 @pytest.mark.parametrize(
-    ("deadline_s", "code", "retry_after_ms"), [(None, "model_error", 600_000), (1.0, "expired", None)]
+    ("pause", "deadline_s", "code", "retry_after_ms"),
+    [
+        ("600", None, "model_error", 600_000),
+        ("9" * 400, None, "model_error", 86_400_000),
+        ("30", 1.0, "expired", None),
+    ],
+    ids=["too long", "beyond all measure", "too long for the deadline"],
 )
 def test_a_pause_is_not_waited_for_beyond_patience_and_deadline(
-    script: Script, deadline_s: float | None, code: str, retry_after_ms: int | None
+    script: Script, pause: str, deadline_s: float | None, code: str, retry_after_ms: int | None
 ) -> None:
-    script.headers = {"Retry-After": "600" if deadline_s is None else "30"}
+    script.headers = {"Retry-After": pause}
     script.answers["/v1/chat/completions"] = lambda _: (429, b"")
     with engine(script.url) as running:
         assert running.wait_ready(TIMEOUT)

@@ -17,8 +17,9 @@ def modules(text: str) -> set[str]:
 
 PURE = {"edged"} | modules(
     "errors text sentences reply_text conversation work tasks prompts calibration topics group wire answer job sessions"
-    " settings settings_text ports presets metrics bench_report evaluation task_settings mqtt mqtt.settlement"
-    " mqtt.inbox mqtt.outbox mqtt.reconnect engine engine.scheduler engine.prefix_cache engine.detokenize"
+    " settings settings_text ports presets metrics bench_report evaluation task_settings remote_answers"
+    " mqtt mqtt.settlement mqtt.inbox mqtt.outbox mqtt.reconnect"
+    " engine engine.scheduler engine.prefix_cache engine.detokenize"
 )
 RESOURCES = modules(
     "config subscribed pace logs models journal redis_journal remote remote_connection systemd system bandwidth"

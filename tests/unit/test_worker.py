@@ -1,7 +1,9 @@
 """The worker between a fake link, a scripted engine and a journal in memory: what is answered, recorded and settled."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from edged.tasks import GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from edged.topics import Topics
 from edged.wire import Contract, Message, Publication
+from edged.work import Classified, Generated, WorkEvent
 from edged.worker import Worker
 from tests.support.journal_contract import entry
 from tests.support.waiting import eventually
@@ -706,6 +709,31 @@ def test_a_fault_of_ours_on_one_message_is_answered_and_the_next_one_too(
     bench.send("two")
     assert [answer["status"] for answer in bench.answers()] == ["error", "ok"]
     assert len(bench.link.acked) == 2
+
+
+@pytest.mark.parametrize("is_streamed", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "odd"),
+    [(Classified, {"scores": {"positive": math.nan, "negative": math.nan}}), (Generated, {"text": "\ud83d"})],
+    ids=["no number", "half a character"],
+)
+def test_an_answer_that_cannot_be_written_is_an_error_and_the_next_one_is_answered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: type, odd: dict[str, Any], is_streamed: bool
+) -> None:
+    end = bench.engine._end
+
+    def spoil(key: str, event: WorkEvent) -> None:
+        end(key, replace(event, **odd) if isinstance(event, kind) else event)
+
+    with monkeypatch.context() as broken, capture_logs() as logged:
+        broken.setattr(bench.engine, "_end", spoil)
+        bench.send({"text": "one", "session": "s", "stream": is_streamed})
+    assert [each["event"] for each in logged if "exc_info" in each] == ["answer_fault"]
+    bench.send({"text": "two", "session": "s"})
+    assert [answer["status"] for answer in bench.answers()] == ["error", "ok"]
+    assert bench.answers()[0]["error"]["code"] == "model_error"
+    assert len(bench.link.acked) == 2
+    assert bench.worker.state().jobs == 0
 
 
 ORDER = GenerateSpec(name="order", system={"en": "s", "zh": "s"}, schema={"type": "object"}, keeps_history=False)
