@@ -125,11 +125,13 @@ class Decoder:
         s = self._shape
         qkv = layer.qkv(x).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_dim)
         keys = s.heads + s.kv_heads
-        q, k, v = qkv[:, : s.heads], qkv[:, s.heads : keys], qkv[:, keys:]  # (T, heads or kv_heads, head_dim)
+        qk, v = qkv[:, :keys], qkv[:, keys:]
         if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)
-        q, k = _rotate(q, cos, sin), _rotate(k, cos, sin)
-        out = torch.zeros_like(q)
+            q, k = qk[:, : s.heads], qk[:, s.heads :]
+            qk = torch.cat((self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)), dim=1)
+        qk = _rotate(qk, cos, sin)
+        q, k = qk[:, : s.heads], qk[:, s.heads :]  # (T, heads or kv_heads, head_dim)
+        answers = []
         group = s.heads // s.kv_heads
         for r in rows:
             here = slice(r.first, r.first + r.count)
@@ -145,8 +147,9 @@ class Decoder:
                 attn_mask=r.mask,
             )
             answer = answer.view(s.kv_heads, group, r.count, s.head_dim).permute(2, 0, 1, 3)
-            out[here] = answer.reshape(r.count, s.heads, s.head_dim)
-        return layer.out(out.view(x.shape[0], s.heads * s.head_dim))
+            answers.append(answer.reshape(r.count, s.heads * s.head_dim))
+        padding = x.shape[0] - sum(r.count for r in rows)
+        return layer.out(torch.cat((*answers, x.new_zeros((padding, s.heads * s.head_dim)))))
 
     def _lay_out(self, spans: Sequence[Span[SequenceKV]]) -> list[_Rows]:
         counts = [len(span.tokens) + len(span.branches) for span in spans]
@@ -188,9 +191,12 @@ def _positions(span: Span[SequenceKV]) -> list[int]:
 
 
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotary position embedding, halves form (Su et al. 2021, as in GPT-NeoX): x is (T, heads, head_dim)."""
+    """Rotary position embedding, halves form (Su et al. 2021, as in GPT-NeoX): x is (T, heads, head_dim).
+
+    `sin` has the sign of each half already; see `_rope_table`.
+    """
     left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-right, left), dim=-1) * sin
+    return x * cos + torch.cat((right, left), dim=-1) * sin
 
 
 def load(
@@ -325,10 +331,10 @@ def _quantised_layer(layer: LayerWeights, dtype: torch.dtype) -> _Layer:
 
 
 def _rope_table(config: PretrainedConfig, shape: DecoderShape, positions: int, dtype: torch.dtype) -> torch.Tensor:
-    """Cosines and sines for every position: (2, positions, head_dim)."""
+    """Cosines and sines for every position, the sines of the left half negative: (2, positions, head_dim)."""
     angles, scale = rope_angles(config, shape, positions)
-    angles = torch.cat((angles, angles), dim=-1)
-    return torch.stack((angles.cos() * scale, angles.sin() * scale)).to(dtype)
+    cos, sin = angles.cos() * scale, angles.sin() * scale
+    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))).to(dtype)
 
 
 @dataclass(slots=True)

@@ -140,6 +140,9 @@ class _Built:
 def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: int, free: int) -> _Built:
     """Choose the format and the decoder, check that there is memory, and load the weights."""
     torch.set_num_threads(plan.engine.threads or _CORES)
+    # cuDNN's attention makes a plan for every length that it meets, so for every token: some 50 ms each. torch's other
+    # kernels take any length. Source: github.com/pytorch/pytorch/pull/155958.
+    torch.backends.cuda.enable_cudnn_sdp(False)
     lean = supports(checkpoint.config, max_context_tokens=context)
     if lean and (ignored := unknown_tensors(checkpoint.names(), checkpoint.config)):
         log.warning("tensors_ignored", names=ignored[:_NAMED], number=len(ignored))
