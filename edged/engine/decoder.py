@@ -18,6 +18,8 @@ from edged.engine.model import Span
 from edged.engine.packing import apart, rows
 from edged.engine.quantised import InputSizes, LayerWeights, Matrix, QuantisedWeights
 from edged.engine.shape import SPARE_POSITIONS, DecoderShape, GetTensor, HasTensor, rope_angles
+from edged.engine.slab import Slab
+from edged.engine.steps import Attend, Steps
 
 
 @dataclass(slots=True)
@@ -79,15 +81,36 @@ class Decoder:
         self._head = head
         self._rope = rope
         self._padded = pad
+        self._steps: Steps | None = None
+
+    def reserve(self, tokens: int) -> None:
+        """Take memory for so many tokens at once, so that sequences' steps run together: for a GPU."""
+        self._steps = Steps(Slab(self._kv_shape, tokens), self._step)
 
     def allocate(self, capacity: int) -> SequenceKV:
-        return self._kv_shape.allocate(capacity)
+        kv = None if self._steps is None else self._steps.slab.allocate(capacity)
+        return self._kv_shape.allocate(capacity) if kv is None else kv
 
     def fork(self, source: SequenceKV, length: int, capacity: int, *, borrow: bool = False) -> SequenceKV:
         del borrow  # torch's attention wants them in one piece
-        return self._kv_shape.fork(source, length, capacity)
+        kv = self.allocate(capacity)
+        kv.begin_with(source, length)
+        return kv
 
     def forward(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:
+        steps = [span for span in spans if _is_step(span)]
+        if self._steps is None or not steps:
+            logits = self._run(spans)
+        else:
+            logits = self._steps.run([span.tokens[0] for span in steps], [span.kv for span in steps])
+            if others := [span for span in spans if not _is_step(span)]:
+                logits = _in_order(spans, iter(logits), iter(self._run(others)))
+        for span in spans:
+            span.kv.length += len(span.tokens)
+        return logits
+
+    def _run(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:
+        """Run spans of any kind; gives the logits of their wanted rows."""
         device = self._kv_shape.device
         tokens = [t for span in spans for t in (*span.tokens, *(token for _, token in span.branches))]
         positions = [p for span in spans for p in _positions(span)]
@@ -99,40 +122,45 @@ class Decoder:
         positions += [0] * (len(tokens) - len(positions))
         wanted += [0] * (self._padded(num_wanted) - num_wanted)
 
-        x = self._embed(torch.tensor(tokens, device=device))  # (T, hidden)
-        cos, sin = self._rope[:, torch.tensor(positions, device=device)].unsqueeze(2)  # each (T, 1, head_dim)
+        def attend(index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            return self._attend(index, q, k, v, rows)
+
+        x = self._through(torch.tensor(tokens, device=device), torch.tensor(positions, device=device), attend)
+        if not num_wanted:  # a prompt that goes on in the next step needs no head
+            return torch.empty((0, self.vocab_size))
+        return self._logits(x[wanted])[:num_wanted].float().cpu()
+
+    def _step(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        return self._logits(self._through(tokens, positions, attend))
+
+    def _through(self, tokens: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Run the layers: (T,) and (T,) -> (T, hidden)."""
+        s = self._shape
+        keys = s.heads + s.kv_heads
+        x = self._embed(tokens)
+        cos, sin = self._rope[:, positions].unsqueeze(2)  # each (T, 1, head_dim)
         for index, layer in enumerate(self._layers):
-            x = x + self._attend(index, layer, self._rms_norm(x, layer.attention_norm), cos, sin, rows)
+            qkv = layer.qkv(self._rms_norm(x, layer.attention_norm)).view(x.shape[0], keys + s.kv_heads, s.head_dim)
+            qk, v = qkv[:, :keys], qkv[:, keys:]
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k = qk[:, : s.heads], qk[:, s.heads :]
+                qk = torch.cat((self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)), dim=1)
+            qk = _rotate(qk, cos, sin)
+            x = x + layer.out(attend(index, qk[:, : s.heads], qk[:, s.heads :], v))
             gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, dim=-1)
             x = x + layer.down(F.silu(gate) * up)
-        logits = torch.empty((0, self.vocab_size))
-        if num_wanted:  # a prompt that goes on in the next step needs no head
-            logits = self._head(self._rms_norm(x[wanted], self._norm))[:num_wanted].float().cpu()
-        for span in spans:
-            span.kv.length += len(span.tokens)
-        return logits
+        return x
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        return self._head(self._rms_norm(x, self._norm))
 
     def _attend(
-        self,
-        index: int,
-        layer: _Layer,
-        x: torch.Tensor,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        rows: list[_Rows],
+        self, index: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, rows: Sequence[_Rows]
     ) -> torch.Tensor:
-        """Attention of every sequence over its own keys: (T, hidden) -> (T, hidden)."""
+        """Attention of every sequence over its own keys; see `Attend`."""
         s = self._shape
-        qkv = layer.qkv(x).view(x.shape[0], s.heads + 2 * s.kv_heads, s.head_dim)
-        keys = s.heads + s.kv_heads
-        qk, v = qkv[:, :keys], qkv[:, keys:]
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q, k = qk[:, : s.heads], qk[:, s.heads :]
-            qk = torch.cat((self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)), dim=1)
-        qk = _rotate(qk, cos, sin)
-        q, k = qk[:, : s.heads], qk[:, s.heads :]  # (T, heads or kv_heads, head_dim)
-        answers = []
         group = s.heads // s.kv_heads
+        answers = []
         for r in rows:
             here = slice(r.first, r.first + r.count)
             end = r.past + r.count
@@ -148,8 +176,8 @@ class Decoder:
             )
             answer = answer.view(s.kv_heads, group, r.count, s.head_dim).permute(2, 0, 1, 3)
             answers.append(answer.reshape(r.count, s.heads * s.head_dim))
-        padding = x.shape[0] - sum(r.count for r in rows)
-        return layer.out(torch.cat((*answers, x.new_zeros((padding, s.heads * s.head_dim)))))
+        padding = q.shape[0] - sum(r.count for r in rows)
+        return torch.cat((*answers, q.new_zeros((padding, s.heads * s.head_dim))))
 
     def _lay_out(self, spans: Sequence[Span[SequenceKV]]) -> list[_Rows]:
         counts = [len(span.tokens) + len(span.branches) for span in spans]
@@ -171,6 +199,18 @@ class Decoder:
 
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._shape.eps)
+
+
+def _is_step(span: Span[SequenceKV]) -> bool:
+    """Whether a span is one token of a sequence in the slab, and its logits are asked for."""
+    return span.kv.start is not None and len(span.tokens) == 1 and not span.branches and len(span.wanted) == 1
+
+
+def _in_order(
+    spans: Sequence[Span[SequenceKV]], steps: Iterator[torch.Tensor], others: Iterator[torch.Tensor]
+) -> torch.Tensor:
+    """Join the rows of those spans that are steps and of the others, as `spans` has them."""
+    return torch.stack([next(steps if _is_step(span) else others) for span in spans for _ in span.wanted])
 
 
 def visibility(tokens: int, branches: Sequence[tuple[int, int]]) -> torch.Tensor:

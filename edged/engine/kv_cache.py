@@ -9,13 +9,18 @@ from dataclasses import dataclass
 import torch
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class SequenceKV:
-    """Keys and values of one sequence: `keys` and `values` are (layers, kv_heads, capacity, head_dim)."""
+    """Keys and values of one sequence: `keys` and `values` are (layers, kv_heads, capacity, head_dim).
+
+    Attributes:
+        start: the first of its places in a `Slab`; None where it has a block of its own.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
     length: int = 0
+    start: int | None = None
 
     @property
     def capacity(self) -> int:
@@ -24,6 +29,12 @@ class SequenceKV:
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+    def begin_with(self, source: "SequenceKV", length: int) -> None:
+        """Take over the first `length` tokens of another sequence."""
+        self.keys[:, :, :length].copy_(source.keys[:, :, :length])
+        self.values[:, :, :length].copy_(source.values[:, :, :length])
+        self.length = length
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,11 +58,3 @@ class KVShape:
             keys=torch.empty(shape, dtype=self.dtype, device=self.device),
             values=torch.empty(shape, dtype=self.dtype, device=self.device),
         )
-
-    def fork(self, source: SequenceKV, length: int, capacity: int) -> SequenceKV:
-        """Take a block for `capacity` tokens that begins with the first `length` of `source`."""
-        kv = self.allocate(capacity)
-        kv.keys[:, :, :length].copy_(source.keys[:, :, :length])
-        kv.values[:, :, :length].copy_(source.values[:, :, :length])
-        kv.length = length
-        return kv

@@ -68,6 +68,8 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     built = _build(plan, checkpoint, device, context, free)
     kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
+    if device.type != "cpu" and isinstance(built.model, decoder.Decoder):
+        built.model.reserve((kv_bytes + plan.engine.prefix_cache_mb * _MIB) // built.model.bytes_per_token)
     info = ModelInfo(
         id=plan.path.name if Path(plan.model.id).exists() else plan.model.id,
         architecture=(checkpoint.config.architectures or ["unknown"])[0],

@@ -53,13 +53,16 @@ GENERIC: dict[str, PretrainedConfig] = {
 }
 
 
-@pytest.fixture(params=[*tiny.CONFIGS, *GENERIC], scope="module")
+@pytest.fixture(params=[*tiny.CONFIGS, *(f"{name} stepping" for name in tiny.CONFIGS), *GENERIC], scope="module")
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """A model of ours beside transformers' own."""
-    name = request.param
+    name, *_ = request.param.partition(" stepping")
     reference = tiny.make({**tiny.CONFIGS, **GENERIC}[name])
     if name not in GENERIC:
-        return lean(reference), reference
+        ours = lean(reference)
+        if request.param != name:
+            ours.reserve(8 * CONTEXT)  # as on a GPU
+        return ours, reference
     folder = tiny.save(reference, tmp_path_factory.mktemp("generic"))
     model, _ = generic.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))
     return model, reference
@@ -126,6 +129,22 @@ def test_alone_equals_in_a_batch(pair: Pair) -> None:
     close(together[1], all_logits(ours, TOKENS[:41])[40])
     for row, prompt in zip(together[[0, 2, 3, 4]], prompts, strict=True):
         close(row, all_logits(ours, prompt)[-1])
+
+
+def test_steps_of_many_equal_each_alone(pair: Pair) -> None:
+    ours, _ = pair
+    prompts = [tiny.random_tokens(length, 512, seed=length) for length in (3, 40, 17, 1, 25)]
+    sequences = [ours.allocate(CONTEXT) for _ in prompts]
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        if prompt[:-1]:
+            ours.forward([Span(kv=sequence, tokens=prompt[:-1])])
+    for step in range(3):
+        logits = ours.forward(
+            [Span(kv=kv, tokens=prompt[-1:], wanted=(0,)) for kv, prompt in zip(sequences, prompts, strict=True)]
+        )
+        for row, prompt in zip(logits, prompts, strict=True):
+            close(row, all_logits(ours, prompt)[-1])
+            prompt.append(100 + step)
 
 
 def test_branches_are_lines_of_their_own(pair: Pair) -> None:

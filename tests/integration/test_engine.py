@@ -71,10 +71,10 @@ BUILT_IN = Tasks([MESSAGE, SENTIMENT, REPLY])
 _PROMPT = SENTIMENT.prompts["en"]
 
 
-@pytest.fixture(scope="module", params=["fp32", "int8", "int4"])
+@pytest.fixture(scope="module", params=["fp32", "fp32 stepping", "int8", "int4"])
 def model(request: pytest.FixtureRequest, weights: Any) -> Any:
-    """The lean decoder in fp32, and the compiled one."""
-    if request.param != "fp32":
+    """The lean decoder in fp32, alone and as on a GPU, and the compiled one."""
+    if request.param in {"int8", "int4"}:
         packed = weights_of(weights, request.param, smooth=True)
         libraries = request.config.cache.mkdir("kernels")
         return native_model(weights, packed, native.instructions()[0].name, libraries)
@@ -87,6 +87,8 @@ def model(request: pytest.FixtureRequest, weights: Any) -> Any:
         device=torch.device("cpu"),
         max_context_tokens=CONTEXT,
     )
+    if request.param == "fp32 stepping":
+        built.reserve(2 * CONTEXT)  # not enough for all
     return built
 
 
