@@ -182,7 +182,10 @@ def _pairs(text: str) -> dict[str, str]:
     pairs = [each.partition("=") for each in text.split(",")]
     if not all(name.strip() and label.strip() for name, _, label in pairs):
         raise argparse.ArgumentTypeError("write NAME=LABEL,NAME=LABEL, as in bad=negative,good=positive")
-    return {name.strip().casefold(): label.strip() for name, _, label in pairs}
+    names = {name.strip().casefold(): label.strip() for name, _, label in pairs}
+    if len(names) < len(pairs):
+        raise argparse.ArgumentTypeError("a name stands there twice")
+    return names
 
 
 def _count(text: str) -> int:

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from edged import __version__
 from edged.answer import classification
 from edged.calibration import RunningCalibration, judge_of, observe
-from edged.errors import SettingsError
+from edged.errors import SettingsError, TooLong
 from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports import Engine, StoppableEngine
 from edged.settings import Settings
@@ -119,7 +119,10 @@ def judge(
     calibration: RunningCalibration | None,
     with_neutral: bool,
 ) -> Verdict:
-    """Score the labels of one text. Without neutral texts in the data, the better of the scored labels counts."""
+    """Score the labels of one text. Without neutral texts in the data, the better of the scored labels counts.
+
+    A text that does not fit the model's context gets no label, as in the daemon.
+    """
     ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     language = language or language_of(case.text)
     begin = time.perf_counter()
@@ -127,7 +130,9 @@ def judge(
     event = ended.get()
     seconds = time.perf_counter() - begin
     if isinstance(event, Failed):
-        raise event.error
+        if not isinstance(event.error, TooLong):
+            raise event.error
+        return Verdict(case=case, label=UNREADABLE, scores={}, seconds=seconds)
     if not isinstance(event, Classified):
         raise TypeError(f"a classification ended with {type(event).__name__}")
     scores = event.scores

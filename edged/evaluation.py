@@ -13,7 +13,7 @@ from edged.errors import SettingsError
 from edged.tasks import ClassifySpec, Label
 
 BINS = 10
-UNREADABLE = "unreadable"  # what a generated answer says when it names no label, or several
+UNREADABLE = "unreadable"  # the label of what got none, or several
 _NUMBERED = {"0": "negative", "1": "positive"}  # as SST-2, ChnSentiCorp and others have it
 
 
@@ -61,8 +61,10 @@ class WayReport(_Record):
 
     accuracy: float
     macro_f1: float
-    calibration_error: float | None = Field(description="Expected calibration error; null where nothing is scored.")
-    unreadable: int = Field(description="Answers that named no label, or several; they count as wrong.")
+    calibration_error: float | None = Field(description="Expected, of the texts that were scored; null for none.")
+    unreadable: int = Field(
+        description="Texts that were given no label (too long for the model), or several; they count as wrong."
+    )
     seconds_per_text: float = Field(description="Median, one text at a time.")
     mean_seconds_per_text: float = Field(description="A text in doubt takes longer: further prompts are asked.")
     labels: dict[str, LabelReport]
@@ -181,11 +183,12 @@ def report(verdicts: Sequence[Verdict]) -> WayReport:
     names = sorted({each.case.label for each in verdicts} | {each.label for each in verdicts} - {UNREADABLE})
     labels = {name: _label_report(name, verdicts) for name in names}
     true = {each.case.label for each in verdicts}
+    scored = [each for each in verdicts if each.scores]
     return WayReport(
         accuracy=_share(sum(each.is_right for each in verdicts), len(verdicts)),
         # Over the labels that the data have: one that is in none of the texts has no recall.
         macro_f1=round(sum(labels[name].f1 for name in true) / len(true), 4),
-        calibration_error=calibration_error(verdicts) if all(each.scores for each in verdicts) else None,
+        calibration_error=calibration_error(scored) if scored else None,
         unreadable=sum(each.label == UNREADABLE for each in verdicts),
         seconds_per_text=round(sorted(each.seconds for each in verdicts)[len(verdicts) // 2], 5),
         mean_seconds_per_text=round(sum(each.seconds for each in verdicts) / len(verdicts), 5),

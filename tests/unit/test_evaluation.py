@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from edged.calibration import RunningCalibration
-from edged.errors import SettingsError
+from edged.errors import ModelError, SettingsError, TooLong
 from edged.evaluate import classifying, judge, parse, read
 from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
 from edged.prompts import BUILT_IN, SENTIMENT
@@ -118,6 +119,18 @@ def test_what_cannot_be_read_is_wrong_and_counted() -> None:
     found = report([verdict("positive", UNREADABLE, 0), verdict("positive", "positive", 0)])
     assert (found.accuracy, found.unreadable, found.calibration_error) == (0.5, 1, None)
     assert found.labels.keys() == {"positive"}
+
+
+def test_a_text_too_long_for_the_model_is_wrong_and_ends_nothing() -> None:
+    engine = ScriptedEngine()
+    engine.faults[GOOD.text] = TooLong("the text does not fit")
+    how: dict[str, Any] = {"language": "en", "calibration": None, "with_neutral": False}
+    found = report([judge(engine, SENTIMENT, case, **how) for case in (GOOD, replace(GOOD, text="bad luck"), BAD)])
+    assert (found.unreadable, found.confusion["positive"][UNREADABLE]) == (1, 1)
+    assert found.calibration_error is not None
+    engine.faults[GOOD.text] = ModelError("it broke")
+    with pytest.raises(ModelError):
+        judge(engine, SENTIMENT, GOOD, **how)
 
 
 @pytest.mark.parametrize(
