@@ -36,7 +36,7 @@ class Retry(Exception):
 
 
 class Malformed(Retry):
-    """It answers in another form; perhaps something between us and the server does."""
+    """It answers in JSON of another form than OpenAI's."""
 
 
 class Refused(Exception):
@@ -182,7 +182,7 @@ def _read(raw: bytes, form: type[Form]) -> Form:
     except ValidationError as error:
         fault = error.errors(include_input=False, include_url=False, include_context=False)[0]
         if fault["type"] == "json_invalid":
-            raise Malformed("it answers what is no JSON") from None
+            raise Retry("it answers what is no JSON") from None
         place = ".".join(str(part) for part in fault["loc"][:3]) or "answer"  # what lies deeper may be named by tokens
         raise Malformed(f"it answers in another form than OpenAI's ({place}: {fault['type']})") from None
 

@@ -675,12 +675,15 @@ def test_a_daemon_stops_although_the_server_is_silent(script: Script, silent: th
         assert time.monotonic() - begin < 10.0
 
 
-def test_a_server_that_is_busy_at_the_start_is_waited_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("status", [503, 200])  # the second from a proxy before it
+def test_a_server_that_is_busy_at_the_start_is_waited_for(
+    script: Script, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
     monkeypatch.setattr("edged.remote._START_PAUSE_S", 0.05)
-    faults = iter([503] * 3 + [200] + [503] * 9)
+    is_loading = iter([True] * 3 + [False] + [True] * 9)
     tells = script.answers["/v1/completions"]
     script.answers["/v1/completions"] = lambda body: (
-        tells(body) if (status := next(faults, 200)) == 200 else (status, b"loading the model")
+        (status, b"loading the model") if next(is_loading, False) else tells(body)
     )
     with engine(script.url, retries=1) as running:
         assert running.wait_ready(TIMEOUT)
