@@ -78,7 +78,7 @@ stamp=$(
     cksum <"$here/deploy/constraints.txt"
     # An installed copy is as old as its sources; an editable one looks at them.
     [ -n "$editable" ] || find "$here/edged" -name '*.py' -exec cksum {} + | sort
-    cksum <"$here/edged/engine/native.cpp"
+    find "$here/edged/engine/decoders/native" -type f -exec cksum {} + | sort
     command -v g++ c++ clang++ || true
 )
 if [ -x "$venv/bin/edged" ] && [ "$(cat "$venv/.edged-stamp" 2>/dev/null)" = "$stamp" ]; then
@@ -134,7 +134,7 @@ pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+
     ${editable:+-e} "$here${extras:+[$extras]}"
 # The decoder for this CPU; without a compiler torch's kernels do.
 # -I: the installed edged, not one that lies in the current folder.
-echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine import native; print(native.install())' | tail -n 1)"
+echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine.decoders import native; print(native.install())' | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done; try $venv/bin/edged --help"
 become_service

@@ -2,6 +2,6 @@
 
 import sys
 
-from edged.cli import main
+from edged.commands.cli import main
 
 sys.exit(main())

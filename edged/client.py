@@ -7,14 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from edged.answer import encode
+from edged.contract.results import encode
+from edged.contract.topics import Topics, topic_matches
 from edged.errors import BrokerUnavailable
 from edged.mqtt.link import Link
-from edged.mqtt.settlement import Delivery
-from edged.ports import LinkState, Outcome, Sent
-from edged.settings import MqttSettings, Settings
-from edged.topics import Topics, topic_matches
-from edged.wire import Publication
+from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
+from edged.settings.schema import MqttSettings, Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -4,7 +4,6 @@ Nothing is decided here about a request; see `worker.py` for that, and `health.p
 """
 
 import contextlib
-import hashlib
 import json
 import signal
 import threading
@@ -14,46 +13,41 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
-from pydantic import SecretStr
 
-from edged import __version__, logs, system
-from edged.answer import encode
-from edged.calibration import RunningCalibration
-from edged.config import Systemd
-from edged.control import Control, Prober
-from edged.discovery import Discovery, births
-from edged.discovery import describe as describe_device
-from edged.errors import ExitCode, FatalError, JournalFault, SettingsError
-from edged.group import Group
-from edged.health import Health, State, client_mark
-from edged.health import Limits as HealthLimits
-from edged.info import describe
-from edged.journal import SqliteJournal
-from edged.lookout import Lookout
-from edged.membership import Membership
-from edged.metrics import Metrics
-from edged.models import Store
+from edged import __version__, logs
+from edged.build import contract_of, journal_of, make_engine, speed_mark
+from edged.contract.results import encode
+from edged.contract.status import State, client_mark
+from edged.contract.topics import Topics
+from edged.errors import ExitCode, FatalError, JournalFault
+from edged.fleet.membership import Membership
+from edged.fleet.name_clash import Lookout
+from edged.fleet.pace import Pace
+from edged.fleet.policy import Group
+from edged.monitoring import system
+from edged.monitoring.health import Health
+from edged.monitoring.health import Limits as HealthLimits
+from edged.monitoring.home_assistant import Discovery, births
+from edged.monitoring.home_assistant import describe as describe_device
+from edged.monitoring.info import describe
+from edged.monitoring.metrics import Metrics
+from edged.monitoring.probe import Prober
+from edged.monitoring.prometheus import Exporter
+from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
-from edged.mqtt.settlement import Delivery
-from edged.pace import Pace
-from edged.ports import JournalLimits, LinkState, StoppableEngine
-from edged.prometheus import Exporter
-from edged.settings import Settings
-from edged.subscribed import Subscribed
-from edged.systemd import Notifier
-from edged.task_settings import tasks_of
-from edged.tasks import Tasks
-from edged.topics import Topics
-from edged.wire import Contract, Publication
-from edged.worker import Worker
-
-if TYPE_CHECKING:
-    from edged.engine import loading
-    from edged.engine.engine import Loaded
-    from edged.redis_journal import RedisJournal
+from edged.mqtt.past_subscriptions import Subscribed
+from edged.ports.engine import StoppableEngine
+from edged.ports.link import Delivery, LinkState, Publication
+from edged.serving.control import Control
+from edged.serving.worker import Worker
+from edged.settings.load import Systemd
+from edged.settings.schema import Settings
+from edged.tasks.calibration import RunningCalibration
+from edged.tasks.own import tasks_of
+from edged.tasks.specs import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -65,59 +59,6 @@ _OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answ
 _SILENT_REPORTS = 3  # of another box's health that do not come, after which it is not counted on; boxes tell alike
 _HANDOVER_S = 1.0  # for another box of the group to take the queue over
 _STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
-
-
-def topics_of(settings: Settings) -> Topics:
-    """Where everything is on the broker by these settings."""
-    return Topics(
-        prefix=settings.prefix, node=settings.node, group=settings.mqtt.share_group, shards=settings.mqtt.shards
-    )
-
-
-def contract_of(settings: Settings, tasks: Tasks) -> Contract:
-    """The contract with the outside that these settings make."""
-    return Contract(
-        topics=topics_of(settings),
-        tasks=tasks,
-        reply_topics=settings.mqtt.reply_topics,
-        payload_bytes=settings.limits.payload_bytes,
-        text_chars=settings.limits.text_chars,
-    )
-
-
-def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
-    """The engine of the settings: on a model here, or on a server's."""
-    if settings.model.backend == "remote":
-        from edged.remote import RemoteEngine  # noqa: PLC0415 - an HTTP client, which a model here needs not
-
-        return RemoteEngine(settings, tasks=tasks)
-    # torch takes seconds to import, and an engine that is handed in needs none of it.
-    from edged.engine import loading  # noqa: PLC0415
-    from edged.engine.engine import Engine  # noqa: PLC0415
-
-    logs.take_over_libraries()
-
-    def load() -> "Loaded[Any]":
-        return loading.load(plan_of(settings))
-
-    return Engine(load, tasks=tasks)
-
-
-def plan_of(settings: Settings) -> "loading.Plan":
-    """What the settings say of the model.
-
-    Raises:
-        ModelUnavailable: it is not here.
-    """
-    from edged.engine import loading  # noqa: PLC0415 - see make_engine
-
-    return loading.Plan(
-        path=Store(settings.model_dir).path(settings.model.id, settings.model.revision),
-        model=settings.model,
-        engine=settings.engine,
-        half_width=settings.half_width,
-        cache_dir=settings.model_dir,
-    )
 
 
 @dataclass(slots=True)
@@ -159,7 +100,7 @@ class Daemon:
         self._heard_ourselves_at: float | None = None
         self._progress_at = self._started
         self._metrics = Metrics()
-        self._journal = _journal_of(settings, clock)
+        self._journal = journal_of(settings, clock)
         self._engine = make_engine(settings, tasks)
         topics = self._contract.topics
         boot_id = uuid.uuid4().hex[:12]
@@ -172,7 +113,7 @@ class Daemon:
         )
         self._filters = (*subscriptions, *topics.shared)
         self._subscribed = Subscribed(settings.state_dir / "subscribed")
-        self._pace = Pace(settings.state_dir / "pace", of=_engine_of(settings))
+        self._pace = Pace(settings.state_dir / "pace", of=speed_mark(settings))
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = Link(
             settings=settings.mqtt,
@@ -478,40 +419,6 @@ class Daemon:
         with contextlib.suppress(JournalFault):
             self._journal.tidy(is_quiet=True)
         self._journal.close()
-
-
-def _journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal | RedisJournal":
-    limits = JournalLimits(**settings.journal.model_dump(exclude={"url"}))
-    if settings.journal.url is None or settings.mqtt.share_group is None:
-        return SqliteJournal(settings.state_dir / "journal.db", limits)
-    return shared_journal(settings, limits, clock)
-
-
-def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[], float]) -> "RedisJournal":
-    """The journal of the group, at `journal.url`.
-
-    Raises:
-        SettingsError: that cannot be read, or what reads it is not installed.
-    """
-    url = settings.journal.url or SecretStr("")
-    try:
-        from edged.redis_journal import RedisJournal  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise SettingsError("journal.url needs the extra fleet: pip install 'edged[fleet]'") from error
-    return RedisJournal(
-        url.get_secret_value(),
-        limits,
-        group=f"{settings.prefix}/{settings.mqtt.share_group}",
-        node=settings.node,
-        clock=clock,
-    )
-
-
-def _engine_of(settings: Settings) -> str:
-    """A mark of what it depends on how fast this box answers."""
-    model = settings.model
-    what = (model.backend, model.url, model.id, model.revision, model.format, model.device)
-    return hashlib.sha256(repr((what, settings.engine.model_dump_json())).encode()).hexdigest()[:16]
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:

@@ -11,16 +11,26 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from edged.calibration import Observation
-from edged.conversation import Turn
 from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
 from edged.mqtt.inbox import Inbox
 from edged.mqtt.outbox import CONFIRMED, Limits, unsendable
-from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import EngineState, Entry, LinkState, ModelInfo, Outcome, Recorded, Sent
-from edged.tasks import ClassifySpec
-from edged.wire import Message, Publication
-from edged.work import Classified, Failed, Generated, TextDelta, Timings, Usage, Work, WorkEvent
+from edged.ports.engine import (
+    Classified,
+    EngineState,
+    Failed,
+    Generated,
+    ModelInfo,
+    TextDelta,
+    Timings,
+    Usage,
+    Work,
+    WorkEvent,
+)
+from edged.ports.journal import Entry, Recorded
+from edged.ports.link import Delivery, LinkState, Message, Outcome, Publication, Sent, Ticket
+from edged.tasks.calibration import Observation
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import ClassifySpec
 
 T = TypeVar("T")
 

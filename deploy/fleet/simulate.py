@@ -248,7 +248,10 @@ class Simulation:
         return members[self._next % len(members)]
 
     def _takes(self, box: Box) -> bool:
-        """A box's own rule; see edged/group.py. The fastest that lives never pauses; a dead one does what it did."""
+        """A box's own rule; see edged/fleet/policy.py.
+
+        The fastest that lives never pauses; a dead one does what it did.
+        """
         window = self._windows[box.name]
         if box.lives:
             keeps = box is self._last or self._now < box.pauses_from
@@ -348,7 +351,7 @@ class Simulation:
 
 
 def shard(session: int, number: int) -> int:
-    """Which of `number` shards; as `edged.topics.shard_of`."""
+    """Which of `number` shards; as `edged.contract.topics.shard_of`."""
     return zlib.crc32(str(session).encode()) % number
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from edged.reply_text import ReplyText
+from edged.engine.reply_text import ReplyText
 
 _REPLACEMENT = "\ufffd"  # what a tokenizer gives for bytes that are no character, or none yet
 

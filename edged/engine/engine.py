@@ -16,21 +16,20 @@ import structlog
 import torch
 
 from edged.engine.constrain import Constraint, Constraints
+from edged.engine.decoders.interface import CausalModel, K, Span
 from edged.engine.detokenize import TextStream
-from edged.engine.model import CausalModel, K, Span
 from edged.engine.prefix_cache import PrefixCache
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
+from edged.engine.reply_text import reply_text
 from edged.engine.sampling import make_generator
 from edged.engine.scheduler import admit, plan
 from edged.engine.scoring import mean_prior
 from edged.engine.sequence import Classifying, Clocked, Emit, Generating, Opinion
 from edged.errors import EdgedError, Expired, ModelError, RequestError, SettingsError, ShuttingDown, TooLong
-from edged.ports import EngineState, ModelInfo
-from edged.reply_text import reply_text
-from edged.tasks import ClassifySpec, GenerateSpec, PartSpec, Sampling, Tasks, sampling_of
-from edged.text import LANGUAGES, Language
-from edged.work import Classified, Failed, Params, Work, WorkEvent
+from edged.ports.engine import Classified, EngineState, Failed, ModelInfo, Params, Work, WorkEvent
+from edged.tasks.specs import ClassifySpec, GenerateSpec, PartSpec, Sampling, Tasks, sampling_of
+from edged.tasks.text import LANGUAGES, Language
 
 log = structlog.get_logger(__name__)
 

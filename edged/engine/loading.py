@@ -12,21 +12,22 @@ import psutil
 import structlog
 import torch
 
-from edged.engine import decoder, native
-from edged.engine.checkpoint import Checkpoint, open_checkpoint
+from edged.engine.decoders import lean as decoder
+from edged.engine.decoders import native
+from edged.engine.decoders.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
+from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Limits, Loaded
-from edged.engine.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
-from edged.engine.native import NativeDecoder
-from edged.engine.packing import QUANTISED, QuantisedFormat
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
-from edged.engine.quantised import InputSizes, fits, open_quantised, packed_bytes
-from edged.engine.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports, unknown_tensors
+from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
+from edged.engine.weights.packing import QUANTISED, QuantisedFormat
+from edged.engine.weights.quantised import InputSizes, fits, open_quantised, packed_bytes
+from edged.engine.weights.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports, unknown_tensors
 from edged.errors import ModelUnavailable
-from edged.ports import ModelInfo
-from edged.presets import preset_sampling
-from edged.settings import EngineSettings, ModelSettings
-from edged.tasks import Sampling, sampling_of
+from edged.models.presets import preset_sampling
+from edged.ports.engine import ModelInfo
+from edged.settings.schema import EngineSettings, ModelSettings
+from edged.tasks.specs import Sampling, sampling_of
 
 log = structlog.get_logger(__name__)
 
@@ -222,7 +223,7 @@ def _dense(
             max_context_tokens=context,
         )
     else:
-        from edged.engine import generic  # noqa: PLC0415 - it takes 1.5 s, and most models do without
+        from edged.engine.decoders import generic  # noqa: PLC0415 - it takes 1.5 s, and most models do without
 
         log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
         model, parameters = generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)

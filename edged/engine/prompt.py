@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
-from edged.conversation import Role, Turn, trim
 from edged.engine.constrain import Constraints
 from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
 from edged.errors import ModelUnavailable, TooLong
-from edged.tasks import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
-from edged.text import Language, normalise
+from edged.tasks.conversation import Role, Turn, trim
+from edged.tasks.specs import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
+from edged.tasks.text import Language, normalise
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
 
-from edged.tasks import Sampling
+from edged.tasks.specs import Sampling
 
 _BLOCK = 128
 _PENALTY_WINDOW = 256  # tokens looked back at for repetitions

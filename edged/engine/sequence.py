@@ -11,15 +11,14 @@ from typing import Generic
 import torch
 
 from edged.engine.constrain import Constraint
+from edged.engine.decoders.interface import K, Span
 from edged.engine.detokenize import TextStream
-from edged.engine.model import K, Span
 from edged.engine.prompt import Classification, Generation
 from edged.engine.sampling import sample
 from edged.engine.scheduler import Candidate, Urgency
 from edged.engine.scoring import add_opinion, by_label, label_log_probabilities, pooled
 from edged.errors import Cancelled, Expired, ModelError, RequestError, TooLong
-from edged.tasks import ClassifySpec, Sampling
-from edged.work import (
+from edged.ports.engine import (
     NO_USAGE,
     Classified,
     Failed,
@@ -31,6 +30,7 @@ from edged.work import (
     Work,
     WorkEvent,
 )
+from edged.tasks.specs import ClassifySpec, Sampling
 
 Emit = Callable[[WorkEvent], None]
 

@@ -26,11 +26,11 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
+from edged.contract.topics import is_publishable
 from edged.mqtt.outbox import Limits
 from edged.mqtt.reconnect import Version
-from edged.settings import MqttSettings, TlsSettings
-from edged.topics import is_publishable
-from edged.wire import Message, Publication
+from edged.ports.link import Message, Publication
+from edged.settings.schema import MqttSettings, TlsSettings
 
 CONNECT_TIMEOUT = 5.0  # seconds for TCP, and again for each step of the TLS and WebSocket handshakes
 

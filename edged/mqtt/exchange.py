@@ -20,8 +20,7 @@ from edged.mqtt.connection import (
 )
 from edged.mqtt.inbox import Inbox
 from edged.mqtt.outbox import CONFIRMED, Entry, Limits, Outbox
-from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import Outcome, Sent
+from edged.ports.link import Delivery, Outcome, Sent, Ticket
 
 ANSWER_TIMEOUT = 10.0  # seconds for the broker to answer CONNECT or SUBSCRIBE
 CONFIRM_TIMEOUT = 60.0  # seconds in which one PUBACK at least must come while publications are in flight

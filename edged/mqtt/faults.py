@@ -3,7 +3,7 @@
 import socket
 import ssl
 
-from edged.settings import MqttSettings
+from edged.settings.schema import MqttSettings
 
 
 def in_words(error: Exception, settings: MqttSettings) -> str:

@@ -7,8 +7,8 @@ and thus still the broker's. The same hold keeps requests in the broker while th
 from collections import deque
 from dataclasses import dataclass, field
 
-from edged.mqtt.settlement import Delivery, Settlement, Ticket
-from edged.wire import Message
+from edged.mqtt.settlement import Settlement
+from edged.ports.link import Delivery, Message, Ticket
 
 
 @dataclass(slots=True, kw_only=True)

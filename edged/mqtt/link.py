@@ -22,10 +22,8 @@ from edged.mqtt.faults import in_words
 from edged.mqtt.inbox import Inbox
 from edged.mqtt.outbox import Entry, Outbox
 from edged.mqtt.reconnect import Backoff, VersionChoice, versions
-from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import LinkState, Outcome, Sent
-from edged.settings import MqttSettings
-from edged.wire import Publication
+from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent, Ticket
+from edged.settings.schema import MqttSettings
 
 HEARTBEAT = 1.0  # seconds between two turns of the thread when nothing happens
 LEAVE_TIMEOUT = 2.0  # seconds for DISCONNECT to get out

@@ -8,9 +8,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from edged.ports import Outcome, Sent
-from edged.topics import is_publishable
-from edged.wire import Publication
+from edged.contract.topics import is_publishable
+from edged.ports.link import Outcome, Publication, Sent
 
 WINDOW = 100  # publications in flight, whatever more the broker would take
 MAX_ATTEMPTS = 5  # connections that end by the broker's hand over one and the same publication

@@ -8,32 +8,7 @@ message, so a ticket of an earlier epoch settles nothing; its message comes agai
 from collections import deque
 from dataclasses import dataclass, field
 
-from edged.wire import Message
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ticket:
-    """The right to ack one delivery on one connection."""
-
-    epoch: int
-    number: int  # order of arrival within the epoch
-    packet_id: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
-    """A message that arrived, and what it takes to settle it.
-
-    Attributes:
-        ticket: None at QoS 0, where nothing is acked.
-        redelivered: the broker says that it sent this before (DUP).
-        received_at: monotonic seconds.
-    """
-
-    message: Message
-    ticket: Ticket | None
-    redelivered: bool
-    received_at: float
+from edged.ports.link import Ticket
 
 
 @dataclass(slots=True)

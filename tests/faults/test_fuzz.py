@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edged.wire import Message
+from edged.ports.link import Message
 from tests.faults.conftest import MakeDaemon
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon

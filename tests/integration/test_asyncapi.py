@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edged.asyncapi import document
+from edged.contract.asyncapi import document
 from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
 
 DOCUMENT = document()

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, Qwen2Config
 
-from edged import cli
-from edged.bench_report import Figure, Report
+from edged.bench.report import Figure, Report
+from edged.bench.workloads import DECODE_TOKENS, REPLY_TOKENS
+from edged.commands import cli
 from edged.errors import ExitCode
-from edged.workloads import DECODE_TOKENS, REPLY_TOKENS
 from tests.support import assets, tiny
 
 

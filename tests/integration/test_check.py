@@ -13,10 +13,10 @@ import psutil
 import pytest
 from redis import Redis
 
-from edged import check
-from edged.engine import native
+from edged.commands import check
+from edged.engine.decoders import native
 from edged.errors import ExitCode
-from edged.settings import Settings
+from edged.settings.schema import Settings
 from tests.support import assets
 from tests.support.broker import Broker, free_port
 from tests.support.daemon import Daemon

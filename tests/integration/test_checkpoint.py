@@ -14,12 +14,12 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from edged.engine import loading
-from edged.engine.checkpoint import Checkpoint, open_checkpoint
-from edged.engine.gguf_file import open_gguf
-from edged.engine.gguf_tokenizer import tokenizer_of
+from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
+from edged.engine.weights.gguf_file import open_gguf
+from edged.engine.weights.gguf_tokenizer import tokenizer_of
 from edged.errors import ModelUnavailable
-from edged.settings import EngineSettings, ModelSettings
-from edged.tasks import SamplingWishes
+from edged.settings.schema import EngineSettings, ModelSettings
+from edged.tasks.specs import SamplingWishes
 from tests.support import assets, gguf_writing, tiny
 
 Kind = gguf.GGMLQuantizationType
@@ -290,7 +290,7 @@ def test_a_tensor_of_many_chunks_is_read_whole(tmp_path: Path, monkeypatch: pyte
     model = tiny.make(tiny.CONFIGS["qwen2"])
     path = gguf_writing.write(tmp_path / "model.gguf", model, "qwen2", kind=Kind.Q8_0)
     whole = open_checkpoint(path).tensor("model.embed_tokens.weight")
-    monkeypatch.setattr("edged.engine.gguf_file._CHUNK", 7 * 64)  # 512 rows of 64: the last chunk is shorter
+    monkeypatch.setattr("edged.engine.weights.gguf_file._CHUNK", 7 * 64)  # 512 rows of 64: the last chunk is shorter
     assert torch.equal(open_checkpoint(path).tensor("model.embed_tokens.weight"), whole)
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from edged.engine import decoder, generic, shape
-from edged.engine.model import CausalModel, Span
+from edged.engine.decoders import generic
+from edged.engine.decoders import lean as decoder
+from edged.engine.decoders.interface import CausalModel, Span
+from edged.engine.weights import shape
 from edged.errors import ModelUnavailable
 from tests.support import tiny
 

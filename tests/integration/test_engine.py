@@ -14,17 +14,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
-from edged import prompts as built_in
-from edged.conversation import Turn
-from edged.engine import decoder, native
+from edged.engine.decoders import lean as decoder
+from edged.engine.decoders import native
 from edged.engine.engine import Engine, Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
-from edged.ports import ModelInfo
-from edged.prompts import MESSAGE, REPLY
-from edged.tasks import ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
-from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
+from edged.ports.engine import Classified, Failed, Generated, ModelInfo, Params, TextDelta, Work, WorkEvent
+from edged.tasks import built_in
+from edged.tasks.built_in import MESSAGE, REPLY
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
 from tests.support.waiting import eventually

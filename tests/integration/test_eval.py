@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from edged.evaluation import EvalReport
+from edged.evaluation.report import EvalReport
 from tests.support import assets
 from tests.support.daemon import run_edged
 

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 from edged.client import Client
+from edged.contract.topics import shard_of
 from edged.errors import ExitCode
-from edged.settings import Settings
-from edged.topics import shard_of
+from edged.settings.schema import Settings
 from tests.support import packets
 from tests.support.broker import Broker
 from tests.support.daemon import SCRIPTED, Daemon, Watcher

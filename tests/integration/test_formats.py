@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from edged.engine import loading
+from edged.engine.decoders.interface import Span
+from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Loaded
 from edged.engine.loading import Plan
-from edged.engine.model import Span
-from edged.engine.native import NativeDecoder
 from edged.errors import ModelUnavailable
-from edged.settings import EngineSettings, ModelSettings
+from edged.settings.schema import EngineSettings, ModelSettings
 from tests.support import assets
 
 TEXT = """The lighthouse stood at the end of a long stone pier, and every evening the keeper walked out to light the

@@ -8,7 +8,7 @@ import pytest
 from huggingface_hub import constants
 
 from edged.errors import ModelUnavailable
-from edged.models import HuggingFaceHub, Store
+from edged.models.store import HuggingFaceHub, Store
 from tests.support.broker import free_port
 from tests.support.hub import FakeHubServer, serve
 

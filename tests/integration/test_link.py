@@ -21,10 +21,8 @@ from edged.mqtt import exchange
 from edged.mqtt.link import Link
 from edged.mqtt.outbox import packet_size
 from edged.mqtt.reconnect import Backoff
-from edged.mqtt.settlement import Delivery
-from edged.ports import LinkState, Outcome, Sent
-from edged.settings import MqttSettings
-from edged.wire import Publication
+from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
+from edged.settings.schema import MqttSettings
 from tests.conftest import MakeBroker
 from tests.support import packets
 from tests.support.broker import Broker, free_port

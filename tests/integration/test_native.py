@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from edged.engine import decoder, native
-from edged.engine.model import CausalModel, Span
-from edged.engine.packing import QUANTISED, QuantisedFormat, apart, unpack
-from edged.engine.quantised import QuantisedWeights, fits, open_quantised
-from edged.engine.shape import DecoderShape
+from edged.engine.decoders import lean as decoder
+from edged.engine.decoders import native
+from edged.engine.decoders.interface import CausalModel, Span
+from edged.engine.weights.packing import QUANTISED, QuantisedFormat, apart, unpack
+from edged.engine.weights.quantised import QuantisedWeights, fits, open_quantised
+from edged.engine.weights.shape import DecoderShape
 from edged.errors import ModelUnavailable
 from tests.support import quantised, tiny
 from tests.support.quantised import weights_of

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from edged import models
 from edged.errors import ModelUnavailable
-from edged.models import MANIFEST, Store
-from edged.presets import PRESETS, PackagedModel
+from edged.models import store as models
+from edged.models.presets import PRESETS, PackagedModel
+from edged.models.store import MANIFEST, Store
 
 CONTENT = b"GGUF and so on" * 1000
 

@@ -9,12 +9,12 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from edged.conversation import Turn
 from edged.engine.prompt import Prompter
 from edged.errors import ModelUnavailable
-from edged.prompts import REPLY, SENTIMENT
-from edged.tasks import ClassifySpec, Label
-from edged.text import Language
+from edged.tasks.built_in import REPLY, SENTIMENT
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import ClassifySpec, Label
+from edged.tasks.text import Language
 from tests.support import assets
 
 TURNS = (Turn(role="user", content="我叫小明"), Turn(role="assistant", content="你好,小明!"))

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import redis
 
-from edged.calibration import Observation
 from edged.errors import JournalFault, SettingsError
-from edged.ports import JournalLimits, Recorded
-from edged.redis_journal import RedisJournal
+from edged.journal.redis import RedisJournal
+from edged.ports.journal import JournalLimits, Recorded
+from edged.tasks.calibration import Observation
 from tests.support.journal_contract import JournalContract, entry, said
 from tests.support.redis_server import RedisServer
 
@@ -147,7 +147,7 @@ def test_without_text_nothing_is_kept(boxes: Boxes) -> None:
 
 
 def test_observations_are_kept_without_text_and_are_bounded(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edged.redis_journal.OBSERVED", 2)
+    monkeypatch.setattr("edged.journal.redis.OBSERVED", 2)
     seen = [Observation(judge="j", scores=(float(n), -float(n))) for n in range(4)]
     journal = boxes.open(keep_text=False)
     journal.record([entry("1", packet_id=1)])
@@ -157,7 +157,7 @@ def test_observations_are_kept_without_text_and_are_bounded(boxes: Boxes, monkey
 
 
 def test_an_endless_conversation_keeps_its_newest_turns(boxes: Boxes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edged.redis_journal.MAX_TURNS", 3)
+    monkeypatch.setattr("edged.journal.redis.MAX_TURNS", 3)
     journal = boxes.open()
     journal.record([entry("1", session="s", turns=said("a", "b")), entry("2", session="s", turns=said("c", "d"))])
     assert [turn.content for turn in journal.turns("s")] == ["b", "c", "d"]

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
-from edged.conversation import Turn
+from edged.engine.remote.connection import event_data
+from edged.engine.remote.engine import RemoteEngine
 from edged.errors import ExitCode, ModelUnavailable
-from edged.prompts import BUILT_IN, REPLY, SENTIMENT
-from edged.remote import RemoteEngine
-from edged.remote_connection import event_data
-from edged.settings import Settings
-from edged.tasks import GenerateSpec, Tasks
-from edged.work import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
+from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
+from edged.settings.schema import Settings
+from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import GenerateSpec, Tasks
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
 from tests.support.llama_server import LlamaServer
 
@@ -679,7 +679,7 @@ def test_a_daemon_stops_although_the_server_is_silent(script: Script, silent: th
 def test_a_server_that_is_busy_at_the_start_is_waited_for(
     script: Script, monkeypatch: pytest.MonkeyPatch, status: int
 ) -> None:
-    monkeypatch.setattr("edged.remote._START_PAUSE_S", 0.05)
+    monkeypatch.setattr("edged.engine.remote.engine._START_PAUSE_S", 0.05)
     is_loading = iter([True] * 3 + [False] + [True] * 9)
     tells = script.answers["/v1/completions"]
     script.answers["/v1/completions"] = lambda body: (

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.settings import MqttSettings
+from edged.settings.schema import MqttSettings
 
 READY_TIMEOUT = 20.0
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from edged.topics import shard_of
+from edged.contract.topics import shard_of
 from tests.support.broker import Broker
 from tests.support.daemon import SCRIPTED, Daemon
 from tests.support.peer import Peer

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from edged.calibration import Observation
-from edged.conversation import Turn
-from edged.ports import Entry, Journal, Recorded
+from edged.ports.journal import Entry, Journal, Recorded
+from edged.tasks.calibration import Observation
+from edged.tasks.conversation import Turn
 
 NOON = 1_800_000_000.0  # of a day in 2027, as seconds since the epoch
 

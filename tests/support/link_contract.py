@@ -6,9 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from edged.mqtt.settlement import Delivery, Ticket
-from edged.ports import Link, LinkState, Outcome, Sent
-from edged.wire import Publication
+from edged.ports.link import Delivery, Link, LinkState, Outcome, Publication, Sent, Ticket
 from tests.support.waiting import TIMEOUT, drain, eventually, take
 
 RECEIVE_MAXIMUM = 4

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from edged.wire import Message
+from edged.ports.link import Message
 
 _JSON_TYPE = "application/json"
 

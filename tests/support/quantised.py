@@ -7,10 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from edged.engine import decoder, native
-from edged.engine.packing import QuantisedFormat
-from edged.engine.quantised import QuantisedWeights, open_quantised
-from edged.engine.shape import DecoderShape, rope_angles
+from edged.engine.decoders import lean as decoder
+from edged.engine.decoders import native
+from edged.engine.weights.packing import QuantisedFormat
+from edged.engine.weights.quantised import QuantisedWeights, open_quantised
+from edged.engine.weights.shape import DecoderShape, rope_angles
 from tests.support import tiny
 
 POSITIONS = 1024

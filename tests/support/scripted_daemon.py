@@ -50,18 +50,18 @@ _OPTIONS = _options() if __name__ == "__main__" else argparse.Namespace(clock=No
 if _OPTIONS.clock is not None:
     _obey_clock(_OPTIONS.clock)
 
-from edged import config, logs  # noqa: E402 - the clock first
-from edged.control import PROBE  # noqa: E402
+from edged import logs  # noqa: E402 - the clock first
 from edged.daemon import Daemon  # noqa: E402
 from edged.errors import FatalError, ModelError, ModelUnavailable  # noqa: E402
+from edged.monitoring.probe import PROBE  # noqa: E402
 from edged.mqtt.connection import Connection  # noqa: E402
-from edged.mqtt.settlement import Delivery  # noqa: E402
-from edged.ports import EngineState, ModelInfo  # noqa: E402
-from edged.settings import Settings  # noqa: E402
-from edged.tasks import Tasks  # noqa: E402
+from edged.ports.engine import EngineState, Failed, ModelInfo, TextDelta, Work, WorkEvent  # noqa: E402  # noqa: E402
+from edged.ports.link import Delivery  # noqa: E402
+from edged.serving.worker import Worker  # noqa: E402
+from edged.settings import load as config  # noqa: E402 - the clock first
+from edged.settings.schema import Settings  # noqa: E402
+from edged.tasks.specs import Tasks  # noqa: E402
 from edged.testing import ScriptedEngine  # noqa: E402
-from edged.work import Failed, TextDelta, Work, WorkEvent  # noqa: E402
-from edged.worker import Worker  # noqa: E402
 
 _BEHEST = re.compile(r"\[(die|hang|exit|fail|slow)(?::(\d+))?\]")
 _IDLE_S = 0.5

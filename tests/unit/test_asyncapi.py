@@ -9,13 +9,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from edged.answer import encode_chunk, encode_error
-from edged.asyncapi import document, payload_schema
-from edged.control import COMMANDS
+from edged.contract.asyncapi import document, payload_schema
+from edged.contract.commands import COMMANDS
+from edged.contract.requests import Contract, Rejected, decode
+from edged.contract.results import encode_chunk, encode_error
+from edged.contract.topics import Topics
 from edged.errors import RequestError
-from edged.prompts import BUILT_IN
-from edged.topics import Topics
-from edged.wire import Contract, Message, Rejected, decode
+from edged.ports.link import Message
+from edged.tasks.built_in import BUILT_IN
 from tests.support.report import REPORT
 
 ROOT = Path(__file__).parents[2]

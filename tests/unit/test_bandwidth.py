@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edged import bandwidth
+from edged.bench import bandwidth
 
 
 def caches(folder: Path, *sizes: str) -> Path:

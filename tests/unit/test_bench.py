@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
-from edged.bench import Measurement, plan, take_turns
-from edged.bench_report import PARTS
-from edged.settings import EngineSettings, Settings
+from edged.bench.report import PARTS
+from edged.bench.run import Measurement, plan, take_turns
+from edged.bench.workloads import Workloads
+from edged.settings.schema import EngineSettings, Settings
 from edged.testing import ScriptedEngine
-from edged.workloads import Workloads
 
 ENGINE = ScriptedEngine()
 ALL = [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edged.bench_report import (
+from edged.bench.report import (
     BandwidthReport,
     BoxReport,
     DecodeReport,

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.calibration import WINDOW, Observation, RunningCalibration, judge_of, observe
-from edged.prompts import SENTIMENT
+from edged.tasks.built_in import SENTIMENT
+from edged.tasks.calibration import WINDOW, Observation, RunningCalibration, judge_of, observe
 
 probabilities = (
     st.lists(st.floats(0.0, 1.0), min_size=2, max_size=5)

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from edged import config
-from edged.config import load
 from edged.errors import ExitCode, SettingsError
-from edged.settings import Settings
-from edged.settings_text import example, names, schema, sections, show, variable
-from edged.task_settings import EXAMPLE
+from edged.settings import load as config
+from edged.settings.load import load
+from edged.settings.schema import Settings
+from edged.settings.text import example, names, schema, sections, show, variable
+from edged.tasks.own import EXAMPLE
 
 SECRET = "hush-hush"
 WriteToml = Callable[[str], Path]

@@ -4,8 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from edged.health import State
-from edged.settings_text import names, variable
+from edged.contract.status import State
+from edged.settings.text import names, variable
 
 ROOT = Path(__file__).parents[2]
 # Without comments, and with continued lines as one.

@@ -3,16 +3,18 @@ from typing import Any
 
 import pytest
 
-from edged.control import Control, Prober
-from edged.conversation import Turn
+from edged.contract.requests import Contract
+from edged.contract.topics import Topics
 from edged.errors import ModelError
-from edged.metrics import Metrics
-from edged.ports import Entry
-from edged.prompts import BUILT_IN
+from edged.monitoring.metrics import Metrics
+from edged.monitoring.probe import Prober
+from edged.ports.journal import Entry
+from edged.ports.link import Message
+from edged.serving.control import Control
+from edged.serving.worker import Worker
+from edged.tasks.built_in import BUILT_IN
+from edged.tasks.conversation import Turn
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
-from edged.topics import Topics
-from edged.wire import Contract, Message
-from edged.worker import Worker
 
 
 class Bench:

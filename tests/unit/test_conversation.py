@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.conversation import Turn, exchanges, trim
+from edged.tasks.conversation import Turn, exchanges, trim
 
 _TURNS = st.lists(
     st.builds(Turn, role=st.sampled_from(("user", "assistant")), content=st.text("ab", max_size=6)), max_size=12

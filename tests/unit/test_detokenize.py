@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.engine.detokenize import TextStream
-from edged.reply_text import ReplyText
+from edged.engine.reply_text import ReplyText
 
 
 def by_bytes(tokens: Sequence[int]) -> str:

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from edged.discovery import Discovery, births, describe, object_id
-from edged.ports import Readings
-from edged.prompts import BUILT_IN, SENTIMENT
-from edged.settings import HomeAssistantSettings
-from edged.tasks import Tasks
+from edged.contract.topics import Topics
+from edged.monitoring.home_assistant import Discovery, births, describe, object_id
+from edged.ports.box import Readings
+from edged.settings.schema import HomeAssistantSettings
+from edged.tasks.built_in import BUILT_IN, SENTIMENT
+from edged.tasks.specs import Tasks
 from edged.testing import FakeLink
-from edged.topics import Topics
 
 TOPICS = Topics(prefix="edged", node="box1")
 READINGS = Readings(

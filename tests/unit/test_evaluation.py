@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from edged.calibration import RunningCalibration
 from edged.errors import ModelError, SettingsError, TooLong
-from edged.evaluate import classifying, judge, parse, read
-from edged.evaluation import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
-from edged.prompts import BUILT_IN, SENTIMENT
+from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
+from edged.evaluation.run import classifying, judge, parse, read
+from edged.tasks.built_in import BUILT_IN, SENTIMENT
+from edged.tasks.calibration import RunningCalibration
 from edged.testing import ScriptedEngine
 
 

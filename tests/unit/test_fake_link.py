@@ -3,10 +3,8 @@
 import pytest
 
 from edged.mqtt.outbox import Limits
-from edged.mqtt.settlement import Delivery
-from edged.ports import Outcome, Sent
+from edged.ports.link import Delivery, Message, Outcome, Sent
 from edged.testing import FakeLink
-from edged.wire import Message
 from tests.support.link_contract import (
     RECEIVE_MAXIMUM,
     REQUESTS,

@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from edged.mqtt.faults import in_words, place
-from edged.settings import MqttSettings
+from edged.settings.schema import MqttSettings
 
 TCP = MqttSettings(host="broker.lan")
 UNIX = MqttSettings(host="/run/mqtt.sock", transport="unix")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from edged.group import HANDOVER_S, TARGET_S, Group
+from edged.fleet.policy import HANDOVER_S, TARGET_S, Group
 
 SILENCE_S = 90.0
 

@@ -4,14 +4,15 @@ from typing import Any
 
 import pytest
 
-from edged.control import Prober
+from edged.contract.status import State
+from edged.contract.topics import Topics
 from edged.errors import ModelError
-from edged.health import Health, Limits, Probe, State, reasons_for_degraded
-from edged.metrics import Metrics
-from edged.ports import Readings
+from edged.monitoring.health import Health, Limits, Probe, reasons_for_degraded
+from edged.monitoring.metrics import Metrics
+from edged.monitoring.probe import Prober
+from edged.ports.box import Readings
+from edged.ports.worker import WorkerState
 from edged.testing import FakeLink, ScriptedEngine
-from edged.topics import Topics
-from edged.worker import WorkerState
 from tests.support.report import REPORT
 
 LIMITS = Limits(probe_interval=60.0, stall_after=30.0)

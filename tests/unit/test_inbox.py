@@ -1,8 +1,7 @@
 """What is handed over: QoS 1 up to the receive maximum and until the drain, QoS 0 always."""
 
 from edged.mqtt.inbox import Inbox
-from edged.mqtt.settlement import Delivery, Ticket
-from edged.wire import Message
+from edged.ports.link import Delivery, Message, Ticket
 
 
 def arrive(inbox: Inbox, *packet_ids: int, qos: int = 1) -> list[int]:

@@ -15,12 +15,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edged import journal as journal_module
-from edged.calibration import Observation
-from edged.conversation import Turn
 from edged.errors import JournalFault
-from edged.journal import SqliteJournal
-from edged.ports import Entry, Journal, JournalLimits, Recorded
+from edged.journal import sqlite as journal_module
+from edged.journal.sqlite import SqliteJournal
+from edged.ports.journal import Entry, Journal, JournalLimits, Recorded
+from edged.tasks.calibration import Observation
+from edged.tasks.conversation import Turn
 from edged.testing import MemoryJournal
 from tests.support.journal_contract import JournalContract, entry, said
 

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import structlog
 
+from edged.contract.topics import Topics
 from edged.errors import BrokerUnavailable
-from edged.group import Group
-from edged.membership import Membership
+from edged.fleet.membership import Membership
+from edged.fleet.policy import Group
+from edged.ports.link import Message
+from edged.ports.worker import WorkerState
 from edged.testing import FakeLink
-from edged.topics import Topics
-from edged.wire import Message
-from edged.worker import WorkerState
 
 TOPICS = Topics(prefix="edged", node="b", group="team")
 

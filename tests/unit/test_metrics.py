@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.metrics import WINDOW_S, Metrics, quantiles
+from edged.monitoring.metrics import WINDOW_S, Metrics, quantiles
 
 MILLISECONDS = st.floats(0, 1e7)
 

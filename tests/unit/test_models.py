@@ -13,9 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from edged.errors import ModelUnavailable
-from edged.models import MANIFEST, HubFile, LocalModel, Store, resolve
-from edged.presets import PRESETS, SAMPLING, HubModel, preset_sampling
-from edged.tasks import Sampling, SamplingWishes, sampling_of
+from edged.models.presets import PRESETS, SAMPLING, HubModel, preset_sampling
+from edged.models.store import MANIFEST, HubFile, LocalModel, Store, resolve
+from edged.tasks.specs import Sampling, SamplingWishes, sampling_of
 
 REPO = "someone/small-model"
 FILES = {

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.mqtt.outbox import MAX_ATTEMPTS, WINDOW, Ended, Entry, Limits, Outbox, packet_size, unsendable
-from edged.ports import Outcome, Sent
-from edged.wire import Publication
+from edged.ports.link import Outcome, Publication, Sent
 
 PLAIN = Publication(topic="t", payload=b"", content_type=None)
 

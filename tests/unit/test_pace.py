@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.pace import Pace
+from edged.fleet.pace import Pace
 
 
 def test_what_was_noted_is_recalled_by_the_next(tmp_path: Path) -> None:

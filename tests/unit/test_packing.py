@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.engine.packing import QUANTISED, QuantisedFormat, apart, interleave, pack, packed_shape, rows, unpack
+from edged.engine.weights.packing import QUANTISED, QuantisedFormat, apart, interleave, pack, packed_shape, rows, unpack
 
 WORST_STEPS = {"int8": 1 / 127, "int4": 1 / 7}  # of a group's largest value: half a step, and the scale's own rounding
 

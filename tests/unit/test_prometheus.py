@@ -14,10 +14,10 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from edged import prometheus
+from edged.contract.status import State
 from edged.errors import SettingsError
-from edged.health import State
-from edged.prometheus import Exporter
+from edged.monitoring import prometheus
+from edged.monitoring.prometheus import Exporter
 from tests.support.report import REPORT
 
 MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"

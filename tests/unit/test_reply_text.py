@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.reply_text import ReplyText, reply_text
-from edged.tasks import GenerateSpec
-from edged.work import Params
+from edged.engine.reply_text import ReplyText, reply_text
+from edged.ports.engine import Params
+from edged.tasks.specs import GenerateSpec
 
 ROLES = ("User:", "Assistant:")
 

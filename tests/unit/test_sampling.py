@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.engine.sampling import largest, make_generator, sample
-from edged.tasks import Sampling
+from edged.tasks.specs import Sampling
 
 
 @given(size=st.integers(1, 1000), count=st.integers(1, 1200), seed=st.integers(0, 10))

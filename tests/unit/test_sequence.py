@@ -7,9 +7,9 @@ from edged.engine.detokenize import TextStream
 from edged.engine.prompt import Generation
 from edged.engine.sampling import make_generator
 from edged.engine.sequence import Clocked, Generating
-from edged.prompts import REPLY
-from edged.tasks import Sampling
-from edged.work import Work
+from edged.ports.engine import Work
+from edged.tasks.built_in import REPLY
+from edged.tasks.specs import Sampling
 
 
 @pytest.mark.parametrize(("said", "penalty", "drawn"), [((), 1.5, 3), ((3,), 1.5, 4), ((3,), 1.0, 3), ((7, 4), 1.5, 3)])

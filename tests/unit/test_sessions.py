@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.sessions import Sessions
+from edged.serving.sessions import Sessions
 
 
 def test_the_first_goes_at_once_and_the_next_when_it_leaves() -> None:

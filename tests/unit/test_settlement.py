@@ -4,7 +4,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edged.mqtt.settlement import Settlement, Ticket
+from edged.mqtt.settlement import Settlement
+from edged.ports.link import Ticket
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from edged.topics import shard_of
+from edged.contract.topics import shard_of
 from tests.support.fleet_bench import simulation
 
 SIMULATION = simulation()

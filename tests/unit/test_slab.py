@@ -4,8 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.kv_cache import KVShape, SequenceKV
-from edged.engine.slab import SPARE_PLACE, Slab
+from edged.engine.decoders.kv_cache import KVShape, SequenceKV
+from edged.engine.decoders.slab import SPARE_PLACE, Slab
 
 SHAPE = KVShape(layers=2, kv_heads=1, head_dim=4, dtype=torch.float32, device=torch.device("cpu"))
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.subscribed import Subscribed
+from edged.mqtt.past_subscriptions import Subscribed
 
 OLD = ("$share/team/edged/team/in/#", "edged/box/in/#")
 NEW = ("edged/box/in/#",)

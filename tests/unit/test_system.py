@@ -10,8 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from edged import system
-from edged.ports import Readings
+from edged.monitoring import system
+from edged.ports.box import Readings
 
 Sensor = namedtuple("Sensor", "label current")  # noqa: PYI024 - as psutil's own
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from edged.systemd import Notifier
+from edged.monitoring.systemd import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from edged import config
 from edged.errors import SettingsError
-from edged.prompts import BUILT_IN
-from edged.settings_text import example, show
-from edged.task_settings import EXAMPLE, tasks_of
-from edged.tasks import ClassifySpec, ComposeSpec, GenerateSpec
+from edged.settings import load as config
+from edged.settings.text import example, show
+from edged.tasks.built_in import BUILT_IN
+from edged.tasks.own import EXAMPLE, tasks_of
+from edged.tasks.specs import ClassifySpec, ComposeSpec, GenerateSpec
 
 URGENCY = """
 [tasks.urgency]

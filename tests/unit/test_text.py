@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.text import is_han, language_of, normalise
+from edged.tasks.text import is_han, language_of, normalise
 
 # Where widths, accents and controls meet, next to everything else.
 _TEXT = st.text(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from edged import config
 from edged.errors import ExitCode
-from edged.settings import Settings
+from edged.settings import load as config
+from edged.settings.schema import Settings
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE, TEMPLATE = UNITS / "edged.service", UNITS / "edged@.service"

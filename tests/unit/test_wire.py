@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.answer import (
+from edged.contract.requests import MAX_NAME_CHARS, Address, Contract, Rejected, Request, decode, request_schema
+from edged.contract.results import (
     Extraction,
     Reply,
     Result,
@@ -24,13 +25,13 @@ from edged.answer import (
     error_schema,
     result_schema,
 )
-from edged.conversation import Turn
+from edged.contract.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
 from edged.errors import Busy, RequestError
-from edged.prompts import BUILT_IN, SENTIMENT
-from edged.tasks import ClassifySpec, GenerateSpec, Label, Tasks
-from edged.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
-from edged.wire import MAX_NAME_CHARS, Address, Contract, Message, Rejected, Request, decode, request_schema
-from edged.work import Params, Usage
+from edged.ports.engine import Params, Usage
+from edged.ports.link import Message
+from edged.tasks.built_in import BUILT_IN, SENTIMENT
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import ClassifySpec, GenerateSpec, Label, Tasks
 from tests.support.messages import KEYS, messages
 
 TOPICS = Topics(prefix="edged", node="box")

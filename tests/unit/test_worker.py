@@ -9,21 +9,21 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from edged.calibration import RunningCalibration
-from edged.conversation import Turn
+from edged.contract.requests import Contract
+from edged.contract.topics import Topics
 from edged.errors import JournalFault, ModelError
-from edged.job import Job, fingerprint_of
-from edged.metrics import Metrics
-from edged.mqtt.settlement import Delivery
-from edged.ports import Entry, Outcome, Recorded, Sent
-from edged.prompts import BUILT_IN
-from edged.recorder import KEPT, RETRY_S
-from edged.tasks import GenerateSpec, Tasks
+from edged.journal.buffered import KEPT, RETRY_S
+from edged.monitoring.metrics import Metrics
+from edged.ports.engine import Classified, Generated, WorkEvent
+from edged.ports.journal import Entry, Recorded
+from edged.ports.link import Delivery, Message, Outcome, Publication, Sent
+from edged.serving.job import Job, fingerprint_of
+from edged.serving.worker import Worker
+from edged.tasks.built_in import BUILT_IN
+from edged.tasks.calibration import RunningCalibration
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
-from edged.topics import Topics
-from edged.wire import Contract, Message, Publication
-from edged.work import Classified, Generated, WorkEvent
-from edged.worker import Worker
 from tests.support.journal_contract import entry
 from tests.support.waiting import eventually
 

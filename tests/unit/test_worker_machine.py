@@ -14,16 +14,16 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from edged.contract.requests import Contract
+from edged.contract.topics import Topics
 from edged.errors import JournalFault
-from edged.metrics import Metrics
-from edged.mqtt.settlement import Delivery
-from edged.ports import Entry, Recorded
-from edged.prompts import BUILT_IN
-from edged.recorder import RETRY_S
+from edged.journal.buffered import RETRY_S
+from edged.monitoring.metrics import Metrics
+from edged.ports.journal import Entry, Recorded
+from edged.ports.link import Delivery, Message
+from edged.serving.worker import Worker
+from edged.tasks.built_in import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
-from edged.topics import Topics
-from edged.wire import Contract, Message
-from edged.worker import Worker
 
 CONTRACT = Contract(
     topics=Topics(prefix="edged", node="box"),

@@ -10,14 +10,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged import workloads
+from edged.bench import workloads
+from edged.bench.workloads import DECODE_TOKENS, REPLY_TOKENS, TEXT_TOKENS, Ended, Workloads, decoded, words_for
 from edged.errors import Busy, ModelError
-from edged.ports import EngineState, ModelInfo
-from edged.prompts import REPLY
-from edged.tasks import ClassifySpec
+from edged.ports.engine import (
+    Classified,
+    EngineState,
+    Failed,
+    Generated,
+    ModelInfo,
+    TextDelta,
+    Timings,
+    Usage,
+    Work,
+    WorkEvent,
+)
+from edged.tasks.built_in import REPLY
+from edged.tasks.specs import ClassifySpec
 from edged.testing import ScriptedEngine
-from edged.work import Classified, Failed, Generated, TextDelta, Timings, Usage, Work, WorkEvent
-from edged.workloads import DECODE_TOKENS, REPLY_TOKENS, TEXT_TOKENS, Ended, Workloads, decoded, words_for
 
 TEMPLATE = 20  # tokens around the words
 CACHED = 7

@@ -1,0 +1,361 @@
+"""The contract as an AsyncAPI 3 document, made from the code that keeps it. Pure.
+
+Source: asyncapi.com/docs/reference/specification/v3.0.0, and its MQTT bindings 0.2.0.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from edged import __version__
+from edged.contract.commands import COMMANDS, ControlBody
+from edged.contract.requests import request_schema
+from edged.contract.results import chunk_schema, error_schema, result_schema
+from edged.contract.status import State
+from edged.contract.topics import Topics
+from edged.errors import RequestError
+from edged.ports.box import Readings
+from edged.tasks.built_in import BUILT_IN
+from edged.tasks.specs import Tasks
+
+Schema = dict[str, Any]
+
+_TOPICS = Topics(prefix="{prefix}", node="{node}")
+_MQTT5 = "0.2.0"
+_TIME: Schema = {"type": "string", "format": "date-time"}
+_TEXT: Schema = {"type": "string"}
+_COUNT: Schema = {"type": "integer", "minimum": 0}
+_NUMBER: Schema = {"type": "number"}
+_MAYBE: Schema = {"type": ["number", "null"]}
+_STATE: Schema = {"enum": [str(each) for each in State]}
+_REASONS: Schema = {"type": "array", "items": _TEXT, "description": "Why it is not fully well, in words."}
+
+
+def document(tasks: Tasks = BUILT_IN) -> Schema:
+    """The document, JSON-ready."""
+    channels = _channels()
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "edged",
+            "version": __version__,
+            "description": "One small language model on an edge box, asked and watched over MQTT. Requests at QoS 1 "
+            "are answered at least once; a repeated `id` gets the recorded answer.",
+            "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
+        },
+        "defaultContentType": "application/json",
+        "servers": {
+            "broker": {
+                "host": "localhost:1883",
+                "protocol": "mqtt",
+                "protocolVersion": "5.0",
+                "description": "Any MQTT 5 or 3.1.1 broker.",
+                "bindings": {
+                    "mqtt": {
+                        "clientId": "edged-{prefix}-{node}",
+                        "cleanSession": False,
+                        "lastWill": {
+                            "topic": _TOPICS.status,
+                            "qos": 1,
+                            "retain": True,
+                            "message": '{"state":"offline"}',
+                        },
+                        "bindingVersion": _MQTT5,
+                    }
+                },
+            }
+        },
+        "channels": channels,
+        "operations": _operations(),
+        "components": {"messages": _messages(tasks)},
+    }
+
+
+def payload_schema(message: str, tasks: Tasks = BUILT_IN) -> Schema:
+    """The JSON Schema of a message's payload, by its name in the document."""
+    schema: Schema = _messages(tasks)[message]["payload"]
+    return schema
+
+
+# ------------------------------------------------------------------------------------------------------- channels
+
+
+def _channels() -> Schema:
+    root = _TOPICS.root
+    return {
+        "requests": _channel(f"{root}/in/{{task}}", "Ask for a task.", "request", "text"),
+        "sessionRequests": _channel(f"{root}/in/{{task}}/{{session}}", "Ask within a conversation.", "request", "text"),
+        "results": _channel(_TOPICS.out("{task}"), "Answers, unless a request names another topic.", "result", "error"),
+        "sessionResults": _channel(_TOPICS.out("{task}/{session}"), "Answers of a conversation.", "result", "error"),
+        "streams": _channel(
+            f"{_TOPICS.out('{task}')}/stream", "An answer as it comes, at QoS 0, where `stream` is true.", "chunk"
+        ),
+        "sessionStreams": _channel(f"{_TOPICS.out('{task}/{session}')}/stream", "The same in a conversation.", "chunk"),
+        "replies": {
+            "address": None,
+            "description": "The Response Topic (MQTT 5) or `reply_to` of a request, within `mqtt.reply_topics`; "
+            "chunks of a stream come below it, at `/stream`. Correlation Data comes back unchanged.",
+            "messages": _named("result", "error", "chunk", "controlAnswer"),
+        },
+        "controls": _channel(f"{root}/request/{{command}}", "Command the daemon.", "control"),
+        "controlAnswers": _channel(_TOPICS.response("{command}"), "One answer to each command.", "controlAnswer"),
+        "status": _channel(_TOPICS.status, "What state the daemon is in; retained, and its last will.", "status"),
+        "health": _channel(_TOPICS.health, "Figures, every `health.interval` seconds; retained.", "health"),
+        "info": _channel(_TOPICS.info, "What this daemon is and can do; retained.", "info"),
+    }
+
+
+def _channel(address: str, description: str, *messages: str) -> Schema:
+    known = {
+        "prefix": {"description": "First level(s) of every topic.", "default": "edged"},
+        "node": {
+            "description": "The box's name; for requests and results also a group's (`mqtt.share_group`), of which one "
+            "box answers. Where a group has shards, the shard stands before the task."
+        },
+        "task": {"description": "`R/info` lists them.", "examples": [*BUILT_IN.names]},
+        "session": {"description": "A conversation's name; for brokers with access by user, the user's."},
+        "command": {"description": "What is to be done.", "enum": [*COMMANDS]},
+    }
+    return {
+        "address": address,
+        "description": description,
+        "parameters": {name: each for name, each in known.items() if f"{{{name}}}" in address},
+        "messages": _named(*messages),
+    }
+
+
+def _named(*messages: str) -> Schema:
+    return {each: {"$ref": f"#/components/messages/{each}"} for each in messages}
+
+
+def _operations() -> Schema:
+    asked = {"address": {"location": "$message.header#/responseTopic"}, "channel": {"$ref": "#/channels/replies"}}
+    received = {
+        "answerRequest": ("requests", "Answer a request.", asked),
+        "answerSessionRequest": ("sessionRequests", "Answer within a conversation.", asked),
+        "obey": ("controls", "Obey a command.", asked),
+    }
+    sent = {
+        "sendResult": ("results", "Send an answer.", 1, False),
+        "sendSessionResult": ("sessionResults", "Send an answer of a conversation.", 1, False),
+        "sendChunk": ("streams", "Send a part of an answer.", 0, False),
+        "sendSessionChunk": ("sessionStreams", "Send a part of an answer of a conversation.", 0, False),
+        "answerControl": ("controlAnswers", "Answer a command.", 1, False),
+        "tellStatus": ("status", "Tell the state when it changes.", 1, True),
+        "tellHealth": ("health", "Tell the figures.", 1, True),
+        "tellInfo": ("info", "Tell what there is, after the start.", 1, True),
+    }
+    operations: Schema = {}
+    for name, (channel, summary, reply) in received.items():
+        operations[name] = _operation("receive", channel, summary, qos=1, retain=False) | {"reply": reply}
+    for name, (channel, summary, qos, retain) in sent.items():
+        operations[name] = _operation("send", channel, summary, qos=qos, retain=retain)
+    return operations
+
+
+def _operation(action: str, channel: str, summary: str, *, qos: int, retain: bool) -> Schema:
+    return {
+        "action": action,
+        "channel": {"$ref": f"#/channels/{channel}"},
+        "summary": summary,
+        "bindings": {"mqtt": {"qos": qos, "retain": retain, "bindingVersion": _MQTT5}},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- messages
+
+
+def _messages(tasks: Tasks) -> Schema:
+    headers = {
+        "type": "object",
+        "properties": {
+            "responseTopic": {"type": "string", "description": "Response Topic of MQTT 5: where the answer goes."},
+            "correlationData": {"type": "string", "description": "Correlation Data of MQTT 5, in bytes; comes back."},
+            "messageExpiryInterval": {"type": "integer", "description": "Seconds after which it need not be answered."},
+        },
+    }
+    text = _message("A request as bare text, for devices that know no JSON.", _TEXT, headers=headers)
+    return {
+        "request": _message("A request.", request_schema(), headers=headers),
+        "text": text | {"contentType": "text/plain"},
+        "result": _message("The answer to a request.", result_schema(tasks)),
+        "error": _message("Why a request has no answer.", error_schema()),
+        "chunk": _message("A part of an answer, numbered by `seq`.", chunk_schema(tasks)),
+        "control": _message("The parameters of a command; may be empty.", ControlBody.model_json_schema()),
+        "controlAnswer": _message("What became of a command.", _control_answer()),
+        "status": _message("The daemon's state.", _status()),
+        "health": _message("The daemon's figures.", _health()),
+        "info": _message("What the daemon is and can do.", _info()),
+    }
+
+
+def _message(summary: str, payload: Schema, headers: Schema | None = None) -> Schema:
+    message: Schema = {"summary": summary, "payload": _without_defs(payload)}
+    return message if headers is None else message | {"headers": headers}
+
+
+def _without_defs(schema: Schema) -> Schema:
+    """The schema with what it refers to put in place: a `$ref` within it means another place in the document."""
+    definitions = schema.get("$defs", {})
+
+    def resolved(part: Any) -> Any:
+        if isinstance(part, list):
+            return [resolved(each) for each in part]
+        if not isinstance(part, Mapping):
+            return part
+        if isinstance(ref := part.get("$ref"), str) and ref.startswith("#/$defs/"):
+            siblings = {key: value for key, value in part.items() if key != "$ref"}
+            return resolved(definitions[ref.removeprefix("#/$defs/")]) | siblings
+        return {key: resolved(value) for key, value in part.items() if key != "$defs"}
+
+    whole: Schema = resolved(schema)
+    return whole
+
+
+def _object(*optional: str, **properties: Schema) -> Schema:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": properties, "additionalProperties": False}
+
+
+def _control_answer() -> Schema:
+    codes = sorted(each.code for each in RequestError.__subclasses__())
+    error = _object(code={"enum": codes}, message=_TEXT, field={"type": ["string", "null"]})
+    return _object(
+        "data",
+        "error",
+        "transaction",
+        status={"enum": ["ok", "error"]},
+        data={
+            "type": "object",
+            "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level.",
+        },
+        error=error,
+        transaction={"description": "As the command had it."},
+    )
+
+
+def _status() -> Schema:
+    # The last will has the first three alone: the broker does not know the rest.
+    return _object(
+        "since",
+        "reasons",
+        "started",
+        "client",
+        state=_STATE,
+        boot_id=_TEXT,
+        version=_TEXT,
+        since=_TIME,
+        started=_TIME,
+        client=_TEXT,
+        reasons=_REASONS,
+    )
+
+
+def _health() -> Schema:
+    quantiles = _object(p50=_MAYBE, p95=_MAYBE, p99=_MAYBE)
+    model = _object(
+        id=_TEXT,
+        format=_TEXT,
+        device=_TEXT,
+        threads=_COUNT,
+        parameters=_COUNT,
+        weight_bytes=_COUNT,
+        load_s=_NUMBER,
+    )
+    probe = _object(ok={"type": "boolean"}, age_s=_NUMBER, ms=_MAYBE)
+    counts = ("received", "shared", "answered", "duplicates", "redelivered", "expired", "cancelled")
+    errors = {"type": "object", "additionalProperties": _COUNT, "description": "By code."}
+    group = _object(
+        "speed",
+        "shards",
+        "receive_maximum",
+        name=_TEXT,
+        shards={"type": "array", "items": _TEXT, "description": "The parts of the group's work that it takes."},
+        takes={"type": "boolean", "description": "Whether it takes work of the group now."},
+        keeps={"type": "boolean", "description": "Whether it takes it whatever it has in hand: others rely on that."},
+        window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},
+        receive_maximum={
+            "type": "integer",
+            "description": "What this connection announced (MQTT 5): requests that the broker has at it at a time.",
+        },
+        speed={"type": "integer", "description": "Answers a second, as a power of two."},
+        pauses=_COUNT,
+        members={"type": "array", "items": _TEXT, "description": "The other boxes that it knows to be there."},
+    )
+    return _object(
+        "group",
+        group=group,
+        state=_STATE,
+        reasons=_REASONS,
+        uptime_s=_NUMBER,
+        boot_id=_TEXT,
+        version=_TEXT,
+        time=_TIME,
+        model=_or_null(model),
+        queue=_object(depth=_COUNT, capacity=_COUNT, oldest_age_s=_MAYBE, running=_COUNT),
+        requests=_object(errors=errors, **dict.fromkeys(counts, _COUNT)),
+        latency_ms=_object(**dict.fromkeys(("total", "queue", "first_token", "sentiment"), quantiles)),
+        tokens=_object(
+            prompt_total=_COUNT,
+            cached_total=_COUNT,
+            completion_total=_COUNT,
+            prompt_per_s=_NUMBER,
+            completion_per_s=_NUMBER,
+            batch_mean=_MAYBE,
+        ),
+        cache=_object(prefix_hits=_COUNT, prefix_misses=_COUNT, bytes=_COUNT, capacity=_COUNT),
+        mqtt=_object(
+            connected_since=_or_null(_TIME),
+            reconnects=_COUNT,
+            unacked=_COUNT,
+            outbox=_COUNT,
+            protocol={"type": ["string", "null"]},
+        ),
+        system=_of_dataclass(Readings),
+        probe=_or_null(probe),
+    )
+
+
+def _or_null(schema: Schema) -> Schema:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _of_dataclass(kind: type) -> Schema:
+    """An object with a dataclass's fields, which are numbers or booleans, or None."""
+    names = {bool: "boolean", int: "integer", float: "number", type(None): "null"}
+    hints = get_type_hints(kind)
+    properties: dict[str, Schema] = {}
+    for each in fields(kind):
+        hint = hints[each.name]
+        parts = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
+        properties[each.name] = {"type": [names[part] for part in parts]}
+    return _object(**properties)
+
+
+def _info() -> Schema:
+    free: Schema = {"type": "object"}
+    return _object(
+        version=_TEXT,
+        node=_TEXT,
+        model=_object(
+            id=_TEXT,
+            architecture=_TEXT,
+            format=_TEXT,
+            device=_TEXT,
+            threads=_COUNT,
+            parameters=_COUNT,
+        ),
+        calibration={"enum": ["static", "running"]},
+        tasks={
+            "type": "object",
+            "additionalProperties": {
+                "type": "object",
+                "required": ["kind"],
+                "properties": {"kind": {"enum": ["compose", "classify", "generate", "extract"]}},
+            },
+        },
+        limits=_object(payload_bytes=_COUNT, text_chars=_COUNT, context_tokens=_COUNT, new_tokens=_COUNT, queue=_COUNT),
+        topics=free,
+        schemas=_object(request=free, result=free, error=free, chunk=free, control=free),
+    )

@@ -1,0 +1,299 @@
+"""What comes in: MQTT messages, and what `decode` makes of them, once, at the border: a `Request` or a `Rejected`.
+
+Pure: sends nothing, knows no broker and no clock.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+
+from edged.contract.topics import Topics, is_publishable, topic_matches
+from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
+from edged.ports.engine import Params
+from edged.ports.link import Message
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import Tasks
+from edged.tasks.text import normalise
+
+MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
+MAX_HISTORY_TURNS = 256
+
+
+def _one_or_many(value: Any) -> Any:
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Stop = Annotated[
+    tuple[Annotated[str, Field(min_length=1, max_length=64)], ...],
+    Field(max_length=8),
+    BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
+]
+_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^/+#\x00-\x1f\x7f]+$")]
+_STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class ParamsBody(BaseModel):
+    """Wishes for the reply's sampling; what is left out takes the task's own value."""
+
+    model_config = _STRICT
+
+    max_tokens: Annotated[int, Field(ge=1, le=32768)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=0, le=1000)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: _Stop = ()
+    whole_sentences: bool | None = Field(
+        None, description="Whether a reply that a limit cuts short ends with its last whole sentence, if it has one."
+    )
+
+
+class TurnBody(BaseModel):
+    """One turn of a conversation that the caller keeps itself."""
+
+    model_config = _STRICT
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+class RequestBody(BaseModel):
+    """A request as JSON. A payload that is no JSON object is taken as the bare text."""
+
+    model_config = _STRICT
+
+    text: str
+    id: _Name | None = None
+    session: _Name | None = None
+    stream: bool = False
+    reply_to: Annotated[str, Field(min_length=1)] | None = None
+    deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
+    params: ParamsBody = ParamsBody()
+    history: Annotated[tuple[TurnBody, ...], Field(max_length=MAX_HISTORY_TURNS)] | None = None
+    turn: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Address:
+    """Where an answer goes, and what must come back with it."""
+
+    topic: str
+    qos: int
+    correlation_data: bytes | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """A request that is of the contract's form.
+
+    Attributes:
+        id: the caller's, or one made for it.
+        has_own_id: whether the caller gave `id`, so that it may repeat the request under it.
+        history: the caller's own turns; then nothing of the session is stored. None: the session's turns count.
+        turn: which turn of its conversation this is, by the caller's count from 1; None: it does not say.
+        attempt: how often the caller has asked this, counted from 1.
+        is_shared: whether it came by the queue of a group.
+        time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
+    """
+
+    id: str
+    has_own_id: bool
+    task: str
+    text: str
+    address: Address
+    session: str | None = None
+    stream: bool = False
+    params: Params = Params()
+    history: tuple[Turn, ...] | None = None
+    turn: int | None = None
+    attempt: int = 1
+    is_shared: bool = False
+    time_left_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rejected:
+    """A message that is no request, with whom to tell and why."""
+
+    id: str
+    task: str
+    address: Address
+    error: RequestError
+    session: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Contract:
+    """What `decode` holds a message against."""
+
+    topics: Topics
+    tasks: Tasks
+    reply_topics: tuple[str, ...]  # filters
+    payload_bytes: int
+    text_chars: int
+
+
+def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Rejected:
+    """Read a message below `in/`.
+
+    Args:
+        message: as it came; `contract.topics.asks` of its topic.
+        contract: what is allowed.
+        new_id: the id to use when neither the JSON nor the Correlation Data gives one.
+
+    Returns:
+        The request, or why there is none. Never raises, whatever the bytes.
+    """
+    place = contract.topics.place(message.topic)
+    task, _, topic_session = place.tail.partition("/")
+    address = Address(topic=place.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
+    request_id = _id_of(message.correlation_data)
+    try:
+        if message.response_topic is not None:
+            address = redirect(address, message.response_topic, contract, field="response_topic")
+        body = _read_body(message, contract)
+        if body.id is not None:
+            request_id = body.id
+        if body.reply_to is not None:
+            address = redirect(address, body.reply_to, contract, field="reply_to")
+        return Request(
+            id=request_id or new_id,
+            has_own_id=request_id is not None,
+            task=_known(task, contract.tasks),
+            text=_checked_text(body.text, contract, field="text"),
+            address=address,
+            session=_session(place.tail, body.session),
+            stream=body.stream,
+            params=Params(**body.params.model_dump()),
+            history=_history(body.history, contract),
+            turn=body.turn,
+            attempt=body.attempt,
+            is_shared=place.is_shared,
+            time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
+        )
+    except RequestError as error:
+        session = topic_session if len(topic_session) <= MAX_NAME_CHARS else None
+        return Rejected(id=request_id or new_id, task=task, address=address, error=error, session=session or None)
+
+
+def _id_of(correlation_data: bytes | None) -> str | None:
+    """Correlation Data as an id: itself where it is a printable name, else in hex; if that is too long, its hash."""
+    if not correlation_data:
+        return None
+    try:
+        name = correlation_data.decode()
+    except UnicodeDecodeError:
+        name = ""
+    if name.isprintable() and 0 < len(name) <= MAX_NAME_CHARS:
+        return name
+    name = correlation_data.hex()
+    return name if len(name) <= MAX_NAME_CHARS else hashlib.blake2b(correlation_data).hexdigest()
+
+
+def redirect(address: Address, topic: str, contract: Contract, *, field: str) -> Address:
+    """Send the answer to the topic that the caller asked for.
+
+    Raises:
+        ForbiddenTopic: the daemon may not publish there.
+    """
+    allowed = (
+        is_publishable(topic)
+        and any(topic_matches(pattern, topic) for pattern in contract.reply_topics)
+        and not contract.topics.speaks_for_a_daemon(topic)
+    )
+    if not allowed:
+        raise ForbiddenTopic(
+            "an answer may go only to a topic without wildcards that matches mqtt.reply_topics "
+            f"({', '.join(contract.reply_topics)}) and is no daemon's own",
+            field=field,
+        )
+    return Address(topic=topic, qos=address.qos, correlation_data=address.correlation_data)
+
+
+def _read_body(message: Message, contract: Contract) -> RequestBody:
+    if message.retain:
+        raise BadRequest("a retained request would be answered at every start; publish it without the retain flag")
+    if len(message.payload) > contract.payload_bytes:
+        raise TooLarge(f"the payload has {len(message.payload)} bytes; at most {contract.payload_bytes} are taken")
+    try:
+        text = message.payload.decode()
+    except UnicodeDecodeError as error:
+        raise BadEncoding(f"the payload is not UTF-8 (byte {error.start})") from error
+    kind = (message.content_type or "").partition(";")[0].strip().lower()
+    is_json = kind == "application/json" or (kind != "text/plain" and text.lstrip("\ufeff \t\r\n").startswith("{"))
+    if not is_json:
+        return RequestBody(text=text)
+    try:
+        return RequestBody.model_validate_json(text.lstrip("\ufeff"))
+    except ValidationError as error:
+        raise _bad_request(error) from error
+
+
+def _bad_request(error: ValidationError) -> BadRequest:
+    """The first fault in words, with no part of the user's input but the name of a field of the contract."""
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    path = [str(part) for part in first["loc"]]
+    if first["type"] == "json_invalid":
+        return BadRequest(f"the payload is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
+    if first["type"] == "extra_forbidden":
+        return BadRequest("this key is not known", field=".".join(path)[:MAX_NAME_CHARS])
+    return BadRequest(first["msg"], field=".".join(path)[:MAX_NAME_CHARS] or None)
+
+
+def _known(task: str, tasks: Tasks) -> str:
+    if task not in tasks:
+        raise UnknownTask(f"there is no such task; there are: {', '.join(tasks.names)}")
+    return task
+
+
+def _checked_text(text: str, contract: Contract, *, field: str) -> str:
+    if "\0" in text:
+        raise BadRequest("the text has a NUL character", field=field)
+    if len(text) > contract.text_chars:
+        raise TooLarge(f"the text has {len(text)} characters; at most {contract.text_chars} are taken", field=field)
+    if not normalise(text, half_width=False):
+        raise BadRequest("the text is empty", field=field)
+    return text
+
+
+_SESSION: TypeAdapter[str] = TypeAdapter(_Name)
+
+
+def _session(tail: str, body_session: str | None) -> str | None:
+    _, slash, topic_session = tail.partition("/")
+    if not slash:
+        return body_session
+    try:
+        _SESSION.validate_python(topic_session)
+    except ValidationError as error:
+        raise BadRequest(
+            f"a session is one topic level of 1 to {MAX_NAME_CHARS} characters", field="session"
+        ) from error
+    if body_session not in {None, topic_session}:
+        raise BadRequest("the topic names another session than the JSON", field="session")
+    return topic_session
+
+
+def _history(turns: tuple[TurnBody, ...] | None, contract: Contract) -> tuple[Turn, ...] | None:
+    if turns is None:
+        return None
+    return tuple(
+        Turn(role=turn.role, content=_checked_text(turn.content, contract, field=f"history.{i}.content"))
+        for i, turn in enumerate(turns)
+    )
+
+
+def _nearer(expiry_s: int | None, deadline_ms: int | None) -> int | None:
+    limits = [limit for limit in (None if expiry_s is None else 1000 * expiry_s, deadline_ms) if limit is not None]
+    return min(limits, default=None)
+
+
+def request_schema() -> dict[str, Any]:
+    """The JSON Schema of a request."""
+    return RequestBody.model_json_schema()

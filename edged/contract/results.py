@@ -1,0 +1,243 @@
+"""What goes out: results, errors and chunks of a stream, and their JSON. Pure."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+
+from edged.errors import ModelError, RequestError
+from edged.ports.engine import FinishReason, Usage
+from edged.tasks.specs import ClassifySpec, GenerateSpec, Tasks
+from edged.tasks.text import Language
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """A label with its probability; `scores` has the labels that the model scored, by canonical name."""
+
+    label: str
+    name: str
+    emoji: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A generated text and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extraction:
+    """What a text said, as JSON of the task's schema."""
+
+    data: Mapping[str, Any]
+
+
+Output = Classification | Reply | Extraction
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResultTimings:
+    """Milliseconds of a request, from its receipt; tokens per second of its decoding."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    first_token_ms: float
+    total_ms: float
+    tokens_per_second: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """An answered request.
+
+    Attributes:
+        outputs: by part: `sentiment`, `reply`, or the name of a task of one's own.
+        lacks_history: the conversation has earlier turns that were not known here.
+        may_be_double: another box of the group may have answered the same request.
+    """
+
+    id: str
+    task: str
+    session: str | None
+    node: str
+    model: str
+    time: str  # RFC 3339, UTC
+    outputs: Mapping[str, Output]
+    usage: Usage
+    timings: ResultTimings
+    lacks_history: bool = False
+    may_be_double: bool = False
+
+
+def rfc3339(seconds: float) -> str:
+    """Wall-clock seconds since the epoch as UTC text, to the millisecond."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def encode(value: Mapping[str, Any]) -> bytes:
+    """Compact UTF-8 JSON without NaN."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def encode_result(result: Result) -> bytes:
+    """The JSON of a result."""
+    head: dict[str, Any] = {"id": result.id, "task": result.task, "status": "ok"}
+    if result.session is not None:
+        head["session"] = result.session
+    if result.lacks_history:
+        head["history"] = "missing"
+    if result.may_be_double:
+        head["duplicate"] = "possible"
+    head |= {"node": result.node, "model": result.model, "time": result.time}
+    head |= {name: asdict(output) for name, output in result.outputs.items()}
+    return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
+
+
+def encode_error(
+    *, request_id: str, task: str, session: str | None, node: str, time: str, error: RequestError
+) -> bytes:
+    """The JSON of an error."""
+    body: dict[str, Any] = {"code": error.code, "message": error.message}
+    if error.field is not None:
+        body["field"] = error.field
+    if error.retry_after_ms is not None:
+        body["retry_after_ms"] = error.retry_after_ms
+    head: dict[str, Any] = {"id": request_id, "task": task, "status": "error"}
+    if session is not None:
+        head["session"] = session
+    return encode(head | {"node": node, "time": time, "error": body})
+
+
+def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, Any]) -> bytes:
+    """The JSON of a stream's chunk `seq`: a whole classification, or `{"delta": …}` of a reply."""
+    return encode({"id": request_id, "seq": seq, part: value})
+
+
+def result_schema(tasks: Tasks) -> dict[str, Any]:
+    """The JSON Schema of a result."""
+    parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, {"$ref": "#/$defs/Reply"})
+    parts |= {
+        part.name: {"type": "object", "required": ["data"], "properties": {"data": _own(part.name, part.schema)}}
+        for name in tasks.names
+        for part in tasks.parts(name)
+        if isinstance(part, GenerateSpec) and part.schema is not None
+    }
+    parts["history"] = {"const": "missing", "description": "Earlier turns of the conversation are not known here."}
+    parts["duplicate"] = {"const": "possible", "description": "Another box may have answered this request too."}
+    return _answer_schema(
+        status={"const": "ok"},
+        model={"type": "string"},
+        usage={"$ref": "#/$defs/Usage"},
+        timings={"$ref": "#/$defs/ResultTimings"},
+        optional=parts,
+    ) | {"$defs": _definitions(Classification, Reply, Usage, ResultTimings)}
+
+
+def _own(task: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    """A task's schema as a part of another: with a name of its own, its `$ref: "#/…"` mean places within it."""
+    return {"$id": f"urn:edged:{quote(task)}", **schema}
+
+
+def error_schema() -> dict[str, Any]:
+    """The JSON Schema of an error."""
+    codes = {"enum": sorted(each.code for each in RequestError.__subclasses__())}
+    error = {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {
+            "code": codes,
+            "message": {"type": "string"},
+            "field": {"type": "string", "description": "The part of the request that is wrong."},
+            "retry_after_ms": {"type": "integer", "description": "When it may be worth to ask again."},
+        },
+        "additionalProperties": False,
+    }
+    return _answer_schema(status={"const": "error"}, error=error)
+
+
+def chunk_schema(tasks: Tasks) -> dict[str, Any]:
+    """The JSON Schema of a stream's chunk: one part, a classification as a whole or a reply by its next words."""
+    delta = {
+        "type": "object",
+        "required": ["delta"],
+        "properties": {"delta": {"type": "string"}},
+        "additionalProperties": False,
+    }
+    parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, delta)
+    return {
+        "type": "object",
+        "required": ["id", "seq"],
+        "properties": {"id": {"type": "string"}, "seq": {"type": "integer", "minimum": 0}, **parts},
+        "additionalProperties": False,
+        "minProperties": 3,
+        "maxProperties": 3,
+        "$defs": _definitions(Classification),
+    }
+
+
+def _part_schemas(tasks: Tasks, classified: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    parts = (part for name in tasks.names for part in tasks.parts(name))
+    return {part.name: classified if isinstance(part, ClassifySpec) else written for part in parts}
+
+
+def _answer_schema(*, optional: Mapping[str, Any] = MappingProxyType({}), **required: Any) -> dict[str, Any]:
+    head = {"id": {"type": "string"}, "task": {"type": "string"}, "node": {"type": "string"}}
+    time = {"time": {"type": "string", "format": "date-time"}}
+    return {
+        "type": "object",
+        "required": [*head, *time, *required],
+        "properties": {**head, "session": {"type": "string"}, **time, **required, **optional},
+        "additionalProperties": False,
+    }
+
+
+def _definitions(*kinds: type) -> dict[str, Any]:
+    return {kind.__name__: TypeAdapter(kind).json_schema() for kind in kinds}
+
+
+def extraction(text: str) -> Extraction:
+    """Read the JSON that a model wrote.
+
+    Raises:
+        ModelError: it is none that can be sent on. A schema bounds the form of a number and not its size: 1e999 is
+            JSON, and no float.
+    """
+    try:
+        data = json.loads(text)
+        encode({"data": data})
+    except (ValueError, RecursionError):
+        data = None
+    if not isinstance(data, dict):
+        raise ModelError("the model's output is no JSON that can be sent; give numbers of the schema a maximum")
+    return Extraction(data=data)
+
+
+def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:
+    """Turn label probabilities into an answer: the most probable label, or the neutral one when it is a near tie.
+
+    With a neutral label that the model does not score, `score` of it is 1 minus the distance of the best two.
+    """
+    first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
+    margin = scores[first] - scores[second]
+    label = next(each for each in spec.labels if each.canonical == first)
+    score = scores[first]
+    if spec.neutral is not None and margin < spec.neutral_margin:
+        label, score = spec.neutral, 1.0 - margin
+    return Classification(
+        label=label.canonical,
+        name=label.names[language],
+        emoji=label.emoji,
+        score=round(score, 4),
+        scores={name: round(value, 4) for name, value in scores.items()},
+    )

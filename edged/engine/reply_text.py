@@ -1,0 +1,109 @@
+"""A reply's text as it grows, piece by piece, and what of it may be shown already. Pure; knows no model.
+
+What was shown is never taken back: the pieces that are given out join to the text. So whatever may still turn out to
+be the beginning of a stop string, white space at the end, or half a sentence that nobody wants, waits.
+"""
+
+from collections.abc import Sequence
+
+from edged.engine.sentences import last_end
+from edged.ports.engine import Params
+from edged.tasks.specs import GenerateSpec
+
+
+class ReplyText:
+    """The text of one reply.
+
+    Attributes:
+        stopped: a stop string is complete: the text ends before it.
+    """
+
+    def __init__(self, stops: Sequence[str] = (), *, roles: Sequence[str] = (), whole_sentences: bool = False) -> None:
+        """Begin.
+
+        Args:
+            stops: strings that end the text and are no part of it.
+            roles: words by which a line of somebody else's begins ("User:"). They end the text where a line begins with
+                them, and are left out at its very beginning.
+            whole_sentences: a text that is cut short ends with its last whole sentence, if it has one.
+        """
+        self._stops = (*stops, *(f"\n{role}" for role in roles))
+        self._roles = tuple(roles)
+        self._whole_sentences = whole_sentences
+        self._text = ""  # all so far, without what is left out at its beginning
+        self._shown = 0  # characters of it given out
+        self.stopped = False
+
+    @property
+    def text(self) -> str:
+        """The text given out so far."""
+        return self._text[: self._shown]
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there is any text, given out or not."""
+        return bool(self._text)
+
+    def add(self, piece: str) -> str:
+        """Take a piece in; gives the text that is now certain."""
+        self._text += piece
+        if not self._shown:
+            self._text = self._from_its_beginning()
+        ends = [at for at in (self._text.find(stop, self._shown) for stop in self._stops) if at >= 0]
+        if ends:
+            self._text = self._text[: min(ends)].rstrip()
+            self.stopped = True
+            return self._show(len(self._text))
+        return self._show(self._certain())
+
+    def finish(self, *, is_cut: bool) -> str:
+        """End the text; gives what was held back. `is_cut`: a limit ended it, and not its writer."""
+        if self.stopped:
+            return ""
+        self._text = self._text.rstrip()
+        if is_cut and self._whole_sentences:
+            end = last_end(self._text, is_over=True, start=self._shown) or self._shown
+            self._text = self._text[:end] or self._text  # half a sentence is better than none
+        return self._show(len(self._text))
+
+    def _from_its_beginning(self) -> str:
+        text = self._text.lstrip()
+        while role := next((role for role in self._roles if text.startswith(role)), ""):
+            text = text[len(role) :].lstrip()
+        return text
+
+    def _certain(self) -> int:
+        """How much of the text is there to stay."""
+        until = len(self._text) - self._held_back()
+        if self._whole_sentences:
+            return last_end(self._text[:until], is_over=False, start=self._shown) or self._shown
+        return until
+
+    def _held_back(self) -> int:
+        """Characters at the end that may be the beginning of a stop string or a role, and the white space before them.
+
+        White space is given out only with what follows it: a text does not end with any.
+        """
+        if not self._shown and any(role.startswith(self._text) for role in self._roles):
+            return len(self._text)
+        held = 0
+        for stop in self._stops:
+            for size in range(min(len(stop) - 1, len(self._text)), held, -1):
+                if self._text.endswith(stop[:size]):
+                    held = size
+                    break
+        return len(self._text) - len(self._text[: len(self._text) - held].rstrip())
+
+    def _show(self, until: int) -> str:
+        until = max(until, self._shown)
+        piece = self._text[self._shown : until]
+        self._shown = until
+        return piece
+
+
+def reply_text(spec: GenerateSpec, params: Params, *, roles: Sequence[str] = ()) -> ReplyText:
+    """The text that a task's settings and a caller's wishes mean. JSON ends where its schema has it end."""
+    if spec.schema is not None:
+        return ReplyText()
+    wanted = spec.whole_sentences if params.whole_sentences is None else params.whole_sentences
+    return ReplyText((*spec.stop, *params.stop), roles=roles, whole_sentences=wanted)

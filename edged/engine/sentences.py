@@ -1,0 +1,62 @@
+"""Where sentences end, in English and Chinese. Pure.
+
+A rule that is sure rather than clever: it may miss an end, and seldom takes a mark for one that is none.
+"""
+
+import re
+
+from edged.tasks.text import is_han
+
+_CLOSING = re.escape("\"'”’)]}」』】》»*_`")
+_END = re.compile(rf"(?P<marks>[.!?…。！？]+)[{_CLOSING}]*|\n")
+_CHINESE = frozenset("。！？")
+_GOES_ON = (":", ",", ";", "：", "，", "；", "、")  # a line that ends so is no end of anything
+_TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "mt", "vs", "e.g", "i.e"})
+_LAST_WORD = re.compile(r"[^\s(]*$")
+
+
+def last_end(text: str, *, is_over: bool, start: int = 0) -> int | None:
+    """The end of the last whole sentence of `text`, as an index behind it; None where there is no whole one.
+
+    A line break ends a sentence too, so that items of a list count.
+
+    Args:
+        text: as far as it is known.
+        is_over: nothing follows. Else an end counts only where what follows shows it; it is one for good then.
+        start: what is before is known to hold no later end than this.
+    """
+    found = None
+    for match in _END.finditer(text, start):
+        marks = match["marks"]
+        end = match.end() if marks else len(text[: match.start()].rstrip())
+        is_end = _ends_by_marks(text, match, is_over=is_over) if marks else _ends_by_line(text[:end])
+        if is_end and end > start:
+            found = end
+    return found
+
+
+def _ends_by_line(before: str) -> bool:
+    return bool(before) and not before.endswith(_GOES_ON) and not _is_number_of_list(before)
+
+
+def _ends_by_marks(text: str, match: re.Match[str], *, is_over: bool) -> bool:
+    before, after = text[: match.start()], text[match.end() :]
+    if match["marks"] == "." and _is_abbreviation(before):
+        return False
+    if not after.strip():  # "3." may become "3.14", and a word in small letters may follow "..."
+        return is_over and not (match.group() == "." and before[-1:].isdigit())
+    if not _CHINESE.isdisjoint(match["marks"]) or is_han(after[0]):
+        return True
+    return after[0].isspace() and not after.lstrip()[0].islower()
+
+
+def _is_abbreviation(before: str) -> bool:
+    """Whether a full stop after this belongs to the word: "Dr.", "J. S. Bach", "1." at the beginning of a line."""
+    found = _LAST_WORD.search(before)
+    word = found.group() if found else ""
+    is_initial = len(word) == 1 and word.isupper() and word.isascii() and word != "I"
+    return word.lower() in _TITLES or is_initial or _is_number_of_list(before + ".")
+
+
+def _is_number_of_list(before: str) -> bool:
+    return re.fullmatch(r"\s*\d+[.)]", before.rpartition("\n")[2]) is not None

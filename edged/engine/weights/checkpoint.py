@@ -1,0 +1,270 @@
+"""A model's folder or GGUF file, opened: config, tokenizer, and tensors one at a time by Hugging Face name.
+
+Reads safetensors and GGUF, and nothing that could run code: no pickle, no code of the model's own.
+Never holds more than the tensor that is asked for; files are mapped.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from edged.engine.weights import gguf_model
+from edged.engine.weights.gguf_file import GgufFile, open_gguf
+from edged.engine.weights.gguf_tokenizer import tokenizer_of
+from edged.errors import ModelUnavailable
+from edged.tasks.specs import SamplingWishes
+
+_REMEDY = "fetch it again with `edged models pull`, or name another in EDGED_MODEL__ID"
+_TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Tensor:
+    """A tensor that can be read."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """An opened model.
+
+    Attributes:
+        path: the folder or the GGUF file.
+        end_tokens: tokens that end a reply, as the model's makers have it; empty where they do not say.
+        sampling: how they sample it, as far as they say.
+    """
+
+    path: Path
+    config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    end_tokens: frozenset[int]
+    sampling: SamplingWishes
+    _tensors: Mapping[str, _Tensor]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers there are, known without reading them."""
+        return sum(prod(tensor.shape) for tensor in self._tensors.values())
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._tensors)
+
+    def has(self, name: str) -> bool:
+        return name in self._tensors
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """Read a tensor. It may look into the file: copy it before changing it.
+
+        Raises:
+            ModelUnavailable: it is not there or cannot be read, or holds NaN or infinity.
+        """
+        if name not in self._tensors:
+            raise self._broken(f"tensor {name} is missing{self._quantised_hint()}")
+        try:
+            tensor = self._tensors[name].read()
+        except (OSError, SafetensorError) as error:
+            raise self._broken(f"tensor {name} cannot be read ({_in_a_line(error)})") from error
+        if tensor.dtype not in {torch.float32, torch.float16, torch.bfloat16}:
+            raise self._broken(f"tensor {name} is of {tensor.dtype}{self._quantised_hint()}")
+        # The extremes show NaN and infinity in one pass without a copy, 40 times as fast as isfinite().
+        if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            raise self._broken(f"tensor {name} holds NaN or infinity")
+        return tensor
+
+    def expect(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """Read a tensor that must have this shape.
+
+        Raises:
+            ModelUnavailable: as `tensor` does, or it has another shape.
+        """
+        if name in self._tensors and self._tensors[name].shape != shape:
+            raise self._broken(f"tensor {name} is {self._tensors[name].shape}, where its config means {shape}")
+        return self.tensor(name)
+
+    def _broken(self, what: str) -> ModelUnavailable:
+        return ModelUnavailable(f"the model at {self.path} cannot be used: {what}; {_REMEDY}")
+
+    def _quantised_hint(self) -> str:
+        quantised = getattr(self.config, "quantization_config", None)
+        if quantised is None:
+            return ""
+        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
+        return f" (its weights are quantised by {method}: take the model with plain weights)"
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Open a folder in Hugging Face's layout, or a GGUF file; reads no tensor.
+
+    Raises:
+        ModelUnavailable: what is missing or broken, and what to do.
+    """
+    if path.is_dir():
+        return _open_folder(path)
+    if path.is_file():
+        return _open_file(path)
+    raise ModelUnavailable(f"there is no model at {path}; {_REMEDY}")
+
+
+def _open_file(path: Path) -> Checkpoint:
+    file = open_gguf(path)
+    config = gguf_model.config_of(file)
+    stored = gguf_model.tensors_of(file, config)
+    tokenizer = tokenizer_of(file)
+    return Checkpoint(
+        path=path,
+        config=config,
+        tokenizer=tokenizer,
+        end_tokens=_ids(config.eos_token_id),
+        sampling=SamplingWishes(),
+        _tensors={
+            name: _Tensor(shape=file.tensors[each.name].shape, read=partial(_read_stored, file, each))
+            for name, each in stored.items()
+        },
+    )
+
+
+def _read_stored(file: GgufFile, stored: gguf_model.StoredTensor) -> torch.Tensor:
+    tensor = file.read(stored.name)
+    return tensor if stored.heads is None else gguf_model.in_order(tensor, stored.heads)
+
+
+def _open_folder(folder: Path) -> Checkpoint:
+    config = _config(folder)
+    generation = _generation_config(folder)
+    return Checkpoint(
+        path=folder,
+        config=config,
+        tokenizer=_tokenizer(folder),
+        end_tokens=_end_tokens(generation, config),
+        sampling=_sampling(generation),
+        _tensors={name: tensor for file in _weight_files(folder) for name, tensor in _tensors_of(file).items()},
+    )
+
+
+def _config(folder: Path) -> PretrainedConfig:
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailable(f"{folder} has no config.json, so it is no model's folder; {_REMEDY}")
+    try:
+        config: PretrainedConfig = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except Exception as error:  # transformers' checks raise classes that it does not export
+        raise ModelUnavailable(
+            f"the config.json of {folder} is not understood ({_in_a_line(error)}); {_REMEDY}"
+        ) from error
+    return config
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    if not any(all((folder / name).is_file() for name in names) for names in _TOKENIZERS):
+        raise ModelUnavailable(f"{folder} has no tokenizer (tokenizer.json); {_REMEDY}")
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot parse
+        raise ModelUnavailable(
+            f"the tokenizer of {folder} is not understood ({_in_a_line(error)}); {_REMEDY}"
+        ) from error
+    return tokenizer
+
+
+def _generation_config(folder: Path) -> Mapping[str, Any]:
+    """How the model's makers have it write."""
+    file = folder / "generation_config.json"
+    said = _json(file) if file.exists() else {}
+    return said if isinstance(said, dict) else {}
+
+
+def _end_tokens(generation: Mapping[str, Any], config: PretrainedConfig) -> frozenset[int]:
+    said = generation.get("eos_token_id")
+    return _ids(said if said is not None else getattr(config.get_text_config(), "eos_token_id", None))
+
+
+def _sampling(generation: Mapping[str, Any]) -> SamplingWishes:
+    """The makers' values, but for those that are none. `do_sample` false is not heeded: small models repeat then."""
+
+    def within(name: str, low: float, high: float) -> float | None:
+        value: object = generation.get(name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+            return None
+        return value
+
+    top_k = within("top_k", 0, 1000)
+    return SamplingWishes(
+        temperature=within("temperature", 0.01, 2),
+        top_p=within("top_p", 0.01, 1),
+        top_k=None if top_k is None else int(top_k),
+        repetition_penalty=within("repetition_penalty", 0.5, 2),
+    )
+
+
+def _ids(said: Any) -> frozenset[int]:
+    """Token ids from a config, where one, several or none may stand."""
+    return frozenset(each for each in (said if isinstance(said, list) else [said]) if isinstance(each, int))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file() and (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    if not index.is_file():
+        if any(any(folder.glob(pattern)) for pattern in _PICKLES):
+            raise ModelUnavailable(
+                f"{folder} has its weights as pickle only, which can run code and is never loaded: convert it to "
+                "safetensors (load and save_pretrained in transformers, where you trust it), or name another in "
+                "EDGED_MODEL__ID"
+            )
+        raise ModelUnavailable(f"{folder} has no model.safetensors; {_REMEDY}")
+    listing = _json(index)
+    shards = listing.get("weight_map") if isinstance(listing, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(name, str) and "/" not in name for name in shards.values()):
+        raise ModelUnavailable(f"{index} is damaged; {_REMEDY}")
+    files = [folder / name for name in sorted(set(shards.values()))]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ModelUnavailable(f"{folder} lacks {', '.join(missing)}, which its index names; {_REMEDY}")
+    return files
+
+
+def _tensors_of(file: Path) -> dict[str, _Tensor]:
+    try:
+        mapped: Any = safe_open(file, framework="pt")
+        return {
+            name: _Tensor(shape=tuple(mapped.get_slice(name).get_shape()), read=partial(_read_tensor, file, name))
+            for name in mapped.keys()  # noqa: SIM118 - no mapping, it has only this
+        }
+    except (OSError, SafetensorError) as error:
+        raise ModelUnavailable(
+            f"{file} is cut short or no safetensors file ({_in_a_line(error)}); {_REMEDY}"
+        ) from error
+
+
+def _read_tensor(file: Path, name: str) -> torch.Tensor:
+    """Read from a mapping of its own: it ends with the tensor, else the whole file would stay in memory beside the
+    model that is made of it.
+    """
+    mapped: Any = safe_open(file, framework="pt")
+    tensor: torch.Tensor = mapped.get_tensor(name)
+    return tensor
+
+
+def _json(file: Path) -> object:
+    try:
+        content: object = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelUnavailable(f"{file} is damaged ({_in_a_line(error)}); {_REMEDY}") from error
+    return content
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join((str(error) or type(error).__name__).split())[:300]

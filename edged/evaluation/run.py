@@ -1,0 +1,188 @@
+"""`edged eval`: how right a classifying task is on labelled texts, on the daemon's own engine."""
+
+import queue
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from edged import __version__, build
+from edged.contract.results import classification
+from edged.errors import SettingsError, TooLong
+from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
+from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
+from edged.settings.schema import Settings
+from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.specs import ClassifySpec, Tasks
+from edged.tasks.text import Language, language_of, normalise
+
+MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
+Generate = Callable[[str], str]
+
+_BASELINE_TOKENS = 5
+
+
+def run(
+    settings: Settings,
+    *,
+    data: Path,
+    task: str,
+    tasks: Tasks,
+    names: Mapping[str, str],
+    limit: int | None,
+    baseline: bool,
+    make_engine: MakeEngine | None = None,
+) -> EvalReport:
+    """Judge the texts of `data`, one at a time.
+
+    Raises:
+        SettingsError: the file or the task is not fit for it.
+        ModelUnavailable: the model cannot be started.
+        RequestError: a text cannot be judged.
+    """
+    spec = classifying(tasks, task)
+    cases = spread(read(data, spec, names=names), limit)
+    is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
+    language = None if settings.language == "auto" else settings.language
+    calibration = RunningCalibration() if settings.calibration == "running" else None
+    engine = _engine(settings, Tasks([spec]), make_engine)
+    try:
+        engine.start()
+        engine.wait_ready()
+        verdicts = [
+            judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
+            for case in _shown(cases, "scored")
+        ]
+        model = engine.model
+    finally:
+        engine.stop()
+    generated = None
+    if baseline:
+        generate = _transformers(settings)
+        generated = report(
+            [
+                ask(generate, spec, case, language=language, half_width=settings.half_width)
+                for case in _shown(cases, "generate and parse")
+            ]
+        )
+    return EvalReport(
+        version=__version__,
+        task=task,
+        data=data.name,
+        texts=len(cases),
+        model=model.id,
+        format=model.format,
+        calibration=settings.calibration,
+        scored=report(verdicts),
+        baseline=generated,
+    )
+
+
+def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:
+    """The labelled texts of a UTF-8 file; see `edged.evaluation.labelled`.
+
+    Raises:
+        SettingsError: it cannot be read as that.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8: byte {error.start}") from None
+    return labelled(text, spec, names=names, source=str(path))
+
+
+def classifying(tasks: Tasks, name: str) -> ClassifySpec:
+    """The task of this name.
+
+    Raises:
+        SettingsError: there is none, or it gives no label.
+    """
+    if name not in tasks:
+        raise SettingsError(f"there is no task {name}; there are {', '.join(tasks.names)}")
+    spec = next(iter(tasks.parts(name)))
+    if not isinstance(spec, ClassifySpec) or spec.name != name:
+        able = [each.name for each in tasks if isinstance(each, ClassifySpec)]
+        raise SettingsError(f"task {name} gives no label; those that do: {', '.join(able)}")
+    return spec
+
+
+def judge(
+    engine: Engine,
+    spec: ClassifySpec,
+    case: Case,
+    *,
+    language: Language | None,
+    calibration: RunningCalibration | None,
+    with_neutral: bool,
+) -> Verdict:
+    """Score the labels of one text. Without neutral texts in the data, the better of the scored labels counts.
+
+    A text that does not fit the model's context gets no label, as in the daemon.
+    """
+    ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    language = language or language_of(case.text)
+    begin = time.perf_counter()
+    engine.submit(Work(key="eval", spec=spec, text=case.text, language=language), ended.put)
+    event = ended.get()
+    seconds = time.perf_counter() - begin
+    if isinstance(event, Failed):
+        if not isinstance(event.error, TooLong):
+            raise event.error
+        return Verdict(case=case, label=UNREADABLE, scores={}, seconds=seconds)
+    if not isinstance(event, Classified):
+        raise TypeError(f"a classification ended with {type(event).__name__}")
+    scores = event.scores
+    if calibration is not None:
+        by = judge_of(spec, language, model=engine.model.id, weight_format=engine.model.format)
+        scores = calibration.correct(by, scores)
+        calibration.add([observe(by, event.scores)])
+    label = max(scores, key=lambda name: scores[name])
+    if with_neutral:
+        told = classification(spec, scores, language)
+        label, scores = told.label, {**scores, told.label: told.score}
+    return Verdict(case=case, label=label, scores=scores, seconds=seconds)
+
+
+def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:
+    """Have the label written, and look for it in what was written."""
+    language = language or language_of(case.text)
+    words = {each.canonical: each.names[language] for each in spec.labels}
+    prompt = _question(words.values(), normalise(case.text, half_width=half_width), language)
+    begin = time.perf_counter()
+    said = generate(prompt)
+    return Verdict(case=case, label=parse(said, words), scores={}, seconds=time.perf_counter() - begin)
+
+
+def parse(said: str, words: dict[str, str]) -> str:
+    """The one label that an answer names; `UNREADABLE` for none and for several."""
+    found = [label for label, word in words.items() if word.casefold() in said.casefold()]
+    return found[0] if len(found) == 1 else UNREADABLE
+
+
+def _question(words: Iterable[str], text: str, language: Language) -> str:
+    """The article's question, and the same in English."""
+    if language == "zh":
+        return f"你只判断情感极性,只回答{'或'.join(f'“{each}”' for each in words)}。\n文本:{text}\n情感:"
+    return f"You judge only the sentiment. Answer only {' or '.join(words)}.\nText: {text}\nSentiment:"
+
+
+def _engine(settings: Settings, tasks: Tasks, make_engine: MakeEngine | None) -> StoppableEngine:
+    if make_engine is None:
+        make_engine = build.make_engine
+    return make_engine(settings, tasks)
+
+
+def _transformers(settings: Settings) -> Generate:
+    """The article's way to generate: transformers in fp32, greedily, a few tokens."""
+    from edged.engine import article_baseline as article  # noqa: PLC0415 - brings torch
+    from edged.models.store import Store  # noqa: PLC0415
+
+    return article.load(Store(settings.model_dir).path(settings.model.id, settings.model.revision), _BASELINE_TOKENS)
+
+
+def _shown(cases: Sequence[Case], name: str) -> Iterable[Case]:
+    bar: Iterable[Case] = tqdm(cases, desc=name, unit="text", disable=None)  # none where there is no terminal
+    return bar

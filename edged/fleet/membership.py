@@ -1,0 +1,210 @@
+"""A box's part in a group: whether the broker shares at all, what the others say, and when to take work.
+
+What to do with that is decided in `group`.
+"""
+
+import json
+import queue
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+from edged.contract.topics import Topics, topic_matches
+from edged.errors import BrokerUnavailable
+from edged.fleet.policy import Group
+from edged.ports.link import Link, Publication
+from edged.ports.worker import WorkerState
+
+log = structlog.get_logger(__name__)
+
+_PROBE_S = 2.0  # between two probes
+_NOTE_S = 60.0  # between two notes of what changes all the time
+_GREET_S = 1.0  # between two greetings: many may come at once
+_PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
+
+
+def nothing_shared(topics: Topics) -> BrokerUnavailable:
+    """Why there can be no group: a message to a shared subscription does not come back."""
+    return BrokerUnavailable(
+        f"the broker delivers nothing by shared subscriptions, or its access list forbids {topics.probe} to this user: "
+        "a group (mqtt.share_group) needs a broker that has them, as mosquitto, EMQX, HiveMQ and VerneMQ do"
+    )
+
+
+class Membership:
+    """For the main thread; `hear` is for the link's."""
+
+    def __init__(
+        self,
+        group: Group,
+        *,
+        topics: Topics,
+        link: Link,
+        worker: Callable[[], WorkerState],
+        is_well: Callable[[], bool],
+        note: Callable[[int], None] = lambda _: None,
+        clock: Callable[[], float],
+    ) -> None:
+        """Assign; `start` takes work.
+
+        `is_well` tells whether this box can answer; `note` keeps for `recall` in its next life how many requests it
+        lets the broker have at it; `clock` gives monotonic seconds.
+        """
+        self._group = group
+        self._topics = topics
+        self._link = link
+        self._worker = worker
+        self._is_well = is_well
+        self._note = note
+        self._noted: int | None = None
+        self._noted_at = float("-inf")
+        self._clock = clock
+        self._heard: queue.SimpleQueue[tuple[str, Mapping[str, Any], float]] = queue.SimpleQueue()
+        self._is_proven = False
+        self._probed_at: float | None = None
+        self._probing_for = 0.0
+        self._takes = False
+        self._has_newcomer = False
+        self._has_namesake = False
+        self._greeted_at = float("-inf")
+        self._reconnects = 0
+
+    @staticmethod
+    def subscriptions(topics: Topics) -> tuple[str, ...]:
+        """What a member listens to beside the work itself: of no use later, so nobody is to keep it."""
+        # A group of one: no other box may be dealt our probe.
+        return () if topics.group is None else (f"$share/{topics.node}/{topics.probe}", *topics.members)
+
+    def recall(self, receive_maximum: int | None) -> None:
+        """Announce what was noted in an earlier life, until it is measured anew; before the link starts."""
+        if receive_maximum is not None:
+            self._noted = receive_maximum
+            self._group.recall(receive_maximum)
+            self._link.announce(receive_maximum)
+
+    def start(self) -> None:
+        """Take work from now on."""
+        self._takes = True
+        self._link.share(taking=True)
+
+    def tick(self) -> bool:
+        """Decide whether to go on taking work; about once a second, once there is a model.
+
+        Returns:
+            Whether the others must know something new at once.
+
+        Raises:
+            BrokerUnavailable: see `check_broker`.
+        """
+        self.check_broker()
+        link = self._link.state()
+        if link.reconnects != self._reconnects:
+            # Who did not come back with the broker has no last will there either.
+            self._reconnects = link.reconnects
+            self._group.forget()
+            self._has_newcomer = True  # ourselves: what we tell now says that we know nobody, and they answer
+        self._listen()
+        worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
+        takes = self._group.decide(
+            jobs=worker.jobs,
+            service_s=worker.service_s,
+            is_well=self._is_well(),
+            now=self._clock(),
+            unacked=link.unacked,
+            bound=link.receive_maximum,
+        )
+        self._announce(self._group.receive_maximum)
+        is_news = (takes, kept, had_speed) != (self._takes, self._group.keeps, self._group.has_speed)
+        if is_news:
+            log.info("group_share", takes=takes, keeps=self._group.keeps, jobs=worker.jobs)
+        if takes != self._takes:
+            self._takes = takes
+            self._link.share(taking=takes)
+        return self._greets() or is_news
+
+    def _announce(self, receive_maximum: int | None) -> None:
+        """Have the next CONNECT say what was measured, also that of the next process."""
+        if receive_maximum is None:
+            return
+        self._link.announce(receive_maximum)
+        if receive_maximum != self._noted and self._clock() - self._noted_at >= _NOTE_S:
+            self._noted, self._noted_at = receive_maximum, self._clock()
+            self._note(receive_maximum)
+
+    def _listen(self) -> None:
+        while not self._heard.empty():
+            self._has_newcomer |= self._group.hear(*self._heard.get())
+
+    def _greets(self) -> bool:
+        """Whether a box that has just come is to hear of us now, and not after half a minute."""
+        if not self._has_newcomer or self._clock() - self._greeted_at < _GREET_S:
+            return False
+        self._has_newcomer = False
+        self._greeted_at = self._clock()
+        return True
+
+    def is_last(self) -> bool:
+        """Whether no other box is known that could take the work: what comes when we go must be kept for us."""
+        self._listen()
+        return self._group.is_alone
+
+    @property
+    def must_hand_over(self) -> bool:
+        """Whether others may rely on this box to keep the queue, also one that is new and was not heard yet."""
+        return self._group.keeps
+
+    def check_broker(self) -> None:
+        """See whether a message to a shared subscription comes back; some brokers grant them and deliver nothing.
+
+        Raises:
+            BrokerUnavailable: it does not.
+        """
+        if self._is_proven or self._link.state().connected_since is None:
+            self._probed_at = None
+            return
+        now = self._clock()
+        if self._probed_at is not None:
+            if now - self._probed_at < _PROBE_S:
+                return
+            self._probing_for += now - self._probed_at
+        if self._probing_for >= _PROBE_TIMEOUT_S:
+            raise nothing_shared(self._topics)
+        self._probed_at = now
+        self._link.publish(Publication(topic=self._topics.probe, payload=b"{}"))
+
+    def hear(self, topic: str, payload: bytes) -> bool:
+        """Take a message in that is not ours to answer; False when it is none for a member either."""
+        if topic == self._topics.probe:
+            if not self._is_proven:
+                log.info("group_probe_returned")
+            self._is_proven = True
+            return True
+        if not any(topic_matches(each, topic) for each in self._topics.members):
+            return False
+        try:
+            report = json.loads(payload)
+        except (ValueError, RecursionError):
+            return True
+        if isinstance(report, dict):
+            node = topic.split("/")[-2]
+            self._heard.put((node, report, self._clock()))
+            if node == self._topics.group:
+                self._hear_namesake(report)
+        return True
+
+    def _hear_namesake(self, report: Mapping[str, Any]) -> None:
+        """Tell of a box that is named as the group is: the group's topics are its own, and it answers all of it too."""
+        is_there = report.get("state") in {"ready", "degraded"}
+        if is_there and not self._has_namesake:
+            words = (
+                f"a box is named {self._topics.group}, as this group is, and answers each of its requests too; "
+                "give that box another EDGED_NODE, or the group another EDGED_MQTT__SHARE_GROUP"
+            )
+            log.warning("group_namesake", reason=words)
+        self._has_namesake = is_there
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `health` says of it, JSON-ready."""
+        told = self._link.state().receive_maximum
+        return self._group.snapshot() | ({} if told is None else {"receive_maximum": told})

@@ -1,0 +1,200 @@
+"""The journal as the worker uses it: a fault of the disk is noted and told, and stops no answer.
+
+What cannot be written is kept here, is known as if it were written, and is tried again a moment later.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import structlog
+
+from edged.errors import JournalFault
+from edged.ports.journal import Entry, Journal, Recorded
+from edged.tasks.calibration import Observation
+from edged.tasks.conversation import Turn
+
+log = structlog.get_logger(__name__)
+
+KEPT = 5000  # entries that wait for a disk to heal; then the oldest are lost
+RETRY_S = 3.0  # between two attempts to write to a disk that does not take it
+_PRESSING = KEPT // 2  # entries that wait, from which on each moment counts in which the disk may be well again
+_PRESSING_RETRY_S = 0.2
+_SETTLED = 1000  # that wait for a quiet moment, if no answer is recorded before
+
+
+class Asked(Protocol):
+    """What names a request: `edged.wire.Request` does."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def has_own_id(self) -> bool: ...
+
+
+class Recorder:
+    """Keeps a journal in use. For the worker's thread; `fault` may be read, and `hurry` called, by others."""
+
+    def __init__(self, journal: Journal, *, clock: Callable[[], float]) -> None:
+        """`clock` gives monotonic seconds."""
+        self._journal = journal
+        self._clock = clock
+        self._unwritten: deque[Entry] = deque()
+        self._settled: list[tuple[str, str]] = []
+        self._failed_at = float("-inf")
+        self.fault: str | None = None
+
+    def open(self) -> None:
+        """Open the journal before it is needed: what is wrong with it is told at once, and what must go, goes."""
+        try:
+            self._journal.open()
+            self._is_well()
+        except JournalFault as fault:
+            self._note(fault)
+
+    def answer_before(self, request: Asked, fingerprint: str, *, redelivered_packet: int | None) -> Recorded | None:
+        """The answer that this request was given: found by its own id, or by the delivery that comes again."""
+        unwritten = self._answer_unwritten(request, fingerprint, redelivered_packet)
+        if unwritten is not None:
+            return unwritten
+        try:
+            if request.has_own_id:
+                return self._journal.find(request.id, fingerprint)
+            if redelivered_packet is not None:
+                return self._journal.find_unsettled(redelivered_packet, fingerprint)
+        except JournalFault as fault:
+            self._note(fault)
+        return None
+
+    def _answer_unwritten(self, request: Asked, fingerprint: str, redelivered_packet: int | None) -> Recorded | None:
+        for entry in reversed(self._unwritten):
+            is_same = (
+                entry.request_id == request.id
+                if request.has_own_id
+                else redelivered_packet is not None and entry.packet_id == redelivered_packet
+            )
+            if is_same and entry.fingerprint == fingerprint:
+                return Recorded(request_id=entry.request_id, payload=entry.payload)
+        return None
+
+    def starts(self, fingerprint: str) -> int:
+        """See `Journal.starts`."""
+        try:
+            return self._journal.starts(fingerprint)
+        except JournalFault as fault:
+            self._note(fault)
+            return 0
+
+    def begin(self, fingerprint: str) -> None:
+        """See `Journal.begin`."""
+        try:
+            self._journal.begin(fingerprint)
+        except JournalFault as fault:
+            self._note(fault)
+
+    def hand_back(self) -> None:
+        """See `Journal.hand_back`."""
+        try:
+            self._journal.hand_back()
+        except JournalFault as fault:
+            self._note(fault)
+
+    def turns(self, session: str) -> tuple[Turn, ...]:
+        """The conversation so far, as far as it can be read: as written, and what could not be written yet."""
+        return self.conversation(session)[0]
+
+    def conversation(self, session: str) -> tuple[tuple[Turn, ...], bool]:
+        """As `turns` has it, and whether that is all of it."""
+        is_whole = True
+        try:
+            written = self._journal.turns(session)
+        except JournalFault as fault:
+            self._note(fault)
+            written, is_whole = (), False
+        return self._with_unwritten(session, written), is_whole
+
+    def _with_unwritten(self, session: str, written: tuple[Turn, ...]) -> tuple[Turn, ...]:
+        return written + tuple(turn for entry in self._unwritten if entry.session == session for turn in entry.turns)
+
+    def observations(self) -> tuple[Observation, ...]:
+        """See `Journal.observations`."""
+        try:
+            return self._journal.observations()
+        except JournalFault as fault:
+            self._note(fault)
+            return ()
+
+    def forget(self, session: str) -> int:
+        """Delete a conversation; gives how many turns it had.
+
+        Raises:
+            JournalFault: the disk still has it.
+        """
+        kept = [entry for entry in self._unwritten if entry.session != session]
+        lost = sum(len(entry.turns) for entry in self._unwritten) - sum(len(entry.turns) for entry in kept)
+        self._unwritten = deque(kept)
+        return self._journal.forget(session) + lost
+
+    def commit(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]]) -> list[bytes]:
+        """Write answers, in one transaction, and note whose deliveries were acked.
+
+        An ack that nobody notes costs little, so it waits for the next answers, or for a quiet moment.
+
+        Returns:
+            The answers that count, in the order of `entries`: where another box was first, its own.
+        """
+        self._settled += settled
+        self._unwritten += entries
+        stand = [entry.payload for entry in entries]
+        if self._unwritten and self._may_retry():
+            written = self._write()
+            stand = [each.payload for each in written[len(written) - len(entries) :]] if written else stand
+        while len(self._unwritten) > KEPT:
+            lost = self._unwritten.popleft()
+            log.error("record_lost", request_id=lost.request_id)
+        return stand
+
+    def tidy(self, *, is_quiet: bool) -> None:
+        """Do what can wait, and see whether a fault is over."""
+        try:
+            if self.fault is not None and not self._unwritten and self._may_retry():
+                self._failed_at = self._clock()
+                self._journal.open()
+                self._is_well()
+            if self._settled and (is_quiet or len(self._settled) >= _SETTLED):
+                settled, self._settled = self._settled, []
+                self._journal.settled(settled)
+            self._journal.tidy(is_quiet=is_quiet)
+        except JournalFault as fault:
+            self._note(fault)
+
+    def hurry(self) -> None:
+        """There is work: cut `tidy` short."""
+        self._journal.hurry()
+
+    def _may_retry(self) -> bool:
+        pause = RETRY_S if len(self._unwritten) < _PRESSING else _PRESSING_RETRY_S
+        return self._clock() - self._failed_at >= pause
+
+    def _write(self) -> list[Recorded]:
+        try:
+            written = self._journal.record(list(self._unwritten), self._settled)
+        except JournalFault as fault:
+            self._note(fault)
+            return []
+        self._unwritten.clear()
+        self._settled = []
+        self._is_well()
+        return written
+
+    def _is_well(self) -> None:
+        self.fault = None
+        self._failed_at = float("-inf")
+
+    def _note(self, fault: JournalFault) -> None:
+        if self.fault != str(fault):
+            log.warning("journal_fault", reason=str(fault))
+        self.fault = str(fault)
+        # Also the least time that a fault is told which was over at once, as one of a journal begun anew is.
+        self._failed_at = self._clock()

@@ -1,0 +1,79 @@
+"""What `R/info` says: what this daemon is, what it can do and where. Pure; no secret is handed to it."""
+
+from typing import Any
+
+from edged.contract.commands import COMMANDS, ControlBody
+from edged.contract.requests import Contract, request_schema
+from edged.contract.results import chunk_schema, error_schema, result_schema
+from edged.contract.topics import Topics
+from edged.ports.engine import ModelInfo
+from edged.settings.schema import Settings
+from edged.tasks.specs import ClassifySpec, ComposeSpec, Tasks, TaskSpec
+
+
+def describe(*, contract: Contract, settings: Settings, model: ModelInfo, version: str) -> dict[str, Any]:
+    """The retained message of `R/info`, JSON-ready."""
+    topics = contract.topics
+    return {
+        "version": version,
+        "node": topics.node,
+        "model": {
+            "id": model.id,
+            "architecture": model.architecture,
+            "format": model.format,
+            "device": model.device,
+            "threads": model.threads,
+            "parameters": model.parameters,
+        },
+        "calibration": settings.calibration,
+        "tasks": {spec.name: _task(spec, contract.tasks) for spec in contract.tasks},
+        "limits": {
+            "payload_bytes": contract.payload_bytes,
+            "text_chars": contract.text_chars,
+            "context_tokens": model.max_context_tokens,
+            "new_tokens": model.max_new_tokens,
+            "queue": settings.queue.capacity,
+        },
+        "topics": {
+            "in": f"{topics.root}/in/<task>[/<session>]",
+            "out": f"{topics.root}/out/<task>[/<session>]",
+            **_group(topics),
+            "status": topics.status,
+            "health": topics.health,
+            "info": topics.info,
+            "request": f"{topics.root}/request/<{'|'.join(COMMANDS)}>",
+            "response": f"{topics.root}/response/<command>",
+            "reply_topics": list(contract.reply_topics),
+        },
+        "schemas": {
+            "request": request_schema(),
+            "result": result_schema(contract.tasks),
+            "error": error_schema(),
+            "chunk": chunk_schema(contract.tasks),
+            "control": ControlBody.model_json_schema(),
+        },
+    }
+
+
+def _group(topics: Topics) -> dict[str, Any]:
+    if topics.group is None:
+        return {}
+    parts = [f"{shard}/" for shard in topics.shards] or [""]
+    return {
+        "group_in": [f"{topics.group_root}/in/{part}<task>[/<session>]" for part in parts],
+        "group_out": [f"{topics.group_root}/out/{part}<task>[/<session>]" for part in parts],
+    }
+
+
+def _task(spec: TaskSpec, tasks: Tasks) -> dict[str, Any]:
+    if isinstance(spec, ComposeSpec):
+        return {"kind": "compose", "parts": [part.name for part in tasks.parts(spec.name)]}
+    if isinstance(spec, ClassifySpec):
+        labels = [*spec.labels, *([spec.neutral] if spec.neutral else [])]
+        return {
+            "kind": "classify",
+            "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
+        }
+    if spec.schema is not None:
+        return {"kind": "extract", "schema": dict(spec.schema)}
+    return {"kind": "generate", "history": spec.keeps_history}

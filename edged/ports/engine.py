@@ -1,0 +1,203 @@
+"""What an engine is asked, and what it answers: the records between the worker and any engine. Pure."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from edged.errors import RequestError
+from edged.tasks.conversation import Turn
+from edged.tasks.specs import PartSpec
+from edged.tasks.text import Language
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Params:
+    """A caller's wishes for generation; None leaves the task's own value."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    whole_sentences: bool | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Work:
+    """One task on one text: one sequence in the engine.
+
+    Attributes:
+        key: names the work in every event and in `cancel`; unique among the work in hand.
+        text: the user's words as they came; the engine normalises them.
+        turns: the conversation before `text`, oldest first; for classification always empty.
+        seed: what sampling draws from, when the caller gave no seed of its own.
+        continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
+        stream: whether `TextDelta` events are wanted.
+        deadline: monotonic seconds after which no more work is done on it.
+    """
+
+    key: str
+    spec: PartSpec
+    text: str
+    language: Language
+    turns: tuple[Turn, ...] = ()
+    params: Params = Params()
+    seed: int = 0
+    continues: bool = False
+    stream: bool = False
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Usage:
+    """Tokens of one piece of work: `cached_tokens` of the `prompt_tokens` were not computed again."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+    def __add__(self, other: "Usage") -> "Usage":
+        return Usage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+        )
+
+
+NO_USAGE = Usage(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timings:
+    """Milliseconds of one piece of work in the engine; `first_token_ms` counts from submission."""
+
+    queue_ms: float
+    prefill_ms: float
+    decode_ms: float
+    first_token_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextDelta:
+    """More of a reply's text. Whole characters only; never part of a stop string or a special token."""
+
+    key: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classified:
+    """The end of a classification: a calibrated probability for each scored label, by canonical name."""
+
+    key: str
+    scores: dict[str, float]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generated:
+    """The end of a generation."""
+
+    key: str
+    text: str
+    finish_reason: FinishReason
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failed:
+    """The end of work that has no answer."""
+
+    key: str
+    error: RequestError
+
+
+WorkEvent = TextDelta | Classified | Generated | Failed
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineState:
+    """The engine at a glance; times in monotonic seconds, token counts since the start.
+
+    Attributes:
+        last_token_at: when a token was last decoded or a label scored; None before the first.
+        last_progress: when the step loop last turned; a watchdog's food.
+        fault: why the engine does not work, in words; None while all is well. It does not come back.
+        away: why it can answer nothing just now, in words; None while it can, as far as it knows.
+    """
+
+    waiting: int
+    running: int
+    last_token_at: float | None
+    last_progress: float
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    steps: int
+    step_rows: int
+    cache_hits: int
+    cache_misses: int
+    cache_bytes: int
+    cache_capacity: int
+    fault: str | None
+    away: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelInfo:
+    """The loaded model."""
+
+    id: str
+    architecture: str
+    format: str
+    device: str
+    threads: int
+    parameters: int
+    weight_bytes: int
+    load_s: float
+    max_context_tokens: int
+    max_new_tokens: int
+
+
+class Engine(Protocol):
+    """Runs work; answers by events. Callable from every thread; never blocks on the model."""
+
+    def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
+        """Take work in. Its events come in the engine's thread; exactly one of them is an end.
+
+        `on_event` must be quick and must not raise. A Classification ends with `Classified`, a generation
+        with any number of `TextDelta` (if streamed) and then `Generated`, either with `Failed`.
+        """
+        ...
+
+    def cancel(self, key: str) -> None:
+        """End work early: `Generated(finish_reason="cancelled")` where text exists, else `Failed(Cancelled)`."""
+        ...
+
+    def state(self) -> EngineState: ...
+
+    @property
+    def model(self) -> ModelInfo: ...
+
+
+class StoppableEngine(Engine, Protocol):
+    """An engine as the daemon starts and stops it."""
+
+    def start(self) -> None:
+        """Begin to load; returns at once."""
+        ...
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        """Wait for the end of warm-up; False when `timeout` seconds were not enough. Raises why it cannot be."""
+        ...
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """End; work left over fails with ShuttingDown."""
+        ...

@@ -1,0 +1,128 @@
+"""Settings as text: their names, an example file, what is in force, the schema. Pure; all made from `settings.py`.
+
+Never shows a secret.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pydantic import BaseModel, SecretStr
+from pydantic.fields import FieldInfo
+
+from edged.settings.schema import Settings
+from edged.tasks import own as task_settings
+
+ENVIRONMENT_PREFIX = "EDGED_"
+TASKS = "tasks"
+BY_MACHINE = ("node", "state_dir", "model_dir")  # their defaults depend on the box
+_MASK = "***"
+_HEAD = """\
+# edged: every setting with its default. To change one, remove the # before its name.
+# Each can be given in the environment too, as EDGED_NODE or EDGED_MQTT__HOST, where it is stronger than here.
+"""
+
+
+def sections() -> dict[str, type[BaseModel]]:
+    """The groups of settings by dotted name, in order; the first, without a name, holds those of no group."""
+    return dict(_sections(Settings, ""))
+
+
+def names() -> list[str]:
+    """Every setting's dotted name, as in `mqtt.tls.ca`."""
+    return [join(section, name) for section, kind in sections().items() for name in _plain_fields(kind)]
+
+
+def join(section: str, name: str) -> str:
+    """The dotted name of a setting in a section."""
+    return f"{section}.{name}" if section else name
+
+
+def variable(name: str) -> str:
+    """The environment variable of a setting."""
+    return ENVIRONMENT_PREFIX + name.replace(".", "__").upper()
+
+
+def example() -> str:
+    """A settings file (TOML) with every setting, its meaning, what is allowed, and its default, all commented out."""
+    blocks = [_HEAD]
+    for section, kind in sections().items():
+        if section:
+            blocks.append(f"[{section}]\n# {' '.join((kind.__doc__ or '').split())}\n")
+        allowed = kind.model_json_schema()["properties"]
+        for name, field in _plain_fields(kind).items():
+            default = None if join(section, name) in BY_MACHINE else field.get_default()
+            setting = f"# {name} =" if default is None else f"#{name} = {_toml(default)}"
+            blocks.append(f"# {' '.join([field.description or '', *_bounds(allowed[name])])}\n{setting}\n")
+    return "\n".join([*blocks, task_settings.EXAMPLE])
+
+
+def show(settings: Settings) -> str:
+    """The settings in force as TOML, secrets masked."""
+    blocks: list[str] = []
+    for section, kind in sections().items():
+        group: Any = settings
+        for part in section.split(".") if section else ():
+            group = getattr(group, part)
+        values = {name: getattr(group, name) for name in _plain_fields(kind)}
+        lines = [f"# {name} =" if value is None else f"{name} = {_toml(value)}" for name, value in values.items()]
+        blocks.append("\n".join([f"[{section}]", *lines] if section else lines) + "\n")
+    for name, task in settings.tasks.items():
+        given = task.model_dump(exclude_unset=True)
+        lines = [f"{_key(key)} = {_toml(value)}" for key, value in given.items()]
+        blocks.append("\n".join([f"[tasks.{_key(name)}]", *lines]) + "\n")
+    return "\n".join(blocks)
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema of the settings file."""
+    return Settings.model_json_schema()
+
+
+def _sections(kind: type[BaseModel], name: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    yield name, kind
+    for inner, field in kind.model_fields.items():
+        if (section := _section_of(field)) is not None:
+            yield from _sections(section, join(name, inner))
+
+
+def _section_of(field: FieldInfo) -> type[BaseModel] | None:
+    kind = field.annotation
+    return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+
+
+def _plain_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields with one value: neither groups nor the tasks, whose names are the user's."""
+    return {name: each for name, each in kind.model_fields.items() if _section_of(each) is None and name != TASKS}
+
+
+def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:
+    """What a setting's JSON Schema allows, in words, where it is more than a type."""
+    kind = schema.get("anyOf", [schema])[0]
+    if "enum" in kind:
+        yield f"One of {', '.join(map(_toml, kind['enum']))}."
+    if "minimum" in kind and "maximum" in kind:
+        yield f"{_toml(kind['minimum'])} to {_toml(kind['maximum'])}."
+    elif "exclusiveMinimum" in kind and "maximum" in kind:
+        yield f"Above {_toml(kind['exclusiveMinimum'])}, up to {_toml(kind['maximum'])}."
+
+
+def _key(name: str) -> str:
+    """A key of TOML."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML. A basic string of TOML 1.0 is one of JSON, but for DEL, which it wants escaped."""
+    if isinstance(value, SecretStr):
+        value = _MASK
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(key)} = {_toml(each)}' for key, each in value.items())} }}"
+    return json.dumps(str(value), ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,163 @@
+"""The built-in tasks: every prompt that the model sees unless the operator's settings have their own, as data. Pure.
+
+The prompts of the sentiment were chosen by measurement: the English ones by reviews, tweets and short statements on
+SmolLM2-135M, the Chinese one by reviews on Gemma-3-270M. `deploy/MEASUREMENTS.md`, "accuracy", has what was tried.
+"""
+
+from edged.tasks.specs import ClassifyPrompt, ClassifySpec, ComposeSpec, Example, GenerateSpec, Label, Tasks
+
+# ------------------------------------------------------------------------------------------------------ sentiment
+
+
+def _labels(*, positive: tuple[str, ...], negative: tuple[str, ...], shown: tuple[str, str]) -> tuple[Label, Label]:
+    """The two labels, read by these English words, with what English examples show for each."""
+    return (
+        Label(
+            canonical="positive",
+            names={"zh": "正面", "en": "positive"},
+            emoji="😄",
+            said={"zh": ("好", "喜欢"), "en": positive},
+            shown={"en": shown[0]},
+        ),
+        Label(
+            canonical="negative",
+            names={"zh": "负面", "en": "negative"},
+            emoji="😢",
+            said={"zh": ("差", "讨厌"), "en": negative},
+            shown={"en": shown[1]},
+        ),
+    )
+
+
+_NEUTRAL = Label(canonical="neutral", names={"zh": "中性", "en": "neutral"}, emoji="😐")
+
+_ARRIVED = Example(text="It arrived early and works like a charm.", label="positive")
+_BATTERY = Example(text="The battery lasts for days and the screen is gorgeous.", label="positive")
+_EXAM = Example(text="I passed my exam, I am so happy!", label="positive")
+_GRIPPING = Example(text="A gripping story with a superb lead.", label="positive")
+_PRESENT = Example(text="Best present I have ever had, thank you!", label="positive")
+_BROKE = Example(text="It broke after a week and nobody answered my emails.", label="negative")
+_DULL = Example(text="a dull film without wit or heart", label="negative")
+_FATHER = Example(text="My father is ill and I am so worried.", label="negative")
+_FRIEND = Example(text="My best friend moved away and I am so sad.", label="negative")
+_LAZY = Example(text="a lazy sequel that nobody needed", label="negative")
+_PLOT = Example(text="The plot makes no sense and nobody cares.", label="negative")
+_TRAIN = Example(text="My train was late again and I missed the meeting.", label="negative")
+_TEDIOUS = Example(text="tedious , clumsy and much too long", label="negative")
+_WASTE = Example(text="A waste of money and time.", label="negative")
+
+_NEUTRAL_TEXTS_EN = (
+    "",
+    "N/A",
+    "The device is on the table.",
+    "It was delivered on Tuesday.",
+    "The film runs for two hours.",
+    "The hotel has forty rooms and a car park.",
+    "The good parts and the bad parts are about even.",
+    "I liked some of it and disliked the rest.",
+    "The meeting starts at nine.",
+    "I am on the bus to work.",
+    "She said it would be ready by Friday.",
+    "The report has twelve pages.",
+    "He lives in a small town near the river.",
+    "We had lunch and then went home.",
+    "The price is the same as last year.",
+    "The new version was released in March.",
+    "There is a shop next to the station.",
+    "I wrote to them this morning.",
+    "The box contains a cable and a manual.",
+    "They moved the date to next week.",
+    "What time is it?",
+    "Watching the game with my brother.",
+    "Just got home.",
+    "The company said it would open two offices.",
+    "It comes in black and white.",
+    "The road was closed on Monday.",
+    "I need to buy some milk.",
+    "My phone number has changed.",
+    "The museum is open every day except Monday.",
+    "He asked whether the train had left.",
+)
+
+
+# Each has one's own sorrow beside one's own joy (_EXAM): else "I am so ..." leans to joy, whatever follows.
+def _cases(case: str, *examples: Example) -> ClassifyPrompt:
+    """No role: the cases say it all, and a role before them cost SmolLM2 accuracy."""
+    return ClassifyPrompt(role="", case=case, examples=examples, neutral_texts=_NEUTRAL_TEXTS_EN)
+
+
+_COMMENT = "Comment: {text}\nFeeling: {label}\n\n"
+_REVIEW = "Review: {text}\nSentiment: {label}\n\n"
+_SENTIMENT_ZH = ClassifyPrompt(
+    role="你是一个冷静、客观的情感分析师,只判断文本的情感极性。\n\n",
+    case="评论:{text}\n评价:{label}\n\n",
+    examples=(
+        Example(text="电池很耐用,屏幕也非常漂亮,我很满意。", label="positive"),
+        Example(text="用了一个星期就坏了,客服也没有人理我。", label="negative"),
+        Example(text="剧情沉闷,浪费时间,看到一半就想走。", label="negative"),
+        Example(text="服务员很热情,房间干净又舒服。", label="positive"),
+        Example(text="我通过了考试,太开心了!", label="positive"),
+        Example(text="火车又晚点了,错过了会议。", label="negative"),
+        Example(text="物流很快,包装也很好。", label="positive"),
+        Example(text="菜是凉的,又贵,再也不来了。", label="negative"),
+    ),
+    neutral_texts=(
+        "酒店在市中心,离地铁站大约五百米,房间有二十平方米,早餐从七点到十点,停车需要另外付费。",
+        "这本书一共三百页,分为十二章,讲的是一个家庭从五十年代到九十年代的经历,附有地图和年表。",
+        "电脑是上个月买的,十四寸屏幕,八个G的内存,用来上网和写文档,系统是自己安装的。",
+        "房间比较大,但是隔音一般;服务员态度还可以,不过办理入住等了一会儿。总的来说有好有坏。",
+        "前半部分写得不错,后半部分就差一些了,有的人会喜欢,有的人可能不喜欢。",
+        "优点是便宜、轻便,缺点是屏幕小、电池不耐用,买不买看自己的需要。",
+        "我们一家三口周末去住了一晚,第二天早上退房,然后坐火车去了另一个城市。",
+        "外观和图片上一样,颜色是黑色的,配了一个包和一个鼠标,说明书是中文的。",
+        "位置不错,可是设施有点旧了;价格不算贵,也不算便宜。",
+        "作者以前写过几本小说,这一本是去年出版的,出版社重新设计了封面。",
+        "和朋友说的差不多,没有特别好的地方,也没有特别差的地方,一般吧。",
+        "快递是星期三到的,包装是纸箱,里面有发票和保修卡,第二天试用了一下。",
+    ),
+)
+
+# The better of two feelings, and the verdict that follows from it.
+_BOTH_LINES = ("good\nVerdict: positive", "bad\nVerdict: negative")
+
+_FURTHER_EN = (
+    ClassifySpec(
+        name="sentiment/2",
+        labels=_labels(
+            positive=("positive", "Positive", "happy"), negative=("negative", "Negative", "sad"), shown=("good", "bad")
+        ),
+        prompts={"en": _cases(_COMMENT, _LAZY, _ARRIVED, _EXAM, _WASTE, _FRIEND, _PRESENT, _DULL, _GRIPPING)},
+    ),
+    ClassifySpec(
+        name="sentiment/3",
+        labels=_labels(positive=("good", "positive"), negative=("bad", "negative"), shown=_BOTH_LINES),
+        prompts={"en": _cases(_REVIEW, _ARRIVED, _EXAM, _TEDIOUS, _FATHER, _GRIPPING, _BATTERY, _PLOT, _TRAIN)},
+    ),
+)
+
+SENTIMENT = ClassifySpec(
+    name="sentiment",
+    labels=_labels(positive=("positive", "Positive"), negative=("negative", "Negative"), shown=_BOTH_LINES),
+    prompts={
+        "en": _cases(_COMMENT, _FRIEND, _EXAM, _TRAIN, _GRIPPING, _BROKE, _BATTERY, _ARRIVED, _PLOT),
+        "zh": _SENTIMENT_ZH,
+    },
+    neutral=_NEUTRAL,
+    neutral_margin=0.3,
+    further={"en": _FURTHER_EN},
+    doubt=0.48,
+)
+
+# --------------------------------------------------------------------------------------------- replies, and both
+
+REPLY = GenerateSpec(
+    name="reply",
+    system={
+        "en": "You are a warm, empathetic assistant. You understand how the user feels and answer kindly, "
+        "sincerely and briefly, in two or three sentences.",
+        "zh": "你是一个温暖、有同理心的助手。你理解用户的感受,用真诚、友善的语气简短地回答,不超过三句话。",
+    },
+)
+MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
+
+BUILT_IN = Tasks((MESSAGE, SENTIMENT, REPLY))

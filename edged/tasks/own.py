@@ -1,0 +1,346 @@
+"""Tasks of the operator's own, as `[tasks.NAME]` of the settings file has them, and the specs they make. Pure.
+
+A task of a built-in's name takes its place, in compositions too.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from itertools import chain
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from edged.tasks.built_in import BUILT_IN
+from edged.tasks.specs import (
+    ClassifyPrompt,
+    ClassifySpec,
+    ComposeSpec,
+    Example,
+    GenerateSpec,
+    Label,
+    SamplingWishes,
+    Tasks,
+    TaskSpec,
+)
+from edged.tasks.text import LANGUAGES, Language
+
+T = TypeVar("T")
+
+# The keys of a result that are no part's.
+RESERVED = frozenset(
+    {
+        "id",
+        "task",
+        "session",
+        "status",
+        "node",
+        "model",
+        "time",
+        "usage",
+        "timings",
+        "error",
+        "seq",
+        "history",
+        "duplicate",
+    }
+)
+_AS_JSON: Mapping[Language, str] = {
+    "en": "Answer only with JSON of this schema: ",
+    "zh": "只用符合此模式的 JSON 回答:",
+}
+_CASE: Mapping[Language, str] = {"en": "Text: {text}\nAnswer: {label}\n\n", "zh": "文本:{text}\n回答:{label}\n\n"}
+# Texts that say nothing: what labels they get is the prompt's own leaning (see ClassifyPrompt).
+_NEUTRAL_TEXTS: Mapping[Language, tuple[str, ...]] = {
+    "en": ("", "N/A", "The text is here.", "It is what it is.", "Something about something."),
+    "zh": ("", "无", "这是一段文字。", "就是这样。", "关于某件事的内容。"),
+}
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _as_it_is_read(text: str) -> str:
+    """A label's words come at the end of a line, where white space around them would be another token."""
+    if text != text.strip() or len(text.splitlines()) != 1:
+        raise ValueError("white space at its ends, or a line break in it")
+    return text
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_Words = Annotated[_Text, AfterValidator(_as_it_is_read)]
+_ByLanguage = _Text | Annotated[dict[Language, _Text], Field(min_length=1)]
+
+
+class LabelSettings(_Part):
+    """One answer of a task that classifies."""
+
+    label: _Words = Field(description="What results call it.")
+    emoji: str = ""
+    en: _Words | None = Field(None, description="What English prompts call it; the label itself by default.")
+    zh: _Words | None = Field(None, description="The same in Chinese ones.")
+    words: tuple[_Words, ...] | dict[Language, tuple[_Words, ...]] = Field(
+        (),
+        description="What prompts say for it instead of its name, as many words for every label: the first in the "
+        "examples, the others as further opinions, at no cost.",
+    )
+
+
+class ExampleSettings(_Part):
+    """A solved case."""
+
+    text: _Text
+    label: _Text
+
+
+class ClassifySettings(_Part):
+    """Gives one of its labels, with a probability for each."""
+
+    kind: Literal["classify"]
+    labels: tuple[LabelSettings, ...] = Field(min_length=2, max_length=100)
+    role: _ByLanguage = Field(description="Who the model is and what it judges.")
+    case: _ByLanguage | None = Field(None, description="How a case reads: {text}, and {label} at its end.")
+    examples: tuple[ExampleSettings, ...] | dict[Language, tuple[ExampleSettings, ...]] = ()
+    neutral_texts: tuple[str, ...] | dict[Language, tuple[str, ...]] | None = Field(
+        None, description="Texts that speak for no label; they take the prompt's own leaning out of the scores."
+    )
+    neutral: LabelSettings | None = Field(None, description="The label where the best two are nearly tied.")
+    neutral_margin: float = Field(0.1, ge=0, lt=1)
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _plain(cls, labels: object) -> object:
+        """A label without more is its name alone."""
+        if not isinstance(labels, list | tuple):
+            return labels
+        return tuple({"label": each} if isinstance(each, str) else each for each in labels)
+
+    @model_validator(mode="after")
+    def _agrees(self) -> "ClassifySettings":
+        names = [each.label for each in self.labels]
+        if len({*names}) < len(names):
+            raise ValueError("two labels have one name")
+        if self.neutral is not None and self.neutral.label in names:
+            raise ValueError(f"{self.neutral.label} is a label already; neutral is one more")
+        for language in LANGUAGES:
+            words = [_label(each).words(language) for each in self.labels]
+            if len({*map(len, words)}) > 1:
+                raise ValueError(f"words has as many for every label in {language} prompts")
+            if len({*chain(*words)}) < len([*chain(*words)]):
+                raise ValueError(f"two labels have one name in {language} prompts")
+            _check_case(_in(language, self.case, _CASE))
+            if not _in(language, self.neutral_texts, _NEUTRAL_TEXTS):
+                raise ValueError('neutral_texts has at least one text, which may be ""')
+            for each in _in(language, self.examples, {}) or ():
+                if each.label not in names:
+                    raise ValueError(f"the example {each.text[:30]!r} has a label that is none: {each.label}")
+        return self
+
+    def spec(self, name: str) -> ClassifySpec:
+        """The task."""
+        return ClassifySpec(
+            name=name,
+            labels=tuple(map(_label, self.labels)),
+            prompts={language: self._prompt(language) for language in LANGUAGES},
+            neutral=None if self.neutral is None else _label(self.neutral),
+            neutral_margin=self.neutral_margin if self.neutral is not None else 0.0,
+        )
+
+    def _prompt(self, language: Language) -> ClassifyPrompt:
+        case = _in(language, self.case, _CASE)
+        return ClassifyPrompt(
+            role=_in(language, self.role, {}).rstrip() + "\n\n",
+            case=case + "\n\n"
+            if case.endswith("{label}")
+            else case,  # else the next case would follow in the same word
+            examples=tuple(
+                Example(text=each.text, label=each.label) for each in _in(language, self.examples, {}) or ()
+            ),
+            neutral_texts=_in(language, self.neutral_texts, _NEUTRAL_TEXTS),
+        )
+
+
+class GenerateSettings(_Part):
+    """Writes text, through the model's own chat template."""
+
+    kind: Literal["generate"]
+    system: _ByLanguage = Field(description="Who the model is and how it answers.")
+    temperature: float | None = Field(None, ge=0, le=2, description="Default: as is best for the model; so below.")
+    top_p: float | None = Field(None, gt=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=1000)
+    repetition_penalty: float | None = Field(None, ge=0.5, le=2)
+    max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer, up to engine.max_new_tokens.")
+    stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=8)
+    whole_sentences: bool = Field(
+        False,
+        description="Whether an answer that max_tokens or a deadline cuts short ends with its last whole sentence; "
+        "streams come by sentences then.",
+    )
+    history: bool = Field(False, description="Whether it is a conversation, with the turns before.")
+
+    def spec(self, name: str) -> GenerateSpec:
+        """The task."""
+        return GenerateSpec(
+            name=name,
+            system={language: _in(language, self.system, {}) for language in LANGUAGES},
+            sampling=SamplingWishes(
+                temperature=self.temperature,
+                top_p=self.top_p,
+                top_k=self.top_k,
+                repetition_penalty=self.repetition_penalty,
+            ),
+            max_tokens=self.max_tokens,
+            keeps_history=self.history,
+            stop=self.stop,
+            whole_sentences=self.whole_sentences,
+        )
+
+
+class ExtractSettings(_Part):
+    """Puts what a text says into JSON of a schema; no output is of another form."""
+
+    kind: Literal["extract"]
+    system: _ByLanguage = Field(description="What is to be found in the text.")
+    json_schema: dict[str, Any] = Field(alias="schema", description="A JSON Schema of an object.")
+    max_tokens: int = Field(256, ge=1, le=32768, description="Room for the JSON; what needs more is an error.")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _object(cls, schema: dict[str, Any]) -> dict[str, Any]:
+        if schema.get("type") != "object" or not schema.get("properties"):
+            raise ValueError('a JSON Schema with type = "object" and properties')
+        try:
+            json.dumps(schema, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"there is no such value in JSON: {error}") from None
+        return schema
+
+    def spec(self, name: str) -> GenerateSpec:
+        """The task."""
+        shown = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
+        return GenerateSpec(
+            name=name,
+            system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
+            sampling=SamplingWishes(temperature=0.0, repetition_penalty=1.0),
+            max_tokens=self.max_tokens,
+            keeps_history=False,
+            schema=self.json_schema,
+        )
+
+
+class ComposeSettings(_Part):
+    """Runs several tasks on one text, side by side."""
+
+    kind: Literal["compose"]
+    parts: tuple[_Text, ...] = Field(min_length=1, max_length=16)
+
+    def spec(self, name: str) -> ComposeSpec:
+        """The task."""
+        return ComposeSpec(name=name, parts=self.parts)
+
+
+OwnTask = ClassifySettings | GenerateSettings | ExtractSettings | ComposeSettings
+TaskSettings = Annotated[OwnTask, Field(discriminator="kind")]
+# One level of a topic, and a key of JSON.
+TaskName = Annotated[str, Field(pattern=r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$", max_length=64)]
+
+EXAMPLE = """\
+# Tasks of your own, beside or in place of the built-in ones (message, sentiment, reply); a message to R/in/<name> is
+# answered at once. Any text may be one for both languages, or one for each: role = { en = "…", zh = "…" }.
+#
+#[tasks.urgency]
+#kind = "classify"                    # gives one of the labels, with a probability for each
+#labels = ["urgent", "routine"]       # or { label = "urgent", emoji = "🚨", en = "urgent", zh = "紧急" }
+#role = "You judge how urgent a message to a building's caretaker is."
+#case = "Message: {text}\\nUrgency: {label}\\n\\n"
+#examples = [
+#    { text = "Water is coming through the ceiling!", label = "urgent" },
+#    { text = "Could you look at the hinge some time?", label = "routine" },
+#]
+#neutral_texts = ["", "A message.", "It is about the building."]
+#
+#[tasks.summary]
+#kind = "generate"                    # writes
+#system = "You put what you are told into one short sentence."
+#temperature = 0.2                    # what is left out of the sampling is as is best for the model
+#max_tokens = 40
+#stop = ["\\n"]
+#whole_sentences = true               # an answer that is cut short ends with its last whole sentence
+#
+#[tasks.order]
+#kind = "extract"                     # JSON of a schema, never anything else; wants pip install 'edged[extract]'
+#system = "You take orders."
+#schema.type = "object"
+#schema.required = ["item", "count"]
+#schema.additionalProperties = false
+#schema.properties.item = { type = "string", maxLength = 40 }
+#schema.properties.count = { type = "integer", minimum = 1, maximum = 99 }
+#
+#[tasks.ticket]
+#kind = "compose"                     # several at once
+#parts = ["urgency", "summary", "sentiment"]
+"""
+
+
+def tasks_of(own: Mapping[str, OwnTask]) -> Tasks:
+    """The built-in tasks and those of the settings.
+
+    Raises:
+        ValueError: they do not fit together; the message names the task.
+    """
+    specs: dict[str, TaskSpec] = {each.name: each for each in BUILT_IN}
+    specs |= {name: each.spec(name) for name, each in own.items()}
+    for name in specs:
+        if name in RESERVED:
+            raise ValueError(f"tasks.{name}: results have a field of that name; choose another")
+        parts = [*_parts(name, specs, ())]
+        if len({*parts}) < len(parts):
+            raise ValueError(f"tasks.{name}: a part comes twice")
+        talking = [each for each in parts if isinstance(spec := specs[each], GenerateSpec) and spec.keeps_history]
+        if len(talking) > 1:
+            raise ValueError(f"tasks.{name}: {' and '.join(talking)} each keep a conversation; one may")
+    return Tasks(specs.values())
+
+
+def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> Iterator[str]:
+    if name in above:
+        raise ValueError(f"tasks.{above[0]}: it is a part of itself ({' → '.join((*above, name))})")
+    spec = specs.get(name)
+    if spec is None:
+        raise ValueError(f"tasks.{above[-1]}: there is no task {name} to be its part; there are {', '.join(specs)}")
+    if not isinstance(spec, ComposeSpec):
+        yield name
+        return
+    for part in spec.parts:
+        yield from _parts(part, specs, (*above, name))
+
+
+def _label(label: LabelSettings) -> Label:
+    words = label.words if isinstance(label.words, dict) else dict.fromkeys(LANGUAGES, label.words)
+    return Label(
+        canonical=label.label,
+        emoji=label.emoji,
+        names={language: _named(label, language) for language in LANGUAGES},
+        said=words,
+    )
+
+
+def _check_case(case: str) -> None:
+    if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
+        raise ValueError("case has {text} once, and after it {label} once")
+    others = case.replace("{text}", "").replace("{label}", "")
+    if rest := others.count("{") + others.count("}"):
+        raise ValueError(f"case has {rest} more braces than those of {{text}} and {{label}}")
+
+
+def _named(label: LabelSettings, language: Language) -> str:
+    return (label.en if language == "en" else label.zh) or label.label
+
+
+def _in(language: Language, given: T | dict[Language, T] | None, default: Mapping[Language, T]) -> T:
+    """The variant for a language: its own, else the one that there is, else the default."""
+    if given is None or given == {}:
+        return default[language]
+    if isinstance(given, dict):
+        return given.get(language, next(iter(given.values())))
+    return given
