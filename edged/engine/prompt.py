@@ -1,11 +1,11 @@
 """Task and texts to token ids: the model's chat template, the tasks' own prompts, the budget of the context.
 
-The user's words are tokenized apart from the template around them, with special tokens read as plain text: no
-text can end a turn, open another role or reach the system prompt.
+`tokens.py` sees to it that the user's words form no special token: no text can end a turn, open another role or reach
+the system prompt.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edged.engine.constrain import Constraints
 from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
+from edged.engine.tokens import Piece, TextTokens, token_of_mark
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks.conversation import Role, Turn, trim
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
@@ -33,9 +34,6 @@ _PLAIN = {
 }
 # By which such a model begins a line of somebody's; it may change its language, or the width of its colons.
 _ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
-
-
-_MARK = re.compile(r"<[^\s<>]+>")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
@@ -82,13 +80,27 @@ class Prompter:
         max_context_tokens: int,
         half_width: bool,
         end_tokens: Collection[int] = (),
+        vocab_size: int | None = None,
+        always_begins: bool = False,
     ) -> None:
-        """`end_tokens` are those that the checkpoint itself names, beside the tokenizer's and the template's."""
+        """Take the tokenizer and what is known beside it.
+
+        Args:
+            tokenizer: the model's.
+            max_context_tokens: of prompt and reply together.
+            half_width: whether full-width letters and punctuation of users become half-width.
+            end_tokens: those that the checkpoint itself names, beside the tokenizer's and the template's.
+            vocab_size: of the embedding; tokens beyond it are kept out of prompts and replies.
+            always_begins: whether a prompt begins with the BOS token, also where the template leaves it out.
+        """
         self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._always_begins = always_begins
         self._max_context_tokens = max_context_tokens
         self._half_width = half_width
         self._own_ends = frozenset(end_tokens)
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
+        self._following = lru_cache(maxsize=512)(self._tokenize_following)
 
     def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> Classification:
         """Make the prompt that asks for a label of `text`.
@@ -106,8 +118,8 @@ class Prompter:
         shown = solved_cases(spec, language) + head
         result = Classification(
             prefix=self._beginning + self._literal(prompt.role + shown),
-            suffix=self._plain(words + question),
-            labels=self._labels(spec, language, label_space),
+            suffix=self._tokens.after(head, words + question),
+            labels=self._labels(spec, language, question, label_space),
         )
         room = self._max_context_tokens - result.capacity
         if room < 0:
@@ -135,6 +147,9 @@ class Prompter:
             budget=self._max_context_tokens - max_new_tokens - len(alone),
         )
         tokens = self._chat(system, [*kept, asked], language) if kept else alone
+        while kept and self._max_context_tokens - len(tokens) < max_new_tokens:  # the turns together take more
+            kept = kept[1:]
+            tokens = self._chat(system, [*kept, asked], language)
         room = self._max_context_tokens - len(tokens)
         if room < min(MIN_NEW_TOKENS, max_new_tokens):
             raise TooLong(
@@ -158,19 +173,22 @@ class Prompter:
         return one[: shared_length(one, other)]
 
     def end_tokens(self) -> frozenset[int]:
-        """The tokens with which this model ends its turn: the checkpoint's, the tokenizer's, the template's."""
-        ends = {self._tokenizer.eos_token_id, *self._own_ends} - {None}
-        if self._tokenizer.chat_template:
-            turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
-            after_answer = _SLOTS.split(self._apply_template(turns))[4]
-            first = self._literal(after_answer)[:1]
-            ends |= set(first) & self._special
-        return frozenset(end for end in ends if end is not None)
+        """Give the tokens with which this model ends its turn: the checkpoint's, the tokenizer's, the template's.
+
+        Raises:
+            ModelUnavailable: the chat template cannot be used.
+        """
+        return self._ends
 
     def banned_tokens(self, vocab_size: int) -> frozenset[int]:
-        """The tokens that a reply never holds: special ones, marks, and rows of the head without a token (padding)."""
+        """Give the tokens that a reply never holds: special ones, marks, and rows of the head without a token."""
         unused = range(len(self._tokenizer), vocab_size)
-        return frozenset({*self._special, *self._marks, *unused}) - self.end_tokens()
+        banned = frozenset({*self._tokens.special, *self._tokens.marks, *unused}) - self._ends
+        return frozenset(token for token in banned if token < vocab_size)
+
+    def beyond_vocabulary(self) -> list[str]:
+        """Give what the tokens spell that the tokenizer has and the embedding has not."""
+        return self._tokens.beyond()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Tokens as text, special tokens left out."""
@@ -181,24 +199,24 @@ class Prompter:
 
     def _plain(self, text: str) -> tuple[int, ...]:
         """Tokens of somebody's words: nothing in them is special."""
-        parts = [text] if self._inside_mark is None else self._inside_mark.split(text)
-        encoded = [self._tokenizer(part, add_special_tokens=False, split_special_tokens=True) for part in parts]
-        return tuple(token for each in encoded for token in each["input_ids"])
+        return self._tokens.plain(text)
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
-        """Tokens of our own words and the template's, special tokens included."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
-        return tuple(encoded["input_ids"])
+        """Tokens of our own words, special tokens included."""
+        return self._tokens.whole([Piece(text, is_ours=True)])
 
-    def _labels(self, spec: ClassifySpec, language: Language, space: str) -> LabelTrie:
+    def _tokenize_following(self, before: str, text: str) -> tuple[int, ...]:
+        return self._tokens.after(before, text)
+
+    def _labels(self, spec: ClassifySpec, language: Language, question: str, space: str) -> LabelTrie:
         words = [
             word for reading in zip(*(each.words(language) for each in spec.labels), strict=True) for word in reading
         ]
-        labels = [self._literal(space + word) for word in words]
+        labels = [self._following(question, space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
         if prefixes:  # "good" and "good enough": only what follows in a case tells that a label is over
             _, _, after = spec.prompts[language].case.partition("{label}")
-            labels = [self._literal(space + word + (after or "\n")) for word in words]
+            labels = [self._following(question, space + word + (after or "\n")) for word in words]
         try:
             return LabelTrie.of(labels)
         except ValueError as error:
@@ -209,14 +227,19 @@ class Prompter:
 
     def _chat(self, system: str, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
         """A conversation up to where the assistant's words begin."""
-        rendered = self._render(_with_system(system, turns, fold=not self._takes_system), language)
-        pieces = _SLOTS.split(rendered)  # literal, index, literal, index, ..., literal
-        texts = [turn.content for turn in _with_system(system, turns, fold=not self._takes_system)]
+        turns = _with_system(system, turns, fold=not self._takes_system)
+        parts = _SLOTS.split(self._render(turns, language))  # literal, index, literal, index, ..., literal
+        if str(len(turns) - 1) not in parts[1::2]:
+            raise self._unusable("it leaves out what the user says")
+        pieces = [
+            Piece(turns[int(part)].content if i % 2 else part, is_ours=i % 2 == 0) for i, part in enumerate(parts)
+        ]
+        tokens = self._tokens.whole(pieces)
         # A template writes the beginning of a sequence itself, where the model has one.
-        tokens = [] if self._tokenizer.chat_template else [*self._beginning]
-        for i, piece in enumerate(pieces):
-            tokens += self._plain(texts[int(piece)]) if i % 2 else self._literal(piece) if piece else ()
-        return tuple(tokens)
+        begins = not self._tokenizer.chat_template or self._always_begins
+        if begins and tokens[: len(self._beginning)] != self._beginning:
+            return self._beginning + tokens
+        return tokens
 
     def _render(self, turns: Sequence[Turn], language: Language) -> str:
         slots = [Turn(role=turn.role, content=_SLOT.format(i)) for i, turn in enumerate(turns)]
@@ -227,37 +250,56 @@ class Prompter:
         return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
 
     def _apply_template(self, turns: Sequence[Turn]) -> str:
-        rendered = self._tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [{"role": turn.role, "content": turn.content} for turn in turns],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
+            )
+        except Exception as error:  # a template refuses by raising whatever it likes
+            raise self._unusable(" ".join(str(error).split())[:300] or type(error).__name__) from error
         return str(rendered)
+
+    def _unusable(self, reason: str) -> ModelUnavailable:
+        template = self._tokenizer.chat_template
+        if isinstance(template, dict):
+            reason = f"it has several by name ({', '.join(template)}) and none of them is the default"
+        return ModelUnavailable(
+            f"the model's chat template cannot be used: {reason}; mend it (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json), or name another model in EDGED_MODEL__ID"
+        )
+
+    @cached_property
+    def _tokens(self) -> TextTokens:
+        literals = "\n".join(self._dialogue[::2])
+        return TextTokens(self._tokenizer, vocab_size=self._vocab_size, ends=self._ends, literals=literals)
+
+    @cached_property
+    def _dialogue(self) -> list[str]:
+        """What the template makes of a short dialogue: its own words and, between them, the numbers of the turns."""
+        if not self._tokenizer.chat_template:
+            return []
+        turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
+        return _SLOTS.split(self._apply_template(turns))
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        ends = {self._tokenizer.eos_token_id, *self._own_ends}
+        answer = str(len(_DIALOGUE) - 2)
+        if answer in self._dialogue[1::2]:
+            after_answer = self._dialogue[2 * self._dialogue[1::2].index(answer) + 2]
+            ends.add(token_of_mark(self._tokenizer, after_answer.lstrip()))
+        limit = len(self._tokenizer) if self._vocab_size is None else self._vocab_size
+        return frozenset(end for end in ends if isinstance(end, int) and 0 <= end < limit)
 
     @cached_property
     def _beginning(self) -> tuple[int, ...]:
         """The token with which every sequence of this model begins: Llama and Gemma have one, Qwen has none."""
-        encoded = self._tokenizer("", add_special_tokens=True)["input_ids"]
-        return tuple(token for token in encoded[:1] if token == self._tokenizer.bos_token_id)
-
-    @cached_property
-    def _special(self) -> frozenset[int]:
-        """Every special token: those with a name (eos, ...), and those only marked as special (<|im_start|>)."""
-        marked = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
-        return frozenset(marked | set(self._tokenizer.all_special_ids))
-
-    @cached_property
-    def _marks(self) -> Mapping[int, str]:
-        """Tokens that mark what is no reply, though not as special ones: <think>, <tool_call>, <|fim_prefix|>."""
-        added = self._tokenizer.added_tokens_decoder.items()
-        return {token: each.content for token, each in added if not each.special and _MARK.fullmatch(each.content)}
-
-    @cached_property
-    def _inside_mark(self) -> re.Pattern[str] | None:
-        """Where to part a text so that a tokenizer, which takes such marks whole, sees none."""
-        rests = "|".join(re.escape(mark[1:]) for mark in self._marks.values())
-        return re.compile(f"(?<=<)(?={rests})") if rests else None
+        encoded = self._tokenizer("a", add_special_tokens=True)["input_ids"]
+        bos = self._tokenizer.bos_token_id
+        is_known = self._vocab_size is None or (bos is not None and bos < self._vocab_size)
+        return tuple(token for token in encoded[:1] if token == bos and is_known)
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -267,7 +309,7 @@ class Prompter:
         probe = [Turn(role="system", content=_SLOT.format(0)), Turn(role="user", content=_SLOT.format(1))]
         try:
             return _SLOT.format(0) in self._apply_template(probe)
-        except Exception:  # noqa: BLE001 - a template refuses by raising whatever it likes
+        except ModelUnavailable:
             return False
 
     @cached_property
