@@ -127,6 +127,7 @@ def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
         vocab_size=checkpoint.vocab_size,
         always_begins=checkpoint.always_begins,
     )
+    prompter.try_template()
     if beyond := prompter.beyond_vocabulary():
         log.warning("tokens_without_embedding", tokens=beyond[:_NAMED], number=len(beyond), instead="never used")
     if not prompter.end_tokens():
