@@ -30,6 +30,7 @@ from transformers import (
 
 from edged.engine import inspection, loading
 from edged.engine.decoders.interface import Span
+from edged.engine.weights.checkpoint import open_checkpoint
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.own import tasks_of
@@ -219,15 +220,6 @@ def test_a_head_that_was_trained_apart_counts_whatever_the_config_says(llama: Pa
 # --------------------------------------------------------------------------------------------- other kinds of model
 
 
-def _t5() -> PreTrainedModel:
-    return T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2))
-
-
-def _bert() -> PreTrainedModel:
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    return BertForMaskedLM(BertConfig(vocab_size=512, hidden_size=32, **sizes))
-
-
 _SMALL: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 32,
@@ -237,13 +229,27 @@ _SMALL: dict[str, Any] = {
 }
 
 
+def _t5() -> PreTrainedModel:
+    return T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2))
+
+
+def _labels() -> PreTrainedModel:
+    make: Any = Qwen2ForSequenceClassification
+    model: PreTrainedModel = make(tiny.CONFIGS["qwen2"])
+    return model
+
+
+def _bert() -> PreTrainedModel:
+    return BertForMaskedLM(BertConfig(**_SMALL))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (_t5, "is an encoder-decoder"),
         (_bert, "is an encoder"),
         (lambda: LlamaModel(LlamaConfig(**_SMALL)), "LlamaModel.* no language model's head"),
-        (lambda: Qwen2ForSequenceClassification(tiny.CONFIGS["qwen2"]), "no language model's head"),
+        (_labels, "no language model's head"),
         (
             lambda: _random(RecurrentGemmaConfig(**{**_SMALL, "num_hidden_layers": 3}, lru_width=32)),
             "sequences would disturb",
@@ -470,7 +476,7 @@ def test_what_ends_a_turn_in_llama_cpp_ends_it_here(
 
 
 def test_a_rule_that_is_not_named_is_llama_cpps_default(gguf: Callable[..., Path]) -> None:
-    tokenizers = [loading.open_checkpoint(gguf(pre=pre)).tokenizer for pre in (None, "default", "gpt-2")]
+    tokenizers = [open_checkpoint(gguf(pre=pre)).tokenizer for pre in (None, "default", "gpt-2")]
     text = "a!!b 12345 ..."
     unnamed, default, gpt2 = (
         [word for word, _ in each.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)] for each in tokenizers
@@ -481,7 +487,7 @@ def test_a_rule_that_is_not_named_is_llama_cpps_default(gguf: Callable[..., Path
 
 def test_add_eos_ends_a_text_but_no_prompt(gguf: Callable[..., Path]) -> None:
     path = gguf(add_eos_token=True, add_bos_token=True, bos_token_id=0)
-    tokenizer = loading.open_checkpoint(path).tokenizer
+    tokenizer = open_checkpoint(path).tokenizer
     ids = tokenizer("hi")["input_ids"]
     assert (ids[0], ids[-1]) == (0, 0)
     assert _prompt(loading.load(plan(path)).prompter).count(0) == 1
