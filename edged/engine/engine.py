@@ -28,7 +28,7 @@ from edged.engine.scoring import mean_prior
 from edged.engine.sequence import Classifying, Clocked, Emit, Generating, Opinion
 from edged.errors import EdgedError, Expired, ModelError, RequestError, SettingsError, ShuttingDown, TooLong
 from edged.ports.engine import Classified, EngineState, Failed, ModelInfo, Params, Work, WorkEvent
-from edged.tasks.specs import ClassifySpec, GenerateSpec, PartSpec, Sampling, Tasks, sampling_of
+from edged.tasks.specs import ClassifySpec, PartSpec, Sampling, Tasks, TextSpec, sampling_of
 from edged.tasks.text import LANGUAGES, Language
 
 log = structlog.get_logger(__name__)
@@ -263,7 +263,7 @@ class Engine(Generic[K]):
             observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
         return observed
 
-    def _warm_generation(self, spec: GenerateSpec, language: Language) -> None:
+    def _warm_generation(self, spec: TextSpec, language: Language) -> None:
         prompter = self._ready.prompter
         prompter.generation(spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)  # it fits
         self._pin(prompter.shared_beginning(spec, language))
@@ -390,7 +390,7 @@ class Engine(Generic[K]):
             else:
                 yield Opinion(plan=plan, prior=self._priors[each.name, work.language])
 
-    def _constraint(self, spec: GenerateSpec) -> Constraint | None:
+    def _constraint(self, spec: TextSpec) -> Constraint | None:
         if spec.schema is None or self._constraints is None:
             return None
         return self._constraints.begin(spec.name, spec.schema)

@@ -15,7 +15,7 @@ from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks.conversation import Role, Turn, trim
-from edged.tasks.specs import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
+from edged.tasks.specs import ClassifyPrompt, ClassifySpec, TextSpec, solved_cases
 from edged.tasks.text import Language, normalise
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Prompter:
         return result
 
     def generation(
-        self, spec: GenerateSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
+        self, spec: TextSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
     ) -> Generation:
         """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
 
@@ -150,7 +150,7 @@ class Prompter:
         """What holds outputs to schemas, for this vocabulary."""
         return Constraints(self._tokenizer, vocab_size)
 
-    def shared_beginning(self, spec: GenerateSpec, language: Language) -> tuple[int, ...]:
+    def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
         """The tokens with which every prompt of `spec` begins, whatever is said."""
         one, other = (
             self._chat(spec.system[language], [Turn(role="user", content=text)], language) for text in ("a", "b")

@@ -22,7 +22,6 @@ from edged.ports.engine import (
     NO_USAGE,
     Classified,
     Failed,
-    FinishReason,
     Generated,
     TextDelta,
     Timings,
@@ -30,6 +29,7 @@ from edged.ports.engine import (
     Work,
     WorkEvent,
 )
+from edged.tasks.outputs import FinishReason
 from edged.tasks.specs import ClassifySpec, Sampling
 
 Emit = Callable[[WorkEvent], None]

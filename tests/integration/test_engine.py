@@ -24,7 +24,7 @@ from edged.ports.engine import Classified, Failed, Generated, ModelInfo, Params,
 from edged.tasks import built_in
 from edged.tasks.built_in import MESSAGE, REPLY
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
+from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
 from tests.support.waiting import eventually
@@ -495,7 +495,7 @@ def test_one_request_whose_logits_make_no_sense_ends_alone(start: Start, tokeniz
     assert text_of(run(engine, reply("good"))["good"])
 
 
-CHOICE = GenerateSpec(
+CHOICE = ExtractSpec(
     name="choice",
     system={"en": "Choose.", "zh": "选。"},
     schema={
@@ -504,7 +504,6 @@ CHOICE = GenerateSpec(
         "properties": {"a": {"enum": ["x", "y"]}},
         "additionalProperties": False,
     },
-    stop=("x", "y"),
 )
 
 

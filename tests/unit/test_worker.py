@@ -22,7 +22,7 @@ from edged.serving.worker import Worker
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import GenerateSpec, Tasks
+from edged.tasks.specs import ExtractSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from tests.support.journal_contract import entry
 from tests.support.waiting import eventually
@@ -736,7 +736,7 @@ def test_an_answer_that_cannot_be_written_is_an_error_and_the_next_one_is_answer
     assert bench.worker.state().jobs == 0
 
 
-ORDER = GenerateSpec(name="order", system={"en": "s", "zh": "s"}, schema={"type": "object"}, keeps_history=False)
+ORDER = ExtractSpec(name="order", system={"en": "s", "zh": "s"}, schema={"type": "object"})
 
 
 @pytest.mark.parametrize(
