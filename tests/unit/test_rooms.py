@@ -15,6 +15,7 @@ ROOMS = """
     ports
     contract
     settings
+    state_files
     models
     journal mqtt engine
     monitoring
