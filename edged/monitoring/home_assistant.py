@@ -10,18 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from edged.contract.health import HealthReport
 from edged.contract.results import encode
 from edged.contract.status import State
 from edged.contract.topics import Topics
 from edged.monitoring.home_assistant_entities import components
-from edged.ports.link import Link, Publication, Sent
+from edged.ports.link import Link, Outcome, Publication, Sent
 from edged.settings.schema import HomeAssistantSettings
+from edged.state_files import StateFile
 from edged.tasks.specs import Tasks
 
-log = structlog.get_logger(__name__)
 
 _BIRTH = b"online"
 _SUPPORT = "https://github.com/edged/edged"
@@ -91,7 +89,7 @@ class Discovery:
             describe: gives the configuration; called when there is a model.
         """
         self._link = link
-        self._record = record
+        self._record = StateFile(record, str, kind="homeassistant", earlier=_earlier_record)
         self._describe = describe
         self._topic = f"{settings.prefix}/device/{object_id(topics)}/config" if settings.discovery else None
         self._births = births(settings)
@@ -100,14 +98,11 @@ class Discovery:
 
     def start(self) -> None:
         """Take an old announcement back and send the new one; called when there is a model."""
-        told = self._recorded()
+        told = self._record.read()
         if told not in {None, self._topic}:
-            self._link.publish(
-                Publication(topic=str(told), payload=b"", qos=1, retain=True),
-                lambda outcome: self._forget() if outcome.sent is Sent.CONFIRMED and self._topic is None else None,
-            )
+            self._link.publish(Publication(topic=str(told), payload=b"", qos=1, retain=True), self._on_taken_back)
         if self._topic is not None:
-            self._note(self._topic)
+            self._record.write(self._topic)
         self._has_started = True
         self._is_due = self._topic is not None
         self.tick()
@@ -129,24 +124,14 @@ class Discovery:
         self._is_due = False
         self._link.publish(Publication(topic=self._topic, payload=encode(self._describe()), qos=1, retain=True))
 
-    def _recorded(self) -> str | None:
-        try:
-            return self._record.read_text(encoding="utf-8").strip() or None
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as error:
-            log.warning("homeassistant_record", path=str(self._record), reason=str(error))
-            return None
+    def _on_taken_back(self, outcome: Outcome) -> None:
+        if outcome.sent is Sent.CONFIRMED and self._topic is None:
+            self._record.delete()
 
-    def _note(self, topic: str) -> None:
-        try:
-            self._record.touch(mode=0o600)
-            self._record.write_text(topic + "\n", encoding="utf-8")
-        except OSError as error:
-            log.warning("homeassistant_record", path=str(self._record), reason=error.strerror)
 
-    def _forget(self) -> None:
-        try:
-            self._record.unlink(missing_ok=True)
-        except OSError as error:
-            log.warning("homeassistant_record", path=str(self._record), reason=error.strerror)
+def _earlier_record(written: bytes) -> str:
+    """The record as a line of text, as it was without kind and version."""
+    topic = re.fullmatch(r"([^\n]+/device/[^/\n]+/config)\n", written.decode())
+    if topic is None:
+        raise ValueError("it is not the topic of a device's configuration")
+    return topic[1]

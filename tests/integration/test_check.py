@@ -13,7 +13,7 @@ import psutil
 import pytest
 from redis import Redis
 
-from edged.commands import check
+from edged.commands import checks
 from edged.engine.decoders import native
 from edged.errors import ExitCode
 from edged.settings.schema import Settings
@@ -44,7 +44,7 @@ def checked(broker: Broker, tmp_path: Path) -> Checked:
             **more,
         }
         lines: list[str] = []
-        code = check.run(Settings.model_validate(settings), timeout=timeout, say=lines.append)
+        code = checks.run(Settings.model_validate(settings), timeout=timeout, say=lines.append)
         return code, {line[6:].partition(":")[0]: line for line in lines}
 
     return run

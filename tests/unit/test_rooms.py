@@ -15,6 +15,7 @@ ROOMS = """
     ports
     contract
     settings
+    state_files
     models
     journal mqtt engine
     monitoring
@@ -45,7 +46,7 @@ KEPT_IN = {
     "redis": "journal.redis",
     "pydantic_settings": "settings.load",
     "prometheus_client": "monitoring.prometheus",
-    "rich": "commands.top",
+    "rich": "commands.top_view",
     "llguidance": "engine.constrain",
     "huggingface_hub": "models",
 }
