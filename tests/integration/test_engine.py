@@ -474,12 +474,14 @@ def test_one_request_that_breaks_the_model_does_not_harm_its_neighbours(
     start: Start, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     poison = tokenizer("🦖", add_special_tokens=False).input_ids[-1]
-    wanted = text_of(run(start(), reply("good"))["good"])
+    alone = start()
+    text, other = (text_of(run(alone, reply("r", text))["r"]) for text in PROMPTS[:2])
+    scores = scores_of(run(alone, sentiment("s"))["s"])
     engine = start(wrap=lambda model: Failing(model, poison))
-    ends = run(engine, reply("good"), reply("bad", "🦖"), sentiment("also good"))
-    assert text_of(ends["good"]) == wanted
+    ends = run(engine, reply("a", PROMPTS[0]), reply("bad", "🦖"), reply("b", PROMPTS[1]), sentiment("s"))
+    assert (text_of(ends["a"]), text_of(ends["b"])) == (text, other)
     assert isinstance(error_of(ends["bad"]), ModelError)
-    assert isinstance(ends["also good"], Classified)
+    assert scores_of(ends["s"]) == pytest.approx(scores, rel=1e-3)
 
 
 class Narrow(Failing):
