@@ -125,8 +125,8 @@ class Daemon:
             settings=settings.mqtt,
             client_id=settings.client_id,
             subscriptions=subscriptions,
-            fleeting=(topics.controls, *topics.members),
-            lossy=topics.members,  # a box with much to do must hear the others still
+            temporary=(topics.controls, *topics.members),
+            at_qos_0=topics.members,  # a box with much to do must hear the others still
             shared=topics.shared,
             will=Publication(
                 topic=topics.status,
@@ -186,7 +186,7 @@ class Daemon:
         self._notifier.status("connecting")
         if self._membership is not None:
             self._membership.recall(self._pace.recall(at_most=self._settings.queue.capacity))
-        self._link.start(leaving=self._subscribed.begin(self._filters))
+        self._link.start(unsubscribe_from=self._subscribed.begin(self._filters))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()

@@ -20,7 +20,6 @@ from edged.settings.schema import HomeAssistantSettings
 from edged.state_files import StateFile
 from edged.tasks.specs import Tasks
 
-
 _BIRTH = b"online"
 _SUPPORT = "https://github.com/edged/edged"
 _ALIVE = (State.READY, State.DEGRADED, State.DRAINING)
