@@ -24,7 +24,9 @@ def daemon() -> Iterator[Daemon]:
 
 def scrape(daemon: Daemon) -> dict[str, float]:
     """The samples by name; of several with one name the sum."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.more['EDGED_METRICS__PORT']}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{daemon.more['EDGED_METRICS__PORT']}/metrics", timeout=TIMEOUT
+    ) as page:
         families = text_string_to_metric_families(page.read().decode())
         found: dict[str, float] = {}
         for sample in (each for family in families for each in family.samples):
@@ -71,7 +73,7 @@ def test_it_is_served_anew_at_every_scrape_until_it_stops() -> None:
     url = f"http://127.0.0.1:{port}/metrics"
     try:
         report["uptime_s"] = 77.0
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:
             assert answer.headers["Content-Type"].startswith("text/plain")
             assert b"\nedged_uptime_seconds 77.0\n" in answer.read()
         with pytest.raises(SettingsError, match=f"listen at 127.0.0.1:{port}: Address already in use"):
@@ -79,4 +81,4 @@ def test_it_is_served_anew_at_every_scrape_until_it_stops() -> None:
     finally:
         exporter.stop()
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(url, timeout=10)
+        urllib.request.urlopen(url, timeout=TIMEOUT)
