@@ -29,7 +29,7 @@ from edged.tasks.conversation import Turn
 from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
-from tests.support.waiting import eventually
+from tests.support.waiting import TIMEOUT, eventually
 
 CONTEXT = 768
 LIMITS = Limits(max_batch=4, max_new_tokens=24, prefill_chunk_tokens=64, kv_bytes=1 << 28, prefix_cache_bytes=1 << 24)
@@ -157,7 +157,7 @@ def run(engine: Engine[Any], *work: Work) -> dict[str, WorkEvent]:
         engine.submit(each, events.put)
     ends: dict[str, WorkEvent] = {}
     while len(ends) < len(work):
-        event = events.get(timeout=60)
+        event = events.get(timeout=TIMEOUT)
         if not isinstance(event, TextDelta):
             assert event.key not in ends, "a second end"
             ends[event.key] = event
@@ -366,7 +366,7 @@ def test_streamed_pieces_join_to_the_reply(start: Start) -> None:
     events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     engine.submit(reply("r", stream=True), events.put)
     pieces: list[str] = []
-    while isinstance(event := events.get(timeout=60), TextDelta):
+    while isinstance(event := events.get(timeout=TIMEOUT), TextDelta):
         pieces.append(event.text)
     assert "".join(pieces) == text_of(event)
     assert len(pieces) > 1
@@ -402,7 +402,7 @@ def test_a_deadline_before_work_is_an_error_and_during_it_a_short_reply(start: S
         events.put(event)
 
     engine.submit(reply("d", stream=True, deadline=begin + 50), on_event)
-    while isinstance(event := events.get(timeout=60), TextDelta):
+    while isinstance(event := events.get(timeout=TIMEOUT), TextDelta):
         pass
     assert isinstance(event, Generated)
     assert event.finish_reason == "deadline"
@@ -422,11 +422,11 @@ def test_cancel_ends_a_running_and_a_waiting_reply(start: Start) -> None:
     long = Params(temperature=1.0, seed=1, max_tokens=400)
     engine.submit(reply("running", params=long, stream=True), on_event)
     engine.submit(reply("waiting", params=long), events.put)
-    assert first_word.wait(60)
+    assert first_word.wait(TIMEOUT)
     engine.cancel("waiting")
     engine.cancel("running")
     engine.cancel("never was")
-    ends = {event.key: event for event in (events.get(timeout=60), events.get(timeout=60))}
+    ends = {event.key: event for event in (events.get(timeout=TIMEOUT), events.get(timeout=TIMEOUT))}
     assert isinstance(error_of(ends["waiting"]), Cancelled)
     ended = ends["running"]
     assert isinstance(ended, Generated)
@@ -559,7 +559,7 @@ def test_a_reply_ends_as_it_should(
     events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     engine.submit(reply("r", stream=True, params=replace(GREEDY, whole_sentences=wish)), events.put)
     pieces: list[str] = []
-    while isinstance(event := events.get(timeout=60), TextDelta):
+    while isinstance(event := events.get(timeout=TIMEOUT), TextDelta):
         pieces.append(event.text)
     assert isinstance(event, Generated)
     assert (event.text, event.finish_reason) == (text, reason)

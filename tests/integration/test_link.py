@@ -8,7 +8,6 @@ import queue
 import random
 import ssl
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -341,26 +340,13 @@ def version_of(connect: Packet) -> int:
     return connect.body[6]
 
 
-def test_amqtt_is_spoken_to_in_3_1_1(
-    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_amqtt_is_spoken_to_in_3_1_1(amqtt: int, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "ANSWER_TIMEOUT", 2.0)  # it is silent to a CONNECT that has properties
-    port = free_port()
-    config = tmp_path / "amqtt.yaml"
-    config.write_text(
-        f"listeners: {{default: {{type: tcp, bind: '127.0.0.1:{port}'}}}}\n"
-        "plugins: {amqtt.plugins.authentication.AnonymousAuthPlugin: {allow_anonymous: true}}\n"
-    )
-    program = Path(sys.executable).parent / "amqtt"
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen([program, "-c", config], stdout=log, stderr=log) as it:
-        try:
-            running = run(MqttSettings(host="127.0.0.1", port=port))
-            assert running.wait_connected().protocol == "3.1.1"
-            with Peer(port, version="3.1.1") as peer:
-                answer_one(running, peer)
-            running.link.stop(None, 1.0)
-        finally:
-            it.terminate()
+    running = run(MqttSettings(host="127.0.0.1", port=amqtt))
+    assert running.wait_connected().protocol == "3.1.1"
+    with Peer(amqtt, version="3.1.1") as peer:
+        answer_one(running, peer)
+    running.link.stop(None, 1.0)
 
 
 @pytest.mark.parametrize("answer", [HANG_UP, SAY_NOTHING, welcome(version=4, code=1)])

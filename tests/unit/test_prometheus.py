@@ -4,10 +4,8 @@ import functools
 import json
 import operator
 import re
-import socket
 import sys
 import tomllib
-import urllib.request
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -103,30 +101,6 @@ def test_what_is_not_told_is_left_out() -> None:
     assert not [each for each in names if "system" in each or "edged_model" in each or "probe" in each]
     assert sample(BARE, "edged_mqtt_connected") == 0
     assert not [labels for name, labels in exposed(REPORT) if name == "edged_request_sentiment_seconds"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def test_it_is_served_anew_at_every_scrape_until_it_stops() -> None:
-    port, report = free_port(), dict(REPORT)
-    exporter = Exporter(host="127.0.0.1", port=port, node="box", snapshot=lambda: HealthReport.model_validate(report))
-    url = f"http://127.0.0.1:{port}/metrics"
-    try:
-        report["uptime_s"] = 77.0
-        with urllib.request.urlopen(url, timeout=10) as answer:
-            assert answer.headers["Content-Type"].startswith("text/plain")
-            assert b"\nedged_uptime_seconds 77.0\n" in answer.read()
-        with pytest.raises(SettingsError, match=f"listen at 127.0.0.1:{port}: Address already in use"):
-            Exporter(host="127.0.0.1", port=port, node="box", snapshot=lambda: HealthReport.model_validate(report))
-    finally:
-        exporter.stop()
-    with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(url, timeout=10)
 
 
 def test_without_its_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
