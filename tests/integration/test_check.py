@@ -104,9 +104,9 @@ def test_something_that_is_no_broker(checked: Checked) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"username": "edged", "password": "guessed"}, "not authori"),
-        ({}, "not authori"),
-        ({"tls": {}}, "is this its port, and does that speak MQTT without TLS?"),
+        ({"username": "edged", "password": "guessed"}, "not authorized; check mqtt.username and mqtt.password"),
+        ({}, "not authorized; it wants a user name and a password: set mqtt.username"),
+        ({"tls": {}}, "or it wants TLS (set mqtt.tls.ca or mqtt.tls.enabled)"),
         ({"tls": {"enabled": True}}, "is not trusted"),
         ({"tls": {"ca": "/nowhere.crt"}}, "/nowhere.crt: No such file"),
         ({"transport": "unix", "host": "/nowhere.sock", "port": None, "tls": {}}, "/nowhere.sock"),
