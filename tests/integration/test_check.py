@@ -14,7 +14,7 @@ import pytest
 from redis import Redis
 
 from edged.commands import checks
-from edged.engine.decoders import native
+from edged.engine.decoders import native_library
 from edged.errors import ExitCode
 from edged.settings.schema import Settings
 from tests.support import assets
@@ -263,7 +263,7 @@ def test_too_little_memory(checked: Checked, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_cpu_or_box_without_fast_kernels(checked: Checked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "INSTALLED", tmp_path)
+    monkeypatch.setattr(native_library, "INSTALLED", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     _, lines = checked()
     assert lines["cpu"].startswith("warn")

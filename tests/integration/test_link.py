@@ -7,7 +7,6 @@ import os
 import queue
 import random
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
