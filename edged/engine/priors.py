@@ -1,7 +1,7 @@
-"""Priors of prompts, kept in the model store: a start computes one of their texts, and the rest only if it must.
+"""Priors of prompts, kept in a file from one start to the next, so that a start need not compute them all again.
 
-What was computed for the first text is the key to the others: if the model, its format, the kernels or the prompt are
-not the same to the bit, it is not found.
+The key of a prior is the tokens of the prompt and the result for the first neutral text, which each start computes. If
+the model, its format, the kernels or the prompt has changed, that result differs and no prior is found.
 """
 
 import hashlib
@@ -14,22 +14,22 @@ import structlog
 
 log = structlog.get_logger(__name__)
 
-_MAX_ENTRIES = 1000  # then it is begun anew: a store that grows for ever helps nobody
+_MAX_ENTRIES = 1000  # a file with so many is emptied, so that it does not grow for ever
 
 
 class PriorStore:
-    """One file; without one nothing is kept. A file that cannot be read or written is as good as none."""
+    """The file of priors. Without a path nothing is kept; a file that cannot be read counts as empty."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._entries: dict[str, list[float]] | None = None
 
     def find(self, prompts: Sequence[Sequence[int]], first: Sequence[float]) -> list[float] | None:
-        """The prior of a prompt.
+        """The prior of a prompt, if it was kept.
 
         Args:
             prompts: the tokens of the prompt with each of its neutral texts.
-            first: log-probabilities of the labels for the first of these, as this model gives them.
+            first: the log-probabilities of the labels for the first of these texts, as this model gives them.
         """
         return self._read().get(_key(prompts, first))
 
@@ -45,7 +45,7 @@ class PriorStore:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
                 json.dump(entries, file)
-            Path(file.name).replace(self._path)  # never a half file
+            Path(file.name).replace(self._path)  # in one step: the file is never half written
         except OSError as error:
             log.info("priors_not_kept", path=str(self._path), reason=error.strerror)
 
