@@ -19,7 +19,8 @@ NOON = 1_800_000_000.0
 @contextmanager
 def mounted_read_only(folder: Path) -> Iterator[None]:
     """Mount the folder over itself, read-only, until the block ends."""
-    for command in (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]):
+    commands: list[list[str | Path]] = [["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]]
+    for command in commands:
         if subprocess.run(command, check=False, capture_output=True).returncode:
             pytest.skip("only root may mount")
     try:
