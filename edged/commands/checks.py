@@ -12,7 +12,7 @@ from collections.abc import Callable
 import psutil
 
 from edged.build import shared_journal, topics_of
-from edged.client import Client, address_of, wait_connected
+from edged.client import Client, wait_connected
 from edged.errors import (
     BrokerUnavailable,
     EdgedError,
@@ -25,6 +25,7 @@ from edged.errors import (
 from edged.fleet.membership import nothing_shared
 from edged.models.store import Store
 from edged.monitoring import system
+from edged.mqtt.faults import address_of
 from edged.mqtt.link import Link
 from edged.ports.journal import Entry, JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication

@@ -76,6 +76,16 @@ def _free_port() -> int:
         return port
 
 
+def amqtt_command(folder: Path, port: int) -> list[str]:
+    """Write the settings of an amqtt broker that lets everybody in at a port of 127.0.0.1; give what starts it."""
+    settings = folder / "amqtt.yaml"
+    settings.write_text(
+        f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
+        "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
+    )
+    return [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
+
+
 @contextlib.contextmanager
 def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
     """A private broker, mosquitto where the box has it, else amqtt: its name, and the protocol to speak to it."""
@@ -85,12 +95,7 @@ def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
         settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
         command = [mosquitto, "-c", str(settings)]
     else:
-        settings = folder / "amqtt.yaml"
-        settings.write_text(
-            f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
-            "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
-        )
-        command = [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
+        command = amqtt_command(folder, port)
     with _process(command, folder / "broker.log") as broker:
         _wait_listening(broker, port, folder / "broker.log")
         # amqtt speaks MQTT 3.1.1 only, and answers version 5 with silence.

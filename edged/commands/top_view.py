@@ -16,8 +16,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from edged.client import address_of, wait_connected
+from edged.client import wait_connected
 from edged.contract.status import State
+from edged.mqtt.faults import address_of
 from edged.mqtt.link import Link
 from edged.ports.link import Delivery, LinkState
 from edged.settings.schema import Settings

@@ -4,18 +4,17 @@ Source: asyncapi.com/docs/reference/specification/v3.0.0, and its MQTT bindings 
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from edged import __version__
 from edged.contract.commands import COMMANDS, ControlBody
+from edged.contract.health import HealthReport
 from edged.contract.requests import request_schema
 from edged.contract.results import chunk_schema, error_schema, result_schema
-from edged.contract.status import State
+from edged.contract.schema import Published, schema_of
+from edged.contract.status import Status
 from edged.contract.topics import Topics
 from edged.errors import RequestError
-from edged.ports.box import Readings
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.specs import Tasks
 
@@ -23,17 +22,12 @@ Schema = dict[str, Any]
 
 _TOPICS = Topics(prefix="{prefix}", node="{node}")
 _MQTT5 = "0.2.0"
-_TIME: Schema = {"type": "string", "format": "date-time"}
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
-_NUMBER: Schema = {"type": "number"}
-_MAYBE: Schema = {"type": ["number", "null"]}
-_STATE: Schema = {"enum": [str(each) for each in State]}
-_REASONS: Schema = {"type": "array", "items": _TEXT, "description": "Why it is not fully well, in words."}
 
 
-def document(tasks: Tasks = BUILT_IN) -> Schema:
-    """The document, JSON-ready."""
+def document(tasks: Tasks = BUILT_IN, report: type[Published] = HealthReport) -> Schema:
+    """The document, ready to be written as JSON; `report` is the class of what `R/health` carries."""
     channels = _channels()
     return {
         "asyncapi": "3.0.0",
@@ -68,7 +62,7 @@ def document(tasks: Tasks = BUILT_IN) -> Schema:
         },
         "channels": channels,
         "operations": _operations(),
-        "components": {"messages": _messages(tasks)},
+        "components": {"messages": _messages(tasks, report)},
     }
 
 
@@ -166,7 +160,7 @@ def _operation(action: str, channel: str, summary: str, *, qos: int, retain: boo
 # ------------------------------------------------------------------------------------------------------- messages
 
 
-def _messages(tasks: Tasks) -> Schema:
+def _messages(tasks: Tasks, report: type[Published] = HealthReport) -> Schema:
     headers = {
         "type": "object",
         "properties": {
@@ -184,8 +178,8 @@ def _messages(tasks: Tasks) -> Schema:
         "chunk": _message("A part of an answer, numbered by `seq`.", chunk_schema(tasks)),
         "control": _message("The parameters of a command; may be empty.", ControlBody.model_json_schema()),
         "controlAnswer": _message("What became of a command.", _control_answer()),
-        "status": _message("The daemon's state.", _status()),
-        "health": _message("The daemon's figures.", _health()),
+        "status": _message("The daemon's state.", schema_of(Status)),
+        "health": _message("The daemon's figures.", schema_of(report)),
         "info": _message("What the daemon is and can do.", _info()),
     }
 
@@ -233,104 +227,6 @@ def _control_answer() -> Schema:
         error=error,
         transaction={"description": "As the command had it."},
     )
-
-
-def _status() -> Schema:
-    # The last will has the first three alone: the broker does not know the rest.
-    return _object(
-        "since",
-        "reasons",
-        "started",
-        "client",
-        state=_STATE,
-        boot_id=_TEXT,
-        version=_TEXT,
-        since=_TIME,
-        started=_TIME,
-        client=_TEXT,
-        reasons=_REASONS,
-    )
-
-
-def _health() -> Schema:
-    quantiles = _object(p50=_MAYBE, p95=_MAYBE, p99=_MAYBE)
-    model = _object(
-        id=_TEXT,
-        format=_TEXT,
-        device=_TEXT,
-        threads=_COUNT,
-        parameters=_COUNT,
-        weight_bytes=_COUNT,
-        load_s=_NUMBER,
-    )
-    probe = _object(ok={"type": "boolean"}, age_s=_NUMBER, ms=_MAYBE)
-    counts = ("received", "shared", "answered", "duplicates", "redelivered", "expired", "cancelled")
-    errors = {"type": "object", "additionalProperties": _COUNT, "description": "By code."}
-    group = _object(
-        "speed",
-        "shards",
-        "receive_maximum",
-        name=_TEXT,
-        shards={"type": "array", "items": _TEXT, "description": "The parts of the group's work that it takes."},
-        takes={"type": "boolean", "description": "Whether it takes work of the group now."},
-        keeps={"type": "boolean", "description": "Whether it takes it whatever it has in hand: others rely on that."},
-        window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},
-        receive_maximum={
-            "type": "integer",
-            "description": "What this connection announced (MQTT 5): requests that the broker has at it at a time.",
-        },
-        speed={"type": "integer", "description": "Answers a second, as a power of two."},
-        pauses=_COUNT,
-        members={"type": "array", "items": _TEXT, "description": "The other boxes that it knows to be there."},
-    )
-    return _object(
-        "group",
-        group=group,
-        state=_STATE,
-        reasons=_REASONS,
-        uptime_s=_NUMBER,
-        boot_id=_TEXT,
-        version=_TEXT,
-        time=_TIME,
-        model=_or_null(model),
-        queue=_object(depth=_COUNT, capacity=_COUNT, oldest_age_s=_MAYBE, running=_COUNT),
-        requests=_object(errors=errors, **dict.fromkeys(counts, _COUNT)),
-        latency_ms=_object(**dict.fromkeys(("total", "queue", "first_token", "sentiment"), quantiles)),
-        tokens=_object(
-            prompt_total=_COUNT,
-            cached_total=_COUNT,
-            completion_total=_COUNT,
-            prompt_per_s=_NUMBER,
-            completion_per_s=_NUMBER,
-            batch_mean=_MAYBE,
-        ),
-        cache=_object(prefix_hits=_COUNT, prefix_misses=_COUNT, bytes=_COUNT, capacity=_COUNT),
-        mqtt=_object(
-            connected_since=_or_null(_TIME),
-            reconnects=_COUNT,
-            unacked=_COUNT,
-            outbox=_COUNT,
-            protocol={"type": ["string", "null"]},
-        ),
-        system=_of_dataclass(Readings),
-        probe=_or_null(probe),
-    )
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _of_dataclass(kind: type) -> Schema:
-    """An object with a dataclass's fields, which are numbers or booleans, or None."""
-    names = {bool: "boolean", int: "integer", float: "number", type(None): "null"}
-    hints = get_type_hints(kind)
-    properties: dict[str, Schema] = {}
-    for each in fields(kind):
-        hint = hints[each.name]
-        parts = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
-        properties[each.name] = {"type": [names[part] for part in parts]}
-    return _object(**properties)
 
 
 def _info() -> Schema:

@@ -16,7 +16,7 @@ from edged.engine.decoders import lean as decoder
 from edged.engine.decoders import native
 from edged.engine.decoders.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
 from edged.engine.decoders.native import NativeDecoder
-from edged.engine.engine import Limits, Loaded
+from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint

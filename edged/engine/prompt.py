@@ -15,7 +15,7 @@ from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks.conversation import Role, Turn, trim
-from edged.tasks.specs import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
+from edged.tasks.specs import ClassifyPrompt, ClassifySpec, TextSpec, solved_cases
 from edged.tasks.text import Language, normalise
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
+class ClassificationPrompt:
     """A classification as tokens: `prefix` is the same for every text, `suffix` holds the text."""
 
     prefix: tuple[int, ...]
@@ -58,7 +58,7 @@ class Classification:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generation:
+class GenerationPrompt:
     """A prompt to continue, with the room that is left for it.
 
     Attributes:
@@ -90,7 +90,7 @@ class Prompter:
         self._own_ends = frozenset(end_tokens)
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
 
-    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> Classification:
+    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> ClassificationPrompt:
         """Make the prompt that asks for a label of `text`.
 
         Raises:
@@ -104,7 +104,7 @@ class Prompter:
         # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
         words = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
-        result = Classification(
+        result = ClassificationPrompt(
             prefix=self._beginning + self._literal(prompt.role + shown),
             suffix=self._plain(words + question),
             labels=self._labels(spec, language, label_space),
@@ -118,8 +118,8 @@ class Prompter:
         return result
 
     def generation(
-        self, spec: GenerateSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
-    ) -> Generation:
+        self, spec: TextSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
+    ) -> GenerationPrompt:
         """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
 
         Raises:
@@ -144,13 +144,13 @@ class Prompter:
             )
         roles = () if self._tokenizer.chat_template else _ROLES
         said = [token for turn in kept if turn.role == "assistant" for token in self._plain(turn.content)]
-        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
+        return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
 
     def constraints(self, vocab_size: int) -> Constraints:
         """What holds outputs to schemas, for this vocabulary."""
         return Constraints(self._tokenizer, vocab_size)
 
-    def shared_beginning(self, spec: GenerateSpec, language: Language) -> tuple[int, ...]:
+    def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
         """The tokens with which every prompt of `spec` begins, whatever is said."""
         one, other = (
             self._chat(spec.system[language], [Turn(role="user", content=text)], language) for text in ("a", "b")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edged.engine.sentences import last_end
 from edged.ports.engine import Params
-from edged.tasks.specs import GenerateSpec
+from edged.tasks.specs import TextSpec
 
 
 class ReplyText:
@@ -101,7 +101,7 @@ class ReplyText:
         return piece
 
 
-def reply_text(spec: GenerateSpec, params: Params, *, roles: Sequence[str] = ()) -> ReplyText:
+def reply_text(spec: TextSpec, params: Params, *, roles: Sequence[str] = ()) -> ReplyText:
     """The text that a task's settings and a caller's wishes mean. JSON ends where its schema has it end."""
     if spec.schema is not None:
         return ReplyText()

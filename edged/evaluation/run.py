@@ -8,12 +8,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from edged import __version__, build
-from edged.contract.results import classification
 from edged.errors import SettingsError, TooLong
 from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import Language, language_of, normalise
 
@@ -141,7 +141,7 @@ def judge(
         calibration.add([observe(by, event.scores)])
     label = max(scores, key=lambda name: scores[name])
     if with_neutral:
-        told = classification(spec, scores, language)
+        told = spec.output(Scored(scores=scores), language)
         label, scores = told.label, {**scores, told.label: told.score}
     return Verdict(case=case, label=label, scores=scores, seconds=seconds)
 

@@ -1,4 +1,4 @@
-"""Why there is no connection, in an operator's words. Pure: turns exceptions into sentences, catches none itself."""
+"""Why there is no connection, in words for an operator. Pure: turns an exception into a sentence."""
 
 import socket
 import ssl
@@ -7,9 +7,9 @@ from edged.settings.schema import MqttSettings
 
 
 def in_words(error: Exception, settings: MqttSettings) -> str:
-    """What `error`, met while connecting or connected, means, with what to look at."""
-    where = place(settings)
-    # The order matters: the first ones are special cases of OSError, and of one another.
+    """What `error`, raised while connecting or connected, means, and what to check."""
+    where = address_of(settings)
+    # The order matters: the first ones are special cases of the later ones.
     match error:
         case socket.gaierror():
             return f"the name {settings.host!r} cannot be resolved: {error.strerror}"
@@ -32,7 +32,7 @@ def in_words(error: Exception, settings: MqttSettings) -> str:
     return f"unexpected {type(error).__name__}: {error}"
 
 
-def place(settings: MqttSettings) -> str:
+def address_of(settings: MqttSettings) -> str:
     """The broker's address as an operator would write it."""
     if settings.transport == "unix":
         return settings.host

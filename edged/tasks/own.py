@@ -16,8 +16,10 @@ from edged.tasks.specs import (
     ClassifySpec,
     ComposeSpec,
     Example,
+    ExtractSpec,
     GenerateSpec,
     Label,
+    PartSpec,
     SamplingWishes,
     Tasks,
     TaskSpec,
@@ -215,15 +217,13 @@ class ExtractSettings(_Part):
             raise ValueError(f"there is no such value in JSON: {error}") from None
         return schema
 
-    def spec(self, name: str) -> GenerateSpec:
+    def spec(self, name: str) -> ExtractSpec:
         """The task."""
         shown = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
-        return GenerateSpec(
+        return ExtractSpec(
             name=name,
             system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
-            sampling=SamplingWishes(temperature=0.0, repetition_penalty=1.0),
             max_tokens=self.max_tokens,
-            keeps_history=False,
             schema=self.json_schema,
         )
 
@@ -294,22 +294,22 @@ def tasks_of(own: Mapping[str, OwnTask]) -> Tasks:
         if name in RESERVED:
             raise ValueError(f"tasks.{name}: results have a field of that name; choose another")
         parts = [*_parts(name, specs, ())]
-        if len({*parts}) < len(parts):
+        if len({each.name for each in parts}) < len(parts):
             raise ValueError(f"tasks.{name}: a part comes twice")
-        talking = [each for each in parts if isinstance(spec := specs[each], GenerateSpec) and spec.keeps_history]
+        talking = [each.name for each in parts if each.keeps_history]
         if len(talking) > 1:
             raise ValueError(f"tasks.{name}: {' and '.join(talking)} each keep a conversation; one may")
     return Tasks(specs.values())
 
 
-def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> Iterator[str]:
+def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> Iterator[PartSpec]:
     if name in above:
         raise ValueError(f"tasks.{above[0]}: it is a part of itself ({' → '.join((*above, name))})")
     spec = specs.get(name)
     if spec is None:
         raise ValueError(f"tasks.{above[-1]}: there is no task {name} to be its part; there are {', '.join(specs)}")
     if not isinstance(spec, ComposeSpec):
-        yield name
+        yield spec
         return
     for part in spec.parts:
         yield from _parts(part, specs, (*above, name))

@@ -1,13 +1,20 @@
-"""What a task is: kinds, labels, prompts, languages. Pure.
+"""What a task is: its kind, labels, prompts and languages. Pure.
 
-The built-in ones are in `prompts.py`, the operator's own in the settings.
+A kind of task is a class here, with all that is particular to it: how the model's answer reads in a result, its JSON
+Schema, what is streamed, whether it keeps a conversation. To add one, write its class, name it in `PartSpec`, and let
+mypy show the two engines and the settings what they miss. The built-in tasks are in `built_in.py`, an operator's in
+`own.py`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+from urllib.parse import quote
 
+from edged.errors import ModelError
+from edged.tasks.outputs import Answer, Classification, Extraction, Reply, Scored, Written
 from edged.tasks.text import Language
 
 
@@ -90,6 +97,43 @@ class ClassifySpec:
     neutral_margin: float = 0.0
     further: Mapping[Language, tuple["ClassifySpec", ...]] = field(default_factory=dict)
     doubt: float = 0.0
+
+    kind: ClassVar[str] = "classify"
+    keeps_history: ClassVar[bool] = False
+    streams_words: ClassVar[bool] = False
+    precedes_words: ClassVar[bool] = True  # in a stream it comes as one chunk, before the words of any other part
+    output_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Classification"}
+    chunk_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Classification"}
+
+    def output(self, answer: Answer, language: Language) -> Classification:
+        """Turn label probabilities into an answer: the most probable label, or the neutral one when it is a near tie.
+
+        With a neutral label that the model does not score, `score` of it is 1 minus the distance of the best two.
+        """
+        if not isinstance(answer, Scored):
+            raise TypeError(f"task {self.name} was answered without scores")
+        scores = answer.scores
+        first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
+        margin = scores[first] - scores[second]
+        label = next(each for each in self.labels if each.canonical == first)
+        score = scores[first]
+        if self.neutral is not None and margin < self.neutral_margin:
+            label, score = self.neutral, 1.0 - margin
+        return Classification(
+            label=label.canonical,
+            name=label.names[language],
+            emoji=label.emoji,
+            score=round(score, 4),
+            scores={name: round(value, 4) for name, value in scores.items()},
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What `R/info` says of it."""
+        labels = [*self.labels, *([self.neutral] if self.neutral else [])]
+        return {
+            "kind": self.kind,
+            "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
+        }
 
     def opinions(self, language: Language) -> tuple["ClassifySpec", ...]:
         """Every prompt that may be asked of a text in this language, in order."""
@@ -178,19 +222,98 @@ class GenerateSpec:
     """Writes text through the model's own chat template.
 
     Attributes:
-        sampling: what the task wants otherwise than the model's own sampling has it.
+        sampling: the values that the task wants in place of the model's own.
+        max_tokens: None means the engine's limit.
+        stop: strings that end the text and are not part of it.
         whole_sentences: a text that a limit cuts short ends with its last whole sentence, if it has one.
-        schema: a JSON Schema that holds the output, which then is JSON and no conversation; None: free text.
+        keeps_history: whether it is a conversation, whose earlier turns the model sees.
     """
 
     name: str
     system: Mapping[Language, str]
     sampling: SamplingWishes = SamplingWishes()
-    max_tokens: int | None = None  # None: the engine's limit
-    stop: tuple[str, ...] = ()  # strings that end the text and are not part of it
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
     whole_sentences: bool = False
     keeps_history: bool = True
-    schema: Mapping[str, Any] | None = None
+
+    kind: ClassVar[str] = "generate"
+    schema: ClassVar[None] = None
+    streams_words: ClassVar[bool] = True
+    precedes_words: ClassVar[bool] = False
+    output_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Reply"}
+    chunk_schema: ClassVar[Mapping[str, Any]] = {
+        "type": "object",
+        "required": ["delta"],
+        "properties": {"delta": {"type": "string"}},
+        "additionalProperties": False,
+    }
+
+    def output(self, answer: Answer, language: Language) -> Reply:  # noqa: ARG002 - every kind has this form
+        """The text as it is."""
+        written = _written(answer, self.name)
+        return Reply(text=written.text, finish_reason=written.finish_reason)
+
+    def summary(self) -> dict[str, Any]:
+        """What `R/info` says of it."""
+        return {"kind": self.kind, "history": self.keeps_history}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractSpec:
+    """Puts what a text says into JSON of a schema; the engine holds the output to it.
+
+    Attributes:
+        schema: a JSON Schema of an object.
+        max_tokens: room for the JSON; None means the engine's limit.
+    """
+
+    name: str
+    system: Mapping[Language, str]
+    schema: Mapping[str, Any]
+    sampling: SamplingWishes = SamplingWishes(temperature=0.0, repetition_penalty=1.0)
+    max_tokens: int | None = None
+
+    kind: ClassVar[str] = "extract"
+    stop: ClassVar[tuple[str, ...]] = ()
+    whole_sentences: ClassVar[bool] = False
+    keeps_history: ClassVar[bool] = False
+    streams_words: ClassVar[bool] = False
+    precedes_words: ClassVar[bool] = False
+    chunk_schema: ClassVar[None] = None
+
+    @property
+    def output_schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of its part of a result. The task's own schema gets a name: its `$ref: "#/…"` stay within."""
+        data = {"$id": f"urn:edged:{quote(self.name)}", **self.schema}
+        return {"type": "object", "required": ["data"], "properties": {"data": data}}
+
+    def output(self, answer: Answer, language: Language) -> Extraction:  # noqa: ARG002 - every kind has this form
+        """Read the JSON that the model wrote.
+
+        Raises:
+            ModelError: it cannot be sent on. A schema bounds the form of a number and not its size: 1e999 is JSON, and
+                no float.
+        """
+        text = _written(answer, self.name).text
+        try:
+            data = json.loads(text)
+            json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            data = None
+        if not isinstance(data, dict):
+            raise ModelError("the model's output is no JSON that can be sent; give numbers of the schema a maximum")
+        return Extraction(data=data)
+
+    def summary(self) -> dict[str, Any]:
+        """What `R/info` says of it."""
+        return {"kind": self.kind, "schema": dict(self.schema)}
+
+
+def _written(answer: Answer, task: str) -> Written:
+    if not isinstance(answer, Written):
+        raise TypeError(f"task {task} was answered without a text")
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,9 +323,12 @@ class ComposeSpec:
     name: str
     parts: tuple[str, ...]
 
+    kind: ClassVar[str] = "compose"
 
-TaskSpec = ClassifySpec | GenerateSpec | ComposeSpec
-PartSpec = ClassifySpec | GenerateSpec
+
+TextSpec = GenerateSpec | ExtractSpec  # what the model answers by writing
+PartSpec = ClassifySpec | TextSpec  # what is asked of the model
+TaskSpec = PartSpec | ComposeSpec  # what has a name
 
 
 class Tasks:
@@ -233,6 +359,11 @@ class Tasks:
             return (spec,)
         return tuple(part for each in spec.parts for part in self.parts(each))
 
+    @property
+    def all_parts(self) -> Iterator[PartSpec]:
+        """What the model is asked by any of the tasks; a part of several tasks comes as often."""
+        return (part for name in self.names for part in self.parts(name))
+
     def keeps_history(self, name: str) -> bool:
         """Whether turns of a session are read and written by this task."""
-        return any(isinstance(part, GenerateSpec) and part.keeps_history for part in self.parts(name))
+        return any(part.keeps_history for part in self.parts(name))

@@ -6,7 +6,7 @@ import ssl
 
 import pytest
 
-from edged.mqtt.faults import in_words, place
+from edged.mqtt.faults import address_of, in_words
 from edged.settings.schema import MqttSettings
 
 TCP = MqttSettings(host="broker.lan")
@@ -48,5 +48,5 @@ def test_a_fault_is_said_in_words(error: Exception, settings: MqttSettings, word
         (UNIX, "/run/mqtt.sock"),
     ],
 )
-def test_a_place_is_written_as_an_operator_would(settings: MqttSettings, where: str) -> None:
-    assert place(settings) == where
+def test_an_address_is_written_as_an_operator_would(settings: MqttSettings, where: str) -> None:
+    assert address_of(settings) == where
