@@ -12,6 +12,7 @@ from edged.contract.topics import Topics
 from edged.errors import SettingsError
 from edged.journal.sqlite import SqliteJournal
 from edged.models.store import Store
+from edged.monitoring import system
 from edged.ports.engine import StoppableEngine
 from edged.ports.journal import JournalLimits
 from edged.settings.schema import Settings
@@ -49,6 +50,7 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
         return RemoteEngine(settings, tasks=tasks)
     # torch takes seconds to import, and an engine that is handed in needs none of it.
     from edged.engine import loading  # noqa: PLC0415
+    from edged.engine.cooling import Cooling  # noqa: PLC0415
     from edged.engine.engine import Engine  # noqa: PLC0415
 
     logs.take_over_libraries()
@@ -56,7 +58,9 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     def load() -> "Loaded[Any]":
         return loading.load(plan_of(settings))
 
-    return Engine(load, tasks=tasks)
+    limit = settings.engine.max_temperature
+    cooling = None if limit is None else Cooling(limit, system.temperature)
+    return Engine(load, tasks=tasks, cooling=cooling)
 
 
 def plan_of(settings: Settings) -> "loading.Plan":

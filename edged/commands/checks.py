@@ -129,9 +129,11 @@ def _cpu(settings: Settings) -> str:
     from edged.engine.decoders import native_library
 
     name = system.cpu_name()
-    slow = []
+    faults = []
     if cores.saves_power():
-        slow.append("the governor powersave keeps it at its lowest frequency (cpupower frequency-set -g schedutil)")
+        faults.append("the governor powersave keeps it at its lowest frequency (cpupower frequency-set -g schedutil)")
+    if settings.engine.max_temperature is not None and system.temperature() is None:
+        faults.append("it does not tell its temperature, so engine.max_temperature has no effect")
     chosen = cores.choose(cores.read(), wanted=settings.engine.threads)
     told = f"{name}, {chosen.threads} threads ({chosen.reason})"
     if settings.engine.kernels == "torch":
@@ -140,9 +142,9 @@ def _cpu(settings: Settings) -> str:
         try:
             told += f", by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
         except native_library.NotBuilt as reason:
-            slow.append(f"{reason}; int8 and int4 run by torch's kernels, several times slower")
-    if slow:
-        raise _Warning(f"{told}: {'; '.join(slow)}")
+            faults.append(f"{reason}; int8 and int4 run by torch's kernels, several times slower")
+    if faults:
+        raise _Warning(f"{told}: {'; '.join(faults)}")
     return told
 
 

@@ -217,6 +217,12 @@ class EngineSettings(Section):
     kernels: Literal["auto", "torch"] = Field(
         "auto", description="auto multiplies int8 and int4 by kernels compiled on this box; torch by torch's own."
     )
+    max_temperature: float | None = Field(
+        None,
+        ge=30,
+        le=120,
+        description="Degrees Celsius of the processor above which the model pauses for a share of the time.",
+    )
     max_batch: int = Field(8, ge=1, le=256, description="Sequences that run side by side.")
     max_context_tokens: int = Field(
         2048, ge=128, le=131072, description="Prompt and reply together; older turns are dropped."
