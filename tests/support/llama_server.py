@@ -14,7 +14,7 @@ from tests.support.waiting import TIMEOUT, eventually
 
 @dataclass(slots=True, kw_only=True)
 class LlamaServer:
-    """Started and stopped as often as a test likes, on one port of 127.0.0.1."""
+    """A server that may be started and stopped many times, on one port of 127.0.0.1."""
 
     folder: Path
     port: int = field(default_factory=free_port)

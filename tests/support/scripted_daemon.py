@@ -23,7 +23,7 @@ _real_time = time.time
 
 
 def _obey_clock(file: Path) -> None:
-    """Let the wall clock be set by a file that holds how many seconds it is wrong; to be called before imports."""
+    """Shift the wall clock by the number of seconds in a file; to be called before other modules are imported."""
 
     def jumped() -> float:
         try:
@@ -176,7 +176,7 @@ class PacedEngine(ScriptedEngine):
 
 
 class Doors:
-    """When each delivery came in, went to the engine, came back, and was acked: in order of arrival, in seconds."""
+    """The times in seconds at which each delivery arrived, went to the engine, came back and was acked, by arrival."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
