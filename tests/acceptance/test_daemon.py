@@ -22,7 +22,7 @@ def daemon() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="edged-") as root:
         broker = Broker(folder=Path(root))
         broker.start()
-        daemon = Daemon(folder=Path(root), broker=broker)
+        daemon = Daemon(folder=Path(root), broker=broker, more={"EDGED_ENGINE__THREADS": "2"})
         daemon.start()
         try:
             daemon.wait_ready()
