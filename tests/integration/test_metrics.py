@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from edged.contract.health import HealthReport
 from edged.errors import ExitCode, SettingsError
 from edged.monitoring.prometheus import Exporter
 from tests.support.broker import free_port
@@ -69,7 +70,7 @@ def test_a_port_that_is_taken_is_said_at_once(daemon: Daemon) -> None:
 
 def test_it_is_served_anew_at_every_scrape_until_it_stops() -> None:
     port, report = free_port(), dict(REPORT)
-    exporter = Exporter(host="127.0.0.1", port=port, node="box", snapshot=lambda: report)
+    exporter = Exporter(host="127.0.0.1", port=port, node="box", snapshot=lambda: HealthReport.model_validate(report))
     url = f"http://127.0.0.1:{port}/metrics"
     try:
         report["uptime_s"] = 77.0
@@ -77,7 +78,7 @@ def test_it_is_served_anew_at_every_scrape_until_it_stops() -> None:
             assert answer.headers["Content-Type"].startswith("text/plain")
             assert b"\nedged_uptime_seconds 77.0\n" in answer.read()
         with pytest.raises(SettingsError, match=f"listen at 127.0.0.1:{port}: Address already in use"):
-            Exporter(host="127.0.0.1", port=port, node="box", snapshot=lambda: report)
+            Exporter(host="127.0.0.1", port=port, node="box", snapshot=lambda: HealthReport.model_validate(report))
     finally:
         exporter.stop()
     with pytest.raises(OSError, match="refused"):

@@ -21,7 +21,7 @@ from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta,
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import GenerateSpec, Tasks
+from edged.tasks.specs import ExtractSpec, Tasks
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
 from tests.support.llama_server import LlamaServer
 
@@ -159,7 +159,7 @@ def test_json_keeps_to_its_schema(real: RemoteEngine) -> None:
         "required": ["mood", "score"],
         "additionalProperties": False,
     }
-    spec = GenerateSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, keeps_history=False, schema=schema)
+    spec = ExtractSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, schema=schema)
     [[end]] = run(real, Work(key="1", spec=spec, text="I won!", language="en"))
     assert isinstance(end, Generated)
     assert set(json.loads(end.text)) == {"mood", "score"}

@@ -42,7 +42,6 @@ from edged.ports.engine import (
     Classified,
     EngineState,
     Failed,
-    FinishReason,
     Generated,
     ModelInfo,
     TextDelta,
@@ -53,12 +52,13 @@ from edged.ports.engine import (
 )
 from edged.settings.schema import ModelSettings, Settings
 from edged.tasks.conversation import Turn, trim
+from edged.tasks.outputs import FinishReason
 from edged.tasks.specs import (
     ClassifyPrompt,
     ClassifySpec,
-    GenerateSpec,
     Sampling,
     Tasks,
+    TextSpec,
     completion_prompt,
     sampling_of,
 )
@@ -443,7 +443,7 @@ class RemoteEngine:
 
     # text
 
-    def _generate(self, mine: _Open, spec: GenerateSpec) -> Generated:
+    def _generate(self, mine: _Open, spec: TextSpec) -> Generated:
         work, params = mine.work, mine.work.params
         limit = self._limits.max_new_tokens
         wanted = min(params.max_tokens or spec.max_tokens or limit, limit)
@@ -472,7 +472,7 @@ class RemoteEngine:
             }
         return self._stream(mine, spec, body, [*extensions])
 
-    def _messages(self, work: Work, spec: GenerateSpec, max_tokens: int) -> list[dict[str, str]]:
+    def _messages(self, work: Work, spec: TextSpec, max_tokens: int) -> list[dict[str, str]]:
         def clean(text: str) -> str:
             return normalise(text, half_width=self._half_width)
 
@@ -485,7 +485,7 @@ class RemoteEngine:
         turns = trim([replace(turn, content=clean(turn.content)) for turn in work.turns], count=count, budget=budget)
         return [{"role": turn.role, "content": turn.content} for turn in (system, *turns, asked)]
 
-    def _stream(self, mine: _Open, spec: GenerateSpec, body: dict[str, Any], extensions: Sequence[str]) -> Generated:
+    def _stream(self, mine: _Open, spec: TextSpec, body: dict[str, Any], extensions: Sequence[str]) -> Generated:
         """Take the text as it comes.
 
         A request that nothing came of is tried again; after the first words the server's silence is the end.
