@@ -17,11 +17,10 @@ from tests.support.broker import Broker
 MakeBroker = Callable[..., Broker]
 
 # A time limit for each example would fail on a busy box. A change is tried often, with few examples; CI takes many.
-settings.register_profile("edged", deadline=None, max_examples=100 if os.environ.get("CI") else 20)
+settings.register_profile("edged", deadline=None, max_examples=settings().max_examples if os.environ.get("CI") else 20)
 settings.load_profile("edged")
 
-_TIERS = ("faults", "acceptance", "integration", "unit")
-_LONGEST = ("test_delivery", "test_engine", "test_fleet", "test_daemon", "test_link", "test_supervision", "test_bench")
+_TIERS = ("faults", "acceptance", "integration", "unit")  # the longest tests are in the first
 
 _workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 if _workers > 1:  # read by torch when it is imported: workers side by side share the cores
@@ -35,15 +34,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where workers share the tests, begin with the longest files: then both are busy until the end."""
+    """Where workers share the tests, begin with the longest ones: then all are busy until the end."""
     if "PYTEST_XDIST_WORKER" in os.environ:
-        items.sort(key=lambda item: _rank(item.path))
-
-
-def _rank(file: Path) -> int:
-    if file.stem in _LONGEST:
-        return _LONGEST.index(file.stem)
-    return len(_LONGEST) + _TIERS.index(file.parent.name)
+        items.sort(key=lambda item: _TIERS.index(item.path.parent.name))
 
 
 def pytest_report_header() -> str:

@@ -93,8 +93,8 @@ else
     wait "$style"
     cat "$cache/style.txt"
     rm -f .coverage .coverage.*
-    # Each file of tests stays in one worker, with what its tests share; the longest files begin (tests/conftest.py).
-    tests --numprocesses "${EDGED_TEST_WORKERS:-2}" --dist loadfile --no-loadscope-reorder \
+    # Each worker takes neighbouring tests, which share what they start; one that is done takes some from the other.
+    tests --numprocesses "${EDGED_TEST_WORKERS:-2}" --dist worksteal \
         --cov --cov-report term:skip-covered "$@" 2>&1 | tee "$output"
 fi
 wait "$style" || true

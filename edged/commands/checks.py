@@ -130,14 +130,14 @@ def _user() -> str:
 
 def _cpu(settings: Settings) -> str:
     """The kernels that int8 and int4 run by."""
-    from edged.engine.decoders import native
+    from edged.engine.decoders import native_library
 
     name = system.cpu_name()
     if settings.engine.kernels == "torch":
         return f"{name}, by torch's kernels (engine.kernels)"
     try:
-        return f"{name}, by kernels for {native.prospect(settings.model_dir / 'kernels')}"
-    except native.NotBuilt as reason:
+        return f"{name}, by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
+    except native_library.NotBuilt as reason:
         raise _Warning(f"{name}: {reason}; int8 and int4 run by torch's kernels, several times slower") from None
 
 

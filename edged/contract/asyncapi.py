@@ -1,4 +1,4 @@
-"""The contract as an AsyncAPI 3 document, made from the code that keeps it. Pure.
+"""The contract as an AsyncAPI 3 document, made from the same classes as the messages. Pure.
 
 Source: asyncapi.com/docs/reference/specification/v3.0.0, and its MQTT bindings 0.2.0.
 """
@@ -34,7 +34,7 @@ def document(tasks: Tasks = BUILT_IN, report: type[Published] = HealthReport) ->
         "info": {
             "title": "edged",
             "version": __version__,
-            "description": "One small language model on an edge box, asked and watched over MQTT. Requests at QoS 1 "
+            "description": "One small language model on an edge box, used and watched over MQTT. Requests at QoS 1 "
             "are answered at least once; a repeated `id` gets the recorded answer.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
@@ -92,24 +92,27 @@ def _channels() -> Schema:
             "chunks of a stream come below it, at `/stream`. Correlation Data comes back unchanged.",
             "messages": _named("result", "error", "chunk", "controlAnswer"),
         },
-        "controls": _channel(f"{root}/request/{{command}}", "Command the daemon.", "control"),
+        "controls": _channel(f"{root}/request/{{command}}", "Give the daemon a command.", "control"),
         "controlAnswers": _channel(_TOPICS.response("{command}"), "One answer to each command.", "controlAnswer"),
-        "status": _channel(_TOPICS.status, "What state the daemon is in; retained, and its last will.", "status"),
-        "health": _channel(_TOPICS.health, "Figures, every `health.interval` seconds; retained.", "health"),
-        "info": _channel(_TOPICS.info, "What this daemon is and can do; retained.", "info"),
+        "status": _channel(_TOPICS.status, "The state that the daemon is in; retained, and its last will.", "status"),
+        "health": _channel(_TOPICS.health, "The health report, every `health.interval` seconds; retained.", "health"),
+        "info": _channel(_TOPICS.info, "What this daemon is and what it can do; retained.", "info"),
     }
 
 
 def _channel(address: str, description: str, *messages: str) -> Schema:
     known = {
-        "prefix": {"description": "First level(s) of every topic.", "default": "edged"},
+        "prefix": {"description": "The first level or levels of every topic.", "default": "edged"},
         "node": {
-            "description": "The box's name; for requests and results also a group's (`mqtt.share_group`), of which one "
-            "box answers. Where a group has shards, the shard stands before the task."
+            "description": "The name of a box. For requests and results also the name of a group "
+            "(`mqtt.share_group`): one box of it answers. Where a group has shards, the shard stands before the task."
         },
         "task": {"description": "`R/info` lists them.", "examples": [*BUILT_IN.names]},
-        "session": {"description": "A conversation's name; for brokers with access by user, the user's."},
-        "command": {"description": "What is to be done.", "enum": [*COMMANDS]},
+        "session": {
+            "description": "The name of a conversation. Where the broker grants access by user name, "
+            "it is the user's name."
+        },
+        "command": {"description": "The name of the command.", "enum": [*COMMANDS]},
     }
     return {
         "address": address,
@@ -128,7 +131,7 @@ def _operations() -> Schema:
     received = {
         "answerRequest": ("requests", "Answer a request.", asked),
         "answerSessionRequest": ("sessionRequests", "Answer within a conversation.", asked),
-        "obey": ("controls", "Obey a command.", asked),
+        "obey": ("controls", "Carry out a command.", asked),
     }
     sent = {
         "sendResult": ("results", "Send an answer.", 1, False),
@@ -137,8 +140,8 @@ def _operations() -> Schema:
         "sendSessionChunk": ("sessionStreams", "Send a part of an answer of a conversation.", 0, False),
         "answerControl": ("controlAnswers", "Answer a command.", 1, False),
         "tellStatus": ("status", "Tell the state when it changes.", 1, True),
-        "tellHealth": ("health", "Tell the figures.", 1, True),
-        "tellInfo": ("info", "Tell what there is, after the start.", 1, True),
+        "tellHealth": ("health", "Tell the health report.", 1, True),
+        "tellInfo": ("info", "After the start, tell what the daemon is and what it can do.", 1, True),
     }
     operations: Schema = {}
     for name, (channel, summary, reply) in received.items():
@@ -161,26 +164,27 @@ def _operation(action: str, channel: str, summary: str, *, qos: int, retain: boo
 
 
 def _messages(tasks: Tasks, report: type[Published] = HealthReport) -> Schema:
+    expiry = "Seconds after which an answer is not wanted any more."
     headers = {
         "type": "object",
         "properties": {
-            "responseTopic": {"type": "string", "description": "Response Topic of MQTT 5: where the answer goes."},
-            "correlationData": {"type": "string", "description": "Correlation Data of MQTT 5, in bytes; comes back."},
-            "messageExpiryInterval": {"type": "integer", "description": "Seconds after which it need not be answered."},
+            "responseTopic": {"type": "string", "description": "Response Topic of MQTT 5: where the answer is sent."},
+            "correlationData": {"type": "string", "description": "Correlation Data of MQTT 5; the answer has it too."},
+            "messageExpiryInterval": {"type": "integer", "description": expiry},
         },
     }
-    text = _message("A request as bare text, for devices that know no JSON.", _TEXT, headers=headers)
+    text = _message("A request as plain text, for devices that do not write JSON.", _TEXT, headers=headers)
     return {
         "request": _message("A request.", request_schema(), headers=headers),
         "text": text | {"contentType": "text/plain"},
         "result": _message("The answer to a request.", result_schema(tasks)),
-        "error": _message("Why a request has no answer.", error_schema()),
+        "error": _message("Why a request has no result.", error_schema()),
         "chunk": _message("A part of an answer, numbered by `seq`.", chunk_schema(tasks)),
         "control": _message("The parameters of a command; may be empty.", ControlBody.model_json_schema()),
-        "controlAnswer": _message("What became of a command.", _control_answer()),
+        "controlAnswer": _message("The answer to a command.", _control_answer()),
         "status": _message("The daemon's state.", schema_of(Status)),
         "health": _message("The daemon's figures.", schema_of(report)),
-        "info": _message("What the daemon is and can do.", _info()),
+        "info": _message("What the daemon is and what it can do.", _info()),
     }
 
 
@@ -190,7 +194,10 @@ def _message(summary: str, payload: Schema, headers: Schema | None = None) -> Sc
 
 
 def _without_defs(schema: Schema) -> Schema:
-    """The schema with what it refers to put in place: a `$ref` within it means another place in the document."""
+    """The schema with each `$ref` replaced by what it refers to.
+
+    Inside the AsyncAPI document the same `$ref` would point to a place in the document, not in the schema.
+    """
     definitions = schema.get("$defs", {})
 
     def resolved(part: Any) -> Any:
@@ -225,7 +232,7 @@ def _control_answer() -> Schema:
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level.",
         },
         error=error,
-        transaction={"description": "As the command had it."},
+        transaction={"description": "The same as in the command."},
     )
 
 

@@ -1,7 +1,7 @@
-"""Priors of prompts, kept in the model store: a start computes one of their texts, and the rest only if it must.
+"""Priors of prompts, kept in a file from one start to the next, so that a start need not compute them all again.
 
-What was computed for the first text is the key to the others: if the model, its format, the kernels or the prompt are
-not the same to the bit, it is not found.
+The key of a prior is the tokens of the prompt and the result for the first neutral text, which each start computes. If
+the model, its format, the kernels or the prompt has changed, that result differs and no prior is found.
 """
 
 import contextlib
@@ -14,13 +14,13 @@ from pydantic import FiniteFloat, TypeAdapter
 
 from edged.state_files import StateFile
 
-_MAX_ENTRIES = 1000  # when it is full, it is begun anew, so that it does not grow for ever
+_MAX_ENTRIES = 1000  # a file with so many is emptied, so that it does not grow for ever
 _Entries = dict[str, list[FiniteFloat]]
 _ENTRIES: TypeAdapter[_Entries] = TypeAdapter(_Entries)
 
 
 class PriorStore:
-    """A state file; without a path nothing is kept."""
+    """The file of priors. Without a path nothing is kept; a file that cannot be read counts as empty."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -28,11 +28,11 @@ class PriorStore:
         self._entries: _Entries | None = None
 
     def find(self, prompts: Sequence[Sequence[int]], first: Sequence[float]) -> list[float] | None:
-        """The prior of a prompt.
+        """The prior of a prompt, if it was kept.
 
         Args:
             prompts: the tokens of the prompt with each of its neutral texts.
-            first: log-probabilities of the labels for the first of these, as this model gives them.
+            first: the log-probabilities of the labels for the first of these texts, as this model gives them.
         """
         return self._read().get(_key(prompts, first))
 

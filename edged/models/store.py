@@ -71,6 +71,23 @@ def _existing(name: str) -> Path | None:
         return None
 
 
+def _not_empty(path: Path) -> Path:
+    """Refuse a folder or file with nothing in it, as a copy or mount that failed leaves it.
+
+    Raises:
+        ModelUnavailable: it is empty.
+    """
+    with suppress(PermissionError):  # what opens it tells that
+        if path.is_dir() and not any(path.iterdir()):
+            raise ModelUnavailable(
+                f"the folder {path} is empty; copy a model's files there (config.json, tokenizer.json, *.safetensors), "
+                "or name another in EDGED_MODEL__ID"
+            )
+        if path.is_file() and path.stat().st_size == 0:
+            raise ModelUnavailable(f"the file {path} is empty; copy it again, or name another in EDGED_MODEL__ID")
+    return path
+
+
 class Store:
     """Models below one folder."""
 
@@ -86,7 +103,7 @@ class Store:
         """
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
-            return source.path
+            return _not_empty(source.path)
         if not self._is_whole(source):
             state = "damaged" if self._folder(source).exists() else "not"
             raise ModelUnavailable(
@@ -102,7 +119,7 @@ class Store:
         """
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
-            return source.path
+            return _not_empty(source.path)
         try:
             if not self._is_whole(source):
                 with self._locked(source):

@@ -26,6 +26,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.contract.topics import is_publishable
+from edged.mqtt import faults
 from edged.mqtt.events import (
     Accepted,
     Arrived,
@@ -39,12 +40,14 @@ from edged.mqtt.events import (
 )
 from edged.mqtt.limits import Limits
 from edged.mqtt.reconnect import Version
+from edged.mqtt.tls import make_context
 from edged.ports.link import Message, Publication
-from edged.settings.schema import MqttSettings, TlsSettings
+from edged.settings.schema import MqttSettings
 
 CONNECT_TIMEOUT = 5.0  # seconds for TCP, and again for each step of the TLS and WebSocket handshakes
 
 _UNSUPPORTED_VERSION = 132  # MQTT 5, section 3.2.2.2
+_NOT_LOGGED_IN = {134, 135}  # bad user name or password, not authorized: MQTT 5, section 3.2.2.2
 _TAKEN_OVER = 142  # MQTT 5, section 3.14.2.1
 _PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
 
@@ -56,7 +59,7 @@ class Connection:
         self._settings = settings
         self._identity = identity
         self._version = version
-        self._client: Client | None = None
+        self._client: _Client | None = None
         self._events: list[Event] = []
         self._subscribing: dict[int, Sequence[str]] = {}  # by packet id
         self._answered = False  # the broker has sent a CONNACK
@@ -197,6 +200,8 @@ class Connection:
         self._answered = True
         if code.is_failure:
             reason = f"the broker refuses us: {_lower(code)}{_detail(properties)}"
+            if code.value in _NOT_LOGGED_IN:
+                reason += f"; {faults.login_in_words(self._settings)}"
             self._events.append(Rejected(reason=reason, wrong_version=code.value == _UNSUPPORTED_VERSION))
             return
         limits = Limits(
@@ -217,14 +222,15 @@ class Connection:
             reason = f"the broker closed the connection: {_lower(code)}{_detail(properties)}"
         elif code.getName() == "Keep alive timeout":
             reason = "the broker gave no sign of life"
+        elif (words := self._other_protocol()) is not None:
+            reason = words
         elif code.getName() == "Protocol error":
             reason = f"the broker sent what is not MQTT {self._version}, or refuses that version"
         else:  # end of file, or a reset
             by_broker = True
             reason = "the connection was lost"
             if not self._answered:
-                tls = "with" if self._settings.tls.is_on else "without"
-                reason += f" before the broker said a word: is this its port, and does that speak MQTT {tls} TLS?"
+                reason += f" before the broker answered: {faults.unanswered_in_words(self._settings)}"
         self._events.append(Closed(reason=reason, by_broker=by_broker, taken_over=code.value == _TAKEN_OVER))
 
     def _on_subscribe(self, _client: Client, _data: Any, packet_id: int, codes: list[ReasonCode], _props: Any) -> None:
@@ -257,12 +263,21 @@ class Connection:
 
     # ----------------------------------------------------------------------------------------------------- parts
 
+    def _other_protocol(self) -> str | None:
+        """What the first bytes or a TLS alert say about a broker that did not answer CONNECT, in words."""
+        client = self._client
+        if self._answered or client is None:
+            return None
+        if client.tls_error is not None:
+            return faults.in_words(client.tls_error, self._settings)
+        return faults.other_protocol_in_words(client.first_bytes, self._settings)
+
     def _connected(self) -> Client:
         if self._client is None:
             raise ConnectionError("the connection is closed")
         return self._client
 
-    def _new_client(self) -> Client:
+    def _new_client(self) -> "_Client":
         settings, identity = self._settings, self._identity
         client = _Client(
             CallbackAPIVersion.VERSION2,
@@ -281,7 +296,7 @@ class Connection:
         if settings.transport == "websockets":
             client.ws_set_options(path=settings.websocket_path)
         if settings.tls.is_on:
-            client.tls_set_context(_tls_context(settings.tls))
+            client.tls_set_context(make_context(settings.tls))
         if identity.will is not None:
             self._set_will(client, identity.will)
         client.on_connect = self._on_connect
@@ -300,7 +315,27 @@ class Connection:
 
 
 class _Client(Client):
-    """paho's client with three faults of paho corrected. The methods are private: see the pin in pyproject.toml."""
+    """paho's client with three faults of paho corrected. The methods are private: see the pin in pyproject.toml.
+
+    Attributes:
+        first_bytes: what the broker sent first, as far as paho read it in one piece.
+        tls_error: what TLS met while reading; paho reports only that the connection is lost.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.first_bytes = b""
+        self.tls_error: ssl.SSLError | None = None
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Read, and keep what tells another protocol from MQTT."""
+        try:
+            data = super()._sock_recv(bufsize)
+        except ssl.SSLError as error:
+            self.tls_error = error
+            raise
+        self.first_bytes = self.first_bytes or data
+        return data
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
         """Send; raises BlockingIOError when nothing was taken.
@@ -373,16 +408,6 @@ def _describe(publication: Publication, packet_type: int) -> Properties:
     if publication.expiry_s is not None:
         properties.MessageExpiryInterval = publication.expiry_s
     return properties
-
-
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    for path in (tls.ca, tls.cert, tls.key):
-        if path is not None:
-            path.open("rb").close()  # its error names the file, which that of ssl does not
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.cert is not None:
-        context.load_cert_chain(tls.cert, tls.key)
-    return context
 
 
 def _lower(code: ReasonCode) -> str:

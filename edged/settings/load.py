@@ -24,6 +24,7 @@ _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {  # file -> setting
     "mqtt_username": "mqtt.username",
     "mqtt_password": "mqtt.password",
+    "mqtt_tls_key_password": "mqtt.tls.key_password",
     "journal_url": "journal.url",
     "model_api_key": "model.api_key",
 }

@@ -39,6 +39,14 @@ class TlsSettings(Section):
     ca: UserPath | None = Field(None, description="File of the certificate authorities to trust; turns TLS on.")
     cert: UserPath | None = Field(None, description="Our certificate, for brokers that ask for one.")
     key: UserPath | None = Field(None, description="The private key of `cert`.")
+    key_password: SecretStr | None = Field(
+        None,
+        description="Passphrase of `key`, if it has one; better given as the systemd credential mqtt_tls_key_password.",
+    )
+    strict: bool = Field(
+        True,
+        description="false accepts what Python from 3.13 on refuses, such as an authority without key usage.",
+    )
 
     @property
     def is_on(self) -> bool:

@@ -15,8 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
-from edged.engine.decoders import lean as decoder
-from edged.engine.decoders import native
+from edged.engine.decoders import lean_loading, native_library
 from edged.engine.engine import Engine
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
@@ -79,12 +78,11 @@ def model(request: pytest.FixtureRequest, weights: Any) -> Any:
     if request.param in {"int8", "int4"}:
         packed = weights_of(weights, request.param, smooth=True)
         libraries = request.config.cache.mkdir("kernels")
-        return native_model(weights, packed, native.instructions()[0].name, libraries)
+        return native_model(weights, packed, native_library.instructions()[0].name, libraries)
     tensors = weights.state_dict()
-    built, _ = decoder.load(
+    built, _ = lean_loading.load(
         weights.config,
         tensor=lambda name, _: tensors[name],
-        has=tensors.__contains__,
         weight_format="fp32",
         device=torch.device("cpu"),
         max_context_tokens=CONTEXT,

@@ -19,14 +19,14 @@ NOON = 1_800_000_000.0
 @contextmanager
 def mounted_read_only(folder: Path) -> Iterator[None]:
     """Mount the folder over itself, read-only, until the block ends."""
-    place = str(folder)
-    for command in (["mount", "--bind", place, place], ["mount", "-o", "remount,ro,bind", place]):
+    commands: list[list[str | Path]] = [["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]]
+    for command in commands:
         if subprocess.run(command, check=False, capture_output=True).returncode:
             pytest.skip("only root may mount")
     try:
         yield
     finally:
-        subprocess.run(["umount", "-l", place], check=True)
+        subprocess.run(["umount", "-l", folder], check=True)
 
 
 @pytest.mark.parametrize("ended", ["in order", "by a power cut"])

@@ -7,7 +7,6 @@ import os
 import queue
 import random
 import ssl
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +24,7 @@ from edged.settings.schema import MqttSettings
 from tests.conftest import MakeBroker
 from tests.support import packets
 from tests.support.broker import Broker, free_port
+from tests.support.certificates import make_certificates
 from tests.support.link_contract import RECEIVE_MAXIMUM, REQUESTS, RESULTS, Bench, Ending, LinkContract, result
 from tests.support.packets import Packet
 from tests.support.peer import Peer
@@ -175,18 +175,8 @@ def test_auto_takes_mqtt_5_where_it_is_spoken(broker: Broker, run: Callable[...,
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """A folder with an authority (ca.*) and certificates by it for the broker at 127.0.0.1 and for us."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "2")
-    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for name in ("broker", "us"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signing)
+    """A folder of certificates."""
+    make_certificates(tmp_path)
     return tmp_path
 
 

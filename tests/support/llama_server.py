@@ -58,7 +58,7 @@ def main() -> None:
     params.port = int(sys.argv[1])
     params.n_parallel = 4
     params.n_ctx = 4 * 2048
-    params.cpuparams.n_threads = 2
+    params.cpuparams.n_threads = 1  # more would wait for each other by spinning, on cores that other tests need
     params.warmup = False
     server = xllamacpp.Server(params)
     while server is not None:

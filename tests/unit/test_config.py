@@ -126,10 +126,13 @@ def test_a_list_is_json_or_has_commas(monkeypatch: pytest.MonkeyPatch, written: 
 
 def test_a_credential_loses_its_line_end_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mqtt_password").write_text(f" {SECRET} \n")
+    (tmp_path / "mqtt_tls_key_password").write_text(" of the key \n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    password = load(flags={}, config_file=None).mqtt.password
-    assert password is not None
-    assert password.get_secret_value() == f" {SECRET} "
+    mqtt = load(flags={}, config_file=None).mqtt
+    assert mqtt.password is not None
+    assert mqtt.password.get_secret_value() == f" {SECRET} "
+    assert mqtt.tls.key_password is not None
+    assert mqtt.tls.key_password.get_secret_value() == " of the key "
 
 
 def test_the_file_may_be_named_in_the_environment_and_is_found_in_its_usual_places(

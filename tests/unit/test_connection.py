@@ -49,6 +49,7 @@ def test_what_ends_too_early_is_malformed(publish: bytes) -> None:
     ("name", "parameters", "gives"),
     [
         ("_sock_send", ("self", "buf"), "int"),
+        ("_sock_recv", ("self", "bufsize"), "bytes"),
         ("_create_unix_socket_connection", ("self",), "_socket.socket"),
         ("_handle_publish", ("self",), "MQTTErrorCode"),
     ],
