@@ -1,15 +1,18 @@
 """What `ask` and `chat` have in common: names that may be asked for, and answers as lines of a terminal."""
 
+import argparse
+import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from edged import progress
+from edged.commands.options import quiet_settings
 from edged.commands.terminal import print_json
 from edged.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
-    from edged.client import Answer
+    from edged.client import Answer, Client
 
 _EXIT_CODES = {"model_error": ExitCode.MODEL, "busy": ExitCode.BROKER, "shutting_down": ExitCode.BROKER}
 
@@ -31,6 +34,19 @@ def check_names(**names: str | None) -> None:
                 f"--{kind} {name!r}: it is one level of a topic: 1 to {MAX_NAME_CHARS} characters, no '/', '+', '#' or "
                 "control character, and no '$' at the beginning"
             )
+
+
+@contextlib.contextmanager
+def connected(options: argparse.Namespace) -> "Iterator[Client]":
+    """A client by the settings and options of a command, connected."""
+    settings = quiet_settings(options)
+    from edged.client import Client
+
+    client = Client(settings, timeout=options.timeout, group=options.group, attempts=options.attempts)
+    with contextlib.ExitStack() as stack:
+        with progress.waiting(f"connecting to the broker at {client.where}", lines=False):
+            stack.enter_context(client)
+        yield client
 
 
 def until_first(answers: "Iterator[Answer]") -> "Iterator[Answer]":

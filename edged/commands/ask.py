@@ -4,8 +4,8 @@ import argparse
 import contextlib
 from typing import Any
 
-from edged.commands.answers import check_names, exit_code_of, print_chunk, print_result, until_first
-from edged.commands.options import add_command, add_group, add_timeout, quiet_settings
+from edged.commands.answers import check_names, connected, exit_code_of, print_chunk, print_result, until_first
+from edged.commands.options import add_command, add_group, add_timeout
 from edged.commands.terminal import print_json, read_all
 from edged.errors import ExitCode
 
@@ -24,15 +24,12 @@ def add(commands: Any) -> None:
 
 def _ask(options: argparse.Namespace) -> ExitCode:
     check_names(task=options.task, session=options.session, group=options.group)
-    settings = quiet_settings(options)
     text = read_all() if options.text == "-" else options.text
     fields: dict[str, Any] = {"stream": True} if options.stream else {}
     if options.session is not None:
         fields["session"] = options.session
-    from edged.client import Client
-
     with (
-        Client(settings, timeout=options.timeout, group=options.group, attempts=options.attempts) as client,
+        connected(options) as client,
         contextlib.closing(client.stream(text, task=options.task, **fields)) as answers,
     ):
         for answer in until_first(answers):

@@ -5,8 +5,8 @@ import contextlib
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from edged.commands.answers import check_names, print_chunk, print_result, until_first
-from edged.commands.options import add_command, add_group, add_timeout, quiet_settings
+from edged.commands.answers import check_names, connected, print_chunk, print_result, until_first
+from edged.commands.options import add_command, add_group, add_timeout
 from edged.commands.terminal import is_text
 from edged.errors import ExitCode, SettingsError
 
@@ -35,12 +35,10 @@ def add(commands: Any) -> None:
 
 def _chat(options: argparse.Namespace) -> ExitCode:
     check_names(session=options.session, group=options.group)
-    settings = quiet_settings(options)
     with contextlib.suppress(ImportError):  # some builds of Python have none
         import readline  # noqa: F401 - input() edits lines and remembers them once it is there
-    from edged.client import Client
 
-    with Client(settings, timeout=options.timeout, group=options.group, attempts=options.attempts) as client:
+    with connected(options) as client:
         print("quit or 退出 ends the talk, /help tells more")
         talk = _Talk(client, session=options.session, of_group=options.group is not None)
         while (text := _read_line()) is not None:

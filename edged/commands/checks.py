@@ -83,7 +83,9 @@ def run(settings: Settings, *, timeout: float | None, say: Say) -> ExitCode:
 
 def _try(name: str, check: Callable[[], str], say: Say) -> ExitCode:
     try:
-        say(f"ok    {name}: {check()}")
+        with progress.waiting(f"checking: {name}", lines=False):
+            found = check()
+        say(f"ok    {name}: {found}")
     except _Warning as warning:
         say(f"warn  {name}: {warning}")
     except FatalError as error:
@@ -264,8 +266,7 @@ def _journal(settings: Settings) -> str:
 
 
 def _answer(client: Client, timeout: float) -> str:
-    with progress.waiting("waiting for the answer", lines=False):
-        body = client.ask("Hello", task="sentiment", timeout=timeout)
+    body = client.ask("Hello", task="sentiment", timeout=timeout)
     if body["status"] != "ok":
         raise BrokerUnavailable(f"the daemon answers {body['error']['code']}: {body['error']['message']}")
     return f"{body['node']} answers with {body['model']} in {body['timings']['total_ms']:.0f} ms"

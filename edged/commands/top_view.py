@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from edged import progress
 from edged.client import wait_connected
 from edged.contract.status import State
 from edged.mqtt.faults import address_of
@@ -138,8 +139,9 @@ def run(settings: Settings, *, timeout: float, once: bool, console: Console | No
 
     link.start()
     try:
-        wait_connected(link, changes, where=where, timeout=timeout)
-        view.wait_quiet(_SETTLE_S)
+        with progress.waiting(f"connecting to the broker at {where}", lines=False):
+            wait_connected(link, changes, where=where, timeout=timeout)
+            view.wait_quiet(_SETTLE_S)
         if once or not console.is_terminal:
             console.print(picture())
             return

@@ -51,10 +51,11 @@ def run(
         with progress.waiting("loading the model"):
             engine.start()
             engine.wait_ready()
-        verdicts = [
-            judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
-            for case in _shown(cases, "scored")
-        ]
+        with progress.waiting("judging the texts", has_bar=True):
+            verdicts = [
+                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
+                for case in _shown(cases, "scored")
+            ]
         model = engine.model
     finally:
         engine.stop()
