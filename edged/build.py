@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from edged import logs
+from edged import extras, logs
 from edged.contract.requests import Contract
 from edged.contract.topics import Topics
 from edged.errors import SettingsError
@@ -21,6 +21,19 @@ if TYPE_CHECKING:
     from edged.engine import loading
     from edged.engine.loaded import Loaded
     from edged.journal.redis import RedisJournal
+
+
+def missing_extras(settings: Settings) -> list[str]:
+    """What these settings need and is not installed: a line for each, with the command that installs it."""
+    extracting = [name for name, task in settings.tasks.items() if task.kind == "extract"]
+    wanted: dict[extras.Extra, str] = {}
+    if extracting and settings.model.backend == "local":
+        wanted["extract"] = f"tasks.{extracting[0]} extracts, which needs the library llguidance"
+    if settings.metrics.port:
+        wanted["metrics"] = "metrics.port needs the library prometheus-client"
+    if settings.journal.url is not None:
+        wanted["fleet"] = "journal.url needs the library redis"
+    return [f"{why}: {extras.how_to_install(each)}" for each, why in wanted.items() if extras.is_missing(each)]
 
 
 def topics_of(settings: Settings) -> Topics:
@@ -87,13 +100,13 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
     """The journal of the group, at `journal.url`.
 
     Raises:
-        SettingsError: that cannot be read, or what reads it is not installed.
+        SettingsError: the URL cannot be read, or the library for it is not installed.
     """
     url = settings.journal.url or SecretStr("")
-    try:
-        from edged.journal.redis import RedisJournal  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as error:
-        raise SettingsError("journal.url needs the extra fleet: pip install 'edged[fleet]'") from error
+    if extras.is_missing("fleet"):
+        raise SettingsError(f"journal.url needs the library redis: {extras.how_to_install('fleet')}")
+    from edged.journal.redis import RedisJournal  # noqa: PLC0415 - of an extra
+
     return RedisJournal(
         url.get_secret_value(),
         limits,

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from edged.contract.topics import is_publishable
-from edged.settings.values import FROM_ROOT, NAME, UserPath, at_home, checked_host
+from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
 
 
@@ -162,9 +162,7 @@ class ModelSettings(Section):
     backend: Literal["local", "remote"] = Field(
         "local", description="remote asks an OpenAI-compatible server (llama-server, vLLM, Ollama) at url."
     )
-    url: str | None = Field(
-        None, pattern=r"^https?://[^@]+$", description="Where that server's API begins: http://host:8080/v1"
-    )
+    url: str | None = Field(None, pattern=HTTP, description="Where that server's API begins: http://host:8080/v1")
     api_key: SecretStr | None = Field(
         None, description="Its key, if it wants one; better given as the systemd credential model_api_key."
     )

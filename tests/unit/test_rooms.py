@@ -10,7 +10,7 @@ ROOT = Path(edged.__file__).parent
 
 # The folders and files of edged/. A room imports only rooms above it.
 ROOMS = """
-    errors logs
+    errors logs extras progress
     tasks
     ports
     contract
