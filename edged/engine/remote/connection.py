@@ -67,13 +67,14 @@ class Connection:
     connection while the thread waits.
     """
 
-    def __init__(self, url: str, *, api_key: str | None) -> None:
+    def __init__(self, url: str, *, api_key: str | None, uses_environment_proxy: bool) -> None:
         """Assign; the first request connects. `url` is where the API begins."""
         self._http = httpx2.Client(
             base_url=f"{url}/",
             headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
             verify=_certificates(),
             limits=httpx2.Limits(max_connections=1),
+            trust_env=uses_environment_proxy,
         )
         self._socket: socket.socket | None = None
 

@@ -100,6 +100,11 @@ class RemoteEngine:
             raise self._start.failure
         return True
 
+    @property
+    def waits_for(self) -> str:
+        """Why the start waits for the server, in words; empty if there was no fault."""
+        return self._start.waits_for
+
     def stop(self, timeout: float = 10.0) -> None:
         self._server.stopping.set()
         with self._lock:

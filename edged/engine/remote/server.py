@@ -4,12 +4,14 @@ Every thread has its own connection. What a request means is not known here.
 """
 
 import contextlib
+import functools
 import math
 import random
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import Any
 
+from edged.engine.remote import proxy
 from edged.engine.remote.answers import Chunk
 from edged.engine.remote.connection import Connection, Form, Retry
 from edged.engine.remote.work import OpenWork
@@ -54,6 +56,10 @@ class ModelServer:
     def url(self) -> str:
         return str(self._settings.url)
 
+    @functools.cached_property
+    def _uses_environment_proxy(self) -> bool:
+        return proxy.uses_environment(self._settings)
+
     def stop(self) -> None:
         """End every request that runs, and let none begin."""
         self.stopping.set()
@@ -70,7 +76,11 @@ class ModelServer:
         """The connection of the thread that calls."""
         if not hasattr(self._own, "connection"):
             key = self._settings.api_key
-            self._own.connection = Connection(self.url, api_key=None if key is None else key.get_secret_value())
+            self._own.connection = Connection(
+                self.url,
+                api_key=None if key is None else key.get_secret_value(),
+                uses_environment_proxy=self._uses_environment_proxy,
+            )
             with self._lock:
                 self._connections.append(self._own.connection)
         own: Connection = self._own.connection

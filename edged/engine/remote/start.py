@@ -40,6 +40,7 @@ class Start:
     Attributes:
         failure: why there can be no start; None if there was one. Known when `settled` is set.
         settled: set when the engine may be used, or will never be.
+        waits_for: why the start waits for the server, in words; empty before the first fault.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Start:
     ) -> None:
         self.failure: EdgedError | None = None
         self.settled = threading.Event()
+        self.waits_for = ""
         self._settings = settings
         self._tasks = tasks
         self._server = server
@@ -159,14 +161,13 @@ class Start:
             Retry, Away: the server is there and fails. Not raised with `insists`.
             ShuttingDown: the daemon stops first.
         """
-        told = ""
         while not self._server.stopping.is_set():
             try:
                 return step()
             except (Retry, Away) as error:
-                if str(error) != told:
+                if str(error) != self.waits_for:
                     log.warning("remote_not_there", url=self._server.url, reason=str(error))
-                told = str(error)
+                self.waits_for = str(error)
                 if error.status is not None and error.status not in _NOT_YET and not insists:
                     raise
                 self._server.stopping.wait(_START_PAUSE_S)
