@@ -30,7 +30,6 @@ from edged.mqtt.link import Link
 from edged.ports.journal import Entry, JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
-from edged.tasks.specs import Tasks
 
 Say = Callable[[str], None]
 
@@ -173,16 +172,9 @@ def _extra(extra: extras.Extra, why: str) -> str:
 
 def _server(settings: Settings, timeout: float) -> str:
     """A server that answers, and has the model."""
-    from edged.engine.remote.engine import RemoteEngine
+    from edged.engine.remote.trial import try_server
 
-    engine = RemoteEngine(settings, tasks=Tasks(()))
-    engine.start()
-    try:
-        if not engine.wait_ready(timeout):
-            raise ModelUnavailable(f"{settings.model.url} does not answer; is that its address, and does it run?")
-        return f"{engine.model.id} at {settings.model.url}"
-    finally:
-        engine.stop(timeout)
+    return try_server(settings, timeout=timeout)
 
 
 def _broker(settings: Settings, timeout: float | None, say: Say) -> ExitCode:

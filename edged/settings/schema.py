@@ -168,6 +168,11 @@ class ModelSettings(Section):
     )
     timeout: float = Field(60.0, gt=0, le=3600, description="Seconds that the server may be silent.")
     retries: int = Field(3, ge=0, le=20, description="How often the server is asked again after a fault of its own.")
+    proxy: Literal["auto", "environment", "none"] = Field(
+        "auto",
+        description="Whether that server is asked by the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: auto does, "
+        "unless the server is on this box or in a private network.",
+    )
     id: str = Field(
         "Qwen/Qwen1.5-0.5B-Chat",
         min_length=1,
