@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from edged.engine.decoders import generic, lean_loading
+from edged.engine.decoders import generic_loading, lean_loading
 from edged.engine.decoders.interface import CausalModel, Span
 from edged.engine.decoders.lean import Decoder
 from edged.engine.weights.architectures import table
@@ -65,7 +65,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             ours.reserve(8 * CONTEXT)  # as on a GPU
         return ours, reference
     folder = tiny.save(reference, tmp_path_factory.mktemp("generic"))
-    model, _ = generic.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))
+    model, _ = generic_loading.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))
     return model, reference
 
 
