@@ -1,19 +1,32 @@
-"""Settings → parts: which engine, journal, topics and contract the settings ask for."""
+"""Settings → parts: which engine, journal, link, topics and contract the settings ask for."""
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from edged import logs
+from edged import __version__, logs
 from edged.contract.requests import Contract
+from edged.contract.results import encode
+from edged.contract.status import State, client_mark
 from edged.contract.topics import Topics
 from edged.errors import SettingsError
 from edged.journal.sqlite import SqliteJournal
 from edged.models.store import Store
-from edged.ports.engine import StoppableEngine
+from edged.monitoring import system
+from edged.monitoring.health import Health
+from edged.monitoring.health import Limits as HealthLimits
+from edged.monitoring.home_assistant import Discovery, births
+from edged.monitoring.home_assistant import describe as describe_device
+from edged.monitoring.metrics import Metrics
+from edged.monitoring.probe import Prober
+from edged.monitoring.prometheus import Exporter
+from edged.mqtt.link import Link
+from edged.ports.engine import Engine, StoppableEngine
 from edged.ports.journal import JournalLimits
+from edged.ports.link import Delivery, LinkState, Publication
+from edged.ports.worker import WorkerState
 from edged.settings.schema import Settings
 from edged.tasks.specs import Tasks
 
@@ -23,10 +36,17 @@ if TYPE_CHECKING:
     from edged.journal.redis import RedisJournal
 
 
+_OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+
+
 def topics_of(settings: Settings) -> Topics:
     """Where everything is on the broker by these settings."""
     return Topics(
-        prefix=settings.prefix, node=settings.node, group=settings.mqtt.share_group, shards=settings.mqtt.shards
+        prefix=settings.prefix,
+        node=settings.node,
+        group=settings.mqtt.share_group,
+        shards=settings.mqtt.shards,
+        births=births(settings.homeassistant),
     )
 
 
@@ -103,8 +123,104 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
     )
 
 
+def link_of(
+    settings: Settings,
+    topics: Topics,
+    *,
+    subscriptions: tuple[str, ...],
+    boot_id: str,
+    on_delivery: Callable[[Delivery], None],
+    on_change: Callable[[LinkState], None],
+) -> Link:
+    """The daemon's connection to the broker, with its last will."""
+    return Link(
+        settings=settings.mqtt,
+        client_id=settings.client_id,
+        subscriptions=subscriptions,
+        fleeting=(topics.controls, *topics.members),
+        lossy=topics.members,  # a box with much to do must hear the others still
+        shared=topics.shared,
+        will=Publication(
+            topic=topics.status,
+            payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
+            qos=1,
+            retain=True,
+        ),
+        receive_maximum=settings.queue.capacity,
+        maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
+        on_delivery=on_delivery,
+        on_change=on_change,
+    )
+
+
+def discovery_of(settings: Settings, contract: Contract, *, link: Link, engine: Engine) -> Discovery:
+    """What tells Home Assistant of this box."""
+
+    def device() -> dict[str, Any]:
+        return describe_device(
+            topics=contract.topics,
+            tasks=contract.tasks,
+            model=engine.model.id,
+            version=__version__,
+            readings=system.read(settings.state_dir),
+        )
+
+    return Discovery(
+        settings=settings.homeassistant,
+        topics=contract.topics,
+        link=link,
+        record=settings.state_dir / "homeassistant",
+        describe=device,
+    )
+
+
+def health_of(
+    settings: Settings,
+    topics: Topics,
+    *,
+    engine: Engine,
+    link: Link,
+    worker: Callable[[], WorkerState],
+    metrics: Metrics,
+    prober: Prober,
+    group: Callable[[], Mapping[str, Any] | None],
+    boot_id: str,
+    started: float,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
+) -> Health:
+    """What watches the parts and tells of them; `started` in monotonic seconds."""
+    return Health(
+        topics=topics,
+        engine=engine,
+        link=link,
+        worker=worker,
+        metrics=metrics,
+        system=lambda: system.read(settings.state_dir),
+        prober=prober,
+        limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
+        interval=settings.health.interval,
+        group=group,
+        client=client_mark(settings.client_id),
+        boot_id=boot_id,
+        version=__version__,
+        started=started,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
+
+
+def exporter_of(settings: Settings, health: Health) -> Exporter | None:
+    """What serves Prometheus, if a port is set; it listens at once."""
+    if settings.metrics.port == 0:
+        return None
+    return Exporter(
+        host=settings.metrics.host, port=settings.metrics.port, node=settings.node, snapshot=health.snapshot
+    )
+
+
 def speed_mark(settings: Settings) -> str:
-    """A mark of what it depends on how fast this box answers."""
+    """A mark of all settings on which the speed of this box depends."""
     model = settings.model
     what = (model.backend, model.url, model.id, model.revision, model.format, model.device)
     return hashlib.sha256(repr((what, settings.engine.model_dump_json())).encode()).hexdigest()[:16]

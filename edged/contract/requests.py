@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from edged.contract.topics import Topics, is_publishable, topic_matches
-from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
+from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
+from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.ports.engine import Params
 from edged.ports.link import Message
 from edged.tasks.conversation import Turn
@@ -139,20 +139,19 @@ class Contract:
     text_chars: int
 
 
-def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Rejected:
-    """Read a message below `in/`.
+def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: str) -> Request | Rejected:
+    """Read a request for a task.
 
     Args:
-        message: as it came; `contract.topics.asks` of its topic.
+        message: as it came.
+        route: of the message's topic.
         contract: what is allowed.
         new_id: the id to use when neither the JSON nor the Correlation Data gives one.
 
     Returns:
         The request, or why there is none. Never raises, whatever the bytes.
     """
-    place = contract.topics.place(message.topic)
-    task, _, topic_session = place.tail.partition("/")
-    address = Address(topic=place.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
+    address = Address(topic=route.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
     request_id = _id_of(message.correlation_data)
     try:
         if message.response_topic is not None:
@@ -165,21 +164,21 @@ def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Re
         return Request(
             id=request_id or new_id,
             has_own_id=request_id is not None,
-            task=_known(task, contract.tasks),
+            task=_known(route, contract.tasks),
             text=_checked_text(body.text, contract, field="text"),
             address=address,
-            session=_session(place.tail, body.session),
+            session=_session(route.session, body.session),
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
             attempt=body.attempt,
-            is_shared=place.is_shared,
+            is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
         )
     except RequestError as error:
-        session = topic_session if len(topic_session) <= MAX_NAME_CHARS else None
-        return Rejected(id=request_id or new_id, task=task, address=address, error=error, session=session or None)
+        session = route.session if len(route.session or "") <= MAX_NAME_CHARS else None
+        return Rejected(id=request_id or new_id, task=route.task, address=address, error=error, session=session or None)
 
 
 def _id_of(correlation_data: bytes | None) -> str | None:
@@ -246,10 +245,14 @@ def _bad_request(error: ValidationError) -> BadRequest:
     return BadRequest(first["msg"], field=".".join(path)[:MAX_NAME_CHARS] or None)
 
 
-def _known(task: str, tasks: Tasks) -> str:
-    if task not in tasks:
+def _known(route: TaskRoute, tasks: Tasks) -> str:
+    if not route.is_ours:
+        raise Busy(
+            "this box takes no work from this topic any more; ask again, and another takes it", retry_after_ms=1000
+        )
+    if route.task not in tasks:
         raise UnknownTask(f"there is no such task; there are: {', '.join(tasks.names)}")
-    return task
+    return route.task
 
 
 def _checked_text(text: str, contract: Contract, *, field: str) -> str:
@@ -265,9 +268,8 @@ def _checked_text(text: str, contract: Contract, *, field: str) -> str:
 _SESSION: TypeAdapter[str] = TypeAdapter(_Name)
 
 
-def _session(tail: str, body_session: str | None) -> str | None:
-    _, slash, topic_session = tail.partition("/")
-    if not slash:
+def _session(topic_session: str | None, body_session: str | None) -> str | None:
+    if topic_session is None:
         return body_session
     try:
         _SESSION.validate_python(topic_session)

@@ -1,8 +1,8 @@
-"""Whether another daemon has our client id or our name: a look at the boxes by a connection of its own, in doubt only.
+"""Whether another daemon has our client id or our name. While there is a doubt, a second connection listens.
 
-Two boxes with one client id take the connection from each other, and not every broker says so. What comes by ours
-tells nothing then: whoever has the client id has the session, and so is brought what he publishes himself, and what
-was said long ago and kept for the session.
+Two boxes with one client id take the connection from each other, and not every broker says so. Our own connection
+tells nothing then: the box that holds the client id holds the session, so it receives its own publications, and old
+messages that the broker kept for the session. The second connection has a client id of its own and no session.
 """
 
 import json
@@ -19,8 +19,12 @@ from edged.settings.schema import Settings
 _SUSPICION_S = 60.0  # in which another daemon with our name will have spoken again
 
 
-class Lookout:
-    """For the main thread; `suspect` may be called in any."""
+class NameWatch:
+    """For the main thread; `suspect` may be called in any thread.
+
+    Attributes:
+        has_namesake: whether another daemon lives with our name, and is not the one to give way.
+    """
 
     def __init__(
         self,
@@ -30,7 +34,7 @@ class Lookout:
         on_found: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """`on_found` is called, in a thread of the lookout's own, when it is time for `look`."""
+        """`on_found` is called in the thread of the second connection when it is time for `look`."""
         self._settings = settings
         self._health = health
         self._on_found = on_found
@@ -41,17 +45,17 @@ class Lookout:
         self.has_namesake = False
 
     def suspect(self) -> None:
-        """There was a word of another daemon with our name.
+        """Note that a status was heard that seems to be another daemon's with our name.
 
-        Or of an earlier life of ours, kept by the broker, with a clock that has been set back since.
+        It may also be of an earlier process of this box, kept by the broker, if the clock has been set back since.
         """
         self._suspected_at = self._clock()
 
     def look(self, link: LinkState) -> None:
-        """Look out while there is a doubt; `link` is our connection.
+        """Listen while there is a doubt; `link` is our connection.
 
         Raises:
-            BrokerUnavailable: another daemon lives with our name or our client id, and it is for us to give way.
+            BrokerUnavailable: another daemon lives with our name or our client id, and this one must give way.
         """
         if link.contended or self._clock() - self._suspected_at < _SUSPICION_S:
             self._start()
@@ -71,7 +75,7 @@ class Lookout:
             )
 
     def stop(self) -> None:
-        """Look out no more."""
+        """End the second connection, if there is one."""
         if self._link is not None:
             self._link.stop(None, 1.0)
             self._link = None
@@ -97,7 +101,7 @@ class Lookout:
         message = delivery.message
         if delivery.ticket is not None and self._link is not None:
             self._link.settle(delivery.ticket)
-        if message.retain:  # said at some time, perhaps by a box that is no more
+        if message.retain:  # of an unknown time, perhaps of a box that has ended since
             return
         try:
             status = json.loads(message.payload)
@@ -107,7 +111,7 @@ class Lookout:
             self._hear(message.topic.split("/")[-2], status)
 
     def _hear(self, node: str, status: dict[str, Any]) -> None:
-        """Take note of what a box says of itself now."""
+        """Take in what a box says of itself now."""
         if not self._health.is_rival(status):
             return
         if node == self._settings.node:

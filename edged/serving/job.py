@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from edged.contract.requests import Address, Request
-from edged.contract.results import (
-    Result,
-    ResultTimings,
-)
+from edged.contract.results import Result, ResultTimings
 from edged.errors import RequestError
 from edged.ports.engine import NO_USAGE, Classified, Failed, Generated, TextDelta, Usage, WorkEvent
-from edged.ports.link import Delivery, Ticket
+from edged.ports.link import Delivery
+from edged.serving.answer import Addressee, Answer
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
 from edged.tasks.outputs import Output
@@ -46,14 +44,6 @@ def lacks_history(request: Request, known: Sequence[Turn]) -> bool:
     return turns < min(request.turn - 1, MAX_TURNS // 2)
 
 
-@dataclass(slots=True)
-class Addressee:
-    """One place that waits for the answer, and the deliveries that are settled when it has it."""
-
-    address: Address
-    tickets: list[Ticket] = field(default_factory=list)
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
     """A piece of a stream: `value` as it stands under `part`."""
@@ -70,11 +60,12 @@ class Job:
     Attributes:
         number: unique in this process; names the job in the engine.
         request: its id is final: the caller's, one made for it, or the one it had before a crash.
-        packet_id: of the first delivery, None at QoS 0.
+        conversation: the session whose turns the job reads and writes; None: it neither reads nor writes any.
+        packet_id: of the last delivery, None at QoS 0.
         deadline: monotonic seconds.
         is_left_over: the broker brings it again: an earlier process may have ended over it.
         submitted: when its parts went to the engine; None while an earlier turn of its session is answered.
-        payload: the answer as published; None while there is none.
+        answer: as it is sent out; None while there is none.
         lacks_history: the conversation has earlier turns that were not known when work began.
         may_be_double: another box of the group may have answered the same request.
         observations: what its text got before the running calibration.
@@ -85,13 +76,14 @@ class Job:
     fingerprint: str
     language: Language
     parts: Mapping[str, PartSpec]
+    conversation: str | None
     addressees: list[Addressee]
     packet_id: int | None
     received: float
     deadline: float | None
     is_left_over: bool = False
     submitted: float | None = None
-    payload: bytes | None = None
+    answer: Answer | None = None
     lacks_history: bool = False
     may_be_double: bool = False
     observations: list[Observation] = field(default_factory=list)
@@ -112,7 +104,7 @@ class Job:
         return self.packet_id is None
 
     def join(self, address: Address, delivery: Delivery) -> list[Addressee]:
-        """Add somebody who asked the same, or the same one asking again; gives the places that are new."""
+        """Note that the same was asked again, by the same sender or another; gives the places that are new."""
         place = next((each for each in self.addressees if each.address == address), None)
         new = [] if place is not None else [Addressee(address)]
         self.addressees += new
