@@ -1,4 +1,4 @@
-"""What comes in: MQTT messages, and what `decode` makes of them, once, at the border: a `Request` or a `Rejected`.
+"""Requests for tasks: `decode` makes a `Request` or a `Rejected` of an MQTT message, once, where it comes in.
 
 Pure: sends nothing, knows no broker and no clock.
 """
@@ -37,7 +37,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fal
 
 
 class ParamsBody(BaseModel):
-    """Wishes for the reply's sampling; what is left out takes the task's own value."""
+    """Wishes for the sampling of the reply; for a field that is left out, the task's own value counts."""
 
     model_config = _STRICT
 
@@ -81,7 +81,7 @@ class RequestBody(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where an answer goes, and what must come back with it."""
+    """Where an answer goes, and the Correlation Data that goes with it."""
 
     topic: str
     qos: int
@@ -90,7 +90,7 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A request that is of the contract's form.
+    """A request in the form of the contract.
 
     Attributes:
         id: the caller's, or one made for it.
@@ -119,7 +119,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
-    """A message that is no request, with whom to tell and why."""
+    """A message that is no good request: why, and where the error goes."""
 
     id: str
     task: str
@@ -130,7 +130,7 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contract:
-    """What `decode` holds a message against."""
+    """What `decode` checks a message against."""
 
     topics: Topics
     tasks: Tasks

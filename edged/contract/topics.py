@@ -14,7 +14,7 @@ _UNPUBLISHABLE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_
 
 
 def is_publishable(topic: str) -> bool:
-    """Whether a client may publish to `topic` without risk to its connection, and it is no topic of the broker's."""
+    """Whether a client may publish to `topic` without losing its connection, and the topic is not the broker's own."""
     return (
         bool(topic)
         and not topic.startswith("$")
@@ -138,12 +138,12 @@ class Topics:
 
     @property
     def probe(self) -> str:
-        """Where a box asks itself whether the broker delivers by shared subscriptions."""
+        """Where a box sends itself a message, to see whether the broker delivers to shared subscriptions."""
         return f"{self.root}/probe"
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The filters of what the boxes of all groups tell of themselves."""
+        """The filters of what the boxes of all groups report of themselves."""
         return () if self.group is None else (f"{self.prefix}/+/status", f"{self.prefix}/+/health")
 
     @property
@@ -219,7 +219,7 @@ class Topics:
         return f"{self.root}/response/{command}"
 
     def speaks_for_a_daemon(self, topic: str) -> bool:
-        """Whether `topic` is one that daemons listen to or speak on: an answer there could loop or deceive."""
+        """Whether daemons listen or report on `topic`: an answer there could loop, or look like a report of theirs."""
         head, _, rest = topic.partition(f"{self.prefix}/")
         if head or not rest:
             return False
