@@ -107,7 +107,7 @@ class RedisJournal:
                 url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
             )
         except ValueError:
-            # The error's words may hold a piece of the password, if that has characters to be written as %2F or %23.
+            # The error may quote a piece of a password whose special characters are not written as %2F or %23.
             raise SettingsError(
                 "journal.url cannot be read: write redis://user:password@host:6379/0, rediss://… or unix://…, with special "
                 "characters of the password as %…"
