@@ -109,8 +109,8 @@ class RedisJournal:
         except ValueError:
             # The error may quote a piece of a password whose special characters are not written as %2F or %23.
             raise SettingsError(
-                "journal.url cannot be read: write redis://user:password@host:6379/0, rediss://… or unix://…, with special "
-                "characters of the password as %…"
+                "journal.url cannot be read: write redis://user:password@host:6379/0, rediss://… or unix://…, with the "
+                "special characters of a password as %…"
             ) from None
         self._limits = limits
         self._head = f"edged:{{{group}}}"
