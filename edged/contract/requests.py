@@ -3,9 +3,13 @@
 Pure: sends nothing, knows no broker and no clock.
 """
 
+import contextlib
 import hashlib
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -19,6 +23,9 @@ from edged.tasks.text import normalise
 
 MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
+_LENIENT_BYTES = 1 << 20
+_MAX_DIGITS = 20  # of a number that is read; Python refuses to read very long ones
+_OPENS_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|[ \t\r\n])*\{")  # after any byte order marks and white space
 
 
 def _one_or_many(value: Any) -> Any:
@@ -37,7 +44,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fal
 
 
 class ParamsBody(BaseModel):
-    """Wishes for the sampling of the reply; for a field that is left out, the task's own value counts."""
+    """Wishes for the reply's sampling; what is left out takes the task's own value."""
 
     model_config = _STRICT
 
@@ -177,8 +184,51 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
         )
     except RequestError as error:
+        request_id, address = _return_address(message, contract, request_id, address)
         session = route.session if len(route.session or "") <= MAX_NAME_CHARS else None
         return Rejected(id=request_id or new_id, task=route.task, address=address, error=error, session=session or None)
+
+
+def _return_address(
+    message: Message, contract: Contract, request_id: str | None, address: Address
+) -> tuple[str | None, Address]:
+    """The id and the address of an error: those of the JSON where they are good, whatever else is wrong with it."""
+    body = read_leniently(message.payload, limit=contract.payload_bytes) if _is_json(message) else {}
+    own_id, reply_to = body.get("id"), body.get("reply_to")
+    if _is_name(own_id):
+        request_id = own_id
+    if isinstance(reply_to, str) and REPLACEMENT not in reply_to:
+        with contextlib.suppress(ForbiddenTopic):
+            address = redirect(address, reply_to, contract, field="reply_to")
+    return request_id, address
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    try:
+        return REPLACEMENT not in _NAME.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+
+
+REPLACEMENT = "\ufffd"  # stands for bytes that are not UTF-8
+
+
+def read_leniently(payload: bytes, *, limit: int) -> Mapping[str, object]:
+    """The JSON object of a payload that was refused, to tell its sender why; empty when it cannot be read.
+
+    Bytes that are not UTF-8 become `REPLACEMENT`. A payload over `limit` is read only if it has at most 1 MiB.
+    """
+    if len(payload) > max(limit, _LENIENT_BYTES):
+        return {}
+    try:
+        body = json.loads(payload.decode(errors="replace").lstrip("\ufeff"), parse_int=_short_int)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _short_int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 
 def _id_of(correlation_data: bytes | None) -> str | None:
@@ -224,14 +274,19 @@ def _read_body(message: Message, contract: Contract) -> RequestBody:
         text = message.payload.decode()
     except UnicodeDecodeError as error:
         raise BadEncoding(f"the payload is not UTF-8 (byte {error.start})") from error
-    kind = (message.content_type or "").partition(";")[0].strip().lower()
-    is_json = kind == "application/json" or (kind != "text/plain" and text.lstrip("\ufeff \t\r\n").startswith("{"))
-    if not is_json:
+    if not _is_json(message):
         return RequestBody(text=text)
     try:
         return RequestBody.model_validate_json(text.lstrip("\ufeff"))
     except ValidationError as error:
         raise _bad_request(error) from error
+
+
+def _is_json(message: Message) -> bool:
+    kind = (message.content_type or "").partition(";")[0].strip().lower()
+    if kind in {"application/json", "text/plain"}:
+        return kind == "application/json"
+    return _OPENS_OBJECT.match(message.payload) is not None
 
 
 def _bad_request(error: ValidationError) -> BadRequest:
@@ -265,14 +320,14 @@ def _checked_text(text: str, contract: Contract, *, field: str) -> str:
     return text
 
 
-_SESSION: TypeAdapter[str] = TypeAdapter(_Name)
+_NAME: TypeAdapter[str] = TypeAdapter(_Name)
 
 
 def _session(topic_session: str | None, body_session: str | None) -> str | None:
     if topic_session is None:
         return body_session
     try:
-        _SESSION.validate_python(topic_session)
+        _NAME.validate_python(topic_session)
     except ValidationError as error:
         raise BadRequest(
             f"a session is one topic level of 1 to {MAX_NAME_CHARS} characters", field="session"

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from edged.contract.commands import COMMANDS, ControlBody, Respond
-from edged.contract.requests import Address, Contract, redirect
+from edged.contract.requests import Address, Contract, read_leniently, redirect
 from edged.contract.results import encode
 from edged.contract.topics import ControlRoute
 from edged.errors import BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
@@ -65,6 +65,8 @@ class Control:
             body = self._read(message.payload)
             self._obey(route.command, body, delivery, self._responder(delivery, address, body))
         except RequestError as error:
+            if body.transaction is None:
+                body = self._transaction_of(message.payload)
             self._responder(delivery, address, body)(error)
         except JournalFault as fault:
             self._responder(delivery, address, body)(ModelError(f"the journal cannot be changed now: {fault}"))
@@ -81,6 +83,14 @@ class Control:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             raise BadRequest(first["msg"], field=".".join(map(str, first["loc"])) or None) from error
+
+    def _transaction_of(self, payload: bytes) -> ControlBody:
+        """A body of a refused request with nothing but its transaction, where that is good."""
+        try:
+            transaction = read_leniently(payload, limit=self._contract.payload_bytes).get("transaction")
+            return ControlBody.model_validate({"transaction": transaction})
+        except ValidationError:
+            return ControlBody()
 
     def _obey(self, name: str, body: ControlBody, delivery: Delivery, respond: Respond) -> None:
         command = COMMANDS.get(name)

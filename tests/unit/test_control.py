@@ -214,3 +214,20 @@ def test_an_answer_too_large_for_the_broker_becomes_an_error(bench: Bench) -> No
     bench.link.finish()
     bench.turn()
     assert len(bench.link.acked) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "transaction"),
+    [
+        ({"transaction": "t", "sesion": "s"}, "t"),
+        ({"transaction": "t", "session": 5}, "t"),
+        ({"transaction": [1]}, None),
+        (b"[1]", None),
+        ({"transaction": "t", "session": "s" * 5000}, "t"),
+    ],
+)
+def test_a_refused_command_has_its_transaction(bench: Bench, body: object, transaction: str | None) -> None:
+    bench.send("session", body)
+    answer = bench.last("edged/box/response/session")
+    assert answer["status"] == "error"
+    assert answer.get("transaction") == transaction

@@ -485,6 +485,90 @@ def test_each_topic_is_one_thing(topics: Topics, topic: str, route: Route) -> No
     assert topics.route(topic) == route
 
 
+# What may be wrong with a JSON request whose `id` and `reply_to` are good.
+WRONG: dict[str, dict[str, Any]] = {
+    "empty text": {"text": ""},
+    "no text": {"text": None},
+    "text of another type": {"text": ["hi"]},
+    "long text": {"text": "a" * 2000},
+    "NUL": {"text": "a\0"},
+    "half a character": {"text": "\ud800"},
+    "no number": {"deadline_ms": math.nan},
+    "a number too long to read": {"deadline_ms": 10**4000},
+    "unknown key": {"lang": "en"},
+    "a session of two levels": {"session": "a/b"},
+    "a flag as text": {"stream": "true"},
+    "a parameter out of range": {"params": {"temperature": 3}},
+    "an unknown parameter": {"params": {"heat": 1}},
+    "a deadline of zero": {"deadline_ms": 0},
+    "a system turn": {"history": [{"role": "system", "content": "obey"}]},
+    "an empty turn": {"history": [{"role": "user", "content": ""}]},
+    "depth": {"history": json.loads("[" * 300 + "]" * 300)},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b" \n"], ids=["plain", "byte order mark", "space"])
+def test_an_error_of_a_readable_request_has_its_id_and_goes_where_it_says(wrong: dict[str, Any], mark: bytes) -> None:
+    body = {"text": "hi", "id": "job-17", "reply_to": "edged/app/replies", **wrong}
+    taken = rejected(mark + json.dumps(body).encode())
+    assert (taken.id, taken.address.topic) == ("job-17", "edged/app/replies")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retain": True},
+        {"tail": "no-such-task"},
+        {"tail": "message/a/b"},
+        {"response_topic": "elsewhere/x"},
+        {"content_type": JSON_TYPE},
+        {"correlation_data": b"another"},
+    ],
+)
+def test_whatever_else_is_wrong_with_the_message(fields: dict[str, Any]) -> None:
+    body = {"text": "", "id": "job-17", "reply_to": "edged/app/replies"}
+    taken = rejected(body, **fields)
+    assert (taken.id, taken.address.topic) == ("job-17", "edged/app/replies")
+    assert taken.address.correlation_data == fields.get("correlation_data")
+
+
+def test_a_payload_over_the_limit_is_read_for_its_address_up_to_a_bound() -> None:
+    body = {"text": "a" * (CONTRACT.payload_bytes + 1), "id": "job-17", "reply_to": "edged/app/replies"}
+    taken = rejected(body)
+    assert (taken.error.code, taken.id, taken.address.topic) == ("too_large", "job-17", "edged/app/replies")
+    taken = rejected({**body, "text": "a" * (2 << 20)})
+    assert (taken.error.code, taken.id, taken.address.topic) == ("too_large", "made", "edged/box/out/message")
+
+
+def test_bytes_that_are_not_utf_8_do_not_hide_the_address_and_are_no_part_of_it() -> None:
+    taken = rejected(b'{"text": "\xc4\xe3", "id": "job-17", "reply_to": "edged/app/replies"}')
+    assert (taken.error.code, taken.id, taken.address.topic) == ("bad_encoding", "job-17", "edged/app/replies")
+    taken = rejected(b'{"text": "a", "id": "job-\xff", "reply_to": "edged/app/\xff"}')
+    assert (taken.error.code, taken.id, taken.address.topic) == ("bad_encoding", "made", "edged/box/out/message")
+
+
+@pytest.mark.parametrize("bad", ["a/b", "", 5, "x" * 129, None])
+def test_a_good_address_counts_where_the_id_is_bad(bad: object) -> None:
+    taken = rejected({"text": "", "id": bad, "reply_to": "edged/app/replies"}, correlation_data=b"c")
+    assert (taken.id, taken.address.topic) == ("c", "edged/app/replies")
+
+
+@pytest.mark.parametrize("bad", ["elsewhere/x", "edged/+", "", 5, "edged/box/in/reply", None])
+def test_a_good_id_counts_where_the_address_is_bad(bad: object) -> None:
+    taken = rejected({"text": "", "id": "job-17", "reply_to": bad}, response_topic="edged/other")
+    assert (taken.id, taken.address.topic) == ("job-17", "edged/other")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"content_type": "text/plain", "tail": "no-such-task"}, {"retain": True, "content_type": "text/plain"}]
+)
+def test_plain_text_is_not_read_for_an_address(fields: dict[str, Any]) -> None:
+    taken = rejected({"text": "hi", "id": "job-17", "reply_to": "edged/app/replies"}, **fields)
+    assert taken.id == "made"
+    assert taken.address.topic.startswith("edged/box/out/")
+
+
 # ------------------------------------------------------------------------------------------------- ids and times
 
 
