@@ -153,8 +153,8 @@ class Topics:
 
     @property
     def controls(self) -> str:
-        """The filter of all control requests."""
-        return f"{self.root}/request/+"
+        """The filter of all control requests; commands have one level, and a deeper one is told that it is none."""
+        return f"{self.root}/request/#"
 
     @property
     def status(self) -> str:
@@ -173,8 +173,9 @@ class Topics:
         name, kind, tail = self._parts(topic)
         if kind == "in":
             return self._task_route(name, tail)
-        if topic.startswith(f"{self.root}/request/") and "/" not in (tail or ""):
-            return ControlRoute(command=tail or "", out=self.response(tail or ""))
+        if kind == "request" and name == self.node:
+            out = self.response(tail) if tail else f"{self.root}/response"
+            return ControlRoute(command=tail or "", out=out if is_publishable(out) else f"{self.root}/response")
         if topic in self.births:
             return BirthRoute(topic=topic)
         if topic == self.status:

@@ -197,6 +197,10 @@ class Answers:
 
     def repeat(self, job: Job, recorded: Recorded) -> None:
         """Send the answer that the same request got before."""
+        request = job.request
+        log.info(
+            "request_answered", request_id=request.id, task=request.task, outcome="repeated", session=request.session
+        )
         self._send(job, recorded.payload)
 
     def fail(self, job: Job, error: RequestError) -> None:
@@ -205,7 +209,8 @@ class Answers:
             self.leave(job)
             return
         self._metrics.failed(error.code)
-        log.info("request_failed", request_id=job.request.id, code=error.code, session=job.request.session)
+        request = job.request
+        log.info("request_failed", request_id=request.id, task=request.task, code=error.code, session=request.session)
         self._send(job, self._error(job, error))
         self._on_answered(job)
 
@@ -271,6 +276,8 @@ class Answers:
         log.info(
             "request_answered",
             request_id=job.request.id,
+            task=job.request.task,
+            outcome="ok",
             session=job.request.session,
             total_ms=timings.total_ms,
             tokens=usage.completion_tokens,

@@ -67,7 +67,7 @@ def test_every_topic_of_the_daemon_is_there() -> None:
         topics.health,
         topics.info,
         topics.requests.replace("#", "{task}"),
-        topics.controls.replace("+", "{command}"),
+        topics.controls.replace("#", "{command}"),
         topics.response("{command}"),
         topics.out("{task}"),
     }

@@ -181,6 +181,8 @@ def test_the_answer_goes_to_the_response_topic(bench: Bench) -> None:
     ("command", "body", "code"),
     [
         ("explode", None, "bad_request"),
+        ("ping/now", None, "bad_request"),
+        ("PING", None, "bad_request"),
         ("cancel", None, "bad_request"),
         ("cancel", {"id": 5}, "bad_request"),
         ("forget", {"sesion": "s"}, "bad_request"),

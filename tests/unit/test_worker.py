@@ -230,6 +230,21 @@ def test_a_repeated_id_gets_the_recorded_answer_without_a_second_inference(bench
     assert len(bench.journal.turns("s")) == 2
 
 
+def test_the_log_says_of_each_request_what_became_of_it(bench: Bench) -> None:
+    with capture_logs() as logged:
+        bench.send({"text": "hello", "id": "a-1"}, tail="sentiment")
+        bench.send({"text": "hello", "id": "a-1"}, tail="sentiment")
+        bench.engine.faults["boom"] = ModelError("it broke")
+        bench.send({"text": "boom", "id": "a-2"}, tail="reply")
+    told = [(each["event"], each["request_id"], each["task"], each.get("outcome", each.get("code"))) for each in logged]
+    assert [each for each in told if each[0] != "request_received"] == [
+        ("request_answered", "a-1", "sentiment", "ok"),
+        ("request_answered", "a-1", "sentiment", "repeated"),
+        ("request_failed", "a-2", "reply", "model_error"),
+    ]
+    assert not any("boom" in str(value) for each in logged for value in each.values())
+
+
 def test_the_same_id_with_another_text_is_another_request(bench: Bench) -> None:
     bench.send({"text": "one", "id": "1"})
     bench.send({"text": "two", "id": "1"})
