@@ -31,15 +31,16 @@ from edged.contract.results import encode
 from edged.contract.status import State
 from edged.contract.topics import ControlRoute, MemberRoute, ProbeRoute, Topics
 from edged.errors import ExitCode, FatalError, JournalFault
-from edged.fleet.membership import Membership
-from edged.fleet.name_clash import NameWatch
+from edged.fleet.instance_lock import InstanceLock
+from edged.fleet.membership import Membership, join
+from edged.fleet.name_clash import NameCheck, NameWatch
 from edged.fleet.pace import Pace
-from edged.fleet.policy import Group
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.probe import Prober
 from edged.monitoring.prometheus import Exporter
+from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
 from edged.mqtt.past_subscriptions import Subscribed
@@ -60,9 +61,7 @@ log = structlog.get_logger(__name__)
 _TICK_S = 1.0
 _LOAD_GRACE_S = 30.0  # more time, asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
-_SILENT_REPORTS = 3  # missing health reports of another box, after which no work is left to it
 _HANDOVER_S = 1.0  # for another box of the group to take the queue over
-_STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 
 @dataclass(slots=True)
@@ -81,6 +80,15 @@ class _Signals:
         self.wake.set()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StateFiles:
+    """What this process tells the next one of its name."""
+
+    lock: InstanceLock
+    subscribed: Subscribed
+    pace: Pace
+
+
 class Daemon:
     """One model, one broker, one process."""
 
@@ -94,7 +102,7 @@ class Daemon:
     ) -> None:
         self._settings = settings
         self._clock = clock
-        self._started = self._progress_at = clock()
+        self._started = clock()
         self._signals = _Signals(threading.Event())
         self._notifier = Notifier(systemd.notify_socket)
         self._exporter: Exporter | None = None
@@ -105,8 +113,12 @@ class Daemon:
         metrics = Metrics()
         self._engine = make_engine(settings, tasks)
         self._journal = journal_of(settings, clock)
-        self._subscribed = Subscribed(settings.state_dir / "subscribed")
-        self._pace = Pace(settings.state_dir / "pace", of=speed_mark(settings))
+        folder = settings.state_dir
+        self._files = _StateFiles(
+            lock=InstanceLock(folder, root=topics.root, boot_id=boot_id, wall_clock=time.time),
+            subscribed=Subscribed(folder / "subscribed"),
+            pace=Pace(folder / "pace", of=speed_mark(settings)),
+        )
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = link_of(
             settings,
@@ -128,7 +140,15 @@ class Daemon:
             clock=clock,
         )
         self._health = self._make_health(metrics, prober, boot_id)
-        self._membership = self._join(settings)
+        self._membership = join(
+            settings,
+            topics,
+            link=self._link,
+            worker=self._worker.state,
+            is_well=lambda: self._health.state is State.READY,
+            note=self._files.pace.note,
+            clock=clock,
+        )
         self._name_watch = NameWatch(settings, health=self._health, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
         self._control = self._make_control(prober)
@@ -137,17 +157,23 @@ class Daemon:
         """Serve until a signal or a fatal fault; gives the exit code.
 
         Raises:
-            FatalError: the model cannot be loaded, or another daemon has our name.
+            NameTaken: a daemon of our name runs already.
+            FatalError: the model cannot be loaded, a part died, or another daemon took our name.
         """
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._signals.on_signal)
-        self._exporter = exporter_of(self._settings, self._health)
         _make_private(self._settings.state_dir)
+        with self._files.lock.held():
+            return self._run()
+
+    def _run(self) -> ExitCode:
+        self._exporter = exporter_of(self._settings, self._health)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
+        self._take_name()
         self._notifier.status("connecting")
         if self._membership is not None:
-            self._membership.recall(self._pace.recall(at_most=self._settings.queue.capacity))
-        self._link.start(leaving=self._subscribed.begin(self._filters()))
+            self._membership.recall(self._files.pace.recall(at_most=self._settings.queue.capacity))
+        self._link.start(leaving=self._files.subscribed.begin(self._filters()))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()
@@ -159,6 +185,25 @@ class Daemon:
                 self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
+
+    def _take_name(self) -> None:
+        """See that no other daemon of our name lives, and note that this one does."""
+        lock = self._files.lock
+        unended = lock.unended
+        if unended is not None:
+            log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
+        self._notifier.status("looking for another daemon of this name")
+        NameCheck(self._settings, health=self._health, clock=self._clock).run(
+            ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
+        )
+        lock.note()
+
+    def _tell_what_came_again(self) -> None:
+        """After an unclean end: say once how many requests the broker brought again."""
+        came_again = self._reception.came_again
+        if self._files.lock.unended is not None and came_again is not None:
+            self._files.lock.unended = None
+            log.warning("requests_came_again", requests=came_again)
 
     def _filters(self) -> tuple[str, ...]:
         topics = self._contract.topics
@@ -190,6 +235,7 @@ class Daemon:
             on_member=self._on_member,
             on_rival=self._name_watch.suspect,
             wake=self._signals.wake.set,
+            clock=self._clock,
         )
 
     def _make_control(self, prober: Prober) -> Control:
@@ -200,28 +246,6 @@ class Daemon:
             set_log_level=logs.set_level,
             drain=self._signals.ask,
             is_late=self._reception.is_late,
-        )
-
-    def _join(self, settings: Settings) -> Membership | None:
-        topics = self._contract.topics
-        if topics.group is None:
-            return None
-        group = Group(
-            topics.group,
-            node=topics.node,
-            shards=topics.shards,
-            batch=settings.engine.max_batch,
-            capacity=settings.queue.capacity,
-            silence_s=_SILENT_REPORTS * settings.health.interval,
-        )
-        return Membership(
-            group,
-            topics=topics,
-            link=self._link,
-            worker=self._worker.state,
-            is_well=lambda: self._health.state is State.READY,
-            note=self._pace.note,
-            clock=self._clock,
         )
 
     # ---------------------------------------------------------------------------------------------- start, serve
@@ -243,19 +267,26 @@ class Daemon:
         if self._membership is not None:
             self._membership.start()
         if self._link.state().connected_since is not None:  # and so the broker has heard what is to end
-            self._subscribed.note(self._filters())
+            self._files.subscribed.note(self._filters())
         self._health.become(State.READY)
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
         return True
 
     def _serve(self) -> None:
-        self._progress_at = self._clock()
+        supervision = Supervision(
+            self._health,
+            engine=self._engine.state,
+            worker=self._worker.state,
+            stall_after=self._settings.health.stall_after,
+            clock=self._clock,
+        )
         while not self._signals.asked_to_stop:
             self._health.tick()
             self._discovery.tick()
             self._name_watch.look(self._link.state())
-            self._check_parts_live()
+            supervision.check()
+            self._tell_what_came_again()
             if self._membership is not None:
                 self._tick_membership(self._membership)
             reasons = "; ".join(self._health.reasons)
@@ -268,18 +299,6 @@ class Daemon:
     def _tick_membership(self, membership: Membership) -> None:
         if membership.tick():
             self._health.report()
-
-    def _check_parts_live(self) -> None:
-        """End the process when a part died: a supervisor starts a new one, and the broker still has the work."""
-        died = self._engine.state().fault or self._worker.state().died
-        if died is not None:
-            raise FatalError(died)
-        now = self._clock()
-        if self._health.makes_progress:
-            self._progress_at = now
-        # A thread that stands still cannot be helped from outside. Under systemd the watchdog acts before this does.
-        elif now - self._progress_at >= (_STALLS - 1) * self._settings.health.stall_after:
-            raise FatalError("; ".join(self._health.reasons) or "a thread stands still")
 
     def _publish_info(self) -> None:
         info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)

@@ -15,9 +15,11 @@ from edged.errors import BrokerUnavailable
 from edged.fleet.policy import Group
 from edged.ports.link import Link, Publication
 from edged.ports.worker import WorkerState
+from edged.settings.schema import Settings
 
 log = structlog.get_logger(__name__)
 
+_SILENT_REPORTS = 3  # missing health reports of another box, after which no work is left to it
 _PROBE_S = 2.0  # between two probes
 _NOTE_S = 60.0  # between two notes of what changes all the time
 _GREET_S = 1.0  # between two greetings: many may come at once
@@ -30,6 +32,30 @@ def nothing_shared(topics: Topics) -> BrokerUnavailable:
         f"the broker delivers nothing by shared subscriptions, or its access list forbids {topics.probe} to this user: "
         "a group (mqtt.share_group) needs a broker that has them, as mosquitto, EMQX, HiveMQ and VerneMQ do"
     )
+
+
+def join(
+    settings: Settings,
+    topics: Topics,
+    *,
+    link: Link,
+    worker: Callable[[], WorkerState],
+    is_well: Callable[[], bool],
+    note: Callable[[int], None],
+    clock: Callable[[], float],
+) -> "Membership | None":
+    """This box's part in the group of the settings; None: there is no group."""
+    if topics.group is None:
+        return None
+    group = Group(
+        topics.group,
+        node=topics.node,
+        shards=topics.shards,
+        batch=settings.engine.max_batch,
+        capacity=settings.queue.capacity,
+        silence_s=_SILENT_REPORTS * settings.health.interval,
+    )
+    return Membership(group, topics=topics, link=link, worker=worker, is_well=is_well, note=note, clock=clock)
 
 
 class Membership:
