@@ -15,7 +15,6 @@ a lost chunk is in the result as well. All of it runs in the worker's thread.
 
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol
 
 import structlog
 
@@ -24,6 +23,7 @@ from edged.contract.results import encode_chunk, encode_error, encode_result, rf
 from edged.errors import Fate, ModelError, RequestError, TooLarge
 from edged.journal.buffered import Recorder
 from edged.monitoring.metrics import Metrics
+from edged.ports.engine import ModelInfo
 from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, Link, Outcome, Publication, Sent
 from edged.serving.answer import Addressee, Answer
@@ -151,13 +151,6 @@ class Outbound:
         return len(answer.payload) < len(payload)
 
 
-class _Model(Protocol):
-    """What an answer says of the model."""
-
-    @property
-    def id(self) -> str: ...
-
-
 class Answers:
     """Takes what the requests come to, records it, and sends it out."""
 
@@ -171,7 +164,7 @@ class Answers:
         rate: ServiceRate,
         calibration: RunningCalibration | None,
         has_shared_journal: bool,
-        model: Callable[[], _Model],
+        model: Callable[[], ModelInfo],
         on_answered: Callable[[Job], None],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
