@@ -51,6 +51,7 @@ if _OPTIONS.clock is not None:
     _obey_clock(_OPTIONS.clock)
 
 from edged import logs  # noqa: E402 - the clock first
+from edged.contract.topics import AskedRoute  # noqa: E402
 from edged.daemon import Daemon  # noqa: E402
 from edged.errors import FatalError, ModelError, ModelUnavailable  # noqa: E402
 from edged.monitoring.probe import PROBE  # noqa: E402
@@ -205,11 +206,11 @@ class Doors:
     def _watch_link(self) -> None:
         on_delivery, ack = Worker.on_delivery, Connection.ack
 
-        def received(worker: Worker, delivery: Delivery) -> None:
+        def received(worker: Worker, route: AskedRoute, delivery: Delivery) -> None:
             assert delivery.ticket is not None
             self._unacked.add(delivery.ticket.packet_id)
             self.times["received"].append(time.monotonic())
-            on_delivery(worker, delivery)
+            on_delivery(worker, route, delivery)
 
         def acked(connection: Connection, packet_id: int) -> None:
             if packet_id in self._unacked:  # else it is no request's: our own status comes back to us too

@@ -41,7 +41,7 @@ KEPT_IN = {
     "safetensors": "engine",
     "gguf": "engine.weights",
     "accelerate": "engine",
-    "sqlite3": "journal.sqlite",
+    "sqlite3": "journal",
     "httpx2": "engine.remote",
     "redis": "journal.redis",
     "pydantic_settings": "settings.load",

@@ -97,7 +97,7 @@ def load(
 
 def _from_folder(path: Path, config: PretrainedConfig, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,
             config=config,
             output_loading_info=True,
@@ -110,6 +110,7 @@ def _from_folder(path: Path, config: PretrainedConfig, **how: Any) -> tuple[PreT
         raise ModelUnavailable(
             f"transformers cannot load the model at {path} ({_in_a_line(error)}): {_REMEDY}"
         ) from error
+    model, found = loaded
     return model, found
 
 
