@@ -1,7 +1,7 @@
 """`edged bench`: which measurements are run, in which order, and what they add up to, on the daemon's own engine.
 
-First come the starts, in processes of their own while this one is still small; then one engine, and in each round
-every other measurement once, so that what drifts on a box drifts for all of them alike.
+First the starts are measured, in other processes, while this one is still small. Then one engine is loaded, and each
+round runs every other measurement once, so that a box that gets slower or faster does so for all of them.
 """
 
 import functools
@@ -55,7 +55,7 @@ MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One thing that is measured once a round; `show` puts a sample into words for the one who waits."""
+    """One thing that is measured once in each round; `show` gives a sample as text, for the progress."""
 
     name: str
     run: Callable[[], Any]
