@@ -19,7 +19,7 @@ from edged.tasks.specs import Tasks
 
 if TYPE_CHECKING:
     from edged.engine import loading
-    from edged.engine.engine import Loaded
+    from edged.engine.loaded import Loaded
     from edged.journal.redis import RedisJournal
 
 

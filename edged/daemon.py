@@ -19,8 +19,8 @@ import structlog
 
 from edged import __version__, logs
 from edged.build import contract_of, journal_of, make_engine, speed_mark
-from edged.contract.results import encode
-from edged.contract.status import State, client_mark
+from edged.contract.results import encode, rfc3339
+from edged.contract.status import Identity, State, client_mark
 from edged.contract.topics import Topics
 from edged.errors import ExitCode, FatalError, JournalFault
 from edged.fleet.membership import Membership
@@ -29,13 +29,14 @@ from edged.fleet.pace import Pace
 from edged.fleet.policy import Group
 from edged.monitoring import system
 from edged.monitoring.health import Health
-from edged.monitoring.health import Limits as HealthLimits
 from edged.monitoring.home_assistant import Discovery, births
 from edged.monitoring.home_assistant import describe as describe_device
 from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
-from edged.monitoring.probe import Prober
+from edged.monitoring.parts import Parts
+from edged.monitoring.probe import Prober, Probing
 from edged.monitoring.prometheus import Exporter
+from edged.monitoring.report import Reporter
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
 from edged.mqtt.past_subscriptions import Subscribed
@@ -103,7 +104,12 @@ class Daemon:
         self._journal = journal_of(settings, clock)
         self._engine = make_engine(settings, tasks)
         topics = self._contract.topics
-        boot_id = uuid.uuid4().hex[:12]
+        self._identity = Identity(
+            boot_id=uuid.uuid4().hex[:12],
+            started=rfc3339(time.time()),
+            version=__version__,
+            client=client_mark(settings.client_id),
+        )
         subscriptions = (
             topics.requests,
             topics.controls,
@@ -119,12 +125,12 @@ class Daemon:
             settings=settings.mqtt,
             client_id=settings.client_id,
             subscriptions=subscriptions,
-            fleeting=(topics.controls, *topics.members),
-            lossy=topics.members,  # a box with much to do must hear the others still
+            temporary=(topics.controls, *topics.members),
+            at_qos_0=topics.members,  # a box with much to do must hear the others still
             shared=topics.shared,
             will=Publication(
                 topic=topics.status,
-                payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
+                payload=encode(self._identity.last_will().body()),
                 qos=1,
                 retain=True,
             ),
@@ -163,26 +169,8 @@ class Daemon:
             drain=self._signals.ask,
             is_late=self._is_late,
         )
-        self._health = Health(
-            topics=topics,
-            engine=self._engine,
-            link=self._link,
-            worker=self._worker.state,
-            metrics=self._metrics,
-            system=lambda: system.read(settings.state_dir),
-            prober=prober,
-            limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
-            interval=settings.health.interval,
-            group=lambda: None if self._membership is None else self._membership.snapshot(),
-            client=client_mark(settings.client_id),
-            boot_id=boot_id,
-            version=__version__,
-            started=self._started,
-            clock=clock,
-            wall_clock=time.time,
-        )
-
-        self._lookout = Lookout(settings, health=self._health, on_found=self._signals.wake.set, clock=clock)
+        self._health = self._make_health(settings, topics, prober)
+        self._lookout = Lookout(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
@@ -198,7 +186,7 @@ class Daemon:
         self._notifier.status("connecting")
         if self._membership is not None:
             self._membership.recall(self._pace.recall(at_most=self._settings.queue.capacity))
-        self._link.start(leaving=self._subscribed.begin(self._filters))
+        self._link.start(unsubscribe_from=self._subscribed.begin(self._filters))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()
@@ -210,6 +198,33 @@ class Daemon:
                 self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
+
+    def _make_health(self, settings: Settings, topics: Topics, prober: Prober) -> Health:
+        stall_after, clock = settings.health.stall_after, self._clock
+        parts = Parts(engine=self._engine, worker=self._worker.state, link=self._link)
+        probing = Probing(prober, interval=settings.health.probe_interval, give_up_after=stall_after, clock=clock)
+        reporter = Reporter(
+            identity=self._identity,
+            parts=parts,
+            metrics=self._metrics,
+            probing=probing,
+            system=lambda: system.read(settings.state_dir),
+            group=lambda: None if self._membership is None else self._membership.snapshot(),
+            started=self._started,
+            clock=clock,
+            wall_clock=time.time,
+        )
+        return Health(
+            topics=topics,
+            identity=self._identity,
+            parts=parts,
+            probing=probing,
+            reporter=reporter,
+            stall_after=stall_after,
+            interval=settings.health.interval,
+            clock=clock,
+            wall_clock=time.time,
+        )
 
     def _join(self, settings: Settings, topics: Topics) -> Membership | None:
         if topics.group is None:
@@ -307,7 +322,7 @@ class Daemon:
             tasks=self._contract.tasks,
             model=self._engine.model.id,
             version=__version__,
-            readings=system.read(self._settings.state_dir),
+            report=self._health.snapshot(),
         )
 
     # ------------------------------------------------------------------------------------- the network thread's
@@ -331,10 +346,10 @@ class Daemon:
 
     def _hear_status(self, delivery: Delivery) -> None:
         status = _json_object(delivery.message.payload)
-        if self._health.is_ours(status) and self._heard_ourselves_at is None:
+        if self._identity.is_ours(status) and self._heard_ourselves_at is None:
             self._heard_ourselves_at = delivery.received_at
         self._health.hear_status(status)
-        if self._health.is_rival(status):
+        if self._identity.is_rival(status):
             self._lookout.suspect()
             self._signals.wake.set()
 

@@ -147,9 +147,3 @@ class BrokerUnavailable(FatalError):
     """The broker refuses us for good, or cannot be reached by a command that needs it now."""
 
     exit_code = ExitCode.BROKER
-
-
-class Interrupted(FatalError):
-    """Stopped with work unfinished."""
-
-    exit_code = ExitCode.INTERRUPTED

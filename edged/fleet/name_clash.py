@@ -10,8 +10,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from edged.contract.status import Identity
 from edged.errors import BrokerUnavailable
-from edged.monitoring.health import Health
 from edged.mqtt.link import Link
 from edged.ports.link import Delivery, LinkState
 from edged.settings.schema import Settings
@@ -26,13 +26,13 @@ class Lookout:
         self,
         settings: Settings,
         *,
-        health: Health,
+        identity: Identity,
         on_found: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         """`on_found` is called, in a thread of the lookout's own, when it is time for `look`."""
         self._settings = settings
-        self._health = health
+        self._identity = identity
         self._on_found = on_found
         self._clock = clock
         self._link: Link | None = None
@@ -108,10 +108,10 @@ class Lookout:
 
     def _hear(self, node: str, status: dict[str, Any]) -> None:
         """Take note of what a box says of itself now."""
-        if not self._health.is_rival(status):
+        if not self._identity.is_rival(status):
             return
         if node == self._settings.node:
             self.has_namesake = True
-        elif self._health.has_our_client(status):
+        elif self._identity.has_our_client(status):
             self._twin = node
         self._on_found()

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from edged.errors import RequestError
 from edged.tasks.conversation import Turn
+from edged.tasks.outputs import Scored, Written
 from edged.tasks.specs import PartSpec
 from edged.tasks.text import Language
-
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,22 +90,19 @@ class TextDelta:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classified:
+class Classified(Scored):
     """The end of a classification: a calibrated probability for each scored label, by canonical name."""
 
     key: str
-    scores: dict[str, float]
     usage: Usage
     timings: Timings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generated:
+class Generated(Written):
     """The end of a generation."""
 
     key: str
-    text: str
-    finish_reason: FinishReason
     usage: Usage
     timings: Timings
 

@@ -5,25 +5,20 @@ The worker moves jobs along; a job only knows what is still missing and how the 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from edged.contract.requests import Address, Request
 from edged.contract.results import (
-    Classification,
-    Extraction,
-    Output,
-    Reply,
     Result,
     ResultTimings,
-    classification,
-    extraction,
 )
 from edged.errors import RequestError
 from edged.ports.engine import NO_USAGE, Classified, Failed, Generated, TextDelta, Usage, WorkEvent
 from edged.ports.link import Delivery, Ticket
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
-from edged.tasks.specs import ClassifySpec, GenerateSpec, PartSpec
+from edged.tasks.outputs import Output
+from edged.tasks.specs import PartSpec
 from edged.tasks.text import Language
 
 
@@ -104,7 +99,7 @@ class Job:
     error: RequestError | None = None
     _chunks: int = 0
     _held: list[tuple[str, str]] = field(default_factory=list)
-    _extracted: dict[str, Extraction] = field(default_factory=dict)
+    _outputs: dict[str, Output] = field(default_factory=dict)
 
     @property
     def identity(self) -> tuple[str, str]:
@@ -135,26 +130,28 @@ class Job:
             self._held.append((part, event.text))
         else:
             self.events[part] = event
-        if isinstance(event, Generated) and _is_json(self.parts[part]):
-            try:
-                self._extracted[part] = extraction(event.text)
-            except RequestError as error:
-                self.error = self.error or error
+            self._read(part, event)
         if not self.request.stream:
             return []
-        return self._stream(part, event)
+        return self._stream(part)
 
     @property
     def is_complete(self) -> bool:
         """Whether the result can be written."""
         return self.error is not None or len(self.events) == len(self.parts)
 
-    def _stream(self, part: str, event: WorkEvent) -> list[Chunk]:
-        """Classifications go first, whole; a reply's words wait for them."""
+    def _read(self, part: str, event: Classified | Generated) -> None:
+        try:
+            self._outputs[part] = self.parts[part].output(event, self.language)
+        except RequestError as error:
+            self.error = self.error or error
+
+    def _stream(self, part: str) -> list[Chunk]:
+        """What precedes words goes out whole; the words of a reply wait for it."""
         chunks: list[Chunk] = []
-        if isinstance(event, Classified):
-            chunks.append(self._chunk(part, {**_as_fields(self._classification(part, event))}))
-        if all(name in self.events for name, spec in self.parts.items() if isinstance(spec, ClassifySpec)):
+        if self.parts[part].precedes_words and part in self._outputs:
+            chunks.append(self._chunk(part, asdict(self._outputs[part])))
+        if all(name in self.events for name, spec in self.parts.items() if spec.precedes_words):
             chunks += [self._chunk(name, {"delta": text}) for name, text in self._held]
             self._held.clear()
         return chunks
@@ -163,18 +160,12 @@ class Job:
         self._chunks += 1
         return Chunk(seq=self._chunks - 1, part=part, value=value)
 
-    def _classification(self, part: str, event: Classified) -> Classification:
-        spec = self.parts[part]
-        if not isinstance(spec, ClassifySpec):
-            raise TypeError(f"part {part} is no classification")
-        return classification(spec, event.scores, self.language)
-
     def turns(self) -> tuple[Turn, ...]:
         """What the conversation grew by: the user's words and each reply to them."""
         replies = [
             event.text
             for part, event in self.events.items()
-            if isinstance(event, Generated) and event.text and _keeps_history(self.parts[part])
+            if isinstance(event, Generated) and event.text and self.parts[part].keeps_history
         ]
         if not replies:
             return ()
@@ -183,15 +174,6 @@ class Job:
 
     def result(self, *, node: str, model: str, time: str, now: float) -> Result:
         """The answer, once it is complete and without error; `now` in monotonic seconds."""
-        outputs: dict[str, Output] = {}
-        for part in self.parts:
-            event = self.events[part]
-            if isinstance(event, Classified):
-                outputs[part] = self._classification(part, event)
-            elif part in self._extracted:
-                outputs[part] = self._extracted[part]
-            else:
-                outputs[part] = Reply(text=event.text, finish_reason=event.finish_reason)
         return Result(
             id=self.request.id,
             task=self.request.task,
@@ -199,7 +181,7 @@ class Job:
             node=node,
             model=model,
             time=time,
-            outputs=outputs,
+            outputs={part: self._outputs[part] for part in self.parts},
             usage=self.usage(),
             timings=self.timings(now),
             lacks_history=self.lacks_history,
@@ -232,21 +214,3 @@ class Job:
         if not times or self.submitted is None:
             return None
         return 1000 * (self.submitted - self.received) + max(times)
-
-
-def _is_json(spec: PartSpec) -> bool:
-    return isinstance(spec, GenerateSpec) and spec.schema is not None
-
-
-def _keeps_history(spec: PartSpec) -> bool:
-    return isinstance(spec, GenerateSpec) and spec.keeps_history
-
-
-def _as_fields(value: Classification) -> dict[str, object]:
-    return {
-        "label": value.label,
-        "name": value.name,
-        "emoji": value.emoji,
-        "score": value.score,
-        "scores": value.scores,
-    }

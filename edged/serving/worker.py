@@ -26,7 +26,7 @@ from edged.serving.job import Addressee, Job, fingerprint_of, lacks_history, see
 from edged.serving.outbound import Responder
 from edged.serving.sessions import Sessions
 from edged.tasks.calibration import RunningCalibration, judge_of, observe
-from edged.tasks.specs import ClassifySpec, GenerateSpec
+from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language, language_of
 
 log = structlog.get_logger(__name__)
@@ -376,17 +376,16 @@ class Worker:
             job.lacks_history = not is_whole or lacks_history(job.request, turns)
         job.submitted = self._clock()
         for part, spec in job.parts.items():
-            with_history = isinstance(spec, GenerateSpec) and spec.keeps_history
             work = Work(
                 key=f"{job.number}/{part}",
                 spec=spec,
                 text=job.request.text,
                 language=job.language,
-                turns=turns if with_history else (),
+                turns=turns if spec.keeps_history else (),
                 params=job.request.params,
                 seed=seed_of(*job.identity),
-                continues=with_history and (session is not None or job.request.history is not None),
-                stream=job.request.stream and isinstance(spec, GenerateSpec) and spec.schema is None,
+                continues=spec.keeps_history and (session is not None or job.request.history is not None),
+                stream=job.request.stream and spec.streams_words,
                 deadline=job.deadline,
             )
             self._engine.submit(work, self._listener(job.number, part))

@@ -20,9 +20,9 @@ from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta,
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import GenerateSpec, Tasks
+from edged.tasks.specs import ExtractSpec, Tasks
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
-from tests.support.llama_server import LlamaServer, llama_server
+from tests.support.llama_server import LlamaServer
 
 TIMEOUT = 600.0  # spent only by a test that fails: where others take the cores, a real server writes a token a second
 
@@ -70,8 +70,10 @@ def sentiment(text: str, key: str = "1") -> Work:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
-    with llama_server(tmp_path_factory.mktemp("llama")) as server:
-        yield server
+    server = LlamaServer(folder=tmp_path_factory.mktemp("llama"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +158,7 @@ def test_json_keeps_to_its_schema(real: RemoteEngine) -> None:
         "required": ["mood", "score"],
         "additionalProperties": False,
     }
-    spec = GenerateSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, keeps_history=False, schema=schema)
+    spec = ExtractSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, schema=schema)
     [[end]] = run(real, Work(key="1", spec=spec, text="I won!", language="en"))
     assert isinstance(end, Generated)
     assert set(json.loads(end.text)) == {"mood", "score"}
@@ -632,7 +634,7 @@ def test_a_pause_is_not_waited_for_beyond_patience_and_deadline(
         [[end]] = run(running, reply(deadline=None if deadline_s is None else begin + deadline_s))
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.retry_after_ms) == (code, retry_after_ms)
-    assert time.monotonic() - begin < 10.0
+    assert time.monotonic() - begin < 25.0  # the shortest of these pauses is 30 s
 
 
 @pytest.fixture
@@ -643,7 +645,7 @@ def silent(script: Script) -> Iterator[threading.Event]:
     def hang(body: dict[str, Any]) -> tuple[int, Any]:
         if body["messages"][-1]["content"] == "Say OK.":  # asked at the start
             return 200, sse("OK")
-        gate.wait(60.0)
+        gate.wait(600.0)
         return 200, sse("late")
 
     script.answers["/v1/chat/completions"] = hang
@@ -660,7 +662,7 @@ def test_cancelled_work_ends_although_the_server_is_silent(script: Script, silen
             running.submit(reply(str(number)), events.put)
             time.sleep(0.5)
             running.cancel(str(number))
-            end = events.get(timeout=5.0)
+            end = events.get(timeout=TIMEOUT)
             assert isinstance(end, Failed)
             assert end.error.code == "cancelled"
         assert running.state().running == 0
@@ -676,7 +678,7 @@ def test_a_daemon_stops_although_the_server_is_silent(script: Script, silent: th
         time.sleep(1.0)
         begin = time.monotonic()
         assert box.stop() == ExitCode.DONE
-        assert time.monotonic() - begin < 10.0
+        assert time.monotonic() - begin < 120.0  # the server is silent for 600 s
 
 
 @pytest.mark.parametrize("status", [503, 200])  # the second from a proxy before it

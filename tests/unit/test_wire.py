@@ -13,11 +13,8 @@ from hypothesis import strategies as st
 
 from edged.contract.requests import MAX_NAME_CHARS, Address, Contract, Rejected, Request, decode, request_schema
 from edged.contract.results import (
-    Extraction,
-    Reply,
     Result,
     ResultTimings,
-    classification,
     encode,
     encode_chunk,
     encode_error,
@@ -31,7 +28,8 @@ from edged.ports.engine import Params, Usage
 from edged.ports.link import Message
 from edged.tasks.built_in import BUILT_IN, SENTIMENT
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec, GenerateSpec, Label, Tasks
+from edged.tasks.outputs import Extraction, Reply, Scored
+from edged.tasks.specs import ClassifySpec, ExtractSpec, Label, Tasks
 from tests.support.messages import KEYS, messages
 
 TOPICS = Topics(prefix="edged", node="box")
@@ -519,7 +517,7 @@ RESULT = Result(
     model="m",
     time="2026-01-01T00:00:00.000Z",
     outputs={
-        "sentiment": classification(SENTIMENT, {"positive": 0.9, "negative": 0.1}, "zh"),
+        "sentiment": SENTIMENT.output(Scored(scores={"positive": 0.9, "negative": 0.1}), "zh"),
         "reply": Reply(text="你好 😄", finish_reason="stop"),
     },
     usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=2),
@@ -595,7 +593,7 @@ def test_the_schemas_name_every_field() -> None:
 def test_a_tasks_schema_may_refer_to_its_own_parts() -> None:
     node = {"type": "object", "required": ["v"], "properties": {"v": {"type": "integer"}, "n": {"$ref": "#/$defs/N"}}}
     schema = {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}, "$defs": {"N": node}}
-    tree = GenerateSpec(name="a tree", system={"en": "s", "zh": "s"}, schema=schema)
+    tree = ExtractSpec(name="a tree", system={"en": "s", "zh": "s"}, schema=schema)
     whole = jsonschema.Draft202012Validator(result_schema(Tasks([tree])))
     outputs = {"a tree": Extraction(data={"n": {"v": 1, "n": {"v": 2}}})}
     assert whole.is_valid(json.loads(encode_result(replace(RESULT, outputs=outputs))))
@@ -615,7 +613,7 @@ def test_a_tasks_schema_may_refer_to_its_own_parts() -> None:
     ],
 )
 def test_a_near_tie_is_neutral(positive: float, label: str, score: float) -> None:
-    answer = classification(SENTIMENT, {"positive": positive, "negative": 1 - positive}, "en")
+    answer = SENTIMENT.output(Scored(scores={"positive": positive, "negative": 1 - positive}), "en")
     assert (answer.label, answer.name) == (label, label)
     assert answer.score == pytest.approx(score)
 
@@ -625,6 +623,6 @@ def test_a_near_tie_is_neutral(positive: float, label: str, score: float) -> Non
 def test_without_a_neutral_label_the_most_probable_one_wins(scores: list[float]) -> None:
     labels = tuple(Label(canonical=f"l{i}", names={"en": f"e{i}", "zh": f"z{i}"}) for i in range(len(scores)))
     spec = ClassifySpec(name="t", labels=labels, prompts={})
-    answer = classification(spec, {f"l{i}": score for i, score in enumerate(scores)}, "zh")
+    answer = spec.output(Scored(scores={f"l{i}": score for i, score in enumerate(scores)}), "zh")
     assert answer.score == pytest.approx(max(scores), abs=1e-4)
     assert answer.name == answer.label.replace("l", "z")

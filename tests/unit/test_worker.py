@@ -22,7 +22,7 @@ from edged.serving.worker import Worker
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import GenerateSpec, Tasks
+from edged.tasks.specs import ExtractSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from tests.support.journal_contract import entry
 from tests.support.waiting import eventually
@@ -289,10 +289,10 @@ def test_work_of_the_group_is_answered_below_the_group_and_names_the_node() -> N
     bench.send("hello", root=TEAM)
     [answer] = bench.answers(f"{TEAM}/out/message")
     assert answer["node"] == "box"
-    assert bench.metrics.snapshot(1.0)["requests"]["shared"] == 1
+    assert bench.metrics.snapshot(1.0).requests.shared == 1
     bench.send("hello")
     assert len(bench.answers()) == 1
-    assert bench.metrics.snapshot(1.0)["requests"]["shared"] == 1
+    assert bench.metrics.snapshot(1.0).requests.shared == 1
 
 
 def test_a_shard_is_a_level_before_the_task() -> None:
@@ -736,7 +736,7 @@ def test_an_answer_that_cannot_be_written_is_an_error_and_the_next_one_is_answer
     assert bench.worker.state().jobs == 0
 
 
-ORDER = GenerateSpec(name="order", system={"en": "s", "zh": "s"}, schema={"type": "object"}, keeps_history=False)
+ORDER = ExtractSpec(name="order", system={"en": "s", "zh": "s"}, schema={"type": "object"})
 
 
 @pytest.mark.parametrize(

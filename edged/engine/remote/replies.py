@@ -15,10 +15,11 @@ from edged.engine.remote.work import OpenWork
 from edged.engine.reply_text import reply_text
 from edged.errors import Cancelled, Expired, ModelError, TooLong
 from edged.models.presets import preset_sampling
-from edged.ports.engine import NO_USAGE, FinishReason, Generated, Work
+from edged.ports.engine import NO_USAGE, Generated, Work
 from edged.settings.schema import EngineSettings
 from edged.tasks.conversation import Turn, trim
-from edged.tasks.specs import GenerateSpec, Sampling, sampling_of
+from edged.tasks.outputs import FinishReason
+from edged.tasks.specs import Sampling, TextSpec, sampling_of
 from edged.tasks.text import normalise
 
 _STOPS = 4  # stop strings that OpenAI takes; `ReplyText` looks for the others
@@ -29,7 +30,7 @@ _TOKENS_AROUND_A_TURN = 8
 class _Incoming:
     """The text of one reply while its chunks come: without reasoning, and shown as far as it is certain."""
 
-    def __init__(self, work: OpenWork, spec: GenerateSpec, *, begins_inside: bool) -> None:
+    def __init__(self, work: OpenWork, spec: TextSpec, *, begins_inside: bool) -> None:
         self.finish = "stop"
         self.usage = NO_USAGE
         self.pieces = 0  # with text of the answer in them; about as many as its tokens
@@ -93,7 +94,7 @@ class ReplyWriter:
         """The endpoint that replies depend on."""
         return self._chat.endpoint
 
-    def write(self, work: OpenWork, spec: GenerateSpec) -> Generated:
+    def write(self, work: OpenWork, spec: TextSpec) -> Generated:
         """Write, and show the text while it comes.
 
         A request that no text came of is sent again where that may help; after the first text, silence is the end.
@@ -126,7 +127,7 @@ class ReplyWriter:
             timings=work.timings(self._clock()),
         )
 
-    def _take_in(self, work: OpenWork, spec: GenerateSpec, wanted: int, incoming: _Incoming) -> FinishReason:
+    def _take_in(self, work: OpenWork, spec: TextSpec, wanted: int, incoming: _Incoming) -> FinishReason:
         """Take the text in as it comes; returns why it ended."""
         # Of a server's limit that allows for reasoning, the answer may get more than it was to have.
         has_allowance = self._chat.dialect.reasoning_tokens(wanted) > 0
@@ -148,7 +149,7 @@ class ReplyWriter:
             return "cancelled" if isinstance(error, Cancelled) else "deadline"
         return "length" if incoming.finish == "length" else "stop"
 
-    def _fields(self, work: Work, spec: GenerateSpec, wanted: int) -> Mapping[str, Any]:
+    def _fields(self, work: Work, spec: TextSpec, wanted: int) -> Mapping[str, Any]:
         params = work.params
         sampling = sampling_of(Sampling(), preset_sampling(self._server.model), spec.sampling, params)
         fields: dict[str, Any] = {
@@ -167,7 +168,7 @@ class ReplyWriter:
             fields["stop"] = stops[:_STOPS]
         return fields
 
-    def _turns(self, work: Work, spec: GenerateSpec, max_tokens: int) -> list[Turn]:
+    def _turns(self, work: Work, spec: TextSpec, max_tokens: int) -> list[Turn]:
         """The conversation as far as it fits, and the user's words."""
 
         def clean(turn: Turn) -> Turn:
