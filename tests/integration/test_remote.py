@@ -22,7 +22,7 @@ from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.conversation import Turn
 from edged.tasks.specs import ExtractSpec, Tasks
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
-from tests.support.llama_server import LlamaServer, llama_server
+from tests.support.llama_server import LlamaServer
 
 TIMEOUT = 600.0  # spent only by a test that fails: where others take the cores, a real server writes a token a second
 
@@ -70,8 +70,10 @@ def sentiment(text: str, key: str = "1") -> Work:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LlamaServer]:
-    with llama_server(tmp_path_factory.mktemp("llama")) as server:
-        yield server
+    server = LlamaServer(folder=tmp_path_factory.mktemp("llama"))
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="module")

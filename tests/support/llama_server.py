@@ -5,18 +5,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import pytest
-
 from tests.support import assets
-from tests.support.broker import free_port
-from tests.support.waiting import TIMEOUT
-
-_START_S = 300.0  # spent only by a start that fails: where others take the cores, imports and loading take minutes
+from tests.support.broker import free_port, until_listening
+from tests.support.waiting import TIMEOUT, eventually
 
 
 @dataclass(slots=True, kw_only=True)
@@ -32,20 +26,17 @@ class LlamaServer:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def start(self) -> None:
-        """Start, and wait until the model is loaded; the test fails where that takes too long."""
+        """Start, and wait until its model is loaded. A server that does not come up is ended again."""
         self.stop()
         command = [sys.executable, "-m", "tests.support.llama_server", str(self.port)]
-        log = self.folder / "llama.log"
-        with log.open("ab") as file:
-            self._process = process = subprocess.Popen(command, stdout=file, stderr=file)
-        deadline = time.monotonic() + _START_S
-        # It listens before it has loaded its model, and answers 503 until then.
-        while not self._has_loaded():
-            if process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                tail = log.read_text(encoding="utf-8", errors="replace")[-2000:]
-                pytest.fail(f"the llama.cpp server did not come up: {tail}")
-            time.sleep(0.05)
+        with (self.folder / "llama.log").open("ab") as log:
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            until_listening(self.port)
+            eventually(self._has_loaded, "the server's model")  # until then it answers 503
+        except BaseException:
+            self.stop()
+            raise
 
     def _has_loaded(self) -> bool:
         try:
@@ -55,22 +46,10 @@ class LlamaServer:
             return False
 
     def stop(self) -> None:
-        """End the server, if it runs."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()
-            process.wait(TIMEOUT)
-
-
-@contextmanager
-def llama_server(folder: Path) -> Iterator[LlamaServer]:
-    """A server that has started; it ends with the block, whatever happens in it."""
-    server = LlamaServer(folder=folder)
-    try:
-        server.start()
-        yield server
-    finally:
-        server.stop()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(TIMEOUT)
+            self._process = None
 
 
 def main() -> None:
@@ -85,7 +64,7 @@ def main() -> None:
     params.cpuparams.n_threads = 1  # more would wait for each other by spinning, on cores that other tests need
     params.warmup = False
     server = xllamacpp.Server(params)
-    while server is not None and os.getppid() == parent:  # it does not outlive the tests, even if they are killed
+    while server is not None and os.getppid() == parent:  # it ends with the tests, even if they are killed
         time.sleep(0.5)
 
 

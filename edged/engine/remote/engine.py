@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import assert_never
 from urllib.parse import urlsplit
 
 import structlog
@@ -33,7 +34,7 @@ from edged.ports.engine import (
     WorkEvent,
 )
 from edged.settings.schema import Settings
-from edged.tasks.specs import ClassifySpec, Tasks
+from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ class RemoteEngine:
         self._server = ModelServer(settings.model, clock=clock)
         self._standing = Standing()
         chat = Chat(self._server)
-        self._labels = LabelScorer(self._server, chat, half_width=settings.half_width)
+        self._labels = LabelScorer(self._server, chat, half_width=settings.half_width, clock=clock)
         self._replies = ReplyWriter(
             self._server, chat, limits=settings.engine, half_width=settings.half_width, clock=clock
         )
@@ -143,12 +144,12 @@ class RemoteEngine:
         connection = self._server.connection()
         with self._lock:
             mine.connection = connection
-        endpoint = self._endpoint(mine.work)
+        endpoint, answer = self._how(mine)
         event: WorkEvent
         try:
             self._server.check(mine)
             mine.admitted = self._clock()
-            event = self._answer(mine)
+            event = answer()
         except Refused as refused:
             event = Failed(key=mine.work.key, error=refused.as_request_error())
         except RequestError as error:
@@ -162,16 +163,15 @@ class RemoteEngine:
         self._judge(endpoint, event)
         self._end(mine, event)
 
-    def _endpoint(self, work: Work) -> str:
-        return self._labels.endpoint if isinstance(work.spec, ClassifySpec) else self._replies.endpoint
-
-    def _answer(self, mine: OpenWork) -> WorkEvent:
-        spec = mine.work.spec
-        if not isinstance(spec, ClassifySpec):
-            return self._replies.write(mine, spec)
-        scores, usage = self._labels.scores(mine, spec)
-        mine.first = self._clock()
-        return Classified(key=mine.work.key, scores=scores, usage=usage, timings=mine.timings(mine.first))
+    def _how(self, mine: OpenWork) -> tuple[str, Callable[[], WorkEvent]]:
+        """The endpoint that the work needs, and what does it. The one place that tells the kinds of task apart."""
+        match mine.work.spec:
+            case ClassifySpec() as spec:
+                return self._labels.endpoint, lambda: self._labels.classify(mine, spec)
+            case GenerateSpec() | ExtractSpec() as spec:
+                return self._replies.endpoint, lambda: self._replies.write(mine, spec)
+            case spec:
+                assert_never(spec)
 
     def _judge(self, endpoint: str, event: WorkEvent) -> None:
         """Note what the end of work tells about the server."""

@@ -8,7 +8,7 @@ Source: platform.openai.com/docs/api-reference/completions.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import structlog
 
@@ -18,7 +18,7 @@ from edged.engine.remote.connection import Malformed, Refused, Retry
 from edged.engine.remote.server import Away, ModelServer
 from edged.engine.remote.work import OpenWork
 from edged.errors import ModelError
-from edged.ports.engine import NO_USAGE, Usage, Work
+from edged.ports.engine import NO_USAGE, Classified, Usage, Work
 from edged.tasks.conversation import Turn
 from edged.tasks.specs import ClassifySpec, completion_prompt
 from edged.tasks.text import Language, normalise
@@ -38,11 +38,12 @@ class LabelScorer:
         has_log_probabilities: whether the server gives them; None until `look` was called.
     """
 
-    def __init__(self, server: ModelServer, chat: Chat, *, half_width: bool) -> None:
+    def __init__(self, server: ModelServer, chat: Chat, *, half_width: bool, clock: Callable[[], float]) -> None:
         self.has_log_probabilities: bool | None = None
         self._server = server
         self._chat = chat
         self._half_width = half_width
+        self._clock = clock
         self._priors: dict[tuple[str, Language], dict[str, float]] = {}
 
     # ------------------------------------------------------------------------------------------------- the start
@@ -87,8 +88,8 @@ class LabelScorer:
         """The endpoint that classifications depend on."""
         return _PATH if self.has_log_probabilities else self._chat.endpoint
 
-    def scores(self, work: OpenWork, spec: ClassifySpec) -> tuple[dict[str, float], Usage]:
-        """The probability of each label, by its canonical name.
+    def classify(self, work: OpenWork, spec: ClassifySpec) -> Classified:
+        """Give each label a probability.
 
         Raises:
             Refused: the server does not take the request.
@@ -97,9 +98,12 @@ class LabelScorer:
         if self.has_log_probabilities is None:
             raise Away(Retry("it has not answered yet"))
         if self.has_log_probabilities:
-            return self._scored(work, spec)
-        chosen, usage = self._chosen(work, spec)
-        return {label.canonical: float(label.canonical == chosen) for label in spec.labels}, usage
+            scores, usage = self._scored(work, spec)
+        else:
+            chosen, usage = self._chosen(work, spec)
+            scores = {label.canonical: float(label.canonical == chosen) for label in spec.labels}
+        work.first = now = self._clock()
+        return Classified(key=work.work.key, scores=scores, usage=usage, timings=work.timings(now))
 
     def _scored(self, work: OpenWork, spec: ClassifySpec) -> tuple[dict[str, float], Usage]:
         """By the task's prompt, and in doubt by its further prompts too."""
