@@ -34,6 +34,7 @@ from edged.tasks.specs import Sampling, sampling_of
 log = structlog.get_logger(__name__)
 
 _MIB = 1 << 20
+_NAMED = 5  # tokens in a warning
 _CORES = torch.get_num_threads()  # as torch counts them: without hyperthreads
 
 # Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
@@ -67,6 +68,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
     context = _context_tokens(checkpoint, plan.engine)
+    prompter = prompter_of(checkpoint, plan, context)
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     built = _build(plan, checkpoint, device, context, free)
     kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
@@ -98,12 +100,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     return Loaded(
         sampling=sampling,
         model=built.model,
-        prompter=Prompter(
-            checkpoint.tokenizer,
-            max_context_tokens=context,
-            half_width=plan.half_width,
-            end_tokens=checkpoint.end_tokens,
-        ),
+        prompter=prompter,
         info=info,
         limits=Limits(
             max_batch=plan.engine.max_batch,
@@ -114,6 +111,29 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
         ),
         priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
     )
+
+
+def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
+    """Make what turns tasks and texts into tokens.
+
+    Raises:
+        ModelUnavailable: the chat template cannot be used.
+    """
+    prompter = Prompter(
+        checkpoint.tokenizer,
+        max_context_tokens=context,
+        half_width=plan.half_width,
+        end_tokens=checkpoint.end_tokens,
+        vocab_size=checkpoint.vocab_size,
+        always_begins=checkpoint.always_begins,
+    )
+    if beyond := prompter.beyond_vocabulary():
+        log.warning("tokens_without_embedding", tokens=beyond[:_NAMED], number=len(beyond), instead="never used")
+    if not prompter.end_tokens():
+        log.warning(
+            "no_end_of_turn", reason="the model's files name none", instead="replies end at engine.max_new_tokens"
+        )
+    return prompter
 
 
 def prepare(plan: Plan) -> str:

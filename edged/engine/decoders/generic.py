@@ -89,6 +89,9 @@ class GenericModel:
         return kv
 
     def forward(self, spans: Sequence[Span[GenericKV]]) -> torch.Tensor:
+        asked = [token for span in spans for token in (*span.tokens, *(token for _, token in span.branches))]
+        if asked and not (min(asked) >= 0 and max(asked) < self.vocab_size):
+            raise IndexError("a token is outside the vocabulary")  # on a GPU torch would end the process's device
         ends: list[int] = []
         logits: list[torch.Tensor] = []
         for span in spans:
@@ -103,8 +106,6 @@ class GenericModel:
     def _run_span(self, span: Span[GenericKV]) -> list[torch.Tensor]:
         """Give the logits of the span's wanted rows. Each branch is run as a line of its own and taken back."""
         kv, count = span.kv, len(span.tokens)
-        if min(span.tokens, default=0) < 0 or max(span.tokens, default=0) >= self.vocab_size:
-            raise IndexError("a token is outside the vocabulary")
         self._recover(kv)
         waiting = [*kv.tokens[kv.computed or 0 :], *span.tokens]
         kept = max(count - min(span.wanted, default=count - 1), 1)
