@@ -297,6 +297,8 @@ def _bad_request(error: ValidationError) -> BadRequest:
         return BadRequest(f"the payload is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden":
         return BadRequest("this key is not known", field=".".join(path)[:MAX_NAME_CHARS])
+    if first["type"] == "string_pattern_mismatch":  # of all fields, names alone have a pattern
+        return BadRequest("a name may not have /, +, # or control characters in it", field=".".join(path))
     return BadRequest(first["msg"], field=".".join(path)[:MAX_NAME_CHARS] or None)
 
 

@@ -519,6 +519,12 @@ def test_an_error_of_a_readable_request_has_its_id_and_goes_where_it_says(wrong:
     assert (taken.id, taken.address.topic) == ("job-17", "edged/app/replies")
 
 
+@pytest.mark.parametrize("field", ["id", "session"])
+def test_a_bad_name_is_told_in_words(field: str) -> None:
+    error = rejected({"text": "hi", field: "a/b"}).error
+    assert (error.field, error.message) == (field, "a name may not have /, +, # or control characters in it")
+
+
 @pytest.mark.parametrize(
     "fields",
     [
