@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     bench = add_command(commands, "bench", _bench, "measure a model on this box", example)
     bench.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
     bench.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
-    bench.add_argument("--threads", dest="engine.threads", metavar="N", help="CPU threads; 0 takes every core")
+    bench.add_argument("--threads", dest="engine.threads", metavar="N", help="CPU threads; 0 takes every large core")
     bench.add_argument("--rounds", type=count, default=3, metavar="N", help="times each is measured (%(default)s)")
     bench.add_argument(
         "--only", action="append", choices=PARTS, metavar="PART", help=f"may be repeated: {', '.join(PARTS)}"

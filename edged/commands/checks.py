@@ -130,16 +130,26 @@ def _user() -> str:
 
 
 def _cpu(settings: Settings) -> str:
-    """The kernels that int8 and int4 run by."""
+    """The threads, and the kernels that int8 and int4 run by."""
+    from edged.engine import cores
     from edged.engine.decoders import native_library
 
     name = system.cpu_name()
+    slow = []
+    if cores.saves_power():
+        slow.append("the governor powersave keeps it at its lowest frequency (cpupower frequency-set -g schedutil)")
+    chosen = cores.choose(cores.read(), wanted=settings.engine.threads)
+    told = f"{name}, {chosen.threads} threads ({chosen.reason})"
     if settings.engine.kernels == "torch":
-        return f"{name}, by torch's kernels (engine.kernels)"
-    try:
-        return f"{name}, by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
-    except native_library.NotBuilt as reason:
-        raise _Warning(f"{name}: {reason}; int8 and int4 run by torch's kernels, several times slower") from None
+        told += ", by torch's kernels (engine.kernels)"
+    else:
+        try:
+            told += f", by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
+        except native_library.NotBuilt as reason:
+            slow.append(f"{reason}; int8 and int4 run by torch's kernels, several times slower")
+    if slow:
+        raise _Warning(f"{told}: {'; '.join(slow)}")
+    return told
 
 
 def _model(settings: Settings) -> str:

@@ -148,7 +148,11 @@ class EngineState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """The loaded model."""
+    """The loaded model.
+
+    Attributes:
+        threads_reason: why it runs on so many threads, in words; empty where it does not run here.
+    """
 
     id: str
     architecture: str
@@ -160,6 +164,7 @@ class ModelInfo:
     load_s: float
     max_context_tokens: int
     max_new_tokens: int
+    threads_reason: str = ""
 
 
 class Engine(Protocol):

@@ -211,7 +211,12 @@ class ModelSettings(Section):
 class EngineSettings(Section):
     """Limits of the engine; memory is planned from them at the start."""
 
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the model; 0 takes every core.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads for the model; 0 takes every large core, within affinity and CPU quota.",
+    )
     kernels: Literal["auto", "torch"] = Field(
         "auto", description="auto multiplies int8 and int4 by kernels compiled on this box; torch by torch's own."
     )
