@@ -1,12 +1,12 @@
 """`edged bench`: how fast a model is on this box."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from edged.bench.report import PARTS, Report, table
 from edged.commands.options import add_command, count, quiet_settings
+from edged.commands.terminal import print_json
 from edged.errors import ExitCode
 
 
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 def _bench(options: argparse.Namespace) -> ExitCode:
     if options.schema:
-        print(json.dumps(Report.model_json_schema(), indent=2, ensure_ascii=False))
+        print_json(Report.model_json_schema(), indent=2)
         return ExitCode.DONE
     from edged.bench import run as bench
 
@@ -38,5 +38,8 @@ def _bench(options: argparse.Namespace) -> ExitCode:
         parts=options.only or PARTS,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(report.model_dump_json() if options.json else table(report))
+    if options.json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print(table(report))
     return ExitCode.DONE

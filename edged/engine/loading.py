@@ -21,7 +21,7 @@ from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
-from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles
+from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles, tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.weights.packing import QUANTISED, QuantisedFormat
@@ -36,7 +36,7 @@ from edged.tasks.specs import Sampling, sampling_of
 log = structlog.get_logger(__name__)
 
 _MIB = 1 << 20
-_NAMED = 5  # tensors in a warning
+_NAMED = 5  # tokens in a warning
 _TORCH_THREADS = torch.get_num_threads()  # before this module changes it
 
 # Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
@@ -70,6 +70,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
     context = _context_tokens(checkpoint, plan.engine)
+    prompter = prompter_of(checkpoint, plan, context)
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     plan, chosen = _with_threads(plan)
     if chosen.stay_on:
@@ -105,12 +106,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     return Loaded(
         sampling=sampling,
         model=built.model,
-        prompter=Prompter(
-            checkpoint.tokenizer,
-            max_context_tokens=context,
-            half_width=plan.half_width,
-            end_tokens=checkpoint.end_tokens,
-        ),
+        prompter=prompter,
         info=info,
         limits=Limits(
             max_batch=plan.engine.max_batch,
@@ -121,6 +117,29 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
         ),
         priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
     )
+
+
+def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
+    """Make what turns tasks and texts into tokens.
+
+    Raises:
+        ModelUnavailable: the chat template cannot be used.
+    """
+    prompter = Prompter(
+        checkpoint.tokenizer,
+        max_context_tokens=context,
+        half_width=plan.half_width,
+        end_tokens=checkpoint.end_tokens,
+        vocab_size=checkpoint.vocab_size,
+        always_begins=checkpoint.always_begins,
+    )
+    if beyond := prompter.beyond_vocabulary():
+        log.warning("tokens_without_embedding", tokens=beyond[:_NAMED], number=len(beyond), instead="never used")
+    if not prompter.end_tokens():
+        log.warning(
+            "no_end_of_turn", reason="the model's files name none", instead="replies end at engine.max_new_tokens"
+        )
+    return prompter
 
 
 def prepare(plan: Plan) -> str:
@@ -169,17 +188,33 @@ def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: in
     # cuDNN's attention makes a plan for every length that it meets, so for every token: some 50 ms each. torch's other
     # kernels take any length. Source: github.com/pytorch/pytorch/pull/155958.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    lean = supports(checkpoint.config, max_context_tokens=context)
-    shape = decoder_shape(checkpoint.config) if lean else None
-    if shape is not None and (ignored := unknown_tensors(checkpoint.names(), shape)):
-        log.warning("tensors_ignored", names=ignored[:_NAMED], number=len(ignored))
+    shape = lean_shape(checkpoint, context)
     can_quantise = shape is not None and fits(shape)
     library = _library(plan, device) if can_quantise else None
     match choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=library is not None):
         case "int8" | "int4" as quantised:
             return _quantised(plan, checkpoint, cast("DecoderShape", shape), quantised, library, context, free)
         case dense:
-            return _dense(checkpoint, dense, device, context, free, lean=lean)
+            return _dense(checkpoint, dense, device, context, free, lean=shape is not None)
+
+
+def lean_shape(checkpoint: Checkpoint, context: int) -> DecoderShape | None:
+    """Give the sizes of a model that the lean decoders compute exactly; None for another one.
+
+    Raises:
+        ModelUnavailable: its weights are quantised by another program, or tensors are missing, unknown or misshapen.
+    """
+    checkpoint.refuse_quantised()
+    if not supports(checkpoint.config, max_context_tokens=context):
+        return None
+    names = decoder_shape(checkpoint.config).names
+    embedding, head = f"{names.embedding}.weight", f"{names.head}.weight"
+    if checkpoint.config.tie_word_embeddings and checkpoint.has(head) and checkpoint.has(embedding):
+        # A head that was trained apart counts, whatever the config says; transformers takes it so too.
+        checkpoint.config.tie_word_embeddings = torch.equal(checkpoint.tensor(head), checkpoint.tensor(embedding))
+    shape = decoder_shape(checkpoint.config)
+    checkpoint.refuse_other_tensors(tensors_of(shape), unknown_tensors(checkpoint.names(), shape))
+    return shape
 
 
 def _library(plan: Plan, device: torch.device) -> Path | None:
@@ -244,10 +279,12 @@ def _dense(
             max_context_tokens=context,
         )
     else:
-        from edged.engine.decoders import generic  # noqa: PLC0415 - it takes 1.5 s, and most models do without
+        from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
 
         log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
-        model, parameters = generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)
+        model, parameters = generic_loading.load(
+            checkpoint.path, checkpoint.config, weight_format=weight_format, device=device
+        )
     return _Built(model=model, weight_format=weight_format, parameters=parameters, weight_bytes=parameters * itemsize)
 
 

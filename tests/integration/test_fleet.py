@@ -433,12 +433,18 @@ def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refus
 
 
 @pytest.mark.parametrize("more", [{}, {"EDGED_MQTT__CLIENT_ID": "another"}], ids=["one client id", "two client ids"])
-def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet, tmp_path: Path, more: dict[str, str]) -> None:
+def test_of_two_boxes_of_one_name_that_could_not_hear_each_other_one_stops(
+    fleet: Fleet, tmp_path: Path, more: dict[str, str]
+) -> None:
+    """The first one stands still while the second one asks whether it lives."""
     first = fleet.start("a")
     fleet.wait_ready()
+    os.kill(first.process.pid, signal.SIGSTOP)
     second = Daemon(folder=tmp_path, broker=fleet.broker, node="a", program=SCRIPTED, more={**first.more, **more})
     second.start()
     try:
+        eventually(lambda: "broker_connected" in second.log, "its connection")
+        os.kill(first.process.pid, signal.SIGCONT)
         assert first.wait() == ExitCode.BROKER
         assert "two daemons have one name" in first.log
         assert second.is_alive

@@ -1,4 +1,4 @@
-"""A report of health (`R/health`) in which everything is told."""
+"""A health report (`R/health`) in which every optional field is there."""
 
 from typing import Any
 
