@@ -11,7 +11,7 @@ from collections.abc import Callable
 import psutil
 
 from edged import extras, progress
-from edged.build import shared_journal, topics_of
+from edged.build import plan_of, shared_journal, topics_of
 from edged.client import Client, wait_connected
 from edged.errors import (
     BrokerUnavailable,
@@ -30,6 +30,7 @@ from edged.mqtt.link import Link
 from edged.ports.journal import Entry, JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
+from edged.tasks.own import tasks_of
 
 Say = Callable[[str], None]
 
@@ -161,9 +162,9 @@ def _model(settings: Settings) -> str:
         raise ModelUnavailable(f"{path} does not exist")
     if not os.access(path, os.R_OK):
         raise ModelUnavailable(f"{path} may not be read by user {_user()}")
-    from edged.engine.weights.checkpoint import open_checkpoint
+    from edged.engine.inspection import inspect
 
-    parameters = open_checkpoint(path).parameters
+    parameters = inspect(plan_of(settings), tasks_of(settings.tasks))
     needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB
     free_mb = psutil.virtual_memory().available // _MIB
     told = f"{settings.model.id} at {path}, {parameters / 1e6:.0f} million parameters"

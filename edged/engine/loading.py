@@ -69,7 +69,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     begin = time.perf_counter()
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
-    context = _context_tokens(checkpoint, plan.engine)
+    context = context_tokens(checkpoint, plan.engine)
     prompter = prompter_of(checkpoint, plan, context)
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     plan, chosen = _with_threads(plan)
@@ -133,6 +133,7 @@ def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
         vocab_size=checkpoint.vocab_size,
         always_begins=checkpoint.always_begins,
     )
+    prompter.try_template()
     if beyond := prompter.beyond_vocabulary():
         log.warning("tokens_without_embedding", tokens=beyond[:_NAMED], number=len(beyond), instead="never used")
     if not prompter.end_tokens():
@@ -152,7 +153,7 @@ def prepare(plan: Plan) -> str:
     plan, _ = _with_threads(plan)
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
-    built = _build(plan, checkpoint, device, _context_tokens(checkpoint, plan.engine), sys.maxsize)
+    built = _build(plan, checkpoint, device, context_tokens(checkpoint, plan.engine), sys.maxsize)
     kernels = "our own kernels" if isinstance(built.model, NativeDecoder) else "torch's kernels"
     return (
         f"{plan.model.id}: {built.weight_format}, {built.weight_bytes / 1e6:.0f} MB of weights, on {device} by "
@@ -288,8 +289,12 @@ def _dense(
     return _Built(model=model, weight_format=weight_format, parameters=parameters, weight_bytes=parameters * itemsize)
 
 
-def _context_tokens(checkpoint: Checkpoint, engine: EngineSettings) -> int:
-    """The setting, or what the model was made for if that is less."""
+def context_tokens(checkpoint: Checkpoint, engine: EngineSettings) -> int:
+    """Give the setting, or what the model was made for if that is less.
+
+    Raises:
+        ModelUnavailable: it has no room for a reply.
+    """
     limit = getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
     if limit is None or limit >= engine.max_context_tokens:
         return engine.max_context_tokens

@@ -177,6 +177,14 @@ class Prompter:
         )
         return one[: shared_length(one, other)]
 
+    def try_template(self) -> None:
+        """See that the chat template takes a conversation and leaves nothing out.
+
+        Raises:
+            ModelUnavailable: it cannot be used.
+        """
+        self._chat("Be brief.", [Turn(role="user", content="Hi")], "en")
+
     def end_tokens(self) -> frozenset[int]:
         """Give the tokens with which this model ends its turn: the checkpoint's, the tokenizer's, the template's.
 

@@ -25,6 +25,7 @@ from edged.tasks.specs import SamplingWishes
 
 _REMEDY = "fetch it again with `edged models pull`, or name another in EDGED_MODEL__ID"
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+_FLOATING = frozenset({"F32", "F16", "BF16"})  # safetensors' names
 _NAMED = 5  # tensors in a message
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
@@ -35,6 +36,7 @@ class _Tensor:
 
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
+    is_floating: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,6 +92,16 @@ class Checkpoint:
         if tensor.numel() and not torch.stack(torch.aminmax(tensor)).isfinite().all():
             raise self._broken(f"tensor {name} holds NaN or infinity")
         return tensor
+
+    def read_all(self) -> None:
+        """Read every tensor of weights, to see that all are there and are numbers.
+
+        Raises:
+            ModelUnavailable: as `tensor` does.
+        """
+        for name, each in self._tensors.items():
+            if each.is_floating:
+                self.tensor(name)
 
     def expect(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Read a tensor that must have this shape.
@@ -323,9 +335,14 @@ def _weight_files(folder: Path) -> list[Path]:
 def _tensors_of(file: Path) -> dict[str, _Tensor]:
     try:
         mapped: Any = safe_open(file, framework="pt")
+        slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 - no mapping, it has only this
         return {
-            name: _Tensor(shape=tuple(mapped.get_slice(name).get_shape()), read=partial(_read_tensor, file, name))
-            for name in mapped.keys()  # noqa: SIM118 - no mapping, it has only this
+            name: _Tensor(
+                shape=tuple(part.get_shape()),
+                read=partial(_read_tensor, file, name),
+                is_floating=str(part.get_dtype()) in _FLOATING,
+            )
+            for name, part in slices.items()
         }
     except (OSError, SafetensorError) as error:
         raise ModelUnavailable(
