@@ -134,7 +134,7 @@ pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+
     ${editable:+-e} "$here${extras:+[$extras]}"
 # The decoder for this CPU; without a compiler torch's kernels do.
 # -I: the installed edged, not one that lies in the current folder.
-echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine.decoders import native; print(native.install())' | tail -n 1)"
+echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine.decoders import native_library; print(native_library.install())' | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done; try $venv/bin/edged --help"
 become_service

@@ -1,38 +1,40 @@
 """Settings → parts: which engine, journal, link, topics and contract the settings ask for."""
 
 import hashlib
+import uuid
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 from edged import __version__, logs
+from edged.contract.health import HealthReport
 from edged.contract.requests import Contract
-from edged.contract.results import encode
-from edged.contract.status import State, client_mark
+from edged.contract.results import encode, rfc3339
+from edged.contract.status import Identity, client_mark
 from edged.contract.topics import Topics
 from edged.errors import SettingsError
 from edged.journal.sqlite import SqliteJournal
 from edged.models.store import Store
 from edged.monitoring import system
 from edged.monitoring.health import Health
-from edged.monitoring.health import Limits as HealthLimits
 from edged.monitoring.home_assistant import Discovery, births
 from edged.monitoring.home_assistant import describe as describe_device
 from edged.monitoring.metrics import Metrics
-from edged.monitoring.probe import Prober
+from edged.monitoring.parts import Parts
+from edged.monitoring.probe import Prober, Probing
 from edged.monitoring.prometheus import Exporter
+from edged.monitoring.report import Reporter
 from edged.mqtt.link import Link
 from edged.ports.engine import Engine, StoppableEngine
 from edged.ports.journal import JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication
-from edged.ports.worker import WorkerState
 from edged.settings.schema import Settings
 from edged.tasks.specs import Tasks
 
 if TYPE_CHECKING:
     from edged.engine import loading
-    from edged.engine.engine import Loaded
+    from edged.engine.loaded import Loaded
     from edged.journal.redis import RedisJournal
 
 
@@ -123,12 +125,22 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
     )
 
 
+def identity_of(settings: Settings, *, wall_clock: Callable[[], float]) -> Identity:
+    """This process, as it tells others of itself; started now."""
+    return Identity(
+        boot_id=uuid.uuid4().hex[:12],
+        started=rfc3339(wall_clock()),
+        version=__version__,
+        client=client_mark(settings.client_id),
+    )
+
+
 def link_of(
     settings: Settings,
     topics: Topics,
     *,
     subscriptions: tuple[str, ...],
-    boot_id: str,
+    identity: Identity,
     on_delivery: Callable[[Delivery], None],
     on_change: Callable[[LinkState], None],
 ) -> Link:
@@ -137,12 +149,12 @@ def link_of(
         settings=settings.mqtt,
         client_id=settings.client_id,
         subscriptions=subscriptions,
-        fleeting=(topics.controls, *topics.members),
-        lossy=topics.members,  # a box with much to do must hear the others still
+        temporary=(topics.controls, *topics.members),
+        at_qos_0=topics.members,  # a box with much to do must hear the others still
         shared=topics.shared,
         will=Publication(
             topic=topics.status,
-            payload=encode({"state": State.OFFLINE, "boot_id": boot_id, "version": __version__}),
+            payload=encode(identity.last_will().body()),
             qos=1,
             retain=True,
         ),
@@ -153,7 +165,9 @@ def link_of(
     )
 
 
-def discovery_of(settings: Settings, contract: Contract, *, link: Link, engine: Engine) -> Discovery:
+def discovery_of(
+    settings: Settings, contract: Contract, *, link: Link, engine: Engine, report: Callable[[], HealthReport]
+) -> Discovery:
     """What tells Home Assistant of this box."""
 
     def device() -> dict[str, Any]:
@@ -162,7 +176,7 @@ def discovery_of(settings: Settings, contract: Contract, *, link: Link, engine: 
             tasks=contract.tasks,
             model=engine.model.id,
             version=__version__,
-            readings=system.read(settings.state_dir),
+            report=report(),
         )
 
     return Discovery(
@@ -178,33 +192,37 @@ def health_of(
     settings: Settings,
     topics: Topics,
     *,
-    engine: Engine,
-    link: Link,
-    worker: Callable[[], WorkerState],
-    metrics: Metrics,
+    identity: Identity,
+    parts: Parts,
     prober: Prober,
+    metrics: Metrics,
     group: Callable[[], Mapping[str, Any] | None],
-    boot_id: str,
     started: float,
     clock: Callable[[], float],
     wall_clock: Callable[[], float],
 ) -> Health:
     """What watches the parts and tells of them; `started` in monotonic seconds."""
+    stall_after = settings.health.stall_after
+    probing = Probing(prober, interval=settings.health.probe_interval, give_up_after=stall_after, clock=clock)
+    reporter = Reporter(
+        identity=identity,
+        parts=parts,
+        metrics=metrics,
+        probing=probing,
+        system=lambda: system.read(settings.state_dir),
+        group=group,
+        started=started,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
     return Health(
         topics=topics,
-        engine=engine,
-        link=link,
-        worker=worker,
-        metrics=metrics,
-        system=lambda: system.read(settings.state_dir),
-        prober=prober,
-        limits=HealthLimits(probe_interval=settings.health.probe_interval, stall_after=settings.health.stall_after),
+        identity=identity,
+        parts=parts,
+        probing=probing,
+        reporter=reporter,
+        stall_after=stall_after,
         interval=settings.health.interval,
-        group=group,
-        client=client_mark(settings.client_id),
-        boot_id=boot_id,
-        version=__version__,
-        started=started,
         clock=clock,
         wall_clock=wall_clock,
     )

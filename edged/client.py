@@ -1,4 +1,4 @@
-"""A client of the contract: asks a daemon and waits for the answer. Used by the commands, the demo and the tests."""
+"""A client of the daemon over MQTT: sends a request and waits for its result. For the commands, the demo and tests."""
 
 import json
 import queue
@@ -10,29 +10,25 @@ from typing import Any, Self
 from edged.contract.results import encode
 from edged.contract.topics import Topics, topic_matches
 from edged.errors import BrokerUnavailable
+from edged.mqtt.faults import address_of
 from edged.mqtt.link import Link
 from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
-from edged.settings.schema import MqttSettings, Settings
+from edged.settings.schema import Settings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A message that came back: chunks first, where they were asked for, then the result or error."""
+    """A message that came back: first the chunks, if the request asked for them, then the result or error."""
 
     body: Mapping[str, Any]
     is_chunk: bool
 
 
-def address_of(mqtt: MqttSettings) -> str:
-    """The broker's address, for people."""
-    return mqtt.host if mqtt.transport == "unix" else f"{mqtt.host}:{mqtt.resolved_port}"
-
-
 def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where: str, timeout: float) -> None:
-    """Wait until `link`, whose changes come to `changes`, is connected.
+    """Wait until `link` is connected; its `on_change` puts its states into `changes`.
 
     Raises:
-        BrokerUnavailable: it is not within `timeout` seconds, or the broker refuses it.
+        BrokerUnavailable: there is no connection within `timeout` seconds, or the link has a fault.
     """
     state: LinkState | None = None
     while state is None or state.connected_since is None:
@@ -49,7 +45,7 @@ def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where
 
 
 class Client:
-    """One connection to the broker, for one daemon or for a group of them. A context manager."""
+    """One connection to the broker, to ask one daemon or a group of them. A context manager."""
 
     def __init__(self, settings: Settings, *, timeout: float, group: str | None = None, attempts: int = 1) -> None:
         """Assign; entering the context connects.
@@ -57,16 +53,16 @@ class Client:
         Args:
             settings: the broker, and the daemon's node.
             timeout: seconds for the connection, and for the next message of an answer.
-            group: ask whoever of this group is free, and not the node.
-            attempts: how often a request is sent, under the same id, before its silence is an error. A box that dies
-                takes with it what the broker had dealt to it and is not asked again for.
+            group: ask this group, of which any box may answer, instead of the node.
+            attempts: how often a request is sent, with the same id, before a missing answer is an error. A request
+                that the broker gave to a box that then died is lost to the others.
         """
         self._topics = Topics(prefix=settings.prefix, node=group or settings.node)
         self._timeout = timeout
         self._attempts = attempts
         self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
         name = f"edged-client-{uuid.uuid4().hex[:12]}"
-        # Below the user's name, as an access list can grant that to each user (deploy/mosquitto/acl).
+        # The user's name is in the topic, for an access list can grant each user its own (deploy/mosquitto/acl).
         address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
         self._replies = f"{self._topics.root}/reply/{address}"
         self._answers: queue.SimpleQueue[Answer | BrokerUnavailable] = queue.SimpleQueue()
@@ -97,19 +93,18 @@ class Client:
         self._link.stop(None, 1.0)
 
     def ask(self, text: str, *, task: str = "message", **fields: Any) -> Mapping[str, Any]:
-        """Give the result or error of one request; `fields` are those of the request's JSON.
+        """Give the result or error of one request; `fields` are further fields of the request's JSON.
 
         Raises:
-            BrokerUnavailable: no answer came in time, with what the daemon's status says.
+            BrokerUnavailable: no answer came in time; the message has what the daemon's status says.
         """
         *_, last = self.stream(text, task=task, **fields)
         return last.body
 
     def stream(self, text: str, *, task: str = "message", **fields: Any) -> Iterator[Answer]:
-        """Give the chunks of one request, if `stream=True`, and its result or error last.
+        """Give the chunks of one request, if `stream=True`, and then its result or error.
 
-        An answer that is begun again at a further attempt has the same text, if by the same model: what was given is
-        not given again.
+        A further attempt makes the same chunks again, if the same model answers: each chunk is given once.
         """
         request_id = uuid.uuid4().hex
         reply_to = f"{self._replies}/{request_id[:8]}"
@@ -147,13 +142,13 @@ class Client:
             if not answer.is_chunk:
                 yield answer
                 return
-            if answer.body["seq"] >= chunks:  # else it was given at an earlier attempt
+            if answer.body["seq"] >= chunks:  # else it was given in an earlier attempt
                 chunks = answer.body["seq"] + 1
                 yield answer
 
     @property
     def protocol(self) -> str | None:
-        """The MQTT version that is spoken."""
+        """The MQTT version of the connection."""
         return self._link.state().protocol
 
     def _status(self) -> str:

@@ -7,7 +7,6 @@ import contextlib
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from edged.build import (
     discovery_of,
     exporter_of,
     health_of,
+    identity_of,
     journal_of,
     link_of,
     make_engine,
@@ -28,7 +28,7 @@ from edged.build import (
 )
 from edged.contract.requests import Contract
 from edged.contract.results import encode
-from edged.contract.status import State
+from edged.contract.status import Identity, State
 from edged.contract.topics import ControlRoute, MemberRoute, ProbeRoute, Topics
 from edged.errors import ExitCode, FatalError, JournalFault
 from edged.fleet.instance_lock import InstanceLock
@@ -38,6 +38,7 @@ from edged.fleet.pace import Pace
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
+from edged.monitoring.parts import Parts
 from edged.monitoring.probe import Prober
 from edged.monitoring.prometheus import Exporter
 from edged.monitoring.supervision import Supervision
@@ -89,6 +90,15 @@ class _StateFiles:
     pace: Pace
 
 
+def _files_of(settings: Settings, topics: Topics, identity: Identity) -> _StateFiles:
+    folder = settings.state_dir
+    return _StateFiles(
+        lock=InstanceLock(folder, root=topics.root, identity=identity),
+        subscribed=Subscribed(folder / "subscribed"),
+        pace=Pace(folder / "pace", of=speed_mark(settings)),
+    )
+
+
 class Daemon:
     """One model, one broker, one process."""
 
@@ -109,26 +119,20 @@ class Daemon:
         tasks = tasks_of(settings.tasks)
         self._contract = contract_of(settings, tasks)
         topics = self._contract.topics
-        boot_id = uuid.uuid4().hex[:12]
+        self._identity = identity_of(settings, wall_clock=time.time)
         metrics = Metrics()
         self._engine = make_engine(settings, tasks)
         self._journal = journal_of(settings, clock)
-        folder = settings.state_dir
-        self._files = _StateFiles(
-            lock=InstanceLock(folder, root=topics.root, boot_id=boot_id, wall_clock=time.time),
-            subscribed=Subscribed(folder / "subscribed"),
-            pace=Pace(folder / "pace", of=speed_mark(settings)),
-        )
+        self._files = _files_of(settings, topics, self._identity)
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = link_of(
             settings,
             topics,
             subscriptions=_subscriptions(topics),
-            boot_id=boot_id,
+            identity=self._identity,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
         )
-        self._discovery = discovery_of(settings, self._contract, link=self._link, engine=self._engine)
         self._worker = _worker_of(
             settings,
             self._contract,
@@ -139,7 +143,10 @@ class Daemon:
             on_control=self._on_control,
             clock=clock,
         )
-        self._health = self._make_health(metrics, prober, boot_id)
+        self._health = self._make_health(metrics, prober)
+        self._discovery = discovery_of(
+            settings, self._contract, link=self._link, engine=self._engine, report=self._health.snapshot
+        )
         self._membership = join(
             settings,
             topics,
@@ -149,7 +156,7 @@ class Daemon:
             note=self._files.pace.note,
             clock=clock,
         )
-        self._name_watch = NameWatch(settings, health=self._health, on_found=self._signals.wake.set, clock=clock)
+        self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
         self._control = self._make_control(prober)
 
@@ -173,7 +180,7 @@ class Daemon:
         self._notifier.status("connecting")
         if self._membership is not None:
             self._membership.recall(self._files.pace.recall(at_most=self._settings.queue.capacity))
-        self._link.start(leaving=self._files.subscribed.begin(self._filters()))
+        self._link.start(unsubscribe_from=self._files.subscribed.begin(self._filters()))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()
@@ -193,7 +200,7 @@ class Daemon:
         if unended is not None:
             log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
         self._notifier.status("looking for another daemon of this name")
-        NameCheck(self._settings, health=self._health, clock=self._clock).run(
+        NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
             ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
         )
         lock.note()
@@ -209,17 +216,15 @@ class Daemon:
         topics = self._contract.topics
         return (*_subscriptions(topics), *topics.shared)
 
-    def _make_health(self, metrics: Metrics, prober: Prober, boot_id: str) -> Health:
+    def _make_health(self, metrics: Metrics, prober: Prober) -> Health:
         return health_of(
             self._settings,
             self._contract.topics,
-            engine=self._engine,
-            link=self._link,
-            worker=self._worker.state,
-            metrics=metrics,
+            identity=self._identity,
+            parts=Parts(engine=self._engine, worker=self._worker.state, link=self._link),
             prober=prober,
+            metrics=metrics,
             group=lambda: None if self._membership is None else self._membership.snapshot(),
-            boot_id=boot_id,
             started=self._started,
             clock=self._clock,
             wall_clock=time.time,
@@ -228,6 +233,7 @@ class Daemon:
     def _make_reception(self) -> Reception:
         return Reception(
             topics=self._contract.topics,
+            identity=self._identity,
             link=self._link,
             health=self._health,
             discovery=self._discovery,

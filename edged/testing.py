@@ -13,8 +13,8 @@ from functools import partial
 from typing import TypeVar
 
 from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
-from edged.mqtt.inbox import Inbox
-from edged.mqtt.outbox import CONFIRMED, Limits, unsendable
+from edged.mqtt.delivery import CONFIRMED, Inbox
+from edged.mqtt.limits import Limits, unsendable
 from edged.ports.engine import (
     Classified,
     EngineState,

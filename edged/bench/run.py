@@ -68,7 +68,7 @@ def run(
     rounds: int,
     parts: Collection[str] = PARTS,
     say: Say,
-    make_engine: MakeEngine | None = None,
+    make_engine: MakeEngine = build.make_engine,
 ) -> Report:
     """Measure; takes minutes. `say` is told of the progress.
 
@@ -78,7 +78,7 @@ def run(
     """
     began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     starts = _starts(settings, rounds, say) if "start" in parts else []
-    engine = _engine(settings, make_engine)
+    engine = make_engine(settings, BUILT_IN)
     try:
         say("loading the model")
         engine.start()
@@ -88,12 +88,6 @@ def run(
         return _report(began=began, rounds=rounds, info=engine.model, starts=starts, samples=samples, notes=notes)
     finally:
         engine.stop()
-
-
-def _engine(settings: Settings, make_engine: MakeEngine | None) -> StoppableEngine:
-    if make_engine is None:
-        make_engine = build.make_engine
-    return make_engine(settings, BUILT_IN)
 
 
 # ------------------------------------------------------------------------------------------------------ measuring

@@ -12,17 +12,19 @@ import psutil
 import structlog
 import torch
 
-from edged.engine.decoders import lean as decoder
-from edged.engine.decoders import native
+from edged.engine.decoders import lean_loading, native_library
+from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
 from edged.engine.decoders.native import NativeDecoder
-from edged.engine.engine import Limits, Loaded
+from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
+from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles
+from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.weights.packing import QUANTISED, QuantisedFormat
-from edged.engine.weights.quantised import InputSizes, fits, open_quantised, packed_bytes
-from edged.engine.weights.shape import SPARE_POSITIONS, DecoderShape, rope_angles, supports, unknown_tensors
+from edged.engine.weights.pieces import InputSizes
+from edged.engine.weights.quantised import fits, open_quantised, packed_bytes
 from edged.errors import ModelUnavailable
 from edged.models.presets import preset_sampling
 from edged.ports.engine import ModelInfo
@@ -69,7 +71,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     built = _build(plan, checkpoint, device, context, free)
     kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
-    if device.type != "cpu" and isinstance(built.model, decoder.Decoder):
+    if device.type != "cpu" and isinstance(built.model, Decoder):
         built.model.reserve((kv_bytes + plan.engine.prefix_cache_mb * _MIB) // built.model.bytes_per_token)
     info = ModelInfo(
         id=plan.path.name if Path(plan.model.id).exists() else plan.model.id,
@@ -147,9 +149,9 @@ def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: in
     # kernels take any length. Source: github.com/pytorch/pytorch/pull/155958.
     torch.backends.cuda.enable_cudnn_sdp(False)
     lean = supports(checkpoint.config, max_context_tokens=context)
-    if lean and (ignored := unknown_tensors(checkpoint.names(), checkpoint.config)):
+    shape = decoder_shape(checkpoint.config) if lean else None
+    if shape is not None and (ignored := unknown_tensors(checkpoint.names(), shape)):
         log.warning("tensors_ignored", names=ignored[:_NAMED], number=len(ignored))
-    shape = DecoderShape.of(checkpoint.config, has_head=checkpoint.has("lm_head.weight")) if lean else None
     can_quantise = shape is not None and fits(shape)
     library = _library(plan, device) if can_quantise else None
     match choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=library is not None):
@@ -165,8 +167,8 @@ def _library(plan: Plan, device: torch.device) -> Path | None:
     if not wanted or device.type != "cpu" or plan.cache_dir is None:
         return None
     try:
-        return native.library(plan.cache_dir / "kernels")
-    except native.NotBuilt as error:
+        return native_library.library(plan.cache_dir / "kernels")
+    except native_library.NotBuilt as error:
         log.warning("no_kernels", reason=str(error), instead="torch's, which are slower")
         return None
 
@@ -180,20 +182,19 @@ def _quantised(
     context: int,
     free: int,
 ) -> _Built:
-    _check_memory("the weights", packed_bytes(shape, checkpoint.has, weight_format), free)
+    _check_memory("the weights", packed_bytes(shape, weight_format), free)
     weights = open_quantised(
         checkpoint.path,
         shape,
         weight_format,
         tensor=checkpoint.expect,
-        has=checkpoint.has,
         folder=None if plan.cache_dir is None else plan.cache_dir / "prepared",
         sizes=partial(_input_sizes, checkpoint),
         smooth=library is not None,
     )
     model: Any
     if library is None:
-        model = decoder.of_quantised(checkpoint.config, weights, max_context_tokens=context)
+        model = lean_loading.of_quantised(checkpoint.config, weights, max_context_tokens=context)
     else:
         angles, scale = rope_angles(checkpoint.config, shape, context + SPARE_POSITIONS)
         rope = torch.stack((angles.cos(), angles.sin())) * scale
@@ -204,7 +205,7 @@ def _quantised(
 
 def _input_sizes(checkpoint: Checkpoint) -> dict[str, InputSizes]:
     tokens = checkpoint.tokenizer.encode(_SAMPLE)
-    return decoder.input_sizes(checkpoint.config, tensor=checkpoint.expect, has=checkpoint.has, tokens=tokens)
+    return lean_loading.input_sizes(checkpoint.config, tensor=checkpoint.expect, tokens=tokens)
 
 
 def _dense(
@@ -214,10 +215,9 @@ def _dense(
     _check_memory("the weights", checkpoint.parameters * itemsize, free)
     model: Any
     if lean:
-        model, parameters = decoder.load(
+        model, parameters = lean_loading.load(
             checkpoint.config,
             tensor=checkpoint.expect,
-            has=checkpoint.has,
             weight_format=weight_format,
             device=device,
             max_context_tokens=context,

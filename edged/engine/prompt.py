@@ -1,7 +1,7 @@
-"""Task and texts to token ids: the model's chat template, the tasks' own prompts, the budget of the context.
+"""Where prompts are written: from a task, a text and a conversation to token ids that fit into the model's context.
 
-The user's words are tokenized apart from the template around them, with special tokens read as plain text: no
-text can end a turn, open another role or reach the system prompt.
+The user's words are tokenized separately from the template around them, and special tokens in them are read as plain
+text. So no text can end a turn, begin another role or change the system prompt.
 """
 
 import re
@@ -23,29 +23,31 @@ if TYPE_CHECKING:
 
 MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
 
-# A private-use pair around an index stands for a text while the template is rendered.
+# While the template is rendered, each text is replaced by its index between two private-use characters.
 _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000(\\d+)\ue001")
-# For models without a chat template of their own.
+# For models without a chat template.
 _PLAIN = {
     "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:"),
     "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:"),
 }
-# By which such a model begins a line of somebody's; it may change its language, or the width of its colons.
+# How such a model may begin the line of a speaker. It may change the language or the width of the colon.
 _ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
-
-
 _MARK = re.compile(r"<[^\s<>]+>")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """A classification as tokens: `prefix` is the same for every text, `suffix` holds the text."""
+class ClassificationPrompt:
+    """The prompt of a classification as tokens: `prefix` is the same for every text, `suffix` has the text.
+
+    Attributes:
+        labels: the tokens of all labels by the first reading, then by the next (see `Label.said`).
+    """
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    labels: LabelTrie  # of every reading's words: all labels by the first, then all by the next
+    labels: LabelTrie
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -53,16 +55,17 @@ class Classification:
 
     @property
     def capacity(self) -> int:
-        """Rows that it takes, the branches of its labels included."""
+        """Tokens that need room in the context, including the branches of the labels."""
         return len(self.prefix) + len(self.suffix) + len(self.labels.branches)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generation:
-    """A prompt to continue, with the room that is left for it.
+class GenerationPrompt:
+    """A prompt that the model continues.
 
     Attributes:
-        roles: words by which lines that are no reply begin.
+        max_new_tokens: the most tokens of the reply: what was asked for, or the room that is left in the context.
+        roles: names of speakers; a line that begins with one is not part of the reply.
         said: the tokens of the model's own earlier turns, oldest first.
     """
 
@@ -83,28 +86,28 @@ class Prompter:
         half_width: bool,
         end_tokens: Collection[int] = (),
     ) -> None:
-        """`end_tokens` are those that the checkpoint itself names, beside the tokenizer's and the template's."""
+        """`end_tokens` are those that the checkpoint names; the tokenizer's and the template's are added to them."""
         self._tokenizer = tokenizer
         self._max_context_tokens = max_context_tokens
         self._half_width = half_width
         self._own_ends = frozenset(end_tokens)
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
 
-    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> Classification:
+    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> ClassificationPrompt:
         """Make the prompt that asks for a label of `text`.
 
         Raises:
-            TooLong: the text does not fit the context.
+            TooLong: the text does not fit into the context.
         """
         prompt = spec.prompts[language]
         before, after = _around_text(prompt)
         head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
         question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
         cleaned = self._clean(text)
-        # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
+        # In byte-level vocabularies a space belongs to the word after it, so it is tokenized together with the text.
         words = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
-        result = Classification(
+        result = ClassificationPrompt(
             prefix=self._beginning + self._literal(prompt.role + shown),
             suffix=self._plain(words + question),
             labels=self._labels(spec, language, label_space),
@@ -119,8 +122,8 @@ class Prompter:
 
     def generation(
         self, spec: TextSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
-    ) -> Generation:
-        """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
+    ) -> GenerationPrompt:
+        """Make the prompt for a reply to `text`, after as many of `turns` as fit; the oldest turns are dropped first.
 
         Raises:
             TooLong: the text leaves no room for a reply even without history.
@@ -144,21 +147,21 @@ class Prompter:
             )
         roles = () if self._tokenizer.chat_template else _ROLES
         said = [token for turn in kept if turn.role == "assistant" for token in self._plain(turn.content)]
-        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
+        return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
 
     def constraints(self, vocab_size: int) -> Constraints:
-        """What holds outputs to schemas, for this vocabulary."""
+        """Make what holds outputs to JSON Schemas, for this tokenizer."""
         return Constraints(self._tokenizer, vocab_size)
 
     def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
-        """The tokens with which every prompt of `spec` begins, whatever is said."""
+        """The tokens with which every prompt of `spec` begins, whatever the text is."""
         one, other = (
             self._chat(spec.system[language], [Turn(role="user", content=text)], language) for text in ("a", "b")
         )
         return one[: shared_length(one, other)]
 
     def end_tokens(self) -> frozenset[int]:
-        """The tokens with which this model ends its turn: the checkpoint's, the tokenizer's, the template's."""
+        """The tokens with which this model ends its turn, by its checkpoint, its tokenizer and its template."""
         ends = {self._tokenizer.eos_token_id, *self._own_ends} - {None}
         if self._tokenizer.chat_template:
             turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
@@ -168,25 +171,25 @@ class Prompter:
         return frozenset(end for end in ends if end is not None)
 
     def banned_tokens(self, vocab_size: int) -> frozenset[int]:
-        """The tokens that a reply never holds: special ones, marks, and rows of the head without a token (padding)."""
+        """Tokens that no reply contains: special ones, marks, and ids that only pad the vocabulary."""
         unused = range(len(self._tokenizer), vocab_size)
         return frozenset({*self._special, *self._marks, *unused}) - self.end_tokens()
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """Tokens as text, special tokens left out."""
+        """The text of tokens, without special tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _clean(self, text: str) -> str:
         return normalise(text, half_width=self._half_width)
 
     def _plain(self, text: str) -> tuple[int, ...]:
-        """Tokens of somebody's words: nothing in them is special."""
+        """Tokens of text from outside: special tokens in it are read as plain text."""
         parts = [text] if self._inside_mark is None else self._inside_mark.split(text)
         encoded = [self._tokenizer(part, add_special_tokens=False, split_special_tokens=True) for part in parts]
         return tuple(token for each in encoded for token in each["input_ids"])
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
-        """Tokens of our own words and the template's, special tokens included."""
+        """Tokens of a task's or template's own words, in which special tokens count as such."""
         encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
         return tuple(encoded["input_ids"])
 
@@ -196,7 +199,7 @@ class Prompter:
         ]
         labels = [self._literal(space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
-        if prefixes:  # "good" and "good enough": only what follows in a case tells that a label is over
+        if prefixes:  # as "good" and "good enough": only the text after a label shows where it ends
             _, _, after = spec.prompts[language].case.partition("{label}")
             labels = [self._literal(space + word + (after or "\n")) for word in words]
         try:
@@ -208,11 +211,11 @@ class Prompter:
             ) from error
 
     def _chat(self, system: str, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
-        """A conversation up to where the assistant's words begin."""
+        """Tokens of a conversation, up to where the assistant's words begin."""
         rendered = self._render(_with_system(system, turns, fold=not self._takes_system), language)
         pieces = _SLOTS.split(rendered)  # literal, index, literal, index, ..., literal
         texts = [turn.content for turn in _with_system(system, turns, fold=not self._takes_system)]
-        # A template writes the beginning of a sequence itself, where the model has one.
+        # A chat template contains the token that begins a sequence, if the model has one.
         tokens = [] if self._tokenizer.chat_template else [*self._beginning]
         for i, piece in enumerate(pieces):
             tokens += self._plain(texts[int(piece)]) if i % 2 else self._literal(piece) if piece else ()
@@ -231,48 +234,48 @@ class Prompter:
             [{"role": turn.role, "content": turn.content} for turn in turns],
             tokenize=False,
             add_generation_prompt=True,
-            enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
+            enable_thinking=False,  # no chain of thought from Qwen3; other templates ignore it
         )
         return str(rendered)
 
     @cached_property
     def _beginning(self) -> tuple[int, ...]:
-        """The token with which every sequence of this model begins: Llama and Gemma have one, Qwen has none."""
+        """The token that begins every sequence, if the model has one: Llama and Gemma do, Qwen does not."""
         encoded = self._tokenizer("", add_special_tokens=True)["input_ids"]
         return tuple(token for token in encoded[:1] if token == self._tokenizer.bos_token_id)
 
     @cached_property
     def _special(self) -> frozenset[int]:
-        """Every special token: those with a name (eos, ...), and those only marked as special (<|im_start|>)."""
+        """All special tokens: those with a role (eos, ...) and those only marked as special (<|im_start|>)."""
         marked = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
         return frozenset(marked | set(self._tokenizer.all_special_ids))
 
     @cached_property
     def _marks(self) -> Mapping[int, str]:
-        """Tokens that mark what is no reply, though not as special ones: <think>, <tool_call>, <|fim_prefix|>."""
+        """Tokens that mark something other than a reply and are not special: <think>, <tool_call>, <|fim_prefix|>."""
         added = self._tokenizer.added_tokens_decoder.items()
         return {token: each.content for token, each in added if not each.special and _MARK.fullmatch(each.content)}
 
     @cached_property
     def _inside_mark(self) -> re.Pattern[str] | None:
-        """Where to part a text so that a tokenizer, which takes such marks whole, sees none."""
+        """Where to split a text so that the tokenizer, which reads a mark as one token, sees no whole mark."""
         rests = "|".join(re.escape(mark[1:]) for mark in self._marks.values())
         return re.compile(f"(?<=<)(?={rests})") if rests else None
 
     @cached_property
     def _takes_system(self) -> bool:
-        """Whether the template has a system role; else the instruction goes before the user's first words."""
+        """Whether the template has a system role; if not, the system prompt goes before the user's first words."""
         if not self._tokenizer.chat_template:
             return True
         probe = [Turn(role="system", content=_SLOT.format(0)), Turn(role="user", content=_SLOT.format(1))]
         try:
             return _SLOT.format(0) in self._apply_template(probe)
-        except Exception:  # noqa: BLE001 - a template refuses by raising whatever it likes
+        except Exception:  # noqa: BLE001 - templates raise errors of many types to refuse a role
             return False
 
     @cached_property
     def _turn_overhead(self) -> int:
-        """Tokens that the template puts around one turn, at most."""
+        """The most tokens that the template puts around one turn."""
         slot = Turn(role="user", content="")
         pair = [Turn(role="user", content=""), Turn(role="assistant", content="")]
         return max(
@@ -282,7 +285,7 @@ class Prompter:
 
 
 def _around_text(prompt: ClassifyPrompt) -> tuple[str, str]:
-    """A case up to its text, and from its text to its label."""
+    """The parts of a case before its text, and between its text and its label."""
     question, _, _ = prompt.case.partition("{label}")
     before, _, after = question.partition("{text}")
     return before, after

@@ -32,7 +32,7 @@ def run(
     names: Mapping[str, str],
     limit: int | None,
     baseline: bool,
-    make_engine: MakeEngine | None = None,
+    make_engine: MakeEngine = build.make_engine,
 ) -> EvalReport:
     """Judge the texts of `data`, one at a time.
 
@@ -46,7 +46,7 @@ def run(
     is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
     language = None if settings.language == "auto" else settings.language
     calibration = RunningCalibration() if settings.calibration == "running" else None
-    engine = _engine(settings, Tasks([spec]), make_engine)
+    engine = make_engine(settings, Tasks([spec]))
     try:
         engine.start()
         engine.wait_ready()
@@ -167,12 +167,6 @@ def _question(words: Iterable[str], text: str, language: Language) -> str:
     if language == "zh":
         return f"你只判断情感极性,只回答{'或'.join(f'“{each}”' for each in words)}。\n文本:{text}\n情感:"
     return f"You judge only the sentiment. Answer only {' or '.join(words)}.\nText: {text}\nSentiment:"
-
-
-def _engine(settings: Settings, tasks: Tasks, make_engine: MakeEngine | None) -> StoppableEngine:
-    if make_engine is None:
-        make_engine = build.make_engine
-    return make_engine(settings, tasks)
 
 
 def _transformers(settings: Settings) -> Generate:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edged.contract.results import encode
-from edged.contract.status import State
+from edged.contract.status import Identity, State
 from edged.errors import BrokerUnavailable, NameTaken
-from edged.monitoring.health import Health
 from edged.mqtt.link import Link
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
@@ -35,9 +34,9 @@ class NameCheck:
     status is published again under another boot id, not retained: a daemon that lives corrects it at once.
     """
 
-    def __init__(self, settings: Settings, *, health: Health, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, *, status_topic: str, clock: Callable[[], float]) -> None:
         self._settings = settings
-        self._health = health
+        self._topic = status_topic
         self._clock = clock
         self._news = threading.Event()
         self._retained: dict[str, Any] | None = None
@@ -45,7 +44,7 @@ class NameCheck:
         self._link = Link(
             settings=settings.mqtt,
             client_id=f"edged-lookout-{uuid.uuid4().hex[:12]}",
-            subscriptions=(health.status().topic,),
+            subscriptions=(status_topic,),
             will=None,
             receive_maximum=1000,
             on_delivery=self._on_delivery,
@@ -72,9 +71,8 @@ class NameCheck:
             if self._retained is None or not _claims_life(self._retained) or self._retained.get("boot_id") == ended:
                 return
             echo = {name: value for name, value in self._retained.items() if name not in {"boot_id", "started"}}
-            status = self._health.status()
             body = encode(echo | {"boot_id": f"{_ECHO}{uuid.uuid4().hex[:12]}"})
-            self._link.publish(Publication(topic=status.topic, payload=body))
+            self._link.publish(Publication(topic=self._topic, payload=body))
             self._wait(lambda: is_stopping() or self._heard is not None, _ANSWER_S)
             if self._heard is not None and _claims_life(self._heard):
                 raise NameTaken(
@@ -117,13 +115,13 @@ class NameWatch:
         self,
         settings: Settings,
         *,
-        health: Health,
+        identity: Identity,
         on_found: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
         """`on_found` is called in the thread of the second connection when it is time for `look`."""
         self._settings = settings
-        self._health = health
+        self._identity = identity
         self._on_found = on_found
         self._clock = clock
         self._link: Link | None = None
@@ -194,11 +192,11 @@ class NameWatch:
 
     def _hear(self, node: str, status: dict[str, Any]) -> None:
         """Take in what a box says of itself now."""
-        if not self._health.is_rival(status):
+        if not self._identity.is_rival(status):
             return
         if node == self._settings.node:
             self.has_namesake = True
-        elif self._health.has_our_client(status):
+        elif self._identity.has_our_client(status):
             self._twin = node
         self._on_found()
 

@@ -1,4 +1,4 @@
-"""What `R/info` says: what this daemon is, what it can do and where. Pure; no secret is handed to it."""
+"""What `R/info` says: what this daemon is, what it can do, and on which topics. Pure; it is given no secret."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from edged.tasks.specs import ComposeSpec, Tasks, TaskSpec
 
 
 def describe(*, contract: Contract, settings: Settings, model: ModelInfo, version: str) -> dict[str, Any]:
-    """The retained message of `R/info`, JSON-ready."""
+    """The retained message of `R/info`, ready to be written as JSON."""
     topics = contract.topics
     return {
         "version": version,

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from edged.contract.status import State
+from edged.contract.status import Identity, State
 from edged.contract.topics import (
     AskedRoute,
     BirthRoute,
@@ -38,6 +38,7 @@ class Reception:
         self,
         *,
         topics: Topics,
+        identity: Identity,
         link: Link,
         health: Health,
         discovery: Discovery,
@@ -51,6 +52,7 @@ class Reception:
 
         Args:
             topics: what each topic is.
+            identity: tells our own status from another daemon's.
             link: settles what is only read.
             health: is told what stands on our status topic.
             discovery: is told that Home Assistant started.
@@ -61,6 +63,7 @@ class Reception:
             clock: monotonic seconds.
         """
         self._topics = topics
+        self._identity = identity
         self._link = link
         self._health = health
         self._discovery = discovery
@@ -116,12 +119,12 @@ class Reception:
 
     def _hear_status(self, delivery: Delivery) -> None:
         status = _json_object(delivery.message.payload)
-        if self._health.is_ours(status) and self._heard_ourselves_at is None:
+        if self._identity.is_ours(status) and self._heard_ourselves_at is None:
             self._heard_ourselves_at = delivery.received_at
         self._health.hear_status(status)
-        if not self._health.is_ours(status):
+        if not self._identity.is_ours(status):
             self._correct_while_loading(delivery.received_at)
-        if self._health.is_rival(status):
+        if self._identity.is_rival(status):
             self._on_rival()
             self._wake()
 

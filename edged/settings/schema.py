@@ -1,15 +1,24 @@
 """Every setting, its meaning, its default and what is allowed. Pure: reads no environment and no file.
 
-`edged/config.py` fills it; the rest of the program is handed the parts that it needs.
+`load.py` fills it; each part of the program gets only the settings that it needs.
 """
 
 import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edged.contract.topics import is_publishable
+from edged.settings.values import FROM_ROOT, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
 
 
@@ -19,7 +28,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-_NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"  # one topic level
 _SESSION_EXPIRY = 7 * 86400  # seconds
 _GROUP_SESSION_EXPIRY = 30
 
@@ -28,9 +36,17 @@ class TlsSettings(Section):
     """TLS towards the broker. `ca` alone turns it on; `cert` and `key` add a client certificate."""
 
     enabled: bool = Field(False, description="Speak TLS with the system's certificate authorities.")
-    ca: Path | None = Field(None, description="File of the certificate authorities to trust; turns TLS on.")
-    cert: Path | None = Field(None, description="Our certificate, for brokers that ask for one.")
-    key: Path | None = Field(None, description="The private key of `cert`.")
+    ca: UserPath | None = Field(None, description="File of the certificate authorities to trust; turns TLS on.")
+    cert: UserPath | None = Field(None, description="Our certificate, for brokers that ask for one.")
+    key: UserPath | None = Field(None, description="The private key of `cert`.")
+    key_password: SecretStr | None = Field(
+        None,
+        description="Passphrase of `key`, if it has one; better given as the systemd credential mqtt_tls_key_password.",
+    )
+    strict: bool = Field(
+        True,
+        description="false accepts what Python from 3.13 on refuses, such as an authority without key usage.",
+    )
 
     @property
     def is_on(self) -> bool:
@@ -51,7 +67,7 @@ class MqttSettings(Section):
     )
     port: int | None = Field(None, ge=1, le=65535, description="Port; default 1883, with TLS 8883, websockets 9001.")
     transport: Literal["tcp", "websockets", "unix"] = Field("tcp", description="How the broker is reached.")
-    websocket_path: str = Field("/mqtt", pattern=r"^/", description="Path of the WebSocket endpoint.")
+    websocket_path: str = Field("/mqtt", pattern=FROM_ROOT, description="Path of the WebSocket endpoint.")
     protocol: Literal["auto", "5", "3.1.1"] = Field("auto", description="MQTT version; auto tries 5, then 3.1.1.")
     username: str | None = Field(None, description="User name at the broker.")
     password: SecretStr | None = Field(
@@ -66,10 +82,10 @@ class MqttSettings(Section):
         description="Seconds the broker keeps our session and its queue while we are away (MQTT 5). Default: a week; "
         "in a group half a minute, for what a dead box had taken is kept from the others.",
     )
-    share_group: Annotated[str, Field(max_length=128, pattern=_NAME)] | None = Field(
+    share_group: Annotated[str, Field(max_length=128, pattern=NAME)] | None = Field(
         None, description="The group whose work this box shares: requests at <prefix>/<group>/in/…"
     )
-    shards: tuple[Annotated[str, Field(max_length=128, pattern=_NAME)], ...] = Field(
+    shards: tuple[Annotated[str, Field(max_length=128, pattern=NAME)], ...] = Field(
         (), description="Parts of a sharded group's work that this box takes: <prefix>/<group>/in/<shard>/…"
     )
     will_delay: int = Field(5, ge=0, le=3600, description="Seconds before a lost connection shows as offline (MQTT 5).")
@@ -81,11 +97,13 @@ class MqttSettings(Section):
 
     @field_validator("host")
     @classmethod
-    def _bare(cls, host: str) -> str:
+    def _bare(cls, host: str, info: ValidationInfo) -> str:
         # A password in an address would be told with it in logs and errors.
         if "://" in host or "@" in host:
             raise ValueError("only the name; mqtt.transport, port, username and password say the rest of an address")
-        return host
+        if "/" in host or host.startswith("~"):  # the path of a socket
+            return str(at_home(Path(host), info))
+        return checked_host(host)
 
     @field_validator("reply_topics", "shards", mode="before")
     @classmethod
@@ -281,6 +299,11 @@ class MetricsSettings(Section):
     port: int = Field(0, ge=0, le=65535, description="Port to listen at, 9464 say; 0 listens nowhere.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen at; it is served without a password.")
 
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        return checked_host(host)
+
 
 class HomeAssistantSettings(Section):
     """Discovery by Home Assistant, which then shows this daemon as a device."""
@@ -303,12 +326,12 @@ def _checked_prefix(prefix: str) -> str:
 class Settings(Section):
     """All settings."""
 
-    node: Annotated[str, Field(min_length=1, max_length=128, pattern=_NAME)] = Field(
+    node: Annotated[str, Field(min_length=1, max_length=128, pattern=NAME)] = Field(
         "edge", description="This box's name; one topic level. Default: the host's name."
     )
     prefix: str = Field("edged", min_length=1, max_length=256, description="First level(s) of every topic.")
-    state_dir: Path = Field(Path("/var/lib/edged"), description="Where the journal lives.")
-    model_dir: Path = Field(Path("/var/cache/edged"), description="Where model files are stored.")
+    state_dir: UserPath = Field(Path("/var/lib/edged"), description="Where the journal lives.")
+    model_dir: UserPath = Field(Path("/var/cache/edged"), description="Where model files are stored.")
     language: Literal["auto", "zh", "en"] = Field(
         "auto", description="Prompt language; auto goes by the text's script."
     )

@@ -1,4 +1,4 @@
-"""What comes of a task: the model's bare answer, and what a result says of it. Pure."""
+"""What a task gives: the model's plain answer, and the output that a result has for it. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """The model's answer where labels were scored: a probability for each of them, by canonical name."""
+    """The model's answer to a classification: a probability for each label, by canonical name."""
 
     scores: dict[str, float]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """The model's answer where it wrote text."""
+    """The model's answer to a task that writes text."""
 
     text: str
     finish_reason: FinishReason
@@ -27,7 +27,7 @@ Answer = Scored | Written
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
-    """A label with its probability; `scores` has the labels that the model scored, by canonical name."""
+    """A label with its probability; `scores` has a probability for each label that the model scored."""
 
     label: str
     name: str
@@ -46,7 +46,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:
-    """What a text said, as JSON of the task's schema."""
+    """What was found in a text, as JSON of the task's schema."""
 
     data: Mapping[str, Any]
 

@@ -54,7 +54,7 @@ def until_subscribed(broker: Broker, watcher: Watcher) -> None:
     knocking = threading.Thread(target=knock)
     knocking.start()
     try:
-        watcher.next(30)
+        watcher.next()
     finally:
         heard.set()
         knocking.join()

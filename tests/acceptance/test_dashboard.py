@@ -77,7 +77,7 @@ def web_server(broker: HardenedBroker) -> Iterator[str]:
         yield f"https://127.0.0.1:{port}/"
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ import psutil
 import pytest
 from redis import Redis
 
-from edged.commands import check
-from edged.engine.decoders import native
+from edged.commands import checks
+from edged.engine.decoders import native_library
 from edged.errors import ExitCode
 from edged.settings.schema import Settings
 from tests.support import assets
@@ -44,7 +44,7 @@ def checked(broker: Broker, tmp_path: Path) -> Checked:
             **more,
         }
         lines: list[str] = []
-        code = check.run(Settings.model_validate(settings), timeout=timeout, say=lines.append)
+        code = checks.run(Settings.model_validate(settings), timeout=timeout, say=lines.append)
         return code, {line[6:].partition(":")[0]: line for line in lines}
 
     return run
@@ -104,9 +104,9 @@ def test_something_that_is_no_broker(checked: Checked) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"username": "edged", "password": "guessed"}, "not authori"),
-        ({}, "not authori"),
-        ({"tls": {}}, "is this its port, and does that speak MQTT without TLS?"),
+        ({"username": "edged", "password": "guessed"}, "not authorized; check mqtt.username and mqtt.password"),
+        ({}, "not authorized; it wants a user name and a password: set mqtt.username"),
+        ({"tls": {}}, "or it wants TLS (set mqtt.tls.ca or mqtt.tls.enabled)"),
         ({"tls": {"enabled": True}}, "is not trusted"),
         ({"tls": {"ca": "/nowhere.crt"}}, "/nowhere.crt: No such file"),
         ({"transport": "unix", "host": "/nowhere.sock", "port": None, "tls": {}}, "/nowhere.sock"),
@@ -263,7 +263,7 @@ def test_too_little_memory(checked: Checked, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_cpu_or_box_without_fast_kernels(checked: Checked, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(native, "INSTALLED", tmp_path)
+    monkeypatch.setattr(native_library, "INSTALLED", tmp_path)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     _, lines = checked()
     assert lines["cpu"].startswith("warn")

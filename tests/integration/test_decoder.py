@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
 
-from edged.engine.decoders import generic
-from edged.engine.decoders import lean as decoder
+from edged.engine.decoders import generic, lean_loading
 from edged.engine.decoders.interface import CausalModel, Span
-from edged.engine.weights import shape
+from edged.engine.decoders.lean import Decoder
+from edged.engine.weights.architectures import table
 from edged.errors import ModelUnavailable
 from tests.support import tiny
 
@@ -21,14 +21,13 @@ TOKENS = tiny.random_tokens(60, 512)
 Pair = tuple[CausalModel[Any], PreTrainedModel]
 
 
-def lean(model: PreTrainedModel, **overrides: torch.Tensor) -> decoder.Decoder:
+def lean(model: PreTrainedModel, **overrides: torch.Tensor) -> Decoder:
     tensors = {**model.state_dict(), **overrides}
     if model.config.tie_word_embeddings:
         del tensors["lm_head.weight"]
-    built, _ = decoder.load(
+    built, _ = lean_loading.load(
         model.config,
         tensor=lambda name, _: tensors[name],
-        has=tensors.__contains__,
         weight_format="fp32",
         device=torch.device("cpu"),
         max_context_tokens=CONTEXT,
@@ -183,7 +182,7 @@ def test_a_failed_step_changes_nothing(pair: Pair) -> None:
 )
 def test_what_the_lean_decoder_would_compute_wrongly_is_left_to_transformers(config: PretrainedConfig) -> None:
     config.architectures = ["Qwen2ForCausalLM" if isinstance(config, Qwen2Config) else "LlamaForCausalLM"]
-    assert not shape.supports(config, max_context_tokens=CONTEXT)
+    assert not table.supports(config, max_context_tokens=CONTEXT)
 
 
 def test_a_loader_that_finds_fault_is_heard() -> None:
@@ -192,10 +191,9 @@ def test_a_loader_that_finds_fault_is_heard() -> None:
 
     config = tiny.make(tiny.CONFIGS["qwen2"]).config
     with pytest.raises(ModelUnavailable, match="embed_tokens"):
-        decoder.load(
+        lean_loading.load(
             config,
             tensor=refuse,
-            has=lambda _: True,
             weight_format="fp32",
             device=torch.device("cpu"),
             max_context_tokens=CONTEXT,
@@ -210,7 +208,7 @@ def test_a_tied_head_is_held_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", tiny.CONFIGS)
 def test_tensors_that_a_model_has_no_use_for_are_known_from_those_it_has(name: str) -> None:
-    config = tiny.CONFIGS[name]
-    names = [*tiny.make(config).state_dict(), "model.layers.0.self_attn.rotary_emb.inv_freq"]
+    model = tiny.make(tiny.CONFIGS[name])
+    names = [*model.state_dict(), "model.layers.0.self_attn.rotary_emb.inv_freq"]
     strange = ["score.weight", "model.layers.3.input_layernorm.weight", "model.layers.0.self_attn.sinks"]
-    assert shape.unknown_tensors([*names, *strange], config) == strange
+    assert table.unknown_tensors([*names, *strange], table.decoder_shape(model.config)) == strange

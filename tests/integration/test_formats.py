@@ -10,7 +10,7 @@ import torch
 from edged.engine import loading
 from edged.engine.decoders.interface import Span
 from edged.engine.decoders.native import NativeDecoder
-from edged.engine.engine import Loaded
+from edged.engine.loaded import Loaded
 from edged.engine.loading import Plan
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings

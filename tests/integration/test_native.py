@@ -1,5 +1,6 @@
 """The laws of the forward pass in int8 and int4, for every instruction set of this CPU and for torch's kernels."""
 
+import ctypes
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,19 +10,18 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from edged.engine.decoders import lean as decoder
-from edged.engine.decoders import native
+from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.interface import CausalModel, Span
+from edged.engine.weights.architectures.table import decoder_shape
 from edged.engine.weights.packing import QUANTISED, QuantisedFormat, apart, unpack
 from edged.engine.weights.quantised import QuantisedWeights, fits, open_quantised
-from edged.engine.weights.shape import DecoderShape
 from edged.errors import ModelUnavailable
 from tests.support import quantised, tiny
 from tests.support.quantised import weights_of
 
 CONTEXT = 256
 TOKENS = tiny.random_tokens(90, 512)
-KERNELS = [*(each.name for each in native.instructions()), "torch"]
+KERNELS = [*(each.name for each in native_library.instructions()), "torch"]
 Build = Callable[..., CausalModel[Any]]
 
 
@@ -40,7 +40,7 @@ def build(request: pytest.FixtureRequest) -> Build:
 
     def make(model: PreTrainedModel, weights: QuantisedWeights, kernels: str, threads: int = 2) -> CausalModel[Any]:
         if kernels == "torch":
-            return decoder.of_quantised(model.config, weights, max_context_tokens=CONTEXT)
+            return lean_loading.of_quantised(model.config, weights, max_context_tokens=CONTEXT)
         return quantised.native_model(model, weights, kernels, libraries, threads=threads)
 
     return make
@@ -212,9 +212,9 @@ def test_a_token_or_a_length_that_cannot_be_is_refused_and_changes_nothing(ours:
 
 
 def test_sizes_that_cannot_be_packed_are_said_to_be_so() -> None:
-    assert all(fits(DecoderShape.of(config, has_head=False)) for config in tiny.CONFIGS.values())
+    assert all(fits(decoder_shape(tiny.make(config).config)) for config in tiny.CONFIGS.values())
     odd = tiny.CONFIGS["qwen2"].to_dict() | {"intermediate_size": 100}
-    assert not fits(DecoderShape.of(type(tiny.CONFIGS["qwen2"])(**odd), has_head=False))
+    assert not fits(decoder_shape(tiny.make(type(tiny.CONFIGS["qwen2"])(**odd)).config))
 
 
 # ------------------------------------------------------------------------------------------- the prepared file
@@ -239,11 +239,8 @@ def opened(checkpoint: Path, folder: Path, read: Mapping[str, torch.Tensor] | No
             raise AssertionError(name)
         return read[name]
 
-    shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
-    names = tiny.make(tiny.CONFIGS["llama_biases"]).state_dict()
-    return open_quantised(
-        checkpoint, shape, "int4", tensor=get, has=names.__contains__, folder=folder, sizes=dict, smooth=False
-    )
+    shape = decoder_shape(tiny.make(tiny.CONFIGS["llama_biases"]).config)
+    return open_quantised(checkpoint, shape, "int4", tensor=get, folder=folder, sizes=dict, smooth=False)
 
 
 def test_weights_are_rounded_once(checkpoint: Path, tmp_path: Path) -> None:
@@ -282,14 +279,13 @@ def test_a_broken_tensor_leaves_no_half_file(checkpoint: Path, tmp_path: Path) -
     def refuse(name: str, _: tuple[int, ...]) -> torch.Tensor:
         raise ModelUnavailable(f"{name} holds NaN")
 
-    shape = DecoderShape.of(tiny.CONFIGS["llama_biases"], has_head=True)
+    shape = decoder_shape(tiny.make(tiny.CONFIGS["llama_biases"]).config)
     with pytest.raises(ModelUnavailable, match="NaN"):
         open_quantised(
             checkpoint,
             shape,
             "int8",
             tensor=refuse,
-            has=lambda _: True,
             folder=tmp_path / "prepared",
             sizes=dict,
             smooth=False,
@@ -302,17 +298,31 @@ def test_a_broken_tensor_leaves_no_half_file(checkpoint: Path, tmp_path: Path) -
 
 def test_without_a_compiler_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.which", lambda _: None)
-    with pytest.raises(native.NotBuilt, match=r"apt install g\+\+"):
-        native.compile_for(native.instructions()[0], tmp_path)
+    with pytest.raises(native_library.NotBuilt, match=r"apt install g\+\+"):
+        native_library.compile_for(native_library.instructions()[0], tmp_path)
 
 
 @pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler here")
 def test_a_compiler_that_fails_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native, "_SOURCE", tmp_path / "broken.cpp")
-    (tmp_path / "broken.cpp").write_text("int broken(")
-    with pytest.raises(native.NotBuilt, match="fails"):
-        native.compile_for(native.instructions()[0], tmp_path / "kernels")
+    monkeypatch.setattr(native_library, "_SOURCES", tmp_path)
+    (tmp_path / "native.cpp").write_text("int broken(")
+    with pytest.raises(native_library.NotBuilt, match="fails"):
+        native_library.compile_for(native_library.instructions()[0], tmp_path / "kernels")
     assert not list((tmp_path / "kernels").iterdir())
+
+
+@pytest.mark.skipif(shutil.which("c++") is None, reason="no compiler here")
+def test_a_change_of_any_source_is_compiled_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_library, "_SOURCES", tmp_path)
+    (tmp_path / "native.cpp").write_text('#include "part.h"\nextern "C" int edged_answer() { return kAnswer; }\n')
+    portable = native_library.instructions()[-1]
+    answers = []
+    for answer in (1, 2, 2):
+        (tmp_path / "part.h").write_text(f"constexpr int kAnswer = {answer};\n")
+        library = native_library.compile_for(portable, tmp_path / "kernels")
+        answers.append(ctypes.CDLL(str(library)).edged_answer())
+    assert answers == [1, 2, 2]
+    assert len(list((tmp_path / "kernels").iterdir())) == 2
 
 
 @pytest.mark.parametrize(
@@ -329,4 +339,4 @@ def test_the_fastest_code_that_the_cpu_can_run_is_taken(
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     (tmp_path / "cpuinfo").write_text(words)
-    assert native.instructions(tmp_path / "cpuinfo")[0].name == expected
+    assert native_library.instructions(tmp_path / "cpuinfo")[0].name == expected

@@ -630,7 +630,7 @@ def test_a_pause_is_not_waited_for_beyond_patience_and_deadline(
         [[end]] = run(running, reply(deadline=None if deadline_s is None else begin + deadline_s))
     assert isinstance(end, Failed)
     assert (end.error.code, end.error.retry_after_ms) == (code, retry_after_ms)
-    assert time.monotonic() - begin < 10.0
+    assert time.monotonic() - begin < 25.0  # the shortest of these pauses is 30 s
 
 
 @pytest.fixture
@@ -639,7 +639,7 @@ def silent(script: Script) -> Iterator[threading.Event]:
     gate = threading.Event()
 
     def hang(_: dict[str, Any]) -> tuple[int, Any]:
-        gate.wait(60.0)
+        gate.wait(600.0)
         return 200, sse("late")
 
     script.answers["/v1/chat/completions"] = hang
@@ -656,7 +656,7 @@ def test_cancelled_work_ends_although_the_server_is_silent(script: Script, silen
             running.submit(reply(str(number)), events.put)
             time.sleep(0.5)
             running.cancel(str(number))
-            end = events.get(timeout=5.0)
+            end = events.get(timeout=TIMEOUT)
             assert isinstance(end, Failed)
             assert end.error.code == "cancelled"
         assert running.state().running == 0
@@ -672,7 +672,7 @@ def test_a_daemon_stops_although_the_server_is_silent(script: Script, silent: th
         time.sleep(1.0)
         begin = time.monotonic()
         assert box.stop() == ExitCode.DONE
-        assert time.monotonic() - begin < 10.0
+        assert time.monotonic() - begin < 120.0  # the server is silent for 600 s
 
 
 @pytest.mark.parametrize("status", [503, 200])  # the second from a proxy before it

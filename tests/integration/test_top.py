@@ -56,8 +56,8 @@ def test_it_shows_until_it_is_interrupted(daemon: Daemon) -> None:
         drain = threading.Thread(target=read_all, args=(main,))
         drain.start()
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
-        drain.join(10)
+        assert process.wait(TIMEOUT) == 0
+        drain.join(TIMEOUT)
     finally:
         process.kill()
         process.wait()

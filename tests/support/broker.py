@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,8 +15,7 @@ from pathlib import Path
 import pytest
 
 from edged.settings.schema import MqttSettings
-
-READY_TIMEOUT = 20.0
+from tests.support.waiting import TIMEOUT
 
 
 def find_mosquitto() -> str:
@@ -30,17 +30,24 @@ def find_mosquitto() -> str:
     pytest.skip(reason)
 
 
+_chance = random.SystemRandom()  # hypothesis seeds the other generator: all tests would get the same ports
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on now.
+
+    It lies below those that Linux gives to outgoing connections: none of them takes it while its broker is down.
+    """
+    while True:
+        port = _chance.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until_listening(port: int) -> None:
     """Wait until somebody listens there."""
-    deadline = time.monotonic() + READY_TIMEOUT
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -101,7 +108,7 @@ class Broker:
         ]
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 break
@@ -143,6 +150,6 @@ class Broker:
         self._signal(signal.SIGCONT)
         self._signal(number)
         if self._process is not None:
-            self._process.wait(READY_TIMEOUT)
+            self._process.wait(TIMEOUT)
             self._process = None
         self.unix_socket.unlink(missing_ok=True)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from tests.support.broker import free_port
 from tests.support.packets import Packet, split
 
 Observer = Callable[[int, Packet], None]
@@ -53,7 +54,7 @@ class Proxy:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that who sends soon feels a `pause`
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind(("127.0.0.1", self.port or free_port()))
         listener.listen()
         self.port = listener.getsockname()[1]
         self._listener = listener

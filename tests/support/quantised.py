@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from edged.engine.decoders import lean as decoder
-from edged.engine.decoders import native
+from edged.engine.decoders import lean_loading, native, native_library
+from edged.engine.weights.architectures.architecture import rope_angles
+from edged.engine.weights.architectures.table import decoder_shape
 from edged.engine.weights.packing import QuantisedFormat
 from edged.engine.weights.quantised import QuantisedWeights, open_quantised
-from edged.engine.weights.shape import DecoderShape, rope_angles
 from tests.support import tiny
 
 POSITIONS = 1024
@@ -31,14 +31,11 @@ def weights_of(
 
     return open_quantised(
         Path(__file__),  # stands for the checkpoint's file
-        DecoderShape.of(model.config, has_head="lm_head.weight" in tensors),
+        decoder_shape(model.config),
         weight_format,
         tensor=get,
-        has=tensors.__contains__,
         folder=folder,
-        sizes=partial(
-            decoder.input_sizes, model.config, tensor=get, has=tensors.__contains__, tokens=tiny.random_tokens(90, 512)
-        ),
+        sizes=partial(lean_loading.input_sizes, model.config, tensor=get, tokens=tiny.random_tokens(90, 512)),
         smooth=smooth,
     )
 
@@ -47,12 +44,12 @@ def native_model(
     model: PreTrainedModel, weights: QuantisedWeights, kernels: str, libraries: Path, *, threads: int = 2
 ) -> native.NativeDecoder:
     """A decoder of packed weights on the kernels of that name, compiled into `libraries` once."""
-    target = next(each for each in native.instructions() if each.name == kernels)
+    target = next(each for each in native_library.instructions() if each.name == kernels)
     try:
-        library = native.compile_for(target, libraries)
-    except native.NotBuilt as error:
+        library = native_library.compile_for(target, libraries)
+    except native_library.NotBuilt as error:
         pytest.skip(str(error))
-    shape = DecoderShape.of(model.config, has_head=weights.head is not weights.embedding)
+    shape = decoder_shape(model.config)
     angles, scale = rope_angles(model.config, shape, POSITIONS)
     rope = torch.stack((angles.cos(), angles.sin())) * scale
     return native.NativeDecoder(library, shape, weights, rope, threads=threads)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import free_port, until_listening
+from tests.support.waiting import TIMEOUT
 
 
 @dataclass(slots=True, kw_only=True)
@@ -35,4 +36,4 @@ class RedisServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(TIMEOUT)

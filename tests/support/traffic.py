@@ -15,6 +15,7 @@ from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
 
 from tests.support import packets
 from tests.support.packets import Packet
+from tests.support.waiting import TIMEOUT
 
 _IN_FLIGHT = 200
 
@@ -72,7 +73,7 @@ class Asker:
 
     def __enter__(self) -> Self:
         self._client.loop_start()
-        assert self._subscribed.wait(30)
+        assert self._subscribed.wait(TIMEOUT)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-TIMEOUT = 30.0  # generous: it is spent only by a test that fails
+TIMEOUT = 120.0  # generous, for a busy box: only a test that fails waits so long
 
 T = TypeVar("T")
 

@@ -3,7 +3,6 @@
 import random
 import sqlite3
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -468,37 +467,6 @@ def test_a_disk_that_takes_nothing_is_told_in_words_and_still_read(
     heal()
     journal.record(large)
     assert journal.turns("s") == said("a") + said("b")
-
-
-def read_only_folder(disk: Disk) -> Callable[[], object]:
-    """Make the folder's file system read-only, with the right to mount; gives the way back."""
-    folder = str(disk.file.parent)
-    for command in (["mount", "--bind", folder, folder], ["mount", "-o", "remount,ro,bind", folder]):
-        if subprocess.run(command, check=False, capture_output=True).returncode:
-            pytest.skip("only root may mount")
-    return lambda: subprocess.run(["umount", "-l", folder], check=True)
-
-
-@pytest.mark.parametrize("ended", ["in order", "by a power cut"])
-def test_what_was_written_is_read_at_a_start_on_a_read_only_disk(disk: Disk, ended: str) -> None:
-    before = disk.open()
-    before.record([entry("1", session="s", turns=said("a"))])
-    if ended == "in order":
-        before.close()
-    mend = read_only_folder(disk)
-    try:
-        journal = disk.open()
-        with pytest.raises(JournalFault, match="Read-only file system"):
-            journal.open()
-        assert journal.find("1", "f") is not None
-        assert journal.turns("s") == said("a")
-        with pytest.raises(JournalFault, match="Read-only file system"):
-            journal.record([entry("2")])
-    finally:
-        mend()
-    disk.clock.now += 60
-    journal.record([entry("2")])
-    assert journal.find("2", "f") is not None
 
 
 def test_a_database_that_another_program_holds_is_waited_for(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:

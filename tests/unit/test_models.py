@@ -13,8 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from edged.errors import ModelUnavailable
+from edged.models.hub import HubFile
 from edged.models.presets import PRESETS, SAMPLING, HubModel, preset_sampling
-from edged.models.store import MANIFEST, HubFile, LocalModel, Store, resolve
+from edged.models.store import MANIFEST, LocalModel, Store, resolve
 from edged.tasks.specs import Sampling, SamplingWishes, sampling_of
 
 REPO = "someone/small-model"
@@ -164,6 +165,20 @@ def test_a_pull_that_broke_off_leaves_nothing_under_the_name_and_goes_on_later(s
     assert hub.fetched == ["model.safetensors"]
 
 
+def test_a_pull_that_fails_before_anything_came_leaves_nothing_behind(
+    store: Store, hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.fault = ModelUnavailable("the network went away")
+    hub.files = {"model.safetensors": FILES["model.safetensors"]}
+    with pytest.raises(ModelUnavailable, match="went away"):
+        store.pull(REPO)
+    assert not list((tmp_path / "store").iterdir())
+    hub.files = {}
+    with pytest.raises(ModelUnavailable, match="pickle"):
+        store.pull(REPO)
+    assert not list((tmp_path / "store").iterdir())
+
+
 def test_a_full_disk_is_named_and_says_what_to_do(store: Store, hub: FakeHub) -> None:
     hub.fault = OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(ModelUnavailable, match=r"disk .* full.*EDGED_MODEL_DIR"):
@@ -221,6 +236,7 @@ def test_two_pulls_at_once_fetch_once(store: Store, hub: FakeHub) -> None:
         pull.join(30)
     assert paths == [store.path(REPO)] * 2
     assert sorted(hub.fetched) == sorted(set(hub.fetched))
+    assert not [each for each in paths[0].parent.iterdir() if each.name.startswith(".")]
 
 
 def test_a_model_that_a_power_cut_emptied_is_not_taken_for_whole(store: Store) -> None:

@@ -15,6 +15,7 @@ ROOMS = """
     ports
     contract
     settings
+    state_files
     models
     journal mqtt engine
     monitoring
@@ -29,8 +30,8 @@ ROOMS = """
 MOST_FLOORS = 9  # one upon the other, below `__main__`, which only calls the commands
 
 PURE = {"tasks", "ports", "contract"}  # they may import these, and no resource
-PURE_FILES = {"settings.schema", "mqtt.settlement", "mqtt.inbox", "mqtt.outbox", "mqtt.reconnect", "fleet.policy"}
-PURE_FILES |= {"engine.scheduler", "engine.prefix_cache", "serving.job"}
+PURE_FILES = {"settings.schema", "mqtt.delivery", "mqtt.events", "mqtt.limits", "mqtt.reconnect", "mqtt.subscriptions"}
+PURE_FILES |= {"fleet.policy", "engine.scheduler", "engine.prefix_cache", "serving.job"}
 RESOURCES = {"asyncio", "logging", "os", "select", "signal", "socket", "ssl", "subprocess", "threading", "time"}
 RESOURCES |= {"structlog", "torch", "transformers", "numpy", "psutil", "sqlite3"}
 KEPT_IN = {
@@ -45,7 +46,7 @@ KEPT_IN = {
     "redis": "journal.redis",
     "pydantic_settings": "settings.load",
     "prometheus_client": "monitoring.prometheus",
-    "rich": "commands.top",
+    "rich": "commands.top_view",
     "llguidance": "engine.constrain",
     "huggingface_hub": "models",
 }

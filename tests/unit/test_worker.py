@@ -308,10 +308,10 @@ def test_work_of_the_group_is_answered_below_the_group_and_names_the_node() -> N
     bench.send("hello", root=TEAM)
     [answer] = bench.answers(f"{TEAM}/out/message")
     assert answer["node"] == "box"
-    assert bench.metrics.snapshot(1.0)["requests"]["shared"] == 1
+    assert bench.metrics.snapshot(1.0).requests.shared == 1
     bench.send("hello")
     assert len(bench.answers()) == 1
-    assert bench.metrics.snapshot(1.0)["requests"]["shared"] == 1
+    assert bench.metrics.snapshot(1.0).requests.shared == 1
 
 
 def test_a_shard_is_a_level_before_the_task() -> None:

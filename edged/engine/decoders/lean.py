@@ -1,7 +1,8 @@
-"""The lean decoder: the forward pass of Qwen2, Qwen3, Llama, Mistral and SmolLM2, and no more.
+"""The lean decoder: the forward pass of the families in `weights/architectures/`, on torch.
 
-All rows of a step, of whatever sequence, go through the linear layers as one flat batch, so the weights are read
-once; only attention looks at sequences. Equal to transformers' own forward (a test holds it to that).
+The rows of all sequences go through the linear layers as one flat batch, so that each step reads the weights once;
+only attention looks at sequences. Equal to transformers' own forward (a test holds it to that). Built by
+`lean_loading.py`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -10,20 +11,17 @@ from itertools import accumulate
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
-from transformers import PretrainedConfig
 
 from edged.engine.decoders.cuda_graphs import Attend, Steps
 from edged.engine.decoders.interface import Span
 from edged.engine.decoders.kv_cache import KVShape, SequenceKV
-from edged.engine.decoders.linear import Dense, DenseFormat, Linear, compute_dtype, padded_rows, quantised_linear
+from edged.engine.decoders.linear import Linear
 from edged.engine.decoders.slab import Slab
-from edged.engine.weights.packing import apart, rows
-from edged.engine.weights.quantised import InputSizes, LayerWeights, Matrix, QuantisedWeights
-from edged.engine.weights.shape import SPARE_POSITIONS, DecoderShape, GetTensor, HasTensor, rope_angles
+from edged.engine.weights.architectures.architecture import DecoderShape
 
 
 @dataclass(slots=True)
-class _Layer:
+class Layer:
     attention_norm: torch.Tensor  # (hidden,)
     qkv: Linear  # hidden -> (heads + 2 kv_heads) x head_dim
     q_norm: torch.Tensor | None  # (head_dim,), Qwen3
@@ -51,7 +49,7 @@ class _Rows:
 
 
 class Decoder:
-    """A loaded model; see `edged.engine.model.CausalModel`."""
+    """A loaded model; see `CausalModel`."""
 
     shares_prefixes = True
 
@@ -61,15 +59,23 @@ class Decoder:
         shape: DecoderShape,
         kv_shape: KVShape,
         embed: Callable[[torch.Tensor], torch.Tensor],
-        layers: Iterable[_Layer],
+        layers: Iterable[Layer],
         norm: torch.Tensor,
         head: Linear,
         rope: torch.Tensor,
         pad: Callable[[int], int] = lambda rows: rows,
     ) -> None:
-        """`embed` takes tokens (rows,) to (rows, hidden); `rope` is (2, positions, head_dim): cosines and sines.
+        """Take the parts of a model.
 
-        `pad` says how many rows a step of so many should have.
+        Args:
+            shape: its sizes.
+            kv_shape: those of keys and values.
+            embed: takes tokens (rows,) to (rows, hidden).
+            layers: in order; run through once in each step.
+            norm: of what the last layer gives.
+            head: hidden -> vocab.
+            rope: (2, positions, head_dim): cosines and sines; the sines of the left half are negative.
+            pad: gives the number of rows that a step of so many rows should have.
         """
         self.vocab_size = shape.vocab
         self.bytes_per_token = kv_shape.bytes_per_token
@@ -84,7 +90,7 @@ class Decoder:
         self._steps: Steps | None = None
 
     def reserve(self, tokens: int) -> None:
-        """Take memory for so many tokens at once, so that sequences' steps run together: for a GPU."""
+        """Take memory for so many tokens at once, so that the steps of all sequences run together: for a GPU."""
         self._steps = Steps(Slab(self._kv_shape, tokens), self._step)
 
     def allocate(self, capacity: int) -> SequenceKV:
@@ -92,7 +98,7 @@ class Decoder:
         return self._kv_shape.allocate(capacity) if kv is None else kv
 
     def fork(self, source: SequenceKV, length: int, capacity: int, *, borrow: bool = False) -> SequenceKV:
-        del borrow  # torch's attention wants them in one piece
+        del borrow  # torch's attention wants keys and values in one piece
         kv = self.allocate(capacity)
         kv.begin_with(source, length)
         return kv
@@ -117,7 +123,7 @@ class Decoder:
         rows = self._lay_out(spans)
         wanted = [r.first + i for r, span in zip(rows, spans, strict=True) for i in span.wanted]
         num_wanted = len(wanted)
-        # Rows that belong to no sequence; what they compute is not looked at.
+        # Rows that belong to no sequence; their results are not looked at.
         tokens += [0] * (self._padded(len(tokens)) - len(tokens))
         positions += [0] * (len(tokens) - len(positions))
         wanted += [0] * (self._padded(num_wanted) - num_wanted)
@@ -202,7 +208,7 @@ class Decoder:
 
 
 def _is_step(span: Span[SequenceKV]) -> bool:
-    """Whether a span is one token of a sequence in the slab, and its logits are asked for."""
+    """Tell whether a span is one token of a sequence in the slab, and its logits are asked for."""
     return span.kv.start is not None and len(span.tokens) == 1 and not span.branches and len(span.wanted) == 1
 
 
@@ -214,7 +220,7 @@ def _in_order(
 
 
 def visibility(tokens: int, branches: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """Which row of a span sees which: (rows, rows) booleans; a branch row sees its parent's line and itself."""
+    """Tell which row of a span sees which: (rows, rows) booleans. A branch row sees its parent's line and itself."""
     count = tokens + len(branches)
     sees = torch.ones((count, count), dtype=torch.bool).tril()
     for row, (parent, _) in enumerate(branches, start=tokens):
@@ -233,194 +239,7 @@ def _positions(span: Span[SequenceKV]) -> list[int]:
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     """Rotary position embedding, halves form (Su et al. 2021, as in GPT-NeoX): x is (T, heads, head_dim).
 
-    `sin` has the sign of each half already; see `_rope_table`.
+    `sin` has the sign of each half already.
     """
     left, right = x.chunk(2, dim=-1)
     return x * cos + torch.cat((right, left), dim=-1) * sin
-
-
-def load(
-    config: PretrainedConfig,
-    *,
-    tensor: GetTensor,
-    has: HasTensor,
-    weight_format: DenseFormat,
-    device: torch.device,
-    max_context_tokens: int,
-) -> tuple[Decoder, int]:
-    """Build a decoder from a checkpoint, tensor by tensor: beside the model, only one layer is ever held.
-
-    Args:
-        config: one that `supports` accepts.
-        tensor: reads a tensor by name and checks its shape; raises ModelUnavailable.
-        has: whether the checkpoint has a tensor of that name.
-        weight_format: how the matrices are held.
-        device: where.
-        max_context_tokens: positions to prepare.
-
-    Returns:
-        The decoder, and its number of parameters (a tied head counted once).
-    """
-    reader = _Reader(tensor=tensor, has=has, dtype=compute_dtype(weight_format), device=device)
-    shape = DecoderShape.of(config, has_head=has("lm_head.weight"))
-    embedding = reader.read("model.embed_tokens.weight", (shape.vocab, shape.hidden))
-    layers = [_load_layer(reader, shape, f"model.layers.{index}.") for index in range(shape.layers)]
-    norm = reader.read("model.norm.weight", (shape.hidden,))
-    head = Dense(embedding if shape.tied else reader.read("lm_head.weight", (shape.vocab, shape.hidden)))
-    kv_shape = KVShape(
-        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=device
-    )
-    # Branches of a last step may stand a few positions past the limit.
-    rope = _rope_table(config, shape, max_context_tokens + SPARE_POSITIONS, reader.dtype).to(device)
-    decoder = Decoder(
-        shape=shape,
-        kv_shape=kv_shape,
-        embed=lambda tokens: embedding[tokens],
-        layers=layers,
-        norm=norm,
-        head=head,
-        rope=rope,
-        pad=lambda rows: padded_rows(rows, weight_format, device),
-    )
-    return decoder, reader.parameters
-
-
-def input_sizes(
-    config: PretrainedConfig, *, tensor: GetTensor, has: HasTensor, tokens: Sequence[int]
-) -> dict[str, InputSizes]:
-    """Run a prompt in fp32, with one layer in memory at a time, and see how large what the matrices take becomes.
-
-    Returns:
-        By the matrix's name, as `quantised` has it.
-    """
-    reader = _Reader(tensor=tensor, has=has, dtype=torch.float32, device=torch.device("cpu"))
-    shape = DecoderShape.of(config, has_head=has("lm_head.weight"))
-    kv_shape = KVShape(
-        layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=reader.device
-    )
-    sizes: dict[str, InputSizes] = {}
-
-    def watched(name: str, linear: Linear) -> Linear:
-        def run(x: torch.Tensor) -> torch.Tensor:
-            sizes[name] = InputSizes(peak=x.abs().amax(dim=0), mean_square=x.square().mean(dim=0))
-            return linear(x)
-
-        return run
-
-    def layers() -> Iterator[_Layer]:
-        for index in range(shape.layers):
-            at = f"layers.{index}."
-            layer = _load_layer(reader, shape, f"model.{at}")
-            layer.qkv, layer.out = watched(f"{at}qkv", layer.qkv), watched(f"{at}out", layer.out)
-            layer.gate_up, layer.down = watched(f"{at}gate_up", layer.gate_up), watched(f"{at}down", layer.down)
-            yield layer
-
-    embedding = tensor("model.embed_tokens.weight", (shape.vocab, shape.hidden))
-    decoder = Decoder(
-        shape=shape,
-        kv_shape=kv_shape,
-        embed=lambda tokens: embedding[tokens].float(),
-        layers=layers(),
-        norm=reader.read("model.norm.weight", (shape.hidden,)),
-        head=watched("head", lambda x: x),
-        rope=_rope_table(config, shape, len(tokens), reader.dtype),
-    )
-    decoder.forward([Span(kv=decoder.allocate(len(tokens)), tokens=tokens, wanted=range(len(tokens)))])
-    return sizes
-
-
-def of_quantised(config: PretrainedConfig, weights: QuantisedWeights, *, max_context_tokens: int) -> Decoder:
-    """Build a decoder of prepared weights on torch's own kernels, for boxes where `native` cannot be built."""
-    shape = DecoderShape.of(config, has_head=weights.head is not weights.embedding)
-    dtype = compute_dtype(weights.weight_format)
-    kv_shape = KVShape(
-        layers=shape.layers,
-        kv_heads=shape.kv_heads,
-        head_dim=shape.head_dim,
-        dtype=dtype,
-        device=torch.device("cpu"),
-    )
-    return Decoder(
-        shape=shape,
-        kv_shape=kv_shape,
-        embed=lambda tokens: (rows(weights.embedding, tokens) * weights.embedding_scale).to(dtype),
-        layers=[_quantised_layer(layer, dtype) for layer in weights.layers],
-        norm=weights.norm.to(dtype),
-        head=quantised_linear(weights.head, None, dtype),
-        rope=_rope_table(config, shape, max_context_tokens + SPARE_POSITIONS, dtype),
-    )
-
-
-def _quantised_layer(layer: LayerWeights, dtype: torch.dtype) -> _Layer:
-    def linear(matrix: Matrix) -> Linear:
-        return quantised_linear(matrix.packed, matrix.bias, dtype)
-
-    def stacked(gate_up: Linear) -> Linear:  # its outputs come in turn; the decoder wants gate first, then up
-        return lambda x: torch.cat(apart(gate_up(x).T.contiguous())).T
-
-    return _Layer(
-        attention_norm=layer.attention_norm.to(dtype),
-        qkv=linear(layer.qkv),
-        q_norm=None if layer.q_norm is None else layer.q_norm.to(dtype),
-        k_norm=None if layer.k_norm is None else layer.k_norm.to(dtype),
-        out=linear(layer.out),
-        mlp_norm=layer.mlp_norm.to(dtype),
-        gate_up=stacked(linear(layer.gate_up)),
-        down=linear(layer.down),
-    )
-
-
-def _rope_table(config: PretrainedConfig, shape: DecoderShape, positions: int, dtype: torch.dtype) -> torch.Tensor:
-    """Cosines and sines for every position, the sines of the left half negative: (2, positions, head_dim)."""
-    angles, scale = rope_angles(config, shape, positions)
-    cos, sin = angles.cos() * scale, angles.sin() * scale
-    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))).to(dtype)
-
-
-@dataclass(slots=True)
-class _Reader:
-    """Reads tensors in the type and on the device where they will stay."""
-
-    tensor: GetTensor
-    has: HasTensor
-    dtype: torch.dtype
-    device: torch.device
-    parameters: int = 0
-
-    def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        value = self.tensor(name, shape)
-        self.parameters += value.numel()
-        return value.to(device=self.device, dtype=self.dtype, copy=True)
-
-    def read_if_there(self, name: str, shape: tuple[int, ...]) -> torch.Tensor | None:
-        return self.read(name, shape) if self.has(name) else None
-
-    def linear(self, parts: Sequence[tuple[str, int]], inputs: int) -> Linear:
-        """Stack the matrices of `parts` (name, outputs) that share their input into one."""
-        weight = torch.cat([self.read(f"{name}.weight", (outputs, inputs)) for name, outputs in parts])
-        biases = [self.read_if_there(f"{name}.bias", (outputs,)) for name, outputs in parts]
-        if all(bias is None for bias in biases):
-            return Dense(weight)
-        filled = [
-            weight.new_zeros(outputs) if bias is None else bias
-            for bias, (_, outputs) in zip(biases, parts, strict=True)
-        ]
-        return Dense(weight, torch.cat(filled))
-
-
-def _load_layer(reader: _Reader, shape: DecoderShape, at: str) -> _Layer:
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention, mlp = f"{at}self_attn.", f"{at}mlp."
-    return _Layer(
-        attention_norm=reader.read(f"{at}input_layernorm.weight", (shape.hidden,)),
-        qkv=reader.linear(
-            [(f"{attention}q_proj", queries), (f"{attention}k_proj", keys), (f"{attention}v_proj", keys)],
-            shape.hidden,
-        ),
-        q_norm=reader.read_if_there(f"{attention}q_norm.weight", (shape.head_dim,)),
-        k_norm=reader.read_if_there(f"{attention}k_norm.weight", (shape.head_dim,)),
-        out=reader.linear([(f"{attention}o_proj", shape.hidden)], queries),
-        mlp_norm=reader.read(f"{at}post_attention_layernorm.weight", (shape.hidden,)),
-        gate_up=reader.linear([(f"{mlp}gate_proj", shape.mlp), (f"{mlp}up_proj", shape.mlp)], shape.hidden),
-        down=reader.linear([(f"{mlp}down_proj", shape.hidden)], shape.mlp),
-    )

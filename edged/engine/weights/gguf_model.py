@@ -1,41 +1,25 @@
 """What a GGUF file says of its model, in Hugging Face's terms: config, names of tensors, order of their rows.
 
-Knows llama (with Mistral and SmolLM2), qwen2 and qwen3. What it cannot say exactly it refuses: a model that is
-read almost right answers nonsense.
+Reads the families of `architectures/table.py`. What cannot be read exactly is refused: a model that is read almost
+right answers nonsense.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 import transformers
 from transformers import PretrainedConfig
 
+from edged.engine.weights.architectures.architecture import Architecture, LayerNames, TensorNames
+from edged.engine.weights.architectures.table import ARCHITECTURES
 from edged.engine.weights.gguf_file import GgufFile
 from edged.errors import ModelUnavailable
 
-# By the names of their classes: the import of some alone takes a second, which no other model should pay.
-_CONFIGS: Mapping[str, tuple[str, str]] = {
-    "llama": ("LlamaConfig", "LlamaForCausalLM"),
-    "qwen2": ("Qwen2Config", "Qwen2ForCausalLM"),
-    "qwen3": ("Qwen3Config", "Qwen3ForCausalLM"),
-}
-_WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-_OF_LAYER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "attn_q_norm": "self_attn.q_norm",
-    "attn_k_norm": "self_attn.k_norm",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+# The import of some config classes takes a second; so the table has their names, and one alone is imported.
+_FORMS: Mapping[str, Architecture] = {each.gguf.architecture: each for each in ARCHITECTURES}
 _ROPE_FACTORS = "rope_freqs.weight"
 # Llama 3.1's scaling, of which a GGUF file holds only the outcome.
 _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -56,13 +40,13 @@ def config_of(file: GgufFile) -> PretrainedConfig:
         ModelUnavailable: the architecture, or something that it has, is not known here.
     """
     architecture = file.metadata.get("general.architecture")
-    if architecture not in _CONFIGS:
+    if architecture not in _FORMS:
         raise ModelUnavailable(
-            f"{file.path} is of architecture {architecture}; GGUF files of {', '.join(_CONFIGS)} are read: "
+            f"{file.path} is of architecture {architecture}; GGUF files of {', '.join(_FORMS)} are read: "
             "use the model's folder of safetensors"
         )
-    config_name, class_name = _CONFIGS[str(architecture)]
-    config_class: type[PretrainedConfig] = getattr(transformers, config_name)
+    form = _FORMS[str(architecture)].gguf
+    config_class: type[PretrainedConfig] = getattr(transformers, form.config)
     said = _Said(file, str(architecture))
     if said.number("expert_count", 0):
         raise said.refused("it is a mixture of experts")
@@ -70,7 +54,7 @@ def config_of(file: GgufFile) -> PretrainedConfig:
         raise said.refused("it has no token_embd.weight")
     heads = int(said.number("attention.head_count"))
     hidden = int(said.number("embedding_length"))
-    fields: dict[str, Any] = {
+    said_fields: dict[str, Any] = {
         "hidden_size": hidden,
         "intermediate_size": int(said.number("feed_forward_length")),
         "num_hidden_layers": int(said.number("block_count")),
@@ -83,15 +67,12 @@ def config_of(file: GgufFile) -> PretrainedConfig:
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
         "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
-        "architectures": [class_name],
+        "architectures": [form.model],
     }
-    fields["rope_parameters"] = _rope(said, fields["head_dim"])
-    if architecture != "qwen2":  # whose q, k and v always have a bias, and no other has
-        fields["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
-    if architecture == "llama":
-        fields["mlp_bias"] = "blk.0.ffn_down.bias" in file.tensors
+    said_fields["rope_parameters"] = _rope(said, said_fields["head_dim"])
+    said_fields |= form.fields(file.tensors)
     try:
-        return config_class(**fields)
+        return config_class(**said_fields)
     except Exception as error:  # transformers' checks raise classes that it does not export
         raise said.refused(f"its metadata contradict each other ({' '.join(str(error).split())})") from error
 
@@ -102,28 +83,36 @@ def tensors_of(file: GgufFile, config: PretrainedConfig) -> dict[str, StoredTens
     Raises:
         ModelUnavailable: the file has a tensor that nobody would read; without it the model would be another.
     """
-    # The converter reorders Llama's query and key rows for ggml's way to rotate them; the others' it leaves.
-    reordered = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
-    is_llama = file.metadata["general.architecture"] == "llama"
+    family = _FORMS[str(file.metadata["general.architecture"])]
+    # llama.cpp's converter reorders Llama's query and key rows for ggml's way to rotate them, and no other's.
+    in_layer = family.gguf.names.in_layer
+    heads = {in_layer.q: config.num_attention_heads, in_layer.k: config.num_key_value_heads}
     found: dict[str, StoredTensor] = {}
     for name in file.tensors:
         if name == _ROPE_FACTORS:
             continue  # part of the config
         part = name.split(".")[-2] if "." in name else name
-        found[_hf_name(file, name)] = StoredTensor(name=name, heads=reordered.get(part) if is_llama else None)
+        stored = StoredTensor(name=name, heads=heads.get(part) if family.gguf.reorders_heads else None)
+        found[_hf_name(file, name, family)] = stored
     return found
 
 
-def _hf_name(file: GgufFile, name: str) -> str:
+def _hf_name(file: GgufFile, name: str, family: Architecture) -> str:
+    theirs, ours = family.gguf.names, family.names
     match name.split("."):
-        case ["blk", layer, part, ("weight" | "bias") as kind] if part in _OF_LAYER:
-            return f"model.layers.{layer}.{_OF_LAYER[part]}.{kind}"
-        case [part, "weight" as kind] if part in _WHOLE:
-            return f"{_WHOLE[part]}.{kind}"
+        case [theirs.layers, layer, part, ("weight" | "bias") as kind] if field := _field(theirs.in_layer, part):
+            return f"{ours.layers}.{layer}.{getattr(ours.in_layer, field)}.{kind}"
+        case [part, "weight" as kind] if field := _field(theirs, part):
+            return f"{getattr(ours, field)}.{kind}"
         case _:
             raise ModelUnavailable(
                 f"{file.path} has a tensor {name}, which is not read: use the model's folder of safetensors"
             )
+
+
+def _field(names: TensorNames | LayerNames, name: str) -> str | None:
+    """Give the field of `names` that holds this name."""
+    return next((each.name for each in fields(names) if getattr(names, each.name) == name), None)
 
 
 def in_order(tensor: torch.Tensor, heads: int) -> torch.Tensor:

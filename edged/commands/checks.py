@@ -1,0 +1,264 @@
+"""The checks of `edged check`: each tries one thing that a daemon needs, and says what to mend. Nothing is changed."""
+
+import contextlib
+import importlib.util
+import os
+import queue
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+
+import psutil
+
+from edged.build import shared_journal, topics_of
+from edged.client import Client, wait_connected
+from edged.errors import (
+    BrokerUnavailable,
+    EdgedError,
+    ExitCode,
+    FatalError,
+    JournalFault,
+    ModelUnavailable,
+    SettingsError,
+)
+from edged.fleet.membership import nothing_shared
+from edged.models.store import Store
+from edged.monitoring import system
+from edged.mqtt.faults import address_of
+from edged.mqtt.link import Link
+from edged.ports.journal import Entry, JournalLimits
+from edged.ports.link import Delivery, LinkState, Publication
+from edged.settings.schema import Settings
+from edged.tasks.specs import Tasks
+
+Say = Callable[[str], None]
+
+_MIB = 1 << 20
+_MIN_DISK_MB = 200
+_RELEASED = 1767225600.0  # 2026-01-01: no clock of a box with this release is right before
+_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.65, "auto": 1.07}  # of a weight, with scales
+_TRIED_H = 10 / 3600  # that what is tried in a journal stays there
+_TORCH_MB = 350  # a process with torch and transformers in it
+
+
+class _Warning(Exception):
+    """It works, but not as well as it could; the message says why."""
+
+
+def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
+    """Check clock, disk, CPU, model, memory, broker and one answer; of a group, what its boxes share too.
+
+    Gives the exit code of the first fault.
+
+    Args:
+        settings: of the daemon in question.
+        timeout: seconds for the connection, and for the answer.
+        say: gets a line for each check.
+    """
+    say(f"ok    settings: node {settings.node}, prefix {settings.prefix}, broker {settings.mqtt.host}")
+    here: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("cpu", lambda: _cpu(settings)),
+        ("model", lambda: _model(settings)),
+    )
+    elsewhere = (("model", lambda: _server(settings, timeout)),)
+    checks: tuple[tuple[str, Callable[[], str]], ...] = (
+        ("clock", _clock),
+        ("disk", lambda: _disk(settings)),
+        *(here if settings.model.backend == "local" else elsewhere),
+    )
+    if extracting := [name for name, task in settings.tasks.items() if task.kind == "extract"]:
+        checks += (("tasks", lambda: _extract(extracting[0])),)
+    if settings.journal.url is not None:
+        checks += (("journal", lambda: _journal(settings)),)
+    codes = [_try(name, check, say) for name, check in checks]
+    codes.append(_broker(settings, timeout, say))
+    return next(filter(None, codes), ExitCode.DONE)
+
+
+def _try(name: str, check: Callable[[], str], say: Say) -> ExitCode:
+    try:
+        say(f"ok    {name}: {check()}")
+    except _Warning as warning:
+        say(f"warn  {name}: {warning}")
+    except FatalError as error:
+        say(f"FAIL  {name}: {error}")
+        return error.exit_code
+    except EdgedError as error:
+        say(f"FAIL  {name}: {error}")
+        return ExitCode.BUG
+    return ExitCode.DONE
+
+
+def _clock() -> str:
+    now = time.time()
+    told = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(now))
+    if now < _RELEASED:
+        raise SettingsError(
+            f"it says {told}: certificates count as not yet valid, and results get a wrong time; let the box set it "
+            "(timedatectl set-ntp true)"
+        )
+    return told
+
+
+def _disk(settings: Settings) -> str:
+    """Room for the journal, in a folder that can be written."""
+    folder = settings.state_dir
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    for each in (there, *(folder.glob("journal.db*") if there == folder else ())):
+        if not os.access(each, os.R_OK | os.W_OK):
+            raise SettingsError(
+                f"{each} may not be written by user {_user()}; run this as the daemon's user, or set EDGED_STATE_DIR "
+                "to a folder of its own"
+            )
+    if not there.is_dir():
+        raise SettingsError(f"{there} is no folder; set EDGED_STATE_DIR to one that can be written")
+    free_mb = shutil.disk_usage(there).free // _MIB
+    if free_mb < _MIN_DISK_MB:
+        raise SettingsError(f"{folder} has {free_mb} MiB free; the journal may need {settings.journal.max_mb} MiB")
+    return f"{folder}, {free_mb} MiB free"
+
+
+def _user() -> str:
+    return psutil.Process().username()
+
+
+def _cpu(settings: Settings) -> str:
+    """The kernels that int8 and int4 run by."""
+    from edged.engine.decoders import native_library
+
+    name = system.cpu_name()
+    if settings.engine.kernels == "torch":
+        return f"{name}, by torch's kernels (engine.kernels)"
+    try:
+        return f"{name}, by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
+    except native_library.NotBuilt as reason:
+        raise _Warning(f"{name}: {reason}; int8 and int4 run by torch's kernels, several times slower") from None
+
+
+def _model(settings: Settings) -> str:
+    """A model that can be opened, and the memory to hold it."""
+    path = Store(settings.model_dir).path(settings.model.id, settings.model.revision)
+    if not path.exists():
+        raise ModelUnavailable(f"{path} does not exist")
+    if not os.access(path, os.R_OK):
+        raise ModelUnavailable(f"{path} may not be read by user {_user()}")
+    from edged.engine.weights.checkpoint import open_checkpoint
+
+    parameters = open_checkpoint(path).parameters
+    needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB
+    free_mb = psutil.virtual_memory().available // _MIB
+    told = f"{settings.model.id} at {path}, {parameters / 1e6:.0f} million parameters"
+    if needed_mb > free_mb:
+        raise _Warning(
+            f"{told}: needs about {needed_mb} MiB of memory, and {free_mb} MiB are free (if its daemon runs, that has "
+            "it already); a smaller model or EDGED_MODEL__FORMAT=int8 needs less"
+        )
+    return f"{told}, needs about {needed_mb} MiB of {free_mb} MiB free"
+
+
+def _extract(task: str) -> str:
+    """What holds output to a schema."""
+    if importlib.util.find_spec("llguidance") is None:
+        from edged.engine.constrain import missing
+
+        raise SettingsError(missing(task))
+    return "llguidance is there for those that extract"
+
+
+def _server(settings: Settings, timeout: float) -> str:
+    """A server that answers, and has the model."""
+    from edged.engine.remote.engine import RemoteEngine
+
+    engine = RemoteEngine(settings, tasks=Tasks(()))
+    engine.start()
+    try:
+        if not engine.wait_ready(timeout):
+            raise ModelUnavailable(f"{settings.model.url} does not answer; is that its address, and does it run?")
+        return f"{engine.model.id} at {settings.model.url}"
+    finally:
+        engine.stop(timeout)
+
+
+def _broker(settings: Settings, timeout: float, say: Say) -> ExitCode:
+    """The way to the broker, and one real answer through it."""
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> str:
+            client = stack.enter_context(Client(settings, timeout=timeout))
+            asking.append(client)
+            user = f" as {settings.mqtt.username}" if settings.mqtt.username else ""
+            return f"{client.where}, MQTT {client.protocol}{', TLS' if settings.mqtt.tls.is_on else ''}{user}"
+
+        asking: list[Client] = []
+        if code := _try("broker", connect, say):
+            return code
+        codes = [_try("group", lambda: _group(settings, timeout), say)] if settings.mqtt.share_group else []
+        say(f"wait  daemon: asked for one answer, for {timeout:g} s at most")
+        codes.append(_try("daemon", lambda: _answer(asking[0]), say))
+        return next(filter(None, codes), ExitCode.DONE)
+
+
+def _group(settings: Settings, timeout: float) -> str:
+    """A broker that shares: a message to a shared subscription comes back."""
+    topics = topics_of(settings)
+    name = f"edged-check-{uuid.uuid4().hex[:12]}"
+    came: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
+    changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
+    link = Link(
+        settings=settings.mqtt,
+        client_id=name,
+        subscriptions=(f"$share/{name}/{topics.probe}",),  # of nobody else: a box at work has its own
+        will=None,
+        receive_maximum=10,
+        on_delivery=came.put,
+        on_change=changes.put,
+        ephemeral=True,
+    )
+    link.start()
+    try:
+        wait_connected(link, changes, where=address_of(settings.mqtt), timeout=timeout)
+        link.publish(Publication(topic=topics.probe, payload=b"{}"))
+        came.get(timeout=timeout)
+        if link.state().protocol == "3.1.1":
+            raise _Warning(
+                f"{settings.mqtt.share_group}: MQTT 3.1.1 knows no session expiry, so the broker deals work to a dead "
+                "box for as long as it keeps its session; a group wants a broker with MQTT 5"
+            )
+    except queue.Empty:
+        raise nothing_shared(topics) from None
+    finally:
+        link.stop(None, 1.0)
+    return f"{settings.mqtt.share_group}, a message by a shared subscription came back"
+
+
+def _journal(settings: Settings) -> str:
+    """The journal of the group: something is written to it and read, and is gone after a moment."""
+    limits = JournalLimits(keep_hours=_TRIED_H, session_hours=_TRIED_H, max_mb=settings.journal.max_mb, keep_text=True)
+    journal = shared_journal(settings, limits, time.monotonic)
+    name, payload = f"edged-check-{uuid.uuid4().hex[:12]}", b"{}"
+    entry = Entry(
+        request_id=name, fingerprint=name, packet_id=None, payload=payload, session=None, turns=(), at=time.time()
+    )
+    begin = time.monotonic()
+    try:
+        journal.open()
+        journal.record([entry])
+        found = journal.find(name, name)
+    except JournalFault as fault:
+        raise SettingsError(
+            f"{fault}; is journal.url right, does that server run, and may this user read, write and run scripts "
+            f"there, with keys edged:{{{settings.prefix}/{settings.mqtt.share_group}}}:*?"
+        ) from None
+    finally:
+        journal.close()
+    if found is None or found.payload != payload:
+        raise SettingsError("what was written at journal.url is not found there; is that one server, and no replica?")
+    return f"written and read at journal.url in {1000 * (time.monotonic() - begin):.0f} ms"
+
+
+def _answer(client: Client) -> str:
+    body = client.ask("Hello", task="sentiment")
+    if body["status"] != "ok":
+        raise BrokerUnavailable(f"the daemon answers {body['error']['code']}: {body['error']['message']}")
+    return f"{body['node']} answers with {body['model']} in {body['timings']['total_ms']:.0f} ms"

@@ -1,0 +1,223 @@
+// Attention: each row's query meets the keys and values of its sequence.
+
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "interface.h"
+#include "threads.h"
+#include "vectors.h"
+
+namespace {
+
+// Root mean square normalisation (Zhang and Sennrich 2019).
+void normalise(const float* x, const float* weight, int size, float eps, float* to) {
+  F squares{};
+  for (int i = 0; i < size; i += LANES) {
+    const F part = load<F>(x + i);
+    squares += part * part;
+  }
+  const float scale = 1.0f / std::sqrt(sum(squares) / size + eps);
+  for (int i = 0; i < size; i += LANES) store(to + i, load<F>(x + i) * scale * load<F>(weight + i));
+}
+
+// Rotary position embedding, halves form (Su et al. 2021).
+void rotate(float* head, const float* cos, const float* sin, int half) {
+  for (int i = 0; i < half; ++i) {
+    const float left = head[i], right = head[half + i];
+    head[i] = left * cos[i] - right * sin[i];
+    head[half + i] = right * cos[i] + left * sin[i];
+  }
+}
+
+constexpr int kQueries = LANES == 16 ? 8 : 4;  // that are multiplied by keys and values together
+
+// The rows of a step. Each belongs to a span, whose rows stand side by side.
+struct Rows {
+  int count;
+  const int32_t* tokens;
+  const int32_t* positions;
+  const int32_t* parents;  // of a row within its span; -1 for a span's first
+  int spans;
+  const Span* span;
+  std::vector<int> span_of;  // row -> span
+};
+
+// The attention of one layer.
+struct Attention {
+  const Shape& shape;
+  const Rows& rows;
+  int index;     // of the layer
+  float* qkv;    // (rows, width)
+  int width;     // (heads + 2 kv_heads) head_dim, and what fills the last block
+  float* mixed;  // (rows, heads head_dim): what attention gives
+
+  // Rotates a row's queries and keys, and appends its keys and values to those of its sequence.
+  void place(const Layer& layer, int row) const {
+    const Shape& s = shape;
+    const Span& its = rows.span[rows.span_of[row]];
+    const int half = s.head_dim / 2, slot = its.past - its.shared + row - its.first;
+    const float* cos = s.cos + static_cast<size_t>(rows.positions[row]) * half;
+    const float* sin = s.sin + static_cast<size_t>(rows.positions[row]) * half;
+    float* at = qkv + static_cast<size_t>(row) * width;
+    for (int head = 0; head < s.heads + s.kv_heads; ++head) {
+      float* vector = at + head * s.head_dim;
+      const float* norm = head < s.heads ? layer.q_norm : layer.k_norm;
+      if (norm != nullptr) normalise(vector, norm, s.head_dim, s.eps, vector);
+      rotate(vector, cos, sin, half);
+    }
+    for (int head = 0; head < s.kv_heads; ++head) {
+      const float* key = at + (s.heads + head) * s.head_dim;
+      const float* value = at + (s.heads + s.kv_heads + head) * s.head_dim;
+      const size_t base = (static_cast<size_t>(index) * s.kv_heads + head) * its.own.capacity * s.head_dim;
+      uint16_t* keys = its.own.keys + base + static_cast<size_t>(slot / 16) * 16 * s.head_dim + slot % 16;
+      uint16_t* values = its.own.values + base + static_cast<size_t>(slot) * s.head_dim;
+      for (int i = 0; i < s.head_dim; ++i) {
+        keys[16 * i] = to_bf16(key[i]);
+        values[i] = to_bf16(value[i]);
+      }
+    }
+  }
+
+  // Computes all rows; the threads take pieces of (span, kv head, few rows) in turn. The query heads that share a kv
+  // head are in one piece.
+  void run(Team& team, float* scratch) const {
+    const Shape& s = shape;
+    const Span* span = rows.span;
+    const int group = s.heads / s.kv_heads;
+    const int together = std::max(1, 8 / group);  // rows
+    int tasks = 0;
+    for (int i = 0; i < rows.spans; ++i) tasks += (span[i].rows + together - 1) / together * s.kv_heads;
+    for (int task = team.take(1); task < tasks; task = team.take(1)) {
+      int left = task, i = 0;
+      while (left >= (span[i].rows + together - 1) / together * s.kv_heads)
+        left -= (span[i].rows + together - 1) / together * s.kv_heads, ++i;
+      const int head = left % s.kv_heads;
+      const int begin = left / s.kv_heads * together, end = std::min(begin + together, span[i].rows);
+      attend(span[i], head, begin, end, scratch);
+    }
+  }
+
+  void attend(const Span& its, int kv_head, int begin, int end, float* scratch) const {
+    const Shape& s = shape;
+    const int group = s.heads / s.kv_heads, dim = s.head_dim;
+    const int seen = end > its.tokens ? its.past + its.rows : its.past + end;  // positions that any of the rows sees
+    const int padded = (seen + 15) / 16 * 16;
+    const size_t head = static_cast<size_t>(index) * s.kv_heads + kv_head;
+    const size_t lent = head * its.lent.capacity * dim, own = head * its.own.capacity * dim;
+    const int shared = std::min(its.shared, padded);
+    const int queries = (end - begin) * group;
+    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
+    auto query = [&](int q) {
+      const int row = its.first + begin + q / group;
+      return qkv + static_cast<size_t>(row) * width + (kv_head * group + q % group) * dim;
+    };
+    for (int q = 0; q < queries; q += kQueries) {
+      auto run = [&]<int COUNT>() {
+        const float* from[COUNT];
+        float* to[COUNT];
+        for (int j = 0; j < COUNT; ++j) {
+          from[j] = query(q + j);
+          to[j] = scratch + static_cast<size_t>(j) * padded;
+        }
+        score<COUNT>(its.lent.keys + lent, from, dim, 0, shared, scale, to);
+        score<COUNT>(its.own.keys + own, from, dim, shared, padded, scale, to);
+        float inverse[COUNT];
+        for (int j = 0; j < COUNT; ++j) inverse[j] = softmax(its, begin + (q + j) / group, seen, padded, to[j]);
+        float* out[COUNT];
+        for (int j = 0; j < COUNT; ++j)
+          out[j] = mixed_row(its.first + begin + (q + j) / group) + (kv_head * group + (q + j) % group) * dim;
+        mix<COUNT>(its.lent.values + lent, its.own.values + own, to, inverse, dim, shared, seen, out);
+      };
+      switch (std::min(kQueries, queries - q)) {
+        case 1: run.template operator()<1>(); break;
+        case 2: run.template operator()<2>(); break;
+        case 3: run.template operator()<3>(); break;
+        case 4: run.template operator()<4>(); break;
+#if LANES == 16
+        case 5: run.template operator()<5>(); break;
+        case 6: run.template operator()<6>(); break;
+        case 7: run.template operator()<7>(); break;
+        case 8: run.template operator()<8>(); break;
+#endif
+      }
+    }
+  }
+
+  // Scores of positions begin .. end-1; `keys` are those from `begin` on.
+  template <int COUNT>
+  static void score(const uint16_t* keys, const float* const (&queries)[COUNT], int dim, int begin, int end,
+                    float scale, float* const (&to)[COUNT]) {
+    for (int p = begin; p < end; p += 16, keys += 16 * dim) {
+      F sums[COUNT][kHalfParts] = {};
+      for (int i = 0; i < dim; ++i)
+        for (int c = 0; c < kHalfParts; ++c) {
+          const F key = from_bf16(keys + 16 * i + c * LANES);
+          for (int j = 0; j < COUNT; ++j) sums[j][c] += key * queries[j][i];
+        }
+      for (int j = 0; j < COUNT; ++j)
+        for (int c = 0; c < kHalfParts; ++c) store(to[j] + p + c * LANES, sums[j][c] * scale);
+    }
+  }
+
+  // Scores to e^(score - maximum), 0 where the row does not see; gives 1 / their sum.
+  float softmax(const Span& its, int row, int seen, int padded, float* scores) const {
+    constexpr float kNever = -std::numeric_limits<float>::infinity();
+    const int32_t* parent = rows.parents + its.first;
+    int line = row;
+    while (line >= its.tokens) line = parent[line];  // a branch sees its parents' line up to the tokens
+    const int whole = its.past + line + 1;
+    float kept[64];
+    int depth = 0;
+    for (int at = row; at >= its.tokens && depth < 64; at = parent[at]) kept[depth++] = scores[its.past + at];
+    for (int p = whole; p < padded; ++p) scores[p] = kNever;
+    depth = 0;
+    for (int at = row; at >= its.tokens && depth < 64; at = parent[at]) scores[its.past + at] = kept[depth++];
+    const int end = row >= its.tokens ? padded : (whole + 15) / 16 * 16;
+    F tops = spread(kNever);
+    for (int p = 0; p < end; p += LANES) {
+      const F here = load<F>(scores + p);
+      tops = here > tops ? here : tops;
+    }
+    const float top = largest(tops);
+    F total{};
+    for (int p = 0; p < end; p += LANES) {
+      const F here = load<F>(scores + p);
+      const F e = here == kNever ? F{} : exponential(here - top);
+      store(scores + p, e);
+      total += e;
+    }
+    for (int p = end; p < seen; ++p) scores[p] = 0;
+    return 1.0f / sum(total);
+  }
+
+  // The sums of the values, weighted by the softmax of their scores.
+  template <int COUNT>
+  static void mix(const uint16_t* lent, const uint16_t* own, float* const (&weights)[COUNT],
+                  const float (&inverse)[COUNT], int dim, int shared, int seen, float* const (&out)[COUNT]) {
+    for (int d = 0; d < dim; d += 16) {
+      F sums[COUNT][kHalfParts] = {};
+      auto add = [&](const uint16_t* values, int begin, int end) {
+        for (int p = begin; p < end; ++p, values += dim)
+          for (int c = 0; c < kHalfParts; ++c) {
+            const F value = from_bf16(values + d + c * LANES);
+            for (int j = 0; j < COUNT; ++j) sums[j][c] += value * weights[j][p];
+          }
+      };
+      add(lent, 0, std::min(shared, seen));
+      add(own, shared, seen);
+      for (int j = 0; j < COUNT; ++j)
+        for (int c = 0; c < kHalfParts; ++c) store(out[j] + d + c * LANES, sums[j][c] * inverse[j]);
+    }
+  }
+
+ private:
+  float* mixed_row(int row) const { return mixed + static_cast<size_t>(row) * shape.heads * shape.head_dim; }
+};
+
+}  // namespace

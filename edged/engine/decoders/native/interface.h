@@ -1,0 +1,56 @@
+// The structures that `native_structures.py` fills in and hands over.
+
+#pragma once
+
+#include <cstdint>
+
+extern "C" {
+
+struct Matrix {
+  const uint8_t* blocks;  // (outputs / 16, inputs / 32, bytes of a group)
+  const float* bias;      // (outputs,) or null
+  int32_t outputs;        // a multiple of 32
+  int32_t inputs;         // a multiple of 32
+  int32_t bits;           // 8 or 4
+};
+
+struct Layer {
+  const float* attention_norm;  // (hidden,)
+  const float* q_norm;          // (head_dim,) or null
+  const float* k_norm;
+  const float* mlp_norm;  // (hidden,)
+  Matrix qkv;
+  Matrix out;
+  Matrix gate_up;  // blocks of gate and up in turn
+  Matrix down;
+};
+
+struct Shape {
+  int32_t layers, hidden, mlp, heads, kv_heads, head_dim, vocab, threads;
+  float eps;
+  const Layer* layer;
+  const float* embedding_scale;  // (hidden,): of an embedding's row that is taken as input
+  const float* norm;             // (hidden,)
+  const float* cos;   // (positions, head_dim / 2)
+  const float* sin;
+  Matrix embedding;
+  Matrix head;
+};
+
+// Keys and values of positions in a row.
+struct Block {
+  uint16_t* keys;    // (layers, kv_heads, capacity / 16, head_dim, 16)
+  uint16_t* values;  // (layers, kv_heads, capacity, head_dim)
+  int32_t capacity;  // a multiple of 16
+};
+
+struct Span {
+  Block lent;        // another sequence's, read only: what this one begins with
+  Block own;         // what comes after
+  int32_t shared;    // positions that are read from `lent`; a multiple of 16
+  int32_t past;      // positions that are filled, those in `lent` included
+  int32_t first;     // its first row in the step
+  int32_t tokens;    // rows that extend the sequence
+  int32_t rows;      // those and the branches behind them
+};
+}

@@ -1,0 +1,183 @@
+// One step: from tokens to logits, layer by layer.
+
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "attention.h"
+#include "buffer.h"
+#include "interface.h"
+#include "matrix.h"
+#include "threads.h"
+#include "vectors.h"
+
+namespace {
+
+// The weights, the threads, and memory for what a step computes on its way.
+struct Model {
+  explicit Model(const Shape& s) : shape(s), layers(s.layer, s.layer + s.layers), team(s.threads) {
+    shape.layer = nullptr;  // ours from here on
+    scores.resize(s.threads);
+  }
+
+  Shape shape;
+  std::vector<Layer> layers;
+  Team team;
+  Activations activations;
+  Buffer<float> x;    // (rows, hidden): the residual stream
+  Buffer<float> qkv;  // (rows, (heads + 2 kv_heads) head_dim)
+  Buffer<float> mixed;  // (rows, heads head_dim): what attention gives
+  Buffer<float> inner;  // (rows, mlp)
+  std::vector<Buffer<float>> scores;  // per thread: (queries, positions)
+};
+
+// One step, run by every thread of the team together.
+struct Step {
+  Model& model;
+  Rows rows;
+  int wanted;
+  const int32_t* wanted_rows;
+  int head_blocks;  // blocks of the vocabulary that are asked for; 0: all
+  const int32_t* head_block;
+  float* logits;
+
+  void operator()(int thread) {
+    const Shape& s = model.shape;
+    embed();
+    model.team.wait();
+    for (int index = 0; index < s.layers; ++index) {
+      const Layer& layer = model.layers[index];
+      activate(rows.count, [&](int row, float* to) { normalise(x(row), layer.attention_norm, s.hidden, s.eps, to); },
+               s.hidden, thread);
+      const int width = layer.qkv.outputs;
+      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), [&](int row, int channel, const F* sums) {
+        float* to = model.qkv.get() + static_cast<size_t>(row) * width + channel;
+        for (int c = 0; c < TILE_PARTS; ++c) store(to + c * LANES, sums[c]);
+      });
+      model.team.wait();
+      const Attention attention{s, rows, index, model.qkv.get(), width, model.mixed.get()};
+      for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) attention.place(layer, row);
+      model.team.wait();
+      // Behind the last layer's keys and values, only the wanted rows matter: none, for a prompt that goes on.
+      const bool is_last = index == s.layers - 1;
+      const int count = is_last ? wanted : rows.count;
+      if (count == 0) return;
+      auto at = [&](int i) { return is_last ? wanted_rows[i] : i; };
+      attention.run(model.team, model.scores[thread].get());
+      model.team.wait();
+      const int heads = s.heads * s.head_dim;
+      activate(count, [&](int i, float* to) { std::memcpy(to, mixed(at(i)), sizeof(float) * heads); }, heads, thread);
+      add(layer.out, count, at);
+      model.team.wait();
+      activate(count, [&](int i, float* to) { normalise(x(at(i)), layer.mlp_norm, s.hidden, s.eps, to); }, s.hidden,
+               thread);
+      gated(layer.gate_up, count);
+      model.team.wait();
+      activate(count, [&](int i, float* to) { std::memcpy(to, inner(i), sizeof(float) * s.mlp); }, s.mlp, thread);
+      add(layer.down, count, at);
+      model.team.wait();
+    }
+    activate(wanted, [&](int i, float* to) { normalise(x(wanted_rows[i]), s.norm, s.hidden, s.eps, to); }, s.hidden,
+             thread);
+    auto finish = [&](int i, int channel, const F* sums) {
+      float* to = logits + static_cast<size_t>(i) * s.vocab;
+      for (int c = 0; c < TILE_PARTS; ++c) {
+        const int at = channel + c * LANES;
+        if (at + LANES <= s.vocab)
+          store(to + at, sums[c]);
+        else
+          for (int lane = 0; at + lane < s.vocab && lane < LANES; ++lane) to[at + lane] = sums[c][lane];
+      }
+    };
+    if (head_blocks == 0) {
+      matmul(model.team, s.head, model.activations, Passes(wanted), finish);
+    } else {
+      for (int i = model.team.take(1); i < head_blocks; i = model.team.take(1))
+        multiply_block(s.head, head_block[i], model.activations, Passes(wanted), finish);
+    }
+  }
+
+  float* x(int row) { return model.x.get() + static_cast<size_t>(row) * model.shape.hidden; }
+  float* mixed(int row) { return model.mixed.get() + static_cast<size_t>(row) * model.shape.heads * model.shape.head_dim; }
+  float* inner(int row) { return model.inner.get() + static_cast<size_t>(row) * model.shape.mlp; }
+
+  // Quantises what `make` writes for each row.
+  template <typename Make>
+  void activate(int count, Make make, int inputs, int thread) {
+    float* scratch = model.scores[thread].get();
+    const Passes passes(count);
+    for (int row = model.team.take(1); row < count; row = model.team.take(1)) {
+      make(row, scratch);
+      model.activations.set(passes, row, scratch, inputs);
+    }
+    model.team.wait();
+  }
+
+  // Writes the embedding of each row's token to the residual stream.
+  void embed() {
+    const Matrix& m = model.shape.embedding;
+    const int groups = m.inputs / kGroup, size = group_bytes(m.bits);
+    for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) {
+      const int channel = rows.tokens[row] % kBlock;
+      const uint8_t* from = m.blocks + static_cast<size_t>(rows.tokens[row] / kBlock) * groups * size;
+      float* to = x(row);
+      for (int g = 0; g < groups; ++g, from += size, to += kGroup) {
+        uint16_t ends[2];
+        if (m.bits == 8) {
+          std::memcpy(ends, from + kBlock * kGroup + 2 * channel, 2);
+          const float scale = of_bf16(ends[0]);
+          for (int k = 0; k < kGroup; ++k) to[k] = scale * (from[(k / 4 * kBlock + channel) * 4 + k % 4] - 128);
+        } else {
+          std::memcpy(ends, from + kBlock * kGroup / 2 + 4 * channel, 4);
+          const float scale = of_bf16(ends[0]), minimum = of_bf16(ends[1]);
+          for (int k = 0; k < kGroup; ++k) {
+            const int pair = from[(k / 8 * kBlock + channel) * 4 + k % 4];
+            to[k] = scale * (k / 4 % 2 == 0 ? pair & 15 : pair >> 4) + minimum;
+          }
+        }
+      }
+      for (int i = 0; i < m.inputs; ++i) x(row)[i] *= model.shape.embedding_scale[i];
+    }
+  }
+
+  // Adds the matrix's outputs to the residual stream: those of activation row i to row at(i).
+  template <typename At>
+  void add(const Matrix& m, int count, At at) {
+    const int hidden = model.shape.hidden;
+    matmul(model.team, m, model.activations, Passes(count), [&](int i, int channel, const F* sums) {
+      for (int c = 0; c < TILE_PARTS && channel + c * LANES < hidden; ++c) {
+        float* to = x(at(i)) + channel + c * LANES;
+        store(to, load<F>(to) + sums[c]);
+      }
+    });
+  }
+
+  // silu(gate) * up (Shazeer 2020): a block's first half is gate, its second half up.
+  void gated(const Matrix& m, int count) {
+    const int mlp = model.shape.mlp;
+    auto finish = [&](int row, int channel, const F* gate, const F* up) {
+      float* to = inner(row) + channel / 2;
+      for (int c = 0; c < kHalfParts; ++c) store(to + c * LANES, gate[c] / (1.0f + exponential(-gate[c])) * up[c]);
+    };
+    matmul(model.team, m, model.activations, Passes(count), [&](int row, int channel, const F* sums) {
+      if (channel / 2 >= mlp) return;
+      if constexpr (kTile == kBlock) {
+        finish(row, channel, sums, sums + kHalfParts);
+      } else {  // one thread computes a block's halves, one after the other; the first is kept in `inner`
+        float* to = inner(row) + channel / kBlock * kHalf;
+        F gate[kHalfParts];
+        for (int c = 0; c < kHalfParts; ++c) {
+          gate[c] = load<F>(to + c * LANES);
+          if (channel % kBlock == 0) store(to + c * LANES, sums[c]);
+        }
+        if (channel % kBlock != 0) finish(row, channel - kHalf, gate, sums);
+      }
+    });
+  }
+};
+
+}  // namespace

@@ -1,0 +1,100 @@
+"""What the native decoder hands to its compiled library: the structures of `native/interface.h`, and its functions.
+
+The library is called through ctypes, so that no build needs torch's headers. A structure points into tensors; who
+makes one keeps the tensors.
+"""
+
+import ctypes
+from pathlib import Path
+
+import torch
+
+from edged.engine.weights.packing import BLOCK
+from edged.engine.weights.quantised import LayerWeights, Matrix
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
+
+
+class MatrixStruct(ctypes.Structure):
+    _fields_ = [("blocks", _POINTER), ("bias", _POINTER), ("outputs", _INT), ("inputs", _INT), ("bits", _INT)]
+
+
+class LayerStruct(ctypes.Structure):
+    _fields_ = [
+        ("attention_norm", _POINTER),
+        ("q_norm", _POINTER),
+        ("k_norm", _POINTER),
+        ("mlp_norm", _POINTER),
+        ("qkv", MatrixStruct),
+        ("out", MatrixStruct),
+        ("gate_up", MatrixStruct),
+        ("down", MatrixStruct),
+    ]
+
+
+class ShapeStruct(ctypes.Structure):
+    _fields_ = [
+        *((name, _INT) for name in ("layers", "hidden", "mlp", "heads", "kv_heads", "head_dim", "vocab")),
+        ("threads", _INT),
+        ("eps", ctypes.c_float),
+        ("layer", ctypes.POINTER(LayerStruct)),
+        ("embedding_scale", _POINTER),
+        ("norm", _POINTER),
+        ("cos", _POINTER),
+        ("sin", _POINTER),
+        ("embedding", MatrixStruct),
+        ("head", MatrixStruct),
+    ]
+
+
+class BlockStruct(ctypes.Structure):
+    _fields_ = [("keys", _POINTER), ("values", _POINTER), ("capacity", _INT)]
+
+
+class SpanStruct(ctypes.Structure):
+    _fields_ = [
+        ("lent", BlockStruct),
+        ("own", BlockStruct),
+        *((name, _INT) for name in ("shared", "past", "first", "tokens", "rows")),
+    ]
+
+
+def pointer(tensor: torch.Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def matrix_struct(matrix: Matrix) -> MatrixStruct:
+    packed = matrix.packed
+    return MatrixStruct(
+        blocks=pointer(packed.blocks),
+        bias=pointer(matrix.bias),
+        outputs=packed.blocks.shape[0] * BLOCK,
+        inputs=packed.inputs,
+        bits=8 if packed.weight_format == "int8" else 4,
+    )
+
+
+def layer_struct(layer: LayerWeights) -> LayerStruct:
+    return LayerStruct(
+        attention_norm=pointer(layer.attention_norm),
+        q_norm=pointer(layer.q_norm),
+        k_norm=pointer(layer.k_norm),
+        mlp_norm=pointer(layer.mlp_norm),
+        qkv=matrix_struct(layer.qkv),
+        out=matrix_struct(layer.out),
+        gate_up=matrix_struct(layer.gate_up),
+        down=matrix_struct(layer.down),
+    )
+
+
+def open_library(library: Path) -> ctypes.CDLL:
+    """Load the library and declare its functions, as `native/native.cpp` has them."""
+    loaded = ctypes.CDLL(str(library))
+    loaded.edged_open.restype = _POINTER
+    loaded.edged_open.argtypes = [_POINTER]
+    loaded.edged_close.argtypes = [_POINTER]
+    loaded.edged_close.restype = None
+    loaded.edged_step.argtypes = [
+        _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _INT, _POINTER, _INT, _POINTER, _POINTER,
+    ]  # fmt: skip
+    return loaded

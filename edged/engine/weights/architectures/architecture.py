@@ -1,0 +1,219 @@
+"""What the lean decoders must know of a family of models: its sizes, its tensors' names, what a step computes.
+
+Each family has a file beside this one, and a row in `table.py`. Knows no weights.
+"""
+
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]  # by Hugging Face name; checks the shape
+SPARE_POSITIONS = 64  # branches of a last step may stand a few positions past the limit
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerNames:
+    """The names of one layer's tensors, without their endings `.weight` and `.bias`."""
+
+    attention_norm: str
+    q: str
+    k: str
+    v: str
+    q_norm: str
+    k_norm: str
+    out: str
+    mlp_norm: str
+    gate: str
+    up: str
+    down: str
+
+    def below(self, prefix: str) -> "LayerNames":
+        """The same names behind a prefix."""
+        return LayerNames(**{each.name: prefix + getattr(self, each.name) for each in fields(self)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TensorNames:
+    """The names of a model's tensors in one kind of file."""
+
+    embedding: str
+    layers: str  # of all layers; a layer's number and its own names follow
+    in_layer: LayerNames
+    norm: str
+    head: str
+
+    def layer(self, index: int) -> LayerNames:
+        return self.in_layer.below(f"{self.layers}.{index}.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Biases:
+    """Which matrices have a bias."""
+
+    qkv: bool = False
+    out: bool = False
+    mlp: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GgufForm:
+    """How GGUF files hold a family.
+
+    Attributes:
+        architecture: what they call it.
+        config: the name of transformers' class for its config, and `model` for the model.
+        names: of the tensors.
+        fields: further fields of the config, told by the tensors that the file has.
+        reorders_heads: whether the rows of each query and key head are in llama.cpp's order.
+    """
+
+    architecture: str
+    config: str
+    model: str
+    names: TensorNames
+    fields: Callable[[Container[str]], Mapping[str, Any]]
+    reorders_heads: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Architecture:
+    """A family of models that the lean decoders compute.
+
+    Attributes:
+        classes: the names of transformers' classes that compute the same.
+        names: of the tensors, by Hugging Face.
+        biases: which matrices have one, by the config.
+        gguf: how GGUF files hold it.
+        normalises_heads: whether queries and keys are normalised before they are rotated.
+    """
+
+    classes: frozenset[str]
+    names: TensorNames
+    biases: Callable[[PretrainedConfig], Biases]
+    gguf: GgufForm
+    normalises_heads: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DecoderShape:
+    """The sizes of one decoder-only transformer with grouped-query attention, and what its layers have."""
+
+    layers: int
+    hidden: int
+    mlp: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    eps: float
+    tied: bool  # the head is the embedding
+    normalises_heads: bool
+    biases: Biases
+    names: TensorNames
+
+
+# As Llama's makers named them, and most others after them.
+LLAMA_NAMES = TensorNames(
+    embedding="model.embed_tokens",
+    layers="model.layers",
+    in_layer=LayerNames(
+        attention_norm="input_layernorm",
+        q="self_attn.q_proj",
+        k="self_attn.k_proj",
+        v="self_attn.v_proj",
+        q_norm="self_attn.q_norm",
+        k_norm="self_attn.k_norm",
+        out="self_attn.o_proj",
+        mlp_norm="post_attention_layernorm",
+        gate="mlp.gate_proj",
+        up="mlp.up_proj",
+        down="mlp.down_proj",
+    ),
+    norm="model.norm",
+    head="lm_head",
+)
+# As llama.cpp names the same tensors.
+GGUF_NAMES = TensorNames(
+    embedding="token_embd",
+    layers="blk",
+    in_layer=LayerNames(
+        attention_norm="attn_norm",
+        q="attn_q",
+        k="attn_k",
+        v="attn_v",
+        q_norm="attn_q_norm",
+        k_norm="attn_k_norm",
+        out="attn_output",
+        mlp_norm="ffn_norm",
+        gate="ffn_gate",
+        up="ffn_up",
+        down="ffn_down",
+    ),
+    norm="output_norm",
+    head="output",
+)
+
+
+def shape_of(architecture: Architecture, config: PretrainedConfig) -> DecoderShape:
+    """Give the sizes that a config of this family means."""
+    heads = config.num_attention_heads
+    return DecoderShape(
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        mlp=config.intermediate_size,
+        heads=heads,
+        kv_heads=getattr(config, "num_key_value_heads", None) or heads,
+        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        vocab=config.vocab_size,
+        eps=config.rms_norm_eps,
+        tied=bool(config.tie_word_embeddings),
+        normalises_heads=architecture.normalises_heads,
+        biases=architecture.biases(config),
+        names=architecture.names,
+    )
+
+
+def tensors_of(shape: DecoderShape) -> dict[str, tuple[int, ...]]:
+    """Give name and shape of every tensor that a checkpoint of this shape has."""
+    names, hidden = shape.names, shape.hidden
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    expected: dict[str, tuple[int, ...]] = {
+        f"{names.embedding}.weight": (shape.vocab, hidden),
+        f"{names.norm}.weight": (hidden,),
+    }
+    if not shape.tied:
+        expected[f"{names.head}.weight"] = (shape.vocab, hidden)
+    for index in range(shape.layers):
+        layer = names.layer(index)
+        vectors = [(layer.attention_norm, hidden), (layer.mlp_norm, hidden)]
+        if shape.normalises_heads:
+            vectors += [(layer.q_norm, shape.head_dim), (layer.k_norm, shape.head_dim)]
+        matrices = [
+            (layer.q, queries, hidden, shape.biases.qkv),
+            (layer.k, keys, hidden, shape.biases.qkv),
+            (layer.v, keys, hidden, shape.biases.qkv),
+            (layer.out, hidden, queries, shape.biases.out),
+            (layer.gate, shape.mlp, hidden, shape.biases.mlp),
+            (layer.up, shape.mlp, hidden, shape.biases.mlp),
+            (layer.down, hidden, shape.mlp, shape.biases.mlp),
+        ]
+        expected |= {f"{name}.weight": (size,) for name, size in vectors}
+        expected |= {f"{name}.weight": (outputs, inputs) for name, outputs, inputs, _ in matrices}
+        expected |= {f"{name}.bias": (outputs,) for name, outputs, _, has_bias in matrices if has_bias}
+    return expected
+
+
+def rope_angles(config: PretrainedConfig, shape: DecoderShape, positions: int) -> tuple[torch.Tensor, float]:
+    """Give the angle of every position and frequency, (positions, head_dim / 2), and the factor of cosine and sine."""
+    parameters = config.rope_parameters
+    kind = parameters.get("rope_type", "default")
+    if kind == "default":
+        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
+        frequencies, scale = 1.0 / parameters["rope_theta"] ** exponents, 1.0
+    else:
+        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    return torch.outer(torch.arange(positions, dtype=torch.float32), frequencies), scale

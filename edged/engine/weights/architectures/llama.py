@@ -1,0 +1,33 @@
+"""Llama, and what is built as it is: Mistral, SmolLM2, TinyLlama."""
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from edged.engine.weights.architectures.architecture import GGUF_NAMES, LLAMA_NAMES, Architecture, Biases, GgufForm
+
+
+def _biases(config: PretrainedConfig) -> Biases:
+    """Mistral's config has neither field, and Mistral no bias."""
+    attention = bool(getattr(config, "attention_bias", False))
+    return Biases(qkv=attention, out=attention, mlp=bool(getattr(config, "mlp_bias", False)))
+
+
+def _gguf_fields(tensors: Container[str]) -> Mapping[str, Any]:
+    return {"attention_bias": "blk.0.attn_q.bias" in tensors, "mlp_bias": "blk.0.ffn_down.bias" in tensors}
+
+
+LLAMA = Architecture(
+    classes=frozenset({"LlamaForCausalLM", "MistralForCausalLM"}),
+    names=LLAMA_NAMES,
+    biases=_biases,
+    gguf=GgufForm(
+        architecture="llama",
+        config="LlamaConfig",
+        model="LlamaForCausalLM",
+        names=GGUF_NAMES,
+        fields=_gguf_fields,
+        reorders_heads=True,
+    ),
+)
