@@ -28,7 +28,7 @@ from edged.build import (
 )
 from edged.contract.requests import Contract
 from edged.contract.results import encode
-from edged.contract.status import State
+from edged.contract.status import Identity, State
 from edged.contract.topics import ControlRoute, MemberRoute, ProbeRoute, Topics
 from edged.errors import ExitCode, FatalError, JournalFault
 from edged.fleet.instance_lock import InstanceLock
@@ -90,6 +90,15 @@ class _StateFiles:
     pace: Pace
 
 
+def _files_of(settings: Settings, topics: Topics, identity: Identity) -> _StateFiles:
+    folder = settings.state_dir
+    return _StateFiles(
+        lock=InstanceLock(folder, root=topics.root, identity=identity),
+        subscribed=Subscribed(folder / "subscribed"),
+        pace=Pace(folder / "pace", of=speed_mark(settings)),
+    )
+
+
 class Daemon:
     """One model, one broker, one process."""
 
@@ -114,12 +123,7 @@ class Daemon:
         metrics = Metrics()
         self._engine = make_engine(settings, tasks)
         self._journal = journal_of(settings, clock)
-        folder = settings.state_dir
-        self._files = _StateFiles(
-            lock=InstanceLock(folder, root=topics.root, boot_id=self._identity.boot_id, wall_clock=time.time),
-            subscribed=Subscribed(folder / "subscribed"),
-            pace=Pace(folder / "pace", of=speed_mark(settings)),
-        )
+        self._files = _files_of(settings, topics, self._identity)
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
         self._link = link_of(
             settings,

@@ -9,14 +9,14 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
 import structlog
 
-from edged.contract.results import rfc3339
+from edged.contract.status import Identity
 from edged.errors import ExitCode, FatalError, NameTaken
 
 log = structlog.get_logger(__name__)
@@ -40,12 +40,11 @@ class InstanceLock:
         unended: the process before this one, if it did not end in order; known after `acquire`.
     """
 
-    def __init__(self, folder: Path, *, root: str, boot_id: str, wall_clock: Callable[[], float]) -> None:
-        """`root` is the name: prefix and node; `boot_id` names this process."""
+    def __init__(self, folder: Path, *, root: str, identity: Identity) -> None:
+        """`root` is the name: prefix and node; `identity` is this process."""
         self._path = folder / f"{quote(root, safe='')}.lock"
         self._root = root
-        self._boot_id = boot_id
-        self._wall_clock = wall_clock
+        self._identity = identity
         self._file: int | None = None
         self.unended: Instance | None = None
 
@@ -91,7 +90,7 @@ class InstanceLock:
 
     def note(self) -> None:
         """Write that this process runs under the name."""
-        told = {"boot_id": self._boot_id, "pid": os.getpid(), "started": rfc3339(self._wall_clock())}
+        told = {"boot_id": self._identity.boot_id, "pid": os.getpid(), "started": self._identity.started}
         self._write(json.dumps(told).encode())
 
     def release(self, *, in_order: bool) -> None:

@@ -38,8 +38,8 @@ class Reception:
         self,
         *,
         topics: Topics,
-        link: Link,
         identity: Identity,
+        link: Link,
         health: Health,
         discovery: Discovery,
         on_asked: Callable[[AskedRoute, Delivery], None],
@@ -52,8 +52,8 @@ class Reception:
 
         Args:
             topics: what each topic is.
-            link: settles what is only read.
             identity: tells our own status from that of another daemon.
+            link: settles what is only read.
             health: is told what stands on our status topic.
             discovery: is told that Home Assistant started.
             on_asked: takes requests and commands, and settles them.
@@ -63,8 +63,8 @@ class Reception:
             clock: monotonic seconds.
         """
         self._topics = topics
-        self._link = link
         self._identity = identity
+        self._link = link
         self._health = health
         self._discovery = discovery
         self._on_asked = on_asked

@@ -30,6 +30,7 @@ from transformers import (
 
 from edged.engine import inspection, loading
 from edged.engine.decoders.interface import Span
+from edged.engine.weights.checkpoint import open_checkpoint
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.own import tasks_of
@@ -224,8 +225,14 @@ def _t5() -> PreTrainedModel:
 
 
 def _bert() -> PreTrainedModel:
-    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     return BertForMaskedLM(BertConfig(vocab_size=512, hidden_size=32, **sizes))
+
+
+def _classifier() -> PreTrainedModel:
+    make: Any = Qwen2ForSequenceClassification
+    model: PreTrainedModel = make(tiny.CONFIGS["qwen2"])
+    return model
 
 
 _SMALL: dict[str, Any] = {
@@ -243,7 +250,7 @@ _SMALL: dict[str, Any] = {
         (_t5, "is an encoder-decoder"),
         (_bert, "is an encoder"),
         (lambda: LlamaModel(LlamaConfig(**_SMALL)), "LlamaModel.* no language model's head"),
-        (lambda: Qwen2ForSequenceClassification(tiny.CONFIGS["qwen2"]), "no language model's head"),
+        (_classifier, "no language model's head"),
         (
             lambda: _random(RecurrentGemmaConfig(**{**_SMALL, "num_hidden_layers": 3}, lru_width=32)),
             "sequences would disturb",
@@ -470,7 +477,7 @@ def test_what_ends_a_turn_in_llama_cpp_ends_it_here(
 
 
 def test_a_rule_that_is_not_named_is_llama_cpps_default(gguf: Callable[..., Path]) -> None:
-    tokenizers = [loading.open_checkpoint(gguf(pre=pre)).tokenizer for pre in (None, "default", "gpt-2")]
+    tokenizers = [open_checkpoint(gguf(pre=pre)).tokenizer for pre in (None, "default", "gpt-2")]
     text = "a!!b 12345 ..."
     unnamed, default, gpt2 = (
         [word for word, _ in each.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)] for each in tokenizers
@@ -481,7 +488,7 @@ def test_a_rule_that_is_not_named_is_llama_cpps_default(gguf: Callable[..., Path
 
 def test_add_eos_ends_a_text_but_no_prompt(gguf: Callable[..., Path]) -> None:
     path = gguf(add_eos_token=True, add_bos_token=True, bos_token_id=0)
-    tokenizer = loading.open_checkpoint(path).tokenizer
+    tokenizer = open_checkpoint(path).tokenizer
     ids = tokenizer("hi")["input_ids"]
     assert (ids[0], ids[-1]) == (0, 0)
     assert _prompt(loading.load(plan(path)).prompter).count(0) == 1

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from edged.contract.status import Identity
 from edged.errors import BrokerUnavailable, FatalError, NameTaken
 from edged.fleet.instance_lock import Instance, InstanceLock
 
 
 def lock_of(folder: Path, *, root: str = "edged/box", boot_id: str = "one") -> InstanceLock:
-    return InstanceLock(folder, root=root, boot_id=boot_id, wall_clock=lambda: 0.0)
+    identity = Identity(boot_id=boot_id, started="1970-01-01T00:00:00.000Z", version="1", client="c")
+    return InstanceLock(folder, root=root, identity=identity)
 
 
 def run(folder: Path, boot_id: str, *, ends: Exception | None = None) -> Instance | None:
