@@ -288,7 +288,7 @@ def test_a_slow_box_tells_the_broker_so_when_it_comes_again(fleet: Fleet) -> Non
         pace = box.folder / "state" / "pace"
         noted = json.loads(pace.read_text())
         assert noted["content"]["requests"] == 64
-        noted["content"]["requests"] = 6  # as after some hours of work
+        noted["content"]["requests"] = 6  # as some hours of work would have it
         pace.write_text(json.dumps(noted))
         box.start()
         while (group := watcher.next_json()["group"])["receive_maximum"] == 64:

@@ -155,7 +155,7 @@ def test_json_keeps_to_its_schema(real: RemoteEngine) -> None:
     schema = {
         "type": "object",
         "properties": {"mood": {"enum": ["happy", "sad"]}, "score": {"type": "integer", "minimum": 0, "maximum": 9}},
-        "required": ["mood", "score"],
+        "required": ["mood", "score"],  # without a maximum the model may write digits up to its length limit
         "additionalProperties": False,
     }
     spec = ExtractSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, schema=schema)
