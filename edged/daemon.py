@@ -145,11 +145,7 @@ class Daemon:
         )
         self._health = self._make_health(metrics, prober)
         self._discovery = discovery_of(
-            settings,
-            self._contract,
-            link=self._link,
-            engine=self._engine,
-            report=self._health.snapshot,
+            settings, self._contract, link=self._link, engine=self._engine, report=self._health.snapshot
         )
         self._membership = join(
             settings,

@@ -44,6 +44,30 @@ class _Pending:
     on_done: Callable[[Outcome], None] | None
 
 
+class _OneByOne:
+    """Runs actions one after the other: an action that is asked for while another runs comes right after it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the next two
+        self._todo: deque[Callable[[], object]] = deque()
+        self._is_busy = False
+
+    def __call__(self, action: Callable[[], object]) -> None:
+        """Run the action now, or leave it to the thread that runs one now."""
+        with self._lock:
+            self._todo.append(action)
+            if self._is_busy:
+                return
+            self._is_busy = True
+        while (todo := self._next()) is not None:
+            todo()
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._lock:
+            self._is_busy = bool(self._todo)
+            return self._todo.popleft() if self._todo else None
+
+
 class FakeLink:
     """A `ports.Link` with the broker inside. Everything happens in the calling thread, before the call returns.
 
@@ -89,9 +113,7 @@ class FakeLink:
         self._connected_since: float | None = clock()
         self._reconnects = 0
         self._taken_over = False
-        self._lock = threading.Lock()  # guards the next two
-        self._todo: deque[Callable[[], object]] = deque()
-        self._is_busy = False
+        self._do = _OneByOne()
 
     # what the program calls
 
@@ -178,21 +200,6 @@ class FakeLink:
             self._do(partial(self._publish, self._waiting.popleft()))
 
     # parts
-
-    def _do(self, action: Callable[[], object]) -> None:
-        """Act now, or, if a callback runs now (in whichever thread), right after it."""
-        with self._lock:
-            self._todo.append(action)
-            if self._is_busy:
-                return
-            self._is_busy = True
-        while (todo := self._next()) is not None:
-            todo()
-
-    def _next(self) -> Callable[[], object] | None:
-        with self._lock:
-            self._is_busy = bool(self._todo)
-            return self._todo.popleft() if self._todo else None
 
     def _publish(self, pending: _Pending) -> None:
         publication = pending.publication

@@ -53,6 +53,24 @@ class Chunk:
     value: Mapping[str, object]
 
 
+@dataclass(slots=True)
+class _Stream:
+    """The chunks of a request that are sent already, by their number, and the words that wait to be sent."""
+
+    sent: int = 0
+    waiting: list[tuple[str, str]] = field(default_factory=list)  # part, text
+
+    def chunk(self, part: str, value: Mapping[str, object]) -> Chunk:
+        self.sent += 1
+        return Chunk(seq=self.sent - 1, part=part, value=value)
+
+    def words(self) -> list[Chunk]:
+        """The words that waited."""
+        chunks = [self.chunk(part, {"delta": text}) for part, text in self.waiting]
+        self.waiting.clear()
+        return chunks
+
+
 @dataclass(slots=True, kw_only=True)
 class Job:
     """A request in hand.
@@ -89,8 +107,7 @@ class Job:
     observations: list[Observation] = field(default_factory=list)
     events: dict[str, Classified | Generated] = field(default_factory=dict)
     error: RequestError | None = None
-    _chunks: int = 0
-    _held: list[tuple[str, str]] = field(default_factory=list)
+    _stream: _Stream = field(default_factory=_Stream)
     _outputs: dict[str, Output] = field(default_factory=dict)
 
     @property
@@ -119,13 +136,13 @@ class Job:
             self.error = self.error or event.error
             return []
         if isinstance(event, TextDelta):
-            self._held.append((part, event.text))
+            self._stream.waiting.append((part, event.text))
         else:
             self.events[part] = event
             self._read(part, event)
         if not self.request.stream:
             return []
-        return self._stream(part)
+        return self._chunks(part)
 
     @property
     def is_complete(self) -> bool:
@@ -138,19 +155,14 @@ class Job:
         except RequestError as error:
             self.error = self.error or error
 
-    def _stream(self, part: str) -> list[Chunk]:
+    def _chunks(self, part: str) -> list[Chunk]:
         """Parts that precede words are sent whole; the words of a reply wait for them."""
         chunks: list[Chunk] = []
         if self.parts[part].precedes_words and part in self._outputs:
-            chunks.append(self._chunk(part, asdict(self._outputs[part])))
+            chunks.append(self._stream.chunk(part, asdict(self._outputs[part])))
         if all(name in self.events for name, spec in self.parts.items() if spec.precedes_words):
-            chunks += [self._chunk(name, {"delta": text}) for name, text in self._held]
-            self._held.clear()
+            chunks += self._stream.words()
         return chunks
-
-    def _chunk(self, part: str, value: Mapping[str, object]) -> Chunk:
-        self._chunks += 1
-        return Chunk(seq=self._chunks - 1, part=part, value=value)
 
     def turns(self) -> tuple[Turn, ...]:
         """The new turns of the conversation: the user's words and each reply to them."""
