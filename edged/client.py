@@ -1,38 +1,40 @@
-"""A client of the contract: asks a daemon and waits for the answer. Used by the commands, the demo and the tests."""
+"""A client of the daemon over MQTT: sends a request and waits for its result. For the commands, the demo and tests."""
 
+import contextlib
 import json
 import queue
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from edged.contract.results import encode
+from edged.contract.status import State
 from edged.contract.topics import Topics, topic_matches
 from edged.errors import BrokerUnavailable
+from edged.mqtt.faults import address_of
 from edged.mqtt.link import Link
 from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
-from edged.settings.schema import MqttSettings, Settings
+from edged.settings.schema import Settings
+
+_GONE = {State.STOPPED, State.OFFLINE}
+_CANCEL_S = 1.0  # for the broker to confirm that a request is cancelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Answer:
-    """A message that came back: chunks first, where they were asked for, then the result or error."""
+    """A message that came back: first the chunks, if the request asked for them, then the result or error."""
 
     body: Mapping[str, Any]
     is_chunk: bool
 
 
-def address_of(mqtt: MqttSettings) -> str:
-    """The broker's address, for people."""
-    return mqtt.host if mqtt.transport == "unix" else f"{mqtt.host}:{mqtt.resolved_port}"
-
-
 def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where: str, timeout: float) -> None:
-    """Wait until `link`, whose changes come to `changes`, is connected.
+    """Wait until `link` is connected; its `on_change` puts its states into `changes`.
 
     Raises:
-        BrokerUnavailable: it is not within `timeout` seconds, or the broker refuses it.
+        BrokerUnavailable: there is no connection within `timeout` seconds, or the link has a fault.
     """
     state: LinkState | None = None
     while state is None or state.connected_since is None:
@@ -49,7 +51,7 @@ def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where
 
 
 class Client:
-    """One connection to the broker, for one daemon or for a group of them. A context manager."""
+    """One connection to the broker, to ask one daemon or a group of them. A context manager."""
 
     def __init__(self, settings: Settings, *, timeout: float, group: str | None = None, attempts: int = 1) -> None:
         """Assign; entering the context connects.
@@ -57,16 +59,18 @@ class Client:
         Args:
             settings: the broker, and the daemon's node.
             timeout: seconds for the connection, and for the next message of an answer.
-            group: ask whoever of this group is free, and not the node.
-            attempts: how often a request is sent, under the same id, before its silence is an error. A box that dies
-                takes with it what the broker had dealt to it and is not asked again for.
+            group: ask this group, of which any box may answer, instead of the node.
+            attempts: how often a request is sent, with the same id, before a missing answer is an error. A request
+                that the broker gave to a box that then died is lost to the others.
         """
         self._topics = Topics(prefix=settings.prefix, node=group or settings.node)
+        self._is_of_group = group is not None
+        self._roots = set() if self._is_of_group else {self._topics.root}  # where a request can be cancelled
         self._timeout = timeout
         self._attempts = attempts
         self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
         name = f"edged-client-{uuid.uuid4().hex[:12]}"
-        # Below the user's name, as an access list can grant that to each user (deploy/mosquitto/acl).
+        # The user's name is in the topic, for an access list can grant each user its own (deploy/mosquitto/acl).
         address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
         self._replies = f"{self._topics.root}/reply/{address}"
         self._answers: queue.SimpleQueue[Answer | BrokerUnavailable] = queue.SimpleQueue()
@@ -96,20 +100,35 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._link.stop(None, 1.0)
 
-    def ask(self, text: str, *, task: str = "message", **fields: Any) -> Mapping[str, Any]:
-        """Give the result or error of one request; `fields` are those of the request's JSON.
+    def is_served(self, seconds: float) -> bool:
+        """Whether a daemon's status says that it is there; waits for the status, but not longer than `seconds`."""
+        try:
+            status = self._states.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        self._states.put(status)
+        return status.get("state") not in _GONE
+
+    def ask(
+        self, text: str, *, task: str = "message", timeout: float | None = None, **fields: Any
+    ) -> Mapping[str, Any]:
+        """Give the result or error of one request; `fields` are further fields of the request's JSON.
+
+        `timeout` is in place of the client's.
 
         Raises:
-            BrokerUnavailable: no answer came in time, with what the daemon's status says.
+            BrokerUnavailable: no answer came in time; the message has what the daemon's status says.
         """
-        *_, last = self.stream(text, task=task, **fields)
+        *_, last = self.stream(text, task=task, timeout=timeout, **fields)
         return last.body
 
-    def stream(self, text: str, *, task: str = "message", **fields: Any) -> Iterator[Answer]:
-        """Give the chunks of one request, if `stream=True`, and its result or error last.
+    def stream(
+        self, text: str, *, task: str = "message", timeout: float | None = None, **fields: Any
+    ) -> Generator[Answer, None, None]:
+        """Give the chunks of one request, if `stream=True`, and then its result or error.
 
-        An answer that is begun again at a further attempt has the same text, if by the same model: what was given is
-        not given again.
+        A further attempt makes the same chunks again, if the same model answers: each chunk is given once. If the
+        caller closes the iterator before the end, or the user presses Ctrl-C, the daemon is told to cancel.
         """
         request_id = uuid.uuid4().hex
         reply_to = f"{self._replies}/{request_id[:8]}"
@@ -125,20 +144,38 @@ class Client:
                     )
                 )
 
+        self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
+
+        def ask_again(attempt: int) -> None:
+            again = encode({**body, "attempt": attempt})
+            self._link.publish(Publication(topic=topic, payload=again, qos=1), on_end)
+
+        is_answered = False
+        try:
+            for answer in self._answers_to(request_id, ask_again, timeout or self._timeout):
+                is_answered = not answer.is_chunk
+                yield answer
+        except (KeyboardInterrupt, GeneratorExit):
+            if not is_answered:
+                self._cancel(request_id)
+            raise
+
+    def _answers_to(
+        self, request_id: str, ask_again: Callable[[int], None], timeout: float
+    ) -> Generator[Answer, None, None]:
+        """Give what comes back for one request, until its result or error."""
         attempt = 1
         chunks = 0
-        self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
         while True:
             try:
-                answer = self._answers.get(timeout=self._timeout)
+                answer = self._answers.get(timeout=timeout)
             except queue.Empty:
                 if attempt < self._attempts:
                     attempt += 1
-                    again = encode({**body, "attempt": attempt})
-                    self._link.publish(Publication(topic=topic, payload=again, qos=1), on_end)
+                    ask_again(attempt)
                     continue
                 raise BrokerUnavailable(
-                    f"no answer in {self._timeout:g} s from {self._topics.root} at {self.where}; {self._status()}"
+                    f"no answer in {timeout:g} s from {self._topics.root} at {self.where}; {self._status()}"
                 ) from None
             if isinstance(answer, BrokerUnavailable):
                 raise answer
@@ -147,13 +184,25 @@ class Client:
             if not answer.is_chunk:
                 yield answer
                 return
-            if answer.body["seq"] >= chunks:  # else it was given at an earlier attempt
+            if answer.body["seq"] >= chunks:  # else it was given in an earlier attempt
                 chunks = answer.body["seq"] + 1
                 yield answer
 
+    def _cancel(self, request_id: str) -> None:
+        """Tell the daemon that nobody waits for the answer any more; of a group, every box that may have it."""
+        confirmed: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        roots = [*self._roots]  # the network thread adds to it
+        for root in roots:
+            cancel = Publication(topic=f"{root}/request/cancel", payload=encode({"id": request_id}), qos=1)
+            self._link.publish(cancel, confirmed.put)
+        until = time.monotonic() + _CANCEL_S
+        with contextlib.suppress(queue.Empty):  # then the broker is away, and nothing can be cancelled
+            for _ in roots:
+                confirmed.get(timeout=max(0.0, until - time.monotonic()))
+
     @property
     def protocol(self) -> str | None:
-        """The MQTT version that is spoken."""
+        """The MQTT version of the connection."""
         return self._link.state().protocol
 
     def _status(self) -> str:
@@ -169,8 +218,15 @@ class Client:
         message = delivery.message
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
-        body = json.loads(message.payload)
+        try:
+            body = json.loads(message.payload)
+        except (ValueError, RecursionError):
+            return  # of somebody who is no daemon
+        if not isinstance(body, dict):
+            return
         if topic_matches(self._status_filter, message.topic):
             self._states.put(body)
+            if self._is_of_group:
+                self._roots.add(message.topic.removesuffix("/status"))
         else:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))

@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     DONE = 0
     USAGE = 2  # a wrong flag or setting
     MODEL = 3  # the model is missing, broken or does not fit
-    BROKER = 4  # the broker refuses us, or another daemon took our name
+    BROKER = 4  # the broker refuses us, or another daemon has our name
     INTERRUPTED = 5  # stopped with work unfinished; the broker still has it
     BUG = 70  # a fault of ours (EX_SOFTWARE of sysexits.h)
 
@@ -143,13 +143,13 @@ class ModelUnavailable(FatalError):
     exit_code = ExitCode.MODEL
 
 
-class BrokerUnavailable(FatalError):
-    """The broker refuses us for good, or cannot be reached by a command that needs it now."""
+class NameTaken(FatalError):
+    """A daemon of this name runs already, and goes on."""
 
     exit_code = ExitCode.BROKER
 
 
-class Interrupted(FatalError):
-    """Stopped with work unfinished."""
+class BrokerUnavailable(FatalError):
+    """The broker refuses us for good, or cannot be reached by a command that needs it now."""
 
-    exit_code = ExitCode.INTERRUPTED
+    exit_code = ExitCode.BROKER

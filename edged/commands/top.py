@@ -1,228 +1,24 @@
-"""`edged top`: the daemons of a broker at a glance, in a terminal. Reads what they publish; asks them nothing."""
+"""`edged top`: the daemons of a broker, live in a terminal; `top_view.py` draws them."""
 
-import json
-import queue
-import signal
-import threading
-import time
-import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import argparse
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
-
-from edged.client import address_of, wait_connected
-from edged.contract.status import State
-from edged.mqtt.link import Link
-from edged.ports.link import Delivery, LinkState
-from edged.settings.schema import Settings
-
-_REFRESH_S = 0.5
-_SETTLE_S = 0.5  # without a message, after which what the broker keeps has come
-_OVERDUE_S = 100.0  # three reports at the default interval, and some
-_COLOURS = {
-    State.READY: "green",
-    State.DEGRADED: "yellow",
-    State.LOADING: "blue",
-    State.DRAINING: "blue",
-    State.STOPPED: "dim",
-    State.OFFLINE: "red",
-}
-_GONE = {State.STOPPED, State.OFFLINE}
-
-Report = Mapping[str, Any]
+from edged import extras
+from edged.commands.options import add_command, add_timeout, quiet_settings
+from edged.errors import ExitCode, SettingsError
 
 
-@dataclass(slots=True)
-class Node:
-    """What a daemon said last.
-
-    Attributes:
-        heard: monotonic seconds of the last report; None while there is none but what the broker kept.
-        rate: answered requests per second between the last two reports.
-    """
-
-    status: Report = field(default_factory=dict)
-    health: Report = field(default_factory=dict)
-    heard: float | None = None
-    rate: float | None = None
-
-    @property
-    def state(self) -> str:
-        return str(self.status.get("state", self.health.get("state", "unknown")))
-
-    def report(self, health: Report, now: float, *, retained: bool) -> None:
-        """Take a report in."""
-        if not retained and self.heard is not None and health.get("boot_id") == self.health.get("boot_id"):
-            answered = _at(health, "requests.answered") or 0
-            self.rate = (answered - (_at(self.health, "requests.answered") or 0)) / max(now - self.heard, 0.1)
-        self.health = health
-        self.heard = self.heard if retained else now
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    top = add_command(commands, "top", _top, "watch the daemons of a broker", "edged top --once")
+    top.add_argument("--once", action="store_true", help="print what is known now, and end")
+    add_timeout(top)
 
 
-def render(nodes: Mapping[str, Node], *, now: float, where: str) -> RenderableType:
-    """A table with a row for each node, and under it what is wrong."""
-    well = sum(node.state == State.READY for node in nodes.values())
-    # 80 columns are enough for all of it.
-    table = Table(
-        title=f"{where}  {well} of {len(nodes)} ready", title_justify="left", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
-    )
-    table.add_column("node", no_wrap=True, min_width=8, max_width=40)
-    table.add_column("state", no_wrap=True)
-    for name in ("up", "req/s", "p50", "p95", "tok/s", "queue", "memory", "°C", "report"):
-        table.add_column(name, justify="right", no_wrap=True)
-    remarks = Text()
-    for name, node in sorted(nodes.items()):
-        lives = node.state not in _GONE
-        is_overdue = lives and node.heard is not None and now - node.heard > _OVERDUE_S
-        colour = _COLOURS.get(State(node.state), "") if node.state in [*State] else ""
-        table.add_row(
-            # Names are others' text: no markup in them is obeyed.
-            Text(name),
-            Text(node.state, style=colour),
-            *(_figures(node) if lives else ["–"] * 8),
-            Text("kept" if node.heard is None else _span(now - node.heard), style="red" if is_overdue else ""),
-        )
-        group = node.health.get("group")
-        if lives and isinstance(group, Mapping) and not group.get("takes", True):
-            remarks.append(f"{name}: has enough, and leaves the work of {group.get('name')} to others\n", style="dim")
-        for reason in node.status.get("reasons") or ():
-            remarks.append(f"{name}: {reason}\n", style="yellow")
-        if errors := _at(node.health, "requests.errors"):
-            told = ", ".join(f"{count} {code}" for code, count in errors.items())
-            remarks.append(f"{name}: errors since its start: {told}\n", style="dim")
-    if not nodes:
-        remarks.append("No daemon has spoken below this prefix yet (EDGED_PREFIX).", style="dim")
-    return Group(table, remarks)
+def _top(options: argparse.Namespace) -> ExitCode:
+    if extras.is_missing("top"):
+        raise SettingsError(f"edged top needs the library rich: {extras.how_to_install('top')}")
+    from edged.commands import top_view
 
-
-def run(settings: Settings, *, timeout: float, once: bool, console: Console | None = None) -> None:
-    """Show the nodes below the prefix until Ctrl-C; with `once`, or without a terminal, what is known once it has come.
-
-    Raises:
-        BrokerUnavailable: there is no connection within `timeout` seconds.
-    """
-    console = console or Console()
-    view = _View(settings.prefix)
-    changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
-    link = Link(
-        settings=settings.mqtt,
-        client_id=f"edged-top-{uuid.uuid4().hex[:12]}",
-        subscriptions=tuple(f"{settings.prefix}/+/{each}" for each in ("status", "health")),
-        will=None,
-        receive_maximum=1000,
-        on_delivery=lambda delivery: view.hear(delivery, link.settle),
-        on_change=changes.put,
-        ephemeral=True,
-    )
-    where = address_of(settings.mqtt)
-
-    def picture() -> RenderableType:
-        fault = link.state().fault
-        return render(view.nodes(), now=time.monotonic(), where=f"{where}: {fault}" if fault else where)
-
-    link.start()
-    try:
-        wait_connected(link, changes, where=where, timeout=timeout)
-        view.wait_quiet(_SETTLE_S)
-        if once or not console.is_terminal:
-            console.print(picture())
-            return
-        # An event, not KeyboardInterrupt: that may come while the screen is being taken or given back.
-        asked_to_stop = threading.Event()
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, lambda *_: asked_to_stop.set())
-        with Live(get_renderable=picture, console=console, screen=True, refresh_per_second=1 / _REFRESH_S):
-            while not asked_to_stop.wait(_REFRESH_S):
-                pass
-    finally:
-        link.stop(None, 1.0)
-
-
-class _View:
-    """The nodes, written by the network thread."""
-
-    def __init__(self, prefix: str) -> None:
-        self._head = f"{prefix}/"
-        self._nodes: dict[str, Node] = {}
-        self._lock = threading.Lock()
-        self._heard = threading.Event()
-
-    def hear(self, delivery: Delivery, settle: Callable[[Any], None]) -> None:
-        if delivery.ticket is not None:
-            settle(delivery.ticket)
-        message = delivery.message
-        name, _, kind = message.topic.removeprefix(self._head).partition("/")
-        with self._lock:
-            if kind == "status" and not message.payload:
-                self._nodes.pop(name, None)
-                return
-            try:
-                body = json.loads(message.payload)
-            except (ValueError, RecursionError):
-                return
-            if not isinstance(body, dict):
-                return
-            node = self._nodes.setdefault(name, Node())
-            if kind == "status":
-                node.status = body
-            else:
-                node.report(body, time.monotonic(), retained=message.retain)
-        self._heard.set()
-
-    def nodes(self) -> dict[str, Node]:
-        with self._lock:
-            return dict(self._nodes)
-
-    def wait_quiet(self, seconds: float) -> None:
-        """Wait until nothing has come for so long; not for ever, where much is said."""
-        deadline = time.monotonic() + 10 * seconds
-        while self._heard.wait(seconds) and time.monotonic() < deadline:
-            self._heard.clear()
-
-
-def _figures(node: Node) -> list[str]:
-    health = node.health
-    memory = _at(health, "system.memory_rss_mb")
-    return [
-        _span(_at(health, "uptime_s")),
-        _number(node.rate, 1),
-        _milliseconds(_at(health, "latency_ms.total.p50")),
-        _milliseconds(_at(health, "latency_ms.total.p95")),
-        _number(_at(health, "tokens.completion_per_s"), 1),
-        _number(_at(health, "queue.depth")),
-        "–" if memory is None else f"{memory:.0f}MB",
-        _number(_at(health, "system.temperature_c")),
-    ]
-
-
-def _at(report: Report, path: str) -> Any:
-    """What a report holds at a dotted path; None where it says nothing of the kind."""
-    value: Any = report
-    for part in path.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
-
-
-def _number(value: Any, digits: int = 0) -> str:
-    return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"
-
-
-def _milliseconds(value: Any) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    return f"{value / 1000:.1f}s" if value >= 1000 else f"{value:.0f}ms"
-
-
-def _span(seconds: Any) -> str:
-    if not isinstance(seconds, int | float):
-        return "–"
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f}{unit}"
-    return f"{max(seconds, 0):.0f}s"
+    top_view.run(quiet_settings(options), timeout=options.timeout, once=options.once)
+    return ExitCode.DONE

@@ -1,21 +1,20 @@
-"""The contract as an AsyncAPI 3 document, made from the code that keeps it. Pure.
+"""The contract as an AsyncAPI 3 document, made from the same classes as the messages. Pure.
 
 Source: asyncapi.com/docs/reference/specification/v3.0.0, and its MQTT bindings 0.2.0.
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from edged import __version__
 from edged.contract.commands import COMMANDS, ControlBody
+from edged.contract.health import HealthReport
 from edged.contract.requests import request_schema
 from edged.contract.results import chunk_schema, error_schema, result_schema
-from edged.contract.status import State
+from edged.contract.schema import Published, schema_of
+from edged.contract.status import Status
 from edged.contract.topics import Topics
 from edged.errors import RequestError
-from edged.ports.box import Readings
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.specs import Tasks
 
@@ -23,24 +22,19 @@ Schema = dict[str, Any]
 
 _TOPICS = Topics(prefix="{prefix}", node="{node}")
 _MQTT5 = "0.2.0"
-_TIME: Schema = {"type": "string", "format": "date-time"}
 _TEXT: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
-_NUMBER: Schema = {"type": "number"}
-_MAYBE: Schema = {"type": ["number", "null"]}
-_STATE: Schema = {"enum": [str(each) for each in State]}
-_REASONS: Schema = {"type": "array", "items": _TEXT, "description": "Why it is not fully well, in words."}
 
 
-def document(tasks: Tasks = BUILT_IN) -> Schema:
-    """The document, JSON-ready."""
+def document(tasks: Tasks = BUILT_IN, report: type[Published] = HealthReport) -> Schema:
+    """The document, ready to be written as JSON; `report` is the class of what `R/health` carries."""
     channels = _channels()
     return {
         "asyncapi": "3.0.0",
         "info": {
             "title": "edged",
             "version": __version__,
-            "description": "One small language model on an edge box, asked and watched over MQTT. Requests at QoS 1 "
+            "description": "One small language model on an edge box, used and watched over MQTT. Requests at QoS 1 "
             "are answered at least once; a repeated `id` gets the recorded answer.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
@@ -68,7 +62,7 @@ def document(tasks: Tasks = BUILT_IN) -> Schema:
         },
         "channels": channels,
         "operations": _operations(),
-        "components": {"messages": _messages(tasks)},
+        "components": {"messages": _messages(tasks, report)},
     }
 
 
@@ -98,24 +92,27 @@ def _channels() -> Schema:
             "chunks of a stream come below it, at `/stream`. Correlation Data comes back unchanged.",
             "messages": _named("result", "error", "chunk", "controlAnswer"),
         },
-        "controls": _channel(f"{root}/request/{{command}}", "Command the daemon.", "control"),
+        "controls": _channel(f"{root}/request/{{command}}", "Give the daemon a command.", "control"),
         "controlAnswers": _channel(_TOPICS.response("{command}"), "One answer to each command.", "controlAnswer"),
-        "status": _channel(_TOPICS.status, "What state the daemon is in; retained, and its last will.", "status"),
-        "health": _channel(_TOPICS.health, "Figures, every `health.interval` seconds; retained.", "health"),
-        "info": _channel(_TOPICS.info, "What this daemon is and can do; retained.", "info"),
+        "status": _channel(_TOPICS.status, "The state that the daemon is in; retained, and its last will.", "status"),
+        "health": _channel(_TOPICS.health, "The health report, every `health.interval` seconds; retained.", "health"),
+        "info": _channel(_TOPICS.info, "What this daemon is and what it can do; retained.", "info"),
     }
 
 
 def _channel(address: str, description: str, *messages: str) -> Schema:
     known = {
-        "prefix": {"description": "First level(s) of every topic.", "default": "edged"},
+        "prefix": {"description": "The first level or levels of every topic.", "default": "edged"},
         "node": {
-            "description": "The box's name; for requests and results also a group's (`mqtt.share_group`), of which one "
-            "box answers. Where a group has shards, the shard stands before the task."
+            "description": "The name of a box. For requests and results also the name of a group "
+            "(`mqtt.share_group`): one box of it answers. Where a group has shards, the shard stands before the task."
         },
         "task": {"description": "`R/info` lists them.", "examples": [*BUILT_IN.names]},
-        "session": {"description": "A conversation's name; for brokers with access by user, the user's."},
-        "command": {"description": "What is to be done.", "enum": [*COMMANDS]},
+        "session": {
+            "description": "The name of a conversation. Where the broker grants access by user name, "
+            "it is the user's name."
+        },
+        "command": {"description": "The name of the command.", "enum": [*COMMANDS]},
     }
     return {
         "address": address,
@@ -134,7 +131,7 @@ def _operations() -> Schema:
     received = {
         "answerRequest": ("requests", "Answer a request.", asked),
         "answerSessionRequest": ("sessionRequests", "Answer within a conversation.", asked),
-        "obey": ("controls", "Obey a command.", asked),
+        "obey": ("controls", "Carry out a command.", asked),
     }
     sent = {
         "sendResult": ("results", "Send an answer.", 1, False),
@@ -143,8 +140,8 @@ def _operations() -> Schema:
         "sendSessionChunk": ("sessionStreams", "Send a part of an answer of a conversation.", 0, False),
         "answerControl": ("controlAnswers", "Answer a command.", 1, False),
         "tellStatus": ("status", "Tell the state when it changes.", 1, True),
-        "tellHealth": ("health", "Tell the figures.", 1, True),
-        "tellInfo": ("info", "Tell what there is, after the start.", 1, True),
+        "tellHealth": ("health", "Tell the health report.", 1, True),
+        "tellInfo": ("info", "After the start, tell what the daemon is and what it can do.", 1, True),
     }
     operations: Schema = {}
     for name, (channel, summary, reply) in received.items():
@@ -166,27 +163,28 @@ def _operation(action: str, channel: str, summary: str, *, qos: int, retain: boo
 # ------------------------------------------------------------------------------------------------------- messages
 
 
-def _messages(tasks: Tasks) -> Schema:
+def _messages(tasks: Tasks, report: type[Published] = HealthReport) -> Schema:
+    expiry = "Seconds after which an answer is not wanted any more."
     headers = {
         "type": "object",
         "properties": {
-            "responseTopic": {"type": "string", "description": "Response Topic of MQTT 5: where the answer goes."},
-            "correlationData": {"type": "string", "description": "Correlation Data of MQTT 5, in bytes; comes back."},
-            "messageExpiryInterval": {"type": "integer", "description": "Seconds after which it need not be answered."},
+            "responseTopic": {"type": "string", "description": "Response Topic of MQTT 5: where the answer is sent."},
+            "correlationData": {"type": "string", "description": "Correlation Data of MQTT 5; the answer has it too."},
+            "messageExpiryInterval": {"type": "integer", "description": expiry},
         },
     }
-    text = _message("A request as bare text, for devices that know no JSON.", _TEXT, headers=headers)
+    text = _message("A request as plain text, for devices that do not write JSON.", _TEXT, headers=headers)
     return {
         "request": _message("A request.", request_schema(), headers=headers),
         "text": text | {"contentType": "text/plain"},
         "result": _message("The answer to a request.", result_schema(tasks)),
-        "error": _message("Why a request has no answer.", error_schema()),
+        "error": _message("Why a request has no result.", error_schema()),
         "chunk": _message("A part of an answer, numbered by `seq`.", chunk_schema(tasks)),
         "control": _message("The parameters of a command; may be empty.", ControlBody.model_json_schema()),
-        "controlAnswer": _message("What became of a command.", _control_answer()),
-        "status": _message("The daemon's state.", _status()),
-        "health": _message("The daemon's figures.", _health()),
-        "info": _message("What the daemon is and can do.", _info()),
+        "controlAnswer": _message("The answer to a command.", _control_answer()),
+        "status": _message("The daemon's state.", schema_of(Status)),
+        "health": _message("The daemon's figures.", schema_of(report)),
+        "info": _message("What the daemon is and what it can do.", _info()),
     }
 
 
@@ -196,7 +194,10 @@ def _message(summary: str, payload: Schema, headers: Schema | None = None) -> Sc
 
 
 def _without_defs(schema: Schema) -> Schema:
-    """The schema with what it refers to put in place: a `$ref` within it means another place in the document."""
+    """The schema with each `$ref` replaced by what it refers to.
+
+    Inside the AsyncAPI document the same `$ref` would point to a place in the document, not in the schema.
+    """
     definitions = schema.get("$defs", {})
 
     def resolved(part: Any) -> Any:
@@ -231,106 +232,8 @@ def _control_answer() -> Schema:
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level.",
         },
         error=error,
-        transaction={"description": "As the command had it."},
+        transaction={"description": "The same as in the command."},
     )
-
-
-def _status() -> Schema:
-    # The last will has the first three alone: the broker does not know the rest.
-    return _object(
-        "since",
-        "reasons",
-        "started",
-        "client",
-        state=_STATE,
-        boot_id=_TEXT,
-        version=_TEXT,
-        since=_TIME,
-        started=_TIME,
-        client=_TEXT,
-        reasons=_REASONS,
-    )
-
-
-def _health() -> Schema:
-    quantiles = _object(p50=_MAYBE, p95=_MAYBE, p99=_MAYBE)
-    model = _object(
-        id=_TEXT,
-        format=_TEXT,
-        device=_TEXT,
-        threads=_COUNT,
-        parameters=_COUNT,
-        weight_bytes=_COUNT,
-        load_s=_NUMBER,
-    )
-    probe = _object(ok={"type": "boolean"}, age_s=_NUMBER, ms=_MAYBE)
-    counts = ("received", "shared", "answered", "duplicates", "redelivered", "expired", "cancelled")
-    errors = {"type": "object", "additionalProperties": _COUNT, "description": "By code."}
-    group = _object(
-        "speed",
-        "shards",
-        "receive_maximum",
-        name=_TEXT,
-        shards={"type": "array", "items": _TEXT, "description": "The parts of the group's work that it takes."},
-        takes={"type": "boolean", "description": "Whether it takes work of the group now."},
-        keeps={"type": "boolean", "description": "Whether it takes it whatever it has in hand: others rely on that."},
-        window={"type": "integer", "description": "Requests in hand over which it leaves work to the others."},
-        receive_maximum={
-            "type": "integer",
-            "description": "What this connection announced (MQTT 5): requests that the broker has at it at a time.",
-        },
-        speed={"type": "integer", "description": "Answers a second, as a power of two."},
-        pauses=_COUNT,
-        members={"type": "array", "items": _TEXT, "description": "The other boxes that it knows to be there."},
-    )
-    return _object(
-        "group",
-        group=group,
-        state=_STATE,
-        reasons=_REASONS,
-        uptime_s=_NUMBER,
-        boot_id=_TEXT,
-        version=_TEXT,
-        time=_TIME,
-        model=_or_null(model),
-        queue=_object(depth=_COUNT, capacity=_COUNT, oldest_age_s=_MAYBE, running=_COUNT),
-        requests=_object(errors=errors, **dict.fromkeys(counts, _COUNT)),
-        latency_ms=_object(**dict.fromkeys(("total", "queue", "first_token", "sentiment"), quantiles)),
-        tokens=_object(
-            prompt_total=_COUNT,
-            cached_total=_COUNT,
-            completion_total=_COUNT,
-            prompt_per_s=_NUMBER,
-            completion_per_s=_NUMBER,
-            batch_mean=_MAYBE,
-        ),
-        cache=_object(prefix_hits=_COUNT, prefix_misses=_COUNT, bytes=_COUNT, capacity=_COUNT),
-        mqtt=_object(
-            connected_since=_or_null(_TIME),
-            reconnects=_COUNT,
-            unacked=_COUNT,
-            outbox=_COUNT,
-            protocol={"type": ["string", "null"]},
-        ),
-        system=_of_dataclass(Readings),
-        probe=_or_null(probe),
-    )
-
-
-def _or_null(schema: Schema) -> Schema:
-    return {"anyOf": [schema, {"type": "null"}]}
-
-
-def _of_dataclass(kind: type) -> Schema:
-    """An object with a dataclass's fields, which are numbers or booleans, or None."""
-    names = {bool: "boolean", int: "integer", float: "number", type(None): "null"}
-    hints = get_type_hints(kind)
-    properties: dict[str, Schema] = {}
-    for each in fields(kind):
-        hint = hints[each.name]
-        parts = get_args(hint) if get_origin(hint) in {Union, UnionType} else (hint,)
-        properties[each.name] = {"type": [names[part] for part in parts]}
-    return _object(**properties)
 
 
 def _info() -> Schema:
@@ -344,6 +247,10 @@ def _info() -> Schema:
             format=_TEXT,
             device=_TEXT,
             threads=_COUNT,
+            threads_reason={
+                "type": "string",
+                "description": "Why so many; empty where the model is elsewhere.",
+            },
             parameters=_COUNT,
         ),
         calibration={"enum": ["static", "running"]},

@@ -6,43 +6,13 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import quote
 
 from pydantic import TypeAdapter
 
-from edged.errors import ModelError, RequestError
-from edged.ports.engine import FinishReason, Usage
-from edged.tasks.specs import ClassifySpec, GenerateSpec, Tasks
-from edged.tasks.text import Language
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """A label with its probability; `scores` has the labels that the model scored, by canonical name."""
-
-    label: str
-    name: str
-    emoji: str
-    score: float
-    scores: dict[str, float]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Reply:
-    """A generated text and why it ended."""
-
-    text: str
-    finish_reason: FinishReason
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Extraction:
-    """What a text said, as JSON of the task's schema."""
-
-    data: Mapping[str, Any]
-
-
-Output = Classification | Reply | Extraction
+from edged.errors import RequestError
+from edged.ports.engine import Usage
+from edged.tasks.outputs import Classification, Output, Reply
+from edged.tasks.specs import Tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +56,11 @@ def rfc3339(seconds: float) -> str:
 
 
 def encode(value: Mapping[str, Any]) -> bytes:
-    """Compact UTF-8 JSON without NaN."""
+    """Compact UTF-8 JSON.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
@@ -126,13 +100,7 @@ def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, An
 
 def result_schema(tasks: Tasks) -> dict[str, Any]:
     """The JSON Schema of a result."""
-    parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, {"$ref": "#/$defs/Reply"})
-    parts |= {
-        part.name: {"type": "object", "required": ["data"], "properties": {"data": _own(part.name, part.schema)}}
-        for name in tasks.names
-        for part in tasks.parts(name)
-        if isinstance(part, GenerateSpec) and part.schema is not None
-    }
+    parts = {part.name: dict(part.output_schema) for part in tasks.all_parts}
     parts["history"] = {"const": "missing", "description": "Earlier turns of the conversation are not known here."}
     parts["duplicate"] = {"const": "possible", "description": "Another box may have answered this request too."}
     return _answer_schema(
@@ -142,11 +110,6 @@ def result_schema(tasks: Tasks) -> dict[str, Any]:
         timings={"$ref": "#/$defs/ResultTimings"},
         optional=parts,
     ) | {"$defs": _definitions(Classification, Reply, Usage, ResultTimings)}
-
-
-def _own(task: str, schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A task's schema as a part of another: with a name of its own, its `$ref: "#/…"` mean places within it."""
-    return {"$id": f"urn:edged:{quote(task)}", **schema}
 
 
 def error_schema() -> dict[str, Any]:
@@ -168,13 +131,7 @@ def error_schema() -> dict[str, Any]:
 
 def chunk_schema(tasks: Tasks) -> dict[str, Any]:
     """The JSON Schema of a stream's chunk: one part, a classification as a whole or a reply by its next words."""
-    delta = {
-        "type": "object",
-        "required": ["delta"],
-        "properties": {"delta": {"type": "string"}},
-        "additionalProperties": False,
-    }
-    parts = _part_schemas(tasks, {"$ref": "#/$defs/Classification"}, delta)
+    parts = {part.name: dict(part.chunk_schema) for part in tasks.all_parts if part.chunk_schema is not None}
     return {
         "type": "object",
         "required": ["id", "seq"],
@@ -184,11 +141,6 @@ def chunk_schema(tasks: Tasks) -> dict[str, Any]:
         "maxProperties": 3,
         "$defs": _definitions(Classification),
     }
-
-
-def _part_schemas(tasks: Tasks, classified: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
-    parts = (part for name in tasks.names for part in tasks.parts(name))
-    return {part.name: classified if isinstance(part, ClassifySpec) else written for part in parts}
 
 
 def _answer_schema(*, optional: Mapping[str, Any] = MappingProxyType({}), **required: Any) -> dict[str, Any]:
@@ -204,40 +156,3 @@ def _answer_schema(*, optional: Mapping[str, Any] = MappingProxyType({}), **requ
 
 def _definitions(*kinds: type) -> dict[str, Any]:
     return {kind.__name__: TypeAdapter(kind).json_schema() for kind in kinds}
-
-
-def extraction(text: str) -> Extraction:
-    """Read the JSON that a model wrote.
-
-    Raises:
-        ModelError: it is none that can be sent on. A schema bounds the form of a number and not its size: 1e999 is
-            JSON, and no float.
-    """
-    try:
-        data = json.loads(text)
-        encode({"data": data})
-    except (ValueError, RecursionError):
-        data = None
-    if not isinstance(data, dict):
-        raise ModelError("the model's output is no JSON that can be sent; give numbers of the schema a maximum")
-    return Extraction(data=data)
-
-
-def classification(spec: ClassifySpec, scores: Mapping[str, float], language: Language) -> Classification:
-    """Turn label probabilities into an answer: the most probable label, or the neutral one when it is a near tie.
-
-    With a neutral label that the model does not score, `score` of it is 1 minus the distance of the best two.
-    """
-    first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
-    margin = scores[first] - scores[second]
-    label = next(each for each in spec.labels if each.canonical == first)
-    score = scores[first]
-    if spec.neutral is not None and margin < spec.neutral_margin:
-        label, score = spec.neutral, 1.0 - margin
-    return Classification(
-        label=label.canonical,
-        name=label.names[language],
-        emoji=label.emoji,
-        score=round(score, 4),
-        scores={name: round(value, 4) for name, value in scores.items()},
-    )

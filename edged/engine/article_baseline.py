@@ -1,4 +1,4 @@
-"""The way of the article that edged began with, to be compared with: transformers' `generate` in fp32, no cache."""
+"""The baseline that edged is compared with: transformers' `generate` in fp32, without a cache between texts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,13 +9,13 @@ from transformers.utils import logging
 
 
 def load(path: Path, max_new_tokens: int) -> Callable[[str], str]:
-    """A function that continues a prompt greedily by at most so many tokens.
+    """Load a model; gives a function that continues a prompt greedily.
 
     Args:
         path: a folder of safetensors, or a GGUF file.
-        max_new_tokens: of each answer.
+        max_new_tokens: the most tokens of one answer.
     """
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # of the weights: the texts have one
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # the loading of the weights needs no progress bar
     folder, more = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **more)
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(

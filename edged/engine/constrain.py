@@ -1,4 +1,4 @@
-"""Output held to a JSON Schema: which tokens may come next. llguidance knows; this is all that knows llguidance.
+"""Holds an output to a JSON Schema: which tokens may come next. The only module that uses llguidance.
 
 Source: github.com/guidance-ai/llguidance, docs/json_schema.md.
 """
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edged import extras
 from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Constraint:
-    """One output as it grows."""
+    """The constraint of one output, which follows the output token by token."""
 
     def __init__(self, matcher: "LLMatcher", eos: int) -> None:
         self._matcher = matcher
@@ -26,7 +27,7 @@ class Constraint:
     def mask(self, row: torch.Tensor, end_tokens: frozenset[int]) -> None:
         """Set the logits (vocab,) of all tokens that may not come next to minus infinity, in place.
 
-        The model's own end tokens are in where the output may end here.
+        The model's end tokens are allowed where the output may end.
         """
         allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
         ends = torch.tensor(sorted(end_tokens))
@@ -35,10 +36,13 @@ class Constraint:
         row[len(allowed) :] = float("-inf")
 
     def take(self, token: int) -> bool:
-        """Take the token that was drawn; gives whether the output is complete.
+        """Take the token that was drawn.
+
+        Returns:
+            Whether the output is complete.
 
         Raises:
-            ModelError: the schema is too involved to go on; what is there is no whole output.
+            ModelError: llguidance cannot go on, because the schema is too complex; the output is not complete.
         """
         self._matcher.consume_token(token)
         if self._matcher.is_error():
@@ -47,7 +51,7 @@ class Constraint:
 
 
 class Constraints:
-    """The schemas of tasks on one vocabulary, each compiled once."""
+    """The schemas of all tasks for one vocabulary; each is compiled once."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> None:
         self._tokenizer = tokenizer
@@ -56,14 +60,14 @@ class Constraints:
         self._grammars: dict[str, str] = {}
 
     def begin(self, task: str, schema: Mapping[str, Any]) -> Constraint:
-        """The constraint of a new output.
+        """Make the constraint of a new output.
 
         Raises:
-            SettingsError: the schema is none, or llguidance is not installed.
-            ModelUnavailable: the model's vocabulary cannot be read by it.
+            SettingsError: the schema is not valid, or llguidance is not installed.
+            ModelUnavailable: llguidance cannot read the model's vocabulary.
         """
         try:
-            from llguidance import LLMatcher  # noqa: PLC0415 - of an extra
+            from llguidance import LLMatcher  # noqa: PLC0415 - an optional dependency
             from llguidance.hf import from_tokenizer  # noqa: PLC0415
         except ImportError:
             raise SettingsError(missing(task)) from None
@@ -75,7 +79,7 @@ class Constraints:
                     f"tasks.{task} extracts, and llguidance cannot read this model's tokenizer: {error}"
                 ) from error
         if task not in self._grammars:
-            # Without this a model may write white space for ever.
+            # With flexible white space a model may write white space for ever.
             grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
             fault = LLMatcher.validate_grammar(grammar, self._vocabulary)
             if fault := fault or _fault_at_first(LLMatcher(self._vocabulary, grammar)):
@@ -85,12 +89,12 @@ class Constraints:
 
 
 def missing(task: str) -> str:
-    """Words for a task that extracts where llguidance is not installed."""
-    return f"tasks.{task} extracts, which wants llguidance: pip install 'edged[extract]'"
+    """The error message for a task that extracts when llguidance is not installed."""
+    return f"tasks.{task} extracts, which needs the library llguidance: {extras.how_to_install('extract')}"
 
 
 def _fault_at_first(matcher: "LLMatcher") -> str:
-    """What is wrong with a schema that has no end: one whose required properties ask for itself."""
+    """What is wrong with a schema that no finite output fits, as one that requires itself; empty if nothing is."""
     forced = matcher.compute_ff_tokens()
     if forced and not matcher.consume_token(forced[0]):
         return f"no output of it is ever complete ({_fault_of(matcher)})"
@@ -98,5 +102,5 @@ def _fault_at_first(matcher: "LLMatcher") -> str:
 
 
 def _fault_of(matcher: "LLMatcher") -> str:
-    """In a line: what comes after it is the state of the parser, with the output so far."""
+    """The first line of the error. The lines after it contain the output so far, which is user text."""
     return matcher.get_error().partition("\n")[0]

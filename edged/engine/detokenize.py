@@ -1,41 +1,43 @@
-"""Tokens to text as it grows: whole characters only. Knows no model."""
+"""From tokens to text while the text grows, in whole characters. Knows no model."""
 
 from collections.abc import Callable, Sequence
 
 from edged.engine.reply_text import ReplyText
 
-_REPLACEMENT = "\ufffd"  # what a tokenizer gives for bytes that are no character, or none yet
+_REPLACEMENT = "\ufffd"  # what a tokenizer gives for bytes that are not a character, or not yet a whole one
 
 Decode = Callable[[Sequence[int]], str]
 
 
 class TextStream:
-    """The text of one reply, token by token. A token may end inside a character, which waits then for its rest."""
+    """The text of one reply, token by token. A token may end inside a character; that character waits for its rest."""
 
     def __init__(self, decode: Decode, text: ReplyText | None = None) -> None:
         self._decode = decode
         self._text = text or ReplyText()
         self._tokens: list[int] = []
-        self._window = 0  # tokens before it are decoded for good; a few are kept as context for the next
-        self._settled = 0  # the end of the context
+        # Only the tokens from `_window` on are decoded again. Those before `_settled` are already in the text; they
+        # are decoded once more as context, because the text of a token may depend on the tokens before it.
+        self._window = 0
+        self._settled = 0
 
     @property
     def text(self) -> str:
-        """The whole text given out so far."""
+        """The whole text shown so far."""
         return self._text.text
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is any text, given out or not."""
+        """Whether there is any text, shown or not."""
         return self._text.has_begun
 
     @property
     def stopped(self) -> bool:
-        """Whether a stop string is complete."""
+        """Whether a stop string has ended the text."""
         return self._text.stopped
 
     def push(self, token: int) -> str:
-        """Add a token; gives the text that is now certain."""
+        """Add a token; gives the further text that may be shown now."""
         self._tokens.append(token)
         context = self._decode(self._tokens[self._window : self._settled])
         grown = self._decode(self._tokens[self._window :])
@@ -45,7 +47,7 @@ class TextStream:
         return self._text.add(_whole(grown[len(context) :]))
 
     def finish(self, *, is_cut: bool = False) -> str:
-        """End the text; gives what was held back. `is_cut`: a limit ended it, and not the model."""
+        """End the text; gives what was held back. `is_cut` says that a limit ended it and not the model."""
         if self.stopped:
             return ""
         context = self._decode(self._tokens[self._window : self._settled])
@@ -55,5 +57,5 @@ class TextStream:
 
 
 def _whole(text: str) -> str:
-    """Without what is left of characters that were never finished."""
+    """The text without the marks for characters that were never completed."""
     return text.replace(_REPLACEMENT, "")

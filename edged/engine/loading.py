@@ -1,9 +1,10 @@
 """From a model's folder or file to a model ready to run: which decoder, which format, how much memory."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,11 +13,12 @@ import psutil
 import structlog
 import torch
 
+from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
 from edged.engine.decoders.native import NativeDecoder
-from edged.engine.engine import Limits, Loaded
+from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles, tensors_of
@@ -35,7 +37,7 @@ log = structlog.get_logger(__name__)
 
 _MIB = 1 << 20
 _NAMED = 5  # tokens in a warning
-_CORES = torch.get_num_threads()  # as torch counts them: without hyperthreads
+_TORCH_THREADS = torch.get_num_threads()  # before this module changes it
 
 # Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
 _SAMPLE = """The pump in hall 3 runs hot again: 4.2 bar at 18:30, and nobody answers the phone!
@@ -70,6 +72,9 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     context = context_tokens(checkpoint, plan.engine)
     prompter = prompter_of(checkpoint, plan, context)
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    plan, chosen = _with_threads(plan)
+    if chosen.stay_on:
+        _bind(chosen.stay_on)
     built = _build(plan, checkpoint, device, context, free)
     kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
     if device.type != "cpu" and isinstance(built.model, Decoder):
@@ -79,7 +84,8 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
         architecture=(checkpoint.config.architectures or ["unknown"])[0],
         format=built.weight_format,
         device=str(device),
-        threads=plan.engine.threads or _CORES,
+        threads=chosen.threads,
+        threads_reason=chosen.reason,
         parameters=built.parameters,
         weight_bytes=built.weight_bytes,
         load_s=time.perf_counter() - begin,
@@ -144,6 +150,7 @@ def prepare(plan: Plan) -> str:
         ModelUnavailable: as `load` does.
     """
     begin = time.perf_counter()
+    plan, _ = _with_threads(plan)
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
     built = _build(plan, checkpoint, device, context_tokens(checkpoint, plan.engine), sys.maxsize)
@@ -152,6 +159,20 @@ def prepare(plan: Plan) -> str:
         f"{plan.model.id}: {built.weight_format}, {built.weight_bytes / 1e6:.0f} MB of weights, on {device} by "
         f"{kernels}, ready to be loaded after {time.perf_counter() - begin:.1f} s"
     )
+
+
+def _bind(cpus: frozenset[int]) -> None:
+    """Keep this thread, and the threads of the model that it will start, on these CPUs."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        log.warning("threads_not_bound", cpus=sorted(cpus), reason=error.strerror)
+
+
+def _with_threads(plan: Plan) -> tuple[Plan, Cores]:
+    """Choose the number of threads, where the settings leave it open."""
+    chosen = choose(read(), wanted=plan.engine.threads, at_most=_TORCH_THREADS)
+    return replace(plan, engine=plan.engine.model_copy(update={"threads": chosen.threads})), chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,7 +185,7 @@ class _Built:
 
 def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: int, free: int) -> _Built:
     """Choose the format and the decoder, check that there is memory, and load the weights."""
-    torch.set_num_threads(plan.engine.threads or _CORES)
+    torch.set_num_threads(plan.engine.threads)
     # cuDNN's attention makes a plan for every length that it meets, so for every token: some 50 ms each. torch's other
     # kernels take any length. Source: github.com/pytorch/pytorch/pull/155958.
     torch.backends.cuda.enable_cudnn_sdp(False)
@@ -235,7 +256,7 @@ def _quantised(
         angles, scale = rope_angles(checkpoint.config, shape, context + SPARE_POSITIONS)
         rope = torch.stack((angles.cos(), angles.sin())) * scale
         torch.set_num_threads(1)  # for what little torch still does; more would spin on the cores that we need
-        model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads or _CORES)
+        model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads)
     return _Built(model=model, weight_format=weight_format, parameters=weights.parameters, weight_bytes=weights.nbytes)
 
 

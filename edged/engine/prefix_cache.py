@@ -1,7 +1,7 @@
-"""Which computed prefixes are kept: LRU over token sequences, bounded by bytes. Pure: the values are opaque.
+"""The prefix cache: an LRU over token sequences, bounded by bytes. Pure: it does not look into the values.
 
-An entry serves every prompt that begins as its tokens do, for as many tokens as they share. Losing an entry costs
-time, never a different answer.
+An entry is of use to every prompt that begins with the same tokens, for as many tokens as both share. When an entry is
+lost, the next prompt takes longer; the answer is the same.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 V = TypeVar("V")
-_BLOCK = 16  # tokens; entries are found by their whole blocks, then matched token by token
+_BLOCK = 16  # tokens. Entries are found by whole blocks, then compared token by token
 
 
 @dataclass(slots=True)
@@ -22,22 +22,22 @@ class _Entry(Generic[V]):
 
 @dataclass(slots=True)
 class PrefixCache(Generic[V]):
-    """Values by token prefix. Pinned entries count towards the bytes, yet stay."""
+    """Values by token prefix. Pinned entries count towards the bytes and are never evicted."""
 
     capacity_bytes: int
     nbytes: int = 0
     hits: int = 0
     misses: int = 0
-    # Insertion order is the order of use: the first is the least recently used.
+    # In the order of use: the first entry is the least recently used.
     _entries: dict[tuple[int, ...], _Entry[V]] = field(default_factory=dict)
-    # The entries that begin with these whole blocks (a hash of them), the latest first in mind.
+    # By the hash of a beginning of whole blocks: the entries that begin so.
     _by_blocks: dict[int, list[tuple[int, ...]]] = field(default_factory=dict)
 
     def match(self, tokens: Sequence[int]) -> tuple[int, V | None]:
         """Find the entry that shares the longest beginning with `tokens`.
 
         Returns:
-            How many tokens are shared, and the value; (0, None) where nothing is.
+            How many tokens are shared, and the value; (0, None) if no entry shares any.
         """
         best_length, best = 0, None
         candidates = self._candidates(tokens)
@@ -54,9 +54,10 @@ class PrefixCache(Generic[V]):
         return best_length, entry.value
 
     def put(self, tokens: Sequence[int], value: V, nbytes: int, *, pinned: bool = False) -> None:
-        """Keep `value` for `tokens`; the least recently used entries make room. Too large a value is not kept.
+        """Keep `value` for `tokens`, and evict the least recently used entries to make room.
 
-        An entry whose tokens the new one begins with is replaced: the new one serves all that it served.
+        A value that is larger than the room is not kept. An entry whose tokens are the beginning of the new one's is
+        dropped: the new entry is of use wherever that one was.
         """
         key = tuple(tokens)
         if not pinned and self._pinned_bytes() + nbytes > self.capacity_bytes:
@@ -72,12 +73,12 @@ class PrefixCache(Generic[V]):
         self._evict()
 
     def clear(self) -> None:
-        """Drop all that is not pinned."""
+        """Drop every entry that is not pinned."""
         for key in [key for key, entry in self._entries.items() if not entry.pinned]:
             self._remove(key)
 
     def _candidates(self, tokens: Sequence[int]) -> list[tuple[int, ...]]:
-        """The entries that share the most whole blocks with `tokens`."""
+        """The keys of the entries that share the most whole blocks with `tokens`."""
         found: list[tuple[int, ...]] = []
         for block_hash in _block_hashes(tokens):
             deeper = self._by_blocks.get(block_hash)
@@ -113,7 +114,7 @@ def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _block_hashes(tokens: Sequence[int]) -> list[int]:
-    """A hash of each beginning of whole blocks; a shorter sequence has one of its own, from no block at all."""
+    """A hash of each beginning of whole blocks, the empty one first."""
     hashes = [0]
     for start in range(0, len(tokens) - _BLOCK + 1, _BLOCK):
         hashes.append(hash((hashes[-1], tuple(tokens[start : start + _BLOCK]))))

@@ -1,68 +1,62 @@
-"""Priors of prompts, kept in the model store: a start computes one of their texts, and the rest only if it must.
+"""Priors of prompts, kept in a file from one start to the next, so that a start need not compute them all again.
 
-What was computed for the first text is the key to the others: if the model, its format, the kernels or the prompt are
-not the same to the bit, it is not found.
+The key of a prior is the tokens of the prompt and the result for the first neutral text, which each start computes. If
+the model, its format, the kernels or the prompt has changed, that result differs and no prior is found.
 """
 
+import contextlib
 import hashlib
 import json
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import structlog
+from pydantic import FiniteFloat, TypeAdapter
 
-log = structlog.get_logger(__name__)
+from edged.state_files import StateFile
 
-_MAX_ENTRIES = 1000  # then it is begun anew: a store that grows for ever helps nobody
+_MAX_ENTRIES = 1000  # a file with so many is emptied, so that it does not grow for ever
+_Entries = dict[str, list[FiniteFloat]]
+_ENTRIES: TypeAdapter[_Entries] = TypeAdapter(_Entries)
 
 
 class PriorStore:
-    """One file; without one nothing is kept. A file that cannot be read or written is as good as none."""
+    """The file of priors. Without a path nothing is kept; a file that cannot be read counts as empty."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._entries: dict[str, list[float]] | None = None
+        self._file = None if path is None else StateFile(path, _Entries, kind="priors", earlier=_earlier_entries)
+        self._entries: _Entries | None = None
 
     def find(self, prompts: Sequence[Sequence[int]], first: Sequence[float]) -> list[float] | None:
-        """The prior of a prompt.
+        """The prior of a prompt, if it was kept.
 
         Args:
             prompts: the tokens of the prompt with each of its neutral texts.
-            first: log-probabilities of the labels for the first of these, as this model gives them.
+            first: the log-probabilities of the labels for the first of these texts, as this model gives them.
         """
         return self._read().get(_key(prompts, first))
 
     def keep(self, prompts: Sequence[Sequence[int]], first: Sequence[float], prior: Sequence[float]) -> None:
         """Remember a prior for the next start."""
-        if self._path is None:
+        if self._path is None or self._file is None:
             return
         entries = self._read()
         if len(entries) >= _MAX_ENTRIES:
             entries.clear()
         entries[_key(prompts, first)] = list(prior)
-        try:
+        with contextlib.suppress(OSError):  # then the write fails too, and is told
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as file:
-                json.dump(entries, file)
-            Path(file.name).replace(self._path)  # never a half file
-        except OSError as error:
-            log.info("priors_not_kept", path=str(self._path), reason=error.strerror)
+        self._file.write(entries)
 
-    def _read(self) -> dict[str, list[float]]:
+    def _read(self) -> _Entries:
         if self._entries is None:
-            self._entries = {}
-            try:
-                found = json.loads(self._path.read_text(encoding="utf-8")) if self._path is not None else {}
-            except (OSError, ValueError):
-                found = {}
-            if isinstance(found, dict):
-                self._entries = {key: each for key, each in found.items() if _is_prior(each)}
+            self._entries = (None if self._file is None else self._file.read()) or {}
         return self._entries
 
 
-def _is_prior(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, float) for each in value)
+def _earlier_entries(written: bytes) -> _Entries:
+    """The entries as they were without kind and version."""
+    return _ENTRIES.validate_json(written, strict=True)
 
 
 def _key(prompts: Sequence[Sequence[int]], first: Sequence[float]) -> str:

@@ -1,4 +1,4 @@
-"""Task and texts to token ids: the model's chat template, the tasks' own prompts, the budget of the context.
+"""Where prompts are written: from a task, a text and a conversation to token ids that fit into the model's context.
 
 `tokens.py` sees to it that the user's words form no special token: no text can end a turn, open another role or reach
 the system prompt.
@@ -16,7 +16,7 @@ from edged.engine.scoring import LabelTrie
 from edged.engine.tokens import Piece, TextTokens, token_of_mark
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks.conversation import Role, Turn, trim
-from edged.tasks.specs import ClassifyPrompt, ClassifySpec, GenerateSpec, solved_cases
+from edged.tasks.specs import ClassifyPrompt, ClassifySpec, TextSpec, solved_cases
 from edged.tasks.text import Language, normalise
 
 if TYPE_CHECKING:
@@ -24,26 +24,30 @@ if TYPE_CHECKING:
 
 MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
 
-# A private-use pair around an index stands for a text while the template is rendered.
+# While the template is rendered, each text is replaced by its index between two private-use characters.
 _SLOT = "\ue000{}\ue001"
 _SLOTS = re.compile("\ue000(\\d+)\ue001")
-# For models without a chat template of their own.
+# For models without a chat template.
 _PLAIN = {
     "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:"),
     "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:"),
 }
-# By which such a model begins a line of somebody's; it may change its language, or the width of its colons.
+# How such a model may begin the line of a speaker. It may change the language or the width of the colon.
 _ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classification:
-    """A classification as tokens: `prefix` is the same for every text, `suffix` holds the text."""
+class ClassificationPrompt:
+    """The prompt of a classification as tokens: `prefix` is the same for every text, `suffix` has the text.
+
+    Attributes:
+        labels: the tokens of all labels by the first reading, then by the next (see `Label.said`).
+    """
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
-    labels: LabelTrie  # of every reading's words: all labels by the first, then all by the next
+    labels: LabelTrie
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -51,16 +55,17 @@ class Classification:
 
     @property
     def capacity(self) -> int:
-        """Rows that it takes, the branches of its labels included."""
+        """Tokens that need room in the context, including the branches of the labels."""
         return len(self.prefix) + len(self.suffix) + len(self.labels.branches)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generation:
-    """A prompt to continue, with the room that is left for it.
+class GenerationPrompt:
+    """A prompt that the model continues.
 
     Attributes:
-        roles: words by which lines that are no reply begin.
+        max_new_tokens: the most tokens of the reply: what was asked for, or the room that is left in the context.
+        roles: names of speakers; a line that begins with one is not part of the reply.
         said: the tokens of the model's own earlier turns, oldest first.
     """
 
@@ -102,7 +107,7 @@ class Prompter:
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
         self._following = lru_cache(maxsize=512)(self._tokenize_following)
 
-    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> Classification:
+    def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> ClassificationPrompt:
         """Make the prompt that asks for a label of `text`.
 
         Raises:
@@ -116,7 +121,7 @@ class Prompter:
         # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
         words = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
-        result = Classification(
+        result = ClassificationPrompt(
             prefix=self._beginning + self._literal(prompt.role + shown),
             suffix=self._tokens.after(head, words + question),
             labels=self._labels(spec, language, question, label_space),
@@ -130,8 +135,8 @@ class Prompter:
         return result
 
     def generation(
-        self, spec: GenerateSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
-    ) -> Generation:
+        self, spec: TextSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
+    ) -> GenerationPrompt:
         """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
 
         Raises:
@@ -159,14 +164,14 @@ class Prompter:
             )
         roles = () if self._tokenizer.chat_template else _ROLES
         said = [token for turn in kept if turn.role == "assistant" for token in self._plain(turn.content)]
-        return Generation(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
+        return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
 
     def constraints(self, vocab_size: int) -> Constraints:
         """What holds outputs to schemas, for this vocabulary."""
         return Constraints(self._tokenizer, vocab_size)
 
-    def shared_beginning(self, spec: GenerateSpec, language: Language) -> tuple[int, ...]:
-        """The tokens with which every prompt of `spec` begins, whatever is said."""
+    def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
+        """The tokens with which every prompt of `spec` begins, whatever the text is."""
         one, other = (
             self._chat(spec.system[language], [Turn(role="user", content=text)], language) for text in ("a", "b")
         )
@@ -222,7 +227,7 @@ class Prompter:
         ]
         labels = [self._following(question, space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
-        if prefixes:  # "good" and "good enough": only what follows in a case tells that a label is over
+        if prefixes:  # as "good" and "good enough": only the text after a label shows where it ends
             _, _, after = spec.prompts[language].case.partition("{label}")
             labels = [self._following(question, space + word + (after or "\n")) for word in words]
         try:
@@ -234,7 +239,7 @@ class Prompter:
             ) from error
 
     def _chat(self, system: str, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
-        """A conversation up to where the assistant's words begin."""
+        """Tokens of a conversation, up to where the assistant's words begin."""
         turns = _with_system(system, turns, fold=not self._takes_system)
         parts = _SLOTS.split(self._render(turns, language))  # literal, index, literal, index, ..., literal
         if str(len(turns) - 1) not in parts[1::2]:
@@ -263,7 +268,7 @@ class Prompter:
                 [{"role": turn.role, "content": turn.content} for turn in turns],
                 tokenize=False,
                 add_generation_prompt=True,
-                enable_thinking=False,  # Qwen3: no chain of thought; other templates do not look at it
+                enable_thinking=False,  # no chain of thought from Qwen3; other templates ignore it
             )
         except Exception as error:  # a template refuses by raising whatever it likes
             raise self._unusable(" ".join(str(error).split())[:300] or type(error).__name__) from error
@@ -311,7 +316,7 @@ class Prompter:
 
     @cached_property
     def _takes_system(self) -> bool:
-        """Whether the template has a system role; else the instruction goes before the user's first words."""
+        """Whether the template has a system role; if not, the system prompt goes before the user's first words."""
         if not self._tokenizer.chat_template:
             return True
         probe = [Turn(role="system", content=_SLOT.format(0)), Turn(role="user", content=_SLOT.format(1))]
@@ -322,7 +327,7 @@ class Prompter:
 
     @cached_property
     def _turn_overhead(self) -> int:
-        """Tokens that the template puts around one turn, at most."""
+        """The most tokens that the template puts around one turn."""
         slot = Turn(role="user", content="")
         pair = [Turn(role="user", content=""), Turn(role="assistant", content="")]
         return max(
@@ -332,7 +337,7 @@ class Prompter:
 
 
 def _around_text(prompt: ClassifyPrompt) -> tuple[str, str]:
-    """A case up to its text, and from its text to its label."""
+    """The parts of a case before its text, and between its text and its label."""
     question, _, _ = prompt.case.partition("{label}")
     before, _, after = question.partition("{text}")
     return before, after

@@ -1,51 +1,52 @@
-"""A reply's text as it grows, piece by piece, and what of it may be shown already. Pure; knows no model.
+"""A reply's text while it grows, and how much of it may be shown already. Pure; knows no model.
 
-What was shown is never taken back: the pieces that are given out join to the text. So whatever may still turn out to
-be the beginning of a stop string, white space at the end, or half a sentence that nobody wants, waits.
+A streamed text cannot be taken back, and the pieces that were shown must join to the final text. So a piece is held
+back as long as it may turn out to be the beginning of a stop string, white space at the end of the text, or (where only
+whole sentences are wanted) an unfinished sentence.
 """
 
 from collections.abc import Sequence
 
 from edged.engine.sentences import last_end
 from edged.ports.engine import Params
-from edged.tasks.specs import GenerateSpec
+from edged.tasks.specs import TextSpec
 
 
 class ReplyText:
     """The text of one reply.
 
     Attributes:
-        stopped: a stop string is complete: the text ends before it.
+        stopped: a stop string is complete, and the text ends before it.
     """
 
     def __init__(self, stops: Sequence[str] = (), *, roles: Sequence[str] = (), whole_sentences: bool = False) -> None:
-        """Begin.
+        """Begin with no text.
 
         Args:
-            stops: strings that end the text and are no part of it.
-            roles: words by which a line of somebody else's begins ("User:"). They end the text where a line begins with
-                them, and are left out at its very beginning.
-            whole_sentences: a text that is cut short ends with its last whole sentence, if it has one.
+            stops: strings that end the text and are not part of it.
+            roles: names of speakers as a line begins with them ("User:"). Such a line ends the text; at the very
+                beginning of the text the name alone is left out.
+            whole_sentences: whether a text that is cut short ends with its last whole sentence, if it has one.
         """
         self._stops = (*stops, *(f"\n{role}" for role in roles))
         self._roles = tuple(roles)
         self._whole_sentences = whole_sentences
-        self._text = ""  # all so far, without what is left out at its beginning
-        self._shown = 0  # characters of it given out
+        self._text = ""  # all text so far, without the white space and names left out at its beginning
+        self._shown = 0  # how many characters of it are shown
         self.stopped = False
 
     @property
     def text(self) -> str:
-        """The text given out so far."""
+        """The text shown so far."""
         return self._text[: self._shown]
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is any text, given out or not."""
+        """Whether there is any text, shown or not."""
         return bool(self._text)
 
     def add(self, piece: str) -> str:
-        """Take a piece in; gives the text that is now certain."""
+        """Add a piece; gives the further text that may be shown now."""
         self._text += piece
         if not self._shown:
             self._text = self._from_its_beginning()
@@ -57,13 +58,13 @@ class ReplyText:
         return self._show(self._certain())
 
     def finish(self, *, is_cut: bool) -> str:
-        """End the text; gives what was held back. `is_cut`: a limit ended it, and not its writer."""
+        """End the text; gives what was held back. `is_cut` says that a limit ended it and not the model."""
         if self.stopped:
             return ""
         self._text = self._text.rstrip()
         if is_cut and self._whole_sentences:
             end = last_end(self._text, is_over=True, start=self._shown) or self._shown
-            self._text = self._text[:end] or self._text  # half a sentence is better than none
+            self._text = self._text[:end] or self._text  # half a sentence is better than no text
         return self._show(len(self._text))
 
     def _from_its_beginning(self) -> str:
@@ -73,16 +74,16 @@ class ReplyText:
         return text
 
     def _certain(self) -> int:
-        """How much of the text is there to stay."""
+        """How many characters of the text will not change any more."""
         until = len(self._text) - self._held_back()
         if self._whole_sentences:
             return last_end(self._text[:until], is_over=False, start=self._shown) or self._shown
         return until
 
     def _held_back(self) -> int:
-        """Characters at the end that may be the beginning of a stop string or a role, and the white space before them.
+        """How many characters at the end may be the beginning of a stop string or a role, or are white space before it.
 
-        White space is given out only with what follows it: a text does not end with any.
+        White space is shown only together with what follows it, because a text does not end with white space.
         """
         if not self._shown and any(role.startswith(self._text) for role in self._roles):
             return len(self._text)
@@ -101,8 +102,8 @@ class ReplyText:
         return piece
 
 
-def reply_text(spec: GenerateSpec, params: Params, *, roles: Sequence[str] = ()) -> ReplyText:
-    """The text that a task's settings and a caller's wishes mean. JSON ends where its schema has it end."""
+def reply_text(spec: TextSpec, params: Params, *, roles: Sequence[str] = ()) -> ReplyText:
+    """The text of a reply by the task's settings and the request's. JSON has no stop strings: its schema ends it."""
     if spec.schema is not None:
         return ReplyText()
     wanted = spec.whole_sentences if params.whole_sentences is None else params.whole_sentences

@@ -1,4 +1,4 @@
-"""Logits to the next token, with a random generator of its own for each sequence.
+"""From logits to the next token. Each sequence has its own random generator.
 
 So the same seed gives the same text, whatever else runs in the batch.
 """
@@ -6,16 +6,16 @@ So the same seed gives the same text, whatever else runs in the batch.
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
+from torch.nn import functional as F  # noqa: N812 - its usual name
 
 from edged.tasks.specs import Sampling
 
 _BLOCK = 128
-_PENALTY_WINDOW = 256  # tokens looked back at for repetitions
+_PENALTY_WINDOW = 256  # how many of the last tokens count as repetitions
 
 
 def make_generator(seed: int) -> torch.Generator:
-    """Give the random generator of one sequence."""
+    """Make the random generator of one sequence."""
     return torch.Generator(device="cpu").manual_seed(seed)
 
 
@@ -23,11 +23,11 @@ def sample(logits: torch.Tensor, *, how: Sampling, said: Sequence[int], generato
     """Draw the next token.
 
     Args:
-        logits: (vocab,), fp32; may hold -inf for tokens that are not allowed. It may be changed in place.
-        how: temperature 0 takes the most probable token; top_k 0 and top_p 1 leave all tokens in.
-        said: the model's own tokens so far, those of its earlier turns first, which `repetition_penalty` makes less
-            likely (Keskar et al. 2019; the user's words are not penalised: a reply may name what they name).
-        generator: advanced by one draw unless temperature is 0.
+        logits: (vocab,), fp32; -inf for tokens that are not allowed. It may be changed in place.
+        how: temperature 0 takes the most probable token; top_k 0 and top_p 1 exclude no token.
+        said: the model's own tokens so far, those of its earlier turns first. `repetition_penalty` makes them less
+            likely (Keskar et al. 2019). The user's words are not penalised, so that a reply may use them.
+        generator: advanced by one draw, unless the temperature is 0.
     """
     if how.repetition_penalty != 1.0 and said:
         seen = torch.tensor(sorted(set(said[-_PENALTY_WINDOW:])))
@@ -45,9 +45,10 @@ def sample(logits: torch.Tensor, *, how: Sampling, said: Sequence[int], generato
 
 
 def largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The `count` largest of (vocab,), falling, and their places.
+    """The `count` largest values of (vocab,), the largest first, and their indices.
 
-    Looks at the largest of each block first: a fifth of the time that `topk` over a whole vocabulary takes.
+    It takes the largest value of each block first, and looks only into the blocks with the largest of these. That
+    takes a fifth of the time of `topk` over a whole vocabulary.
     """
     blocks = F.pad(logits, (0, -logits.shape[0] % _BLOCK), value=float("-inf")).view(-1, _BLOCK)
     if count > blocks.shape[0]:

@@ -1,7 +1,7 @@
 """Which sequences run in the next step, and how much of each prompt. Pure: no torch, no clock, no text.
 
-A step reads all weights once, so it should carry many rows: one for every sequence that decodes, and a bounded
-number of prompt tokens. The bound is what running replies can be held up by.
+A step reads all weights once, however many rows it has, so it should have many: one for every sequence that decodes,
+and a limited number of prompt tokens. The limit bounds how long a new prompt can delay the replies that are running.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from enum import IntEnum
 
 
 class Urgency(IntEnum):
-    """Who goes first; classification overtakes generation."""
+    """Classes of sequences, the most urgent first: a classification overtakes a generation."""
 
     CLASSIFY = 0
     GENERATE = 1
@@ -21,11 +21,9 @@ class Candidate:
     """A sequence as the scheduler sees it.
 
     Attributes:
-        key: names it.
-        urgency: its class.
-        number: its order of arrival.
-        nbytes: memory of its keys and values at its longest.
-        prompt_left: prompt tokens not computed yet; 0 when it decodes.
+        number: its place in the order of arrival.
+        nbytes: memory of its keys and values at their longest.
+        prompt_left: prompt tokens that are not computed yet; 0 when it decodes.
     """
 
     key: str
@@ -36,11 +34,14 @@ class Candidate:
 
 
 def admit(waiting: Sequence[Candidate], *, running: Sequence[Candidate], max_batch: int, max_bytes: int) -> list[str]:
-    """Choose who joins the batch: first come, first served within a class.
+    """Choose the sequences that join the batch: first come, first served within a class.
 
-    Generations take at most `max_batch` places. Classifications end after their prompt, so they have as many
-    places of their own and never wait for a reply to end. All keys and values together stay within `max_bytes`;
-    who does not fit waits, and nobody of its class overtakes it. A sequence that runs alone always fits.
+    Each class has `max_batch` places. Classifications end with their prompt, and because of their separate places they
+    never wait for a reply to end. All keys and values together stay within `max_bytes`: a sequence that does not fit
+    waits, and no later one of its class overtakes it. A sequence may always run if it is the only one.
+
+    Returns:
+        The keys of the chosen sequences.
     """
     admitted: list[str] = []
     free_bytes = max_bytes - sum(each.nbytes for each in running)
@@ -60,10 +61,10 @@ def plan(running: Sequence[Candidate], *, prefill_tokens: int) -> dict[str, int]
 
     Args:
         running: the batch.
-        prefill_tokens: prompt tokens of one step, over all sequences.
+        prefill_tokens: the most prompt tokens of one step, over all sequences.
 
     Returns:
-        Rows by key; a sequence that must wait for the next step is left out.
+        Rows by key. A sequence that has to wait for a later step is left out.
     """
     rows = {each.key: 1 for each in running if each.prompt_left == 0}
     for each in sorted(running, key=lambda each: (each.urgency, each.number)):

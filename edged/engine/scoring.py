@@ -1,7 +1,7 @@
-"""Logits to label probabilities: each label's whole token sequence counts, not its first token alone.
+"""From logits to the probabilities of labels. The whole token sequence of a label counts, not only its first token.
 
-The labels form a trie. Its inner nodes are run as branches behind the prompt in the same step, so any number of
-labels of any length costs one forward pass.
+The labels form a trie. Its inner nodes are run as branches after the prompt in the same step, so any number of labels
+of any length costs one forward pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,12 @@ import torch
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabelTrie:
-    """The tokens of all labels, merged where they begin alike.
+    """The tokens of all labels, merged where labels begin with the same tokens.
 
     Attributes:
-        branches: inner nodes as (parent, token); parent -1 is the end of the prompt, else an index of `branches`.
-        steps: for each label its path as (node, token): the token's log-probability is read at that node.
+        branches: the inner nodes as (parent, token). The parent is an index of `branches`, or -1 for the end of the
+            prompt.
+        steps: for each label its path as (node, token): the log-probability of the token is read at that node.
     """
 
     branches: tuple[tuple[int, int], ...]
@@ -27,8 +28,8 @@ class LabelTrie:
         """Build the trie of labels given as tokens.
 
         Raises:
-            ValueError: a label has no tokens, or is the beginning of another (their probabilities would not
-                exclude each other; end both with the same mark).
+            ValueError: a label has no tokens, or is the beginning of another one: their probabilities would overlap.
+                End all labels with the same mark then.
         """
         nodes: dict[tuple[int, ...], int] = {(): -1}
         branches: list[tuple[int, int]] = []
@@ -51,27 +52,29 @@ class LabelTrie:
 
     @property
     def words(self) -> tuple[int, ...]:
-        """The tokens whose logits are needed; empty: those of the whole vocabulary.
+        """The tokens whose logits are needed; empty means the whole vocabulary.
 
-        At the end of the prompt all labels have one denominator, which cancels; behind a first token they have not.
+        Where every label is one token, all are read at the end of the prompt and have the same denominator, which
+        cancels. After a branch the denominator is needed, and so are all logits.
         """
         return () if self.branches else tuple(token for path in self.steps for _, token in path)
 
 
 def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: int) -> list[float]:
-    """Log-probability of each label against the others.
+    """The log-probability of each label, given that the answer is one of them.
 
-    Where labels have several words, each set of words is a reading of its own (a verbalizer: Schick & Schütze 2021),
-    and the readings are multiplied as experts are (Hinton 2002).
+    A label may have several words. The first words of all labels are one reading, the second words another (each is a
+    verbalizer: Schick & Schütze 2021). The probabilities by the readings are multiplied, as a product of experts
+    (Hinton 2002).
 
     Args:
-        logits: (1 + len(trie.branches), vocab): at the end of the prompt, where only `trie.words` are looked at, then
+        logits: (1 + len(trie.branches), vocab): first at the end of the prompt, where only `trie.words` are read, then
             at each branch.
-        trie: of the words: those of all labels in the first reading, then in the next.
-        labels: how many there are.
+        trie: of the words: those of all labels by the first reading, then those by the next.
+        labels: how many labels there are.
 
     Returns:
-        Natural logarithms that sum to 1 as probabilities.
+        Natural logarithms of probabilities that sum to 1.
     """
     first, *branches = logits.double().unbind() if trie.branches else (logits[0],)
     at = [first, *(torch.log_softmax(row, dim=-1) for row in branches)]
@@ -81,29 +84,31 @@ def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: in
 
 
 def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
-    """Add what one prompt says, its own bias taken out: p(label | text) / p(label | no content) (Zhao et al. 2021).
+    """Add the evidence of one prompt, without the prompt's own bias.
+
+    That is log p(label | text) - log p(label | text without content) (Zhao et al. 2021).
 
     Args:
-        evidence: of the prompts before, as logarithms; zeros before the first.
-        log_probabilities: of the labels by this prompt.
+        evidence: the sum over the prompts before; zeros for the first prompt.
+        log_probabilities: of the labels, by this prompt.
         prior: the same for texts that favour no label.
     """
     return [e + p - q for e, p, q in zip(evidence, log_probabilities, prior, strict=True)]
 
 
 def pooled(evidence: Sequence[float], prompts: int) -> list[float]:
-    """The evidence of so many prompts as probabilities that sum to 1: a logarithmic opinion pool (Genest & Zidek 1986).
+    """Turn the evidence of several prompts into probabilities: a logarithmic opinion pool (Genest & Zidek 1986).
 
-    The mean and not the sum, for prompts to one model are of one mind: what each says is no evidence of its own.
+    It takes the mean and not the sum, because all prompts ask the same model and their errors are not independent.
     """
     return torch.softmax(torch.tensor(evidence, dtype=torch.float64) / prompts, dim=0).tolist()
 
 
 def mean_prior(observed: Sequence[Sequence[float]]) -> list[float]:
-    """The prior of a prompt: mean log-probability of each label over texts that favour none."""
+    """The prior of a prompt: the mean log-probability of each label over texts that favour no label."""
     return torch.tensor(observed, dtype=torch.float64).mean(dim=0).tolist()
 
 
 def by_label(names: Sequence[str], probabilities: Sequence[float]) -> Mapping[str, float]:
-    """Name the probabilities."""
+    """Give each probability the name of its label."""
     return dict(zip(names, probabilities, strict=True))

@@ -1,6 +1,6 @@
 """Where sentences end, in English and Chinese. Pure.
 
-A rule that is sure rather than clever: it may miss an end, and seldom takes a mark for one that is none.
+The rules are careful: they may miss the end of a sentence, but seldom see one where there is none.
 """
 
 import re
@@ -10,20 +10,21 @@ from edged.tasks.text import is_han
 _CLOSING = re.escape("\"'”’)]}」』】》»*_`")
 _END = re.compile(rf"(?P<marks>[.!?…。！？]+)[{_CLOSING}]*|\n")
 _CHINESE = frozenset("。！？")
-_GOES_ON = (":", ",", ";", "：", "，", "；", "、")  # a line that ends so is no end of anything
+_GOES_ON = (":", ",", ";", "：", "，", "；", "、")  # a line that ends so does not end a sentence
 _TITLES = frozenset({"mr", "mrs", "ms", "dr", "prof", "st", "mt", "vs", "e.g", "i.e"})
 _LAST_WORD = re.compile(r"[^\s(]*$")
 
 
 def last_end(text: str, *, is_over: bool, start: int = 0) -> int | None:
-    """The end of the last whole sentence of `text`, as an index behind it; None where there is no whole one.
+    """The index after the last whole sentence of `text`; None where there is no whole sentence.
 
-    A line break ends a sentence too, so that items of a list count.
+    A line break ends a sentence too, so that the items of a list count.
 
     Args:
-        text: as far as it is known.
-        is_over: nothing follows. Else an end counts only where what follows shows it; it is one for good then.
-        start: what is before is known to hold no later end than this.
+        text: the text so far.
+        is_over: whether nothing follows. If more may follow, an end counts only if the text after it proves it, so
+            that it stays one however the text goes on.
+        start: only ends after this index are looked for.
     """
     found = None
     for match in _END.finditer(text, start):
@@ -43,7 +44,7 @@ def _ends_by_marks(text: str, match: re.Match[str], *, is_over: bool) -> bool:
     before, after = text[: match.start()], text[match.end() :]
     if match["marks"] == "." and _is_abbreviation(before):
         return False
-    if not after.strip():  # "3." may become "3.14", and a word in small letters may follow "..."
+    if not after.strip():  # "3." may become "3.14", and "..." may be followed by a word in small letters
         return is_over and not (match.group() == "." and before[-1:].isdigit())
     if not _CHINESE.isdisjoint(match["marks"]) or is_han(after[0]):
         return True
@@ -51,7 +52,7 @@ def _ends_by_marks(text: str, match: re.Match[str], *, is_over: bool) -> bool:
 
 
 def _is_abbreviation(before: str) -> bool:
-    """Whether a full stop after this belongs to the word: "Dr.", "J. S. Bach", "1." at the beginning of a line."""
+    """Whether a full stop after `before` belongs to its last word: "Dr.", "J. S. Bach", "1." at the start of a line."""
     found = _LAST_WORD.search(before)
     word = found.group() if found else ""
     is_initial = len(word) == 1 and word.isupper() and word.isascii() and word != "I"

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from edged import __version__, build
-from edged.contract.results import classification
+from edged import __version__, build, progress
 from edged.errors import SettingsError, TooLong
 from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import Language, language_of, normalise
 
@@ -32,7 +32,7 @@ def run(
     names: Mapping[str, str],
     limit: int | None,
     baseline: bool,
-    make_engine: MakeEngine | None = None,
+    make_engine: MakeEngine = build.make_engine,
 ) -> EvalReport:
     """Judge the texts of `data`, one at a time.
 
@@ -46,20 +46,23 @@ def run(
     is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
     language = None if settings.language == "auto" else settings.language
     calibration = RunningCalibration() if settings.calibration == "running" else None
-    engine = _engine(settings, Tasks([spec]), make_engine)
+    engine = make_engine(settings, Tasks([spec]))
     try:
-        engine.start()
-        engine.wait_ready()
-        verdicts = [
-            judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
-            for case in _shown(cases, "scored")
-        ]
+        with progress.waiting("loading the model"):
+            engine.start()
+            engine.wait_ready()
+        with progress.waiting("judging the texts", has_bar=True):
+            verdicts = [
+                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
+                for case in _shown(cases, "scored")
+            ]
         model = engine.model
     finally:
         engine.stop()
     generated = None
     if baseline:
-        generate = _transformers(settings)
+        with progress.waiting("loading the model in fp32"):
+            generate = _transformers(settings)
         generated = report(
             [
                 ask(generate, spec, case, language=language, half_width=settings.half_width)
@@ -69,7 +72,7 @@ def run(
     return EvalReport(
         version=__version__,
         task=task,
-        data=data.name,
+        data=data.name.encode(errors="backslashreplace").decode(),
         texts=len(cases),
         model=model.id,
         format=model.format,
@@ -141,7 +144,7 @@ def judge(
         calibration.add([observe(by, event.scores)])
     label = max(scores, key=lambda name: scores[name])
     if with_neutral:
-        told = classification(spec, scores, language)
+        told = spec.output(Scored(scores=scores), language)
         label, scores = told.label, {**scores, told.label: told.score}
     return Verdict(case=case, label=label, scores=scores, seconds=seconds)
 
@@ -167,12 +170,6 @@ def _question(words: Iterable[str], text: str, language: Language) -> str:
     if language == "zh":
         return f"你只判断情感极性,只回答{'或'.join(f'“{each}”' for each in words)}。\n文本:{text}\n情感:"
     return f"You judge only the sentiment. Answer only {' or '.join(words)}.\nText: {text}\nSentiment:"
-
-
-def _engine(settings: Settings, tasks: Tasks, make_engine: MakeEngine | None) -> StoppableEngine:
-    if make_engine is None:
-        make_engine = build.make_engine
-    return make_engine(settings, tasks)
 
 
 def _transformers(settings: Settings) -> Generate:

@@ -1,39 +1,36 @@
-"""How many requests this box wants at a time, by a file, for the process that comes after this one. Knows no broker."""
+"""How many requests this box has use for at a time: a file, for the next process. Knows no broker."""
 
-import json
 from pathlib import Path
 
-import structlog
+from pydantic import BaseModel, ConfigDict, PositiveInt
 
-log = structlog.get_logger(__name__)
+from edged.state_files import StateFile
+
+
+class _Record(BaseModel):
+    """A pace, and what it was measured of."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    of: str
+    requests: PositiveInt
 
 
 class Pace:
-    """One figure in a file. A file that cannot be read or written is one that says nothing."""
+    """The number of requests in a state file."""
 
     def __init__(self, file: Path, *, of: str) -> None:
-        """`of` names what was measured, as the model and its settings: what was noted of another says nothing."""
-        self._file = file
+        """`of` names what is measured: the model and its settings. Numbers of other settings are not used."""
+        self._file = StateFile(file, _Record, kind="pace", earlier=_Record.model_validate_json)
         self._of = of
 
     def recall(self, *, at_most: int) -> int | None:
-        """The requests that were noted last, or `at_most`; None: nothing is known."""
-        try:
-            noted = json.loads(self._file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        """The number that was noted last, or `at_most` if that is smaller; None if none is known."""
+        record = self._file.read()
+        if record is None or record.of != self._of:
             return None
-        except (OSError, ValueError, RecursionError) as error:
-            log.warning("pace_record", path=str(self._file), reason=str(error))
-            return None
-        if not isinstance(noted, dict) or noted.get("of") != self._of:
-            return None
-        requests = noted.get("requests")
-        return min(requests, at_most) if isinstance(requests, int) and requests >= 1 else None
+        return min(record.requests, at_most)
 
     def note(self, requests: int) -> None:
-        """Keep it for the next process."""
-        try:
-            self._file.touch(mode=0o600)
-            self._file.write_text(json.dumps({"of": self._of, "requests": requests}), encoding="utf-8")
-        except OSError as error:
-            log.warning("pace_record", path=str(self._file), reason=error.strerror)
+        """Keep the number for the next process."""
+        self._file.write(_Record(of=self._of, requests=requests))

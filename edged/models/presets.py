@@ -1,5 +1,5 @@
-"""The models that have a name of their own, where their files come from, and how they are best sampled. Pure;
-`models.py` fetches them.
+"""The models that have a short name, where their files come from, and how they are best sampled. Pure;
+`store.py` fetches them.
 """
 
 import re

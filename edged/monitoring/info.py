@@ -1,4 +1,4 @@
-"""What `R/info` says: what this daemon is, what it can do and where. Pure; no secret is handed to it."""
+"""What `R/info` says: what this daemon is, what it can do, and on which topics. Pure; it is given no secret."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from edged.contract.results import chunk_schema, error_schema, result_schema
 from edged.contract.topics import Topics
 from edged.ports.engine import ModelInfo
 from edged.settings.schema import Settings
-from edged.tasks.specs import ClassifySpec, ComposeSpec, Tasks, TaskSpec
+from edged.tasks.specs import ComposeSpec, Tasks, TaskSpec
 
 
 def describe(*, contract: Contract, settings: Settings, model: ModelInfo, version: str) -> dict[str, Any]:
-    """The retained message of `R/info`, JSON-ready."""
+    """The retained message of `R/info`, ready to be written as JSON."""
     topics = contract.topics
     return {
         "version": version,
@@ -23,6 +23,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "format": model.format,
             "device": model.device,
             "threads": model.threads,
+            "threads_reason": model.threads_reason,
             "parameters": model.parameters,
         },
         "calibration": settings.calibration,
@@ -67,13 +68,5 @@ def _group(topics: Topics) -> dict[str, Any]:
 
 def _task(spec: TaskSpec, tasks: Tasks) -> dict[str, Any]:
     if isinstance(spec, ComposeSpec):
-        return {"kind": "compose", "parts": [part.name for part in tasks.parts(spec.name)]}
-    if isinstance(spec, ClassifySpec):
-        labels = [*spec.labels, *([spec.neutral] if spec.neutral else [])]
-        return {
-            "kind": "classify",
-            "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
-        }
-    if spec.schema is not None:
-        return {"kind": "extract", "schema": dict(spec.schema)}
-    return {"kind": "generate", "history": spec.keeps_history}
+        return {"kind": spec.kind, "parts": [part.name for part in tasks.parts(spec.name)]}
+    return spec.summary()

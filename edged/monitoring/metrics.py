@@ -1,27 +1,38 @@
-"""Counters and latencies of the requests, over the life of the process and over a sliding window. Pure: time comes in.
+"""Counts and latencies of the requests: since the start of the process, and over a sliding window. Time comes in.
 
-Written by the worker's thread and read by the main thread, so one lock guards all. Holds numbers only, never text.
+The worker's thread writes and the main thread reads, so one lock guards all. Holds numbers only, never text.
 """
 
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edged.contract.health import LatencyFigures, Quantiles, RequestFigures
 
 WINDOW_S = 300.0
 _MAX_SAMPLES = 2048  # of one kind in the window: bounds the memory of a busy hour
-_COUNTS = ("received", "shared", "answered", "duplicates", "redelivered")
-_LATENCIES = ("total", "queue", "first_token", "sentiment")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What the requests give to the report of health; the rates are tokens per second."""
+
+    requests: RequestFigures
+    latency_ms: LatencyFigures
+    prompt_per_s: float
+    completion_per_s: float
 
 
 class _Window:
-    """The latest samples: a ring whose memory is there from the start, so that a busy hour takes no more of it."""
+    """The latest samples, in a ring. It takes all its memory at the start, so a busy hour takes no more."""
 
     def __init__(self) -> None:
         self._times = array("d", bytes(8 * _MAX_SAMPLES))
         self._values = array("d", bytes(8 * _MAX_SAMPLES))
-        self._added = 0  # of all time; the next one's place is its remainder
-        self._since: float | None = None  # when the first sample of all came
+        self._added = 0  # since the start; the next sample goes to the remainder of it
+        self._since: float | None = None  # when the first sample came
 
     def add(self, now: float, value: float) -> None:
         self._since = now if self._since is None else self._since
@@ -30,30 +41,31 @@ class _Window:
         self._added += 1
 
     def values(self, now: float) -> list[float]:
-        """The samples that are young enough."""
+        """The samples that are not older than the window."""
         # Before the ring is full its unused part must not count.
         times, values = self._times[: self._added], self._values[: self._added]
         return [value for at, value in zip(times, values, strict=True) if at > now - WINDOW_S]
 
     def per_second(self, now: float) -> float:
-        """The sum of the window over the time that it covers."""
+        """The sum of the samples, divided by the time that they cover."""
         values = self.values(now)
         if not values or self._since is None:
             return 0.0
-        # A young window has not covered its length yet; a full one has lost its older part.
+        # Soon after the start the window covers less than its length; when the ring is full, its oldest samples are
+        # gone.
         is_full = len(values) == _MAX_SAMPLES
         begin = self._times[self._added % _MAX_SAMPLES] if is_full else max(self._since, now - WINDOW_S)
         return sum(values) / max(now - begin, 1.0)
 
 
 class Metrics:
-    """What happened to the requests."""
+    """Counts what happens to the requests, and keeps how long they took."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()  # by the fields of `RequestFigures`
         self._errors: Counter[str] = Counter()
-        self._latencies = {name: _Window() for name in _LATENCIES}
+        self._latencies = {name: _Window() for name in LatencyFigures.model_fields}
         self._prompt = _Window()
         self._completion = _Window()
 
@@ -66,11 +78,11 @@ class Metrics:
         self._count("redelivered")
 
     def shared(self) -> None:
-        """It came by the queue of a group."""
+        """A message came by the queue of a group."""
         self._count("shared")
 
     def duplicate(self) -> None:
-        """A request was answered from the journal, or joined the one in hand."""
+        """A request was answered from the journal, or together with the same request in hand."""
         self._count("duplicates")
 
     def answered(
@@ -82,7 +94,7 @@ class Metrics:
         first_token_ms: float | None = None,
         sentiment_ms: float | None = None,
     ) -> None:
-        """A request got its result; times from its receipt, None where there is none of that kind."""
+        """A request got its result. Times count from its receipt; None: nothing of that kind was measured."""
         measured = {
             "total": total_ms,
             "queue": queue_ms,
@@ -101,40 +113,37 @@ class Metrics:
             self._errors[code] += 1
 
     def tokens(self, now: float, prompt: int, cached: int, completion: int) -> None:
-        """Tokens of an answered request; those from the cache were not computed."""
+        """Count the tokens of an answered request; the cached ones were not computed."""
         with self._lock:
             self._prompt.add(now, prompt - cached)
             self._completion.add(now, completion)
 
-    def snapshot(self, now: float) -> dict[str, Mapping[str, object]]:
-        """The figures, JSON-ready: `requests`, `latency_ms`, and the rates of `tokens`."""
+    def snapshot(self, now: float) -> Measured:
+        """The figures of this moment."""
         with self._lock:
-            counts = {name: self._counts[name] for name in _COUNTS}
-            errors = dict(self._errors)
+            counts = {name: self._counts[name] for name in RequestFigures.model_fields}
+            errors = dict(sorted(self._errors.items()))
             latencies = {name: window.values(now) for name, window in self._latencies.items()}
-            tokens = {
-                "prompt_per_s": round(self._prompt.per_second(now), 1),
-                "completion_per_s": round(self._completion.per_second(now), 1),
-            }
-        return {
-            "requests": {
-                **counts,
-                "errors": dict(sorted(errors.items())),
-                "expired": errors.get("expired", 0),
-                "cancelled": errors.get("cancelled", 0),
-            },
-            "latency_ms": {name: quantiles(values) for name, values in latencies.items()},
-            "tokens": tokens,
-        }
+            prompt_per_s = round(self._prompt.per_second(now), 1)
+            completion_per_s = round(self._completion.per_second(now), 1)
+        by_code = {"errors": errors, "expired": errors.get("expired", 0), "cancelled": errors.get("cancelled", 0)}
+        return Measured(
+            requests=RequestFigures.model_validate(counts | by_code),
+            latency_ms=LatencyFigures(**{name: quantiles(values) for name, values in latencies.items()}),
+            prompt_per_s=prompt_per_s,
+            completion_per_s=completion_per_s,
+        )
 
     def _count(self, name: str) -> None:
         with self._lock:
             self._counts[name] += 1
 
 
-def quantiles(values: Sequence[float]) -> dict[str, float | None]:
+def quantiles(values: Sequence[float]) -> Quantiles:
     """p50, p95 and p99 by nearest rank; None for no values."""
     ranked = sorted(values)
-    if not ranked:
-        return {"p50": None, "p95": None, "p99": None}
-    return {f"p{percent}": round(ranked[max(0, -(-percent * len(ranked) // 100) - 1)], 1) for percent in (50, 95, 99)}
+
+    def rank(percent: int) -> float | None:
+        return round(ranked[max(0, -(-percent * len(ranked) // 100) - 1)], 1) if ranked else None
+
+    return Quantiles(p50=rank(50), p95=rank(95), p99=rank(99))

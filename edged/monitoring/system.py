@@ -1,6 +1,6 @@
-"""Readings of the box: processor, memory, disk, heat. What a box does not tell is None.
+"""Readings of the box: processor, memory, disk, temperature. A figure that the box does not tell is None.
 
-A reading never raises: sandboxes hide parts of /proc, and drivers of sensors have their moods.
+A reading never raises: sandboxes hide parts of /proc, and drivers of sensors fail now and then.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from edged.ports.box import Readings
+from edged.contract.health import SystemFigures
 
 _MIB = 1 << 20
 _SYS = Path("/sys")
@@ -22,10 +22,10 @@ _CPU_SENSORS = ("cpu_thermal", "cpu-thermal", "soc_thermal", "soc-thermal", "cor
 _NOT_TOLD = (OSError, psutil.Error, LookupError, ValueError, AttributeError)
 
 
-def read(folder: Path, *, sys: Path = _SYS) -> Readings:
-    """Read all; `folder` is on the disk in question, `sys` where the kernel shows its devices."""
+def read(folder: Path, *, sys: Path = _SYS) -> SystemFigures:
+    """Read all figures; `folder` is on the disk that is meant, `sys` is where the kernel shows its devices."""
     throttled = _number(lambda: int((sys / _THROTTLED).read_text(), 16))
-    return Readings(
+    return SystemFigures(
         cpu_percent=_number(psutil.cpu_percent),
         load=_number(lambda: psutil.getloadavg()[0], digits=2),
         memory_rss_mb=_number(lambda: psutil.Process().memory_info().rss / _MIB),
@@ -36,8 +36,13 @@ def read(folder: Path, *, sys: Path = _SYS) -> Readings:
     )
 
 
+def temperature() -> float | None:
+    """Degrees Celsius of the processor; None where the box does not tell."""
+    return _number(_temperature)
+
+
 def cpu_name(*, proc: Path = Path("/proc"), sys: Path = _SYS) -> str:
-    """Name the processor as people know it: x86 tells its brand, ARM boards their own name."""
+    """Name the processor as people know it: x86 tells the name of the processor, ARM boards that of the board."""
     with contextlib.suppress(OSError):
         for line in (proc / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -51,7 +56,7 @@ def cpu_name(*, proc: Path = Path("/proc"), sys: Path = _SYS) -> str:
 def peak_memory_mb(*, proc: Path = Path("/proc")) -> float:
     """Give the most resident memory (MiB) that this process has had.
 
-    Not getrusage's where the kernel tells better: that one starts with the memory of the process that spawned us.
+    The kernel's own count is preferred: getrusage's starts with the memory of the process that started this one.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in (proc / "self/status").read_text(encoding="utf-8").splitlines():

@@ -1,6 +1,6 @@
-"""What systemd is told: sd_notify(3), over one datagram socket. Without a socket, nothing happens.
+"""Tells systemd the state of the service: sd_notify(3), over a datagram socket. Without a socket it does nothing.
 
-Telling systemd never fails the daemon.
+An error of that socket never stops the daemon.
 """
 
 import socket
@@ -26,22 +26,22 @@ class Notifier:
         self._send("READY=1")
 
     def status(self, text: str) -> None:
-        """One line for `systemctl status`; sent when it changes."""
+        """Set the line that `systemctl status` shows; it is sent when it has changed."""
         line = " ".join(text.split())
         if line != self._said:
             self._said = line
             self._send(f"STATUS={line}")
 
     def watchdog(self) -> None:
-        """The service is alive."""
+        """The service is alive: the watchdog starts to count anew."""
         self._send("WATCHDOG=1")
 
     def extend_timeout(self, seconds: float) -> None:
-        """Starting or stopping takes this much longer."""
+        """Ask for this many more seconds to start or to stop."""
         self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1_000_000)}")
 
     def stopping(self) -> None:
-        """The service goes down."""
+        """The service has begun to stop."""
         self._send("STOPPING=1")
 
     def _send(self, state: str) -> None:
@@ -50,7 +50,7 @@ class Notifier:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to_systemd:
                 to_systemd.settimeout(_SEND_S)
-                # A path in a status may have bytes that are no text.
+                # A path in a status line may have bytes that are not text.
                 to_systemd.sendto(state.encode(errors="replace"), self._address)
         except OSError as error:
             if not self._complained:

@@ -1,7 +1,7 @@
-"""One MQTT connection, from CONNECT to its end: packets out by methods, events in by `turn`. The one user of paho.
+"""One MQTT connection, from CONNECT to its end: methods send packets, `turn` returns events. Only this module has paho.
 
-Knows nothing of queues, retries or threads. All of it runs in the one thread that calls it: paho's own thread,
-reconnects and queues are not used, and a new client is made for each connection, so no state of paho survives one.
+Knows no queue, retry or thread: all of it runs in the thread that calls it. paho's own thread, reconnecting and
+queues are not used, and each connection has a new paho client, so that no state of paho outlives a connection.
 """
 
 import os
@@ -9,7 +9,6 @@ import socket
 import ssl
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from paho.mqtt.client import (
@@ -27,96 +26,30 @@ from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from edged.contract.topics import is_publishable
-from edged.mqtt.outbox import Limits
+from edged.mqtt import faults
+from edged.mqtt.events import (
+    Accepted,
+    Arrived,
+    Closed,
+    Confirmed,
+    Event,
+    Identity,
+    Rejected,
+    Subscribed,
+    Unreadable,
+)
+from edged.mqtt.limits import Limits
 from edged.mqtt.reconnect import Version
+from edged.mqtt.tls import make_context
 from edged.ports.link import Message, Publication
-from edged.settings.schema import MqttSettings, TlsSettings
+from edged.settings.schema import MqttSettings
 
 CONNECT_TIMEOUT = 5.0  # seconds for TCP, and again for each step of the TLS and WebSocket handshakes
 
 _UNSUPPORTED_VERSION = 132  # MQTT 5, section 3.2.2.2
+_NOT_LOGGED_IN = {134, 135}  # bad user name or password, not authorized: MQTT 5, section 3.2.2.2
 _TAKEN_OVER = 142  # MQTT 5, section 3.14.2.1
 _PROTOCOLS = {"5": MQTTProtocolVersion.MQTTv5, "3.1.1": MQTTProtocolVersion.MQTTv311}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Accepted:
-    """The broker took us in; `has_shared`: it does not say that it has no shared subscriptions."""
-
-    session_present: bool
-    limits: Limits
-    has_shared: bool = True
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rejected:
-    """The broker did not take us in; the connection ends."""
-
-    reason: str
-    wrong_version: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Subscribed:
-    """The answer to `subscribe`: which filters were refused, and why."""
-
-    filters: tuple[str, ...]
-    refused: dict[str, str]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Arrived:
-    """A message for us. At QoS 1 it waits for `ack(packet_id)`."""
-
-    message: Message
-    packet_id: int
-    redelivered: bool
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Unreadable:
-    """A message that is not of MQTT's form. At QoS 1 it waits for `ack(packet_id)`."""
-
-    qos: int
-    packet_id: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Confirmed:
-    """The PUBACK of a publication; `refusal` in words if it is a failure."""
-
-    packet_id: int
-    refusal: str | None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Closed:
-    """The connection is over."""
-
-    reason: str
-    by_broker: bool
-    taken_over: bool = False
-
-
-Event = Accepted | Rejected | Subscribed | Arrived | Unreadable | Confirmed | Closed
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Identity:
-    """Who we are to the broker.
-
-    Attributes:
-        will: what the broker publishes when we vanish.
-        receive_maximum: unacked QoS 1 deliveries that we take at once.
-        maximum_packet_size: bytes of the largest packet that we take; the broker drops what is larger (MQTT 5).
-        ephemeral: ask for no session, and for retained messages.
-    """
-
-    client_id: str
-    will: Publication | None
-    receive_maximum: int
-    maximum_packet_size: int
-    ephemeral: bool
 
 
 class Connection:
@@ -126,10 +59,10 @@ class Connection:
         self._settings = settings
         self._identity = identity
         self._version = version
-        self._client: Client | None = None
+        self._client: _Client | None = None
         self._events: list[Event] = []
         self._subscribing: dict[int, Sequence[str]] = {}  # by packet id
-        self._answered = False  # the broker has spoken MQTT to us
+        self._answered = False  # the broker has sent a CONNACK
 
     # ------------------------------------------------------------------------------------------ begin and end
 
@@ -152,25 +85,25 @@ class Connection:
             settings.host,
             settings.resolved_port,
             keepalive=settings.keepalive,
-            # On 3.1.1 the client was told already, and paho takes nothing but this here.
+            # On 3.1.1 the client has it from its constructor, and paho allows only this value here.
             clean_start=identity.ephemeral if self._version == "5" else MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,
         )
         if settings.transport != "unix" and (opened := client.socket()) is not None:
-            # Small packets leave at once: the chunks of a stream must not wait for the ACK of the one before. The
-            # option holds for the socket whichever descriptor sets it, so the wrappers of paho do not matter.
+            # Send small packets at once: the chunks of a stream must not wait for the TCP ACK of the chunk before.
+            # The option belongs to the socket, whichever descriptor sets it, so paho's wrappers do not matter.
             with socket.socket(fileno=os.dup(opened.fileno())) as raw:
                 raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def disconnect(self) -> None:
-        """Take leave: the broker will not publish the will. `turn` until closed, so that it gets out."""
+        """Send DISCONNECT, so that the broker does not publish the will. Call `turn` until the connection is closed."""
         if self._client is not None:
             self._client.disconnect()
 
     def close(self) -> None:
-        """Drop the connection, whatever its state."""
+        """Close the socket, whatever the state of the connection."""
         if self._client is not None:
-            # paho has no other way to close a socket without a word to the broker.
+            # paho has no method that closes the socket without a DISCONNECT.
             if (opened := self._client.socket()) is not None:
                 opened.close()
             self._client = None
@@ -178,28 +111,28 @@ class Connection:
     # ----------------------------------------------------------------------------------------------- the network
 
     def fileno(self) -> int:
-        """The socket to wait for; -1 once there is none."""
+        """The socket to wait for; -1 if there is none."""
         opened = None if self._client is None else self._client.socket()
         return -1 if opened is None else opened.fileno()
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a socket still."""
+        """Whether there is a socket."""
         return self.fileno() >= 0
 
     @property
     def has_buffered(self) -> bool:
-        """Whether bytes were read from the socket already that `turn` has not seen: TLS hands over whole records."""
+        """Whether TLS has read bytes from the socket that `turn` has not seen: it reads whole records."""
         opened = None if self._client is None else self._client.socket()
         return hasattr(opened, "pending") and opened.pending() > 0  # type: ignore[union-attr]
 
     @property
     def is_congested(self) -> bool:
-        """Whether the socket takes no more for now: what is sent nevertheless piles up in memory."""
+        """Whether the socket takes no more now: what is sent all the same is kept in memory."""
         return self._client is not None and self._client.want_write()
 
     def turn(self, *, readable: bool, writable: bool) -> list[Event]:
-        """Read, write, keep alive; gives what happened. To be called at least every second."""
+        """Read, write and keep alive; gives what happened. To be called at least every second."""
         client = self._connected()
         if readable or self.has_buffered:
             client.loop_read()
@@ -211,7 +144,7 @@ class Connection:
 
     # ----------------------------------------------------------------------------------------------- packets out
 
-    # A method here may find that the connection is gone; `turn` then says so with `Closed`.
+    # If a method here finds that the connection is gone, `turn` says so with `Closed`.
 
     def publish(self, publication: Publication) -> int | None:
         """Send at QoS 0 or 1; gives the packet id at QoS 1.
@@ -225,7 +158,7 @@ class Connection:
             info = self._connected().publish(
                 publication.topic, publication.payload, publication.qos, publication.retain, properties
             )
-            # After 65535 packets the ids begin again; paho sends nothing if one is still in flight.
+            # After 65535 packets the ids start again; paho sends nothing if the next id is still in flight.
             if info.rc != MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:
                 return info.mid if publication.qos else None
 
@@ -233,10 +166,10 @@ class Connection:
         """Send the PUBACK of a delivery."""
         self._connected().ack(packet_id, 1)
 
-    def subscribe(self, filters: Sequence[str], *, lossy: Sequence[str] = ()) -> None:
-        """Ask for `filters` at QoS 1, for those that are `lossy` at QoS 0."""
+    def subscribe(self, filters: Sequence[str], *, at_qos_0: Sequence[str] = ()) -> None:
+        """Ask for `filters` at QoS 1, for those in `at_qos_0` at QoS 0."""
         client = self._connected()
-        asked = [(each, int(each not in lossy)) for each in filters]
+        asked = [(each, int(each not in at_qos_0)) for each in filters]
         if self._version == "5":
             _, packet_id = client.subscribe(
                 [(each, SubscribeOptions(qos=qos, retainHandling=self._retained(each))) for each, qos in asked]
@@ -247,7 +180,10 @@ class Connection:
             self._subscribing[packet_id] = filters
 
     def _retained(self, topic_filter: str) -> int:
-        """A retained request would be answered at every start; one exact topic is a state, whose last word we want."""
+        """Whether the broker is to send retained messages: not requests, which would be answered again at every start.
+
+        A filter without wildcards is a state, whose last value is wanted.
+        """
         if self._identity.ephemeral or is_publishable(topic_filter):
             return int(SubscribeOptions.RETAIN_SEND_ON_SUBSCRIBE)
         return int(SubscribeOptions.RETAIN_DO_NOT_SEND)
@@ -258,12 +194,14 @@ class Connection:
 
     # ----------------------------------------------------------------------------------------- paho's callbacks
 
-    # They only note what happened, so they cannot fail; paho holds locks while it calls them.
+    # They only note what happened, so they do not fail; paho holds locks while it calls them.
 
     def _on_connect(self, _client: Client, _data: Any, flags: ConnectFlags, code: ReasonCode, properties: Any) -> None:
         self._answered = True
         if code.is_failure:
             reason = f"the broker refuses us: {_lower(code)}{_detail(properties)}"
+            if code.value in _NOT_LOGGED_IN:
+                reason += f"; {faults.login_in_words(self._settings)}"
             self._events.append(Rejected(reason=reason, wrong_version=code.value == _UNSUPPORTED_VERSION))
             return
         limits = Limits(
@@ -284,14 +222,15 @@ class Connection:
             reason = f"the broker closed the connection: {_lower(code)}{_detail(properties)}"
         elif code.getName() == "Keep alive timeout":
             reason = "the broker gave no sign of life"
+        elif (words := self._other_protocol()) is not None:
+            reason = words
         elif code.getName() == "Protocol error":
             reason = f"the broker sent what is not MQTT {self._version}, or refuses that version"
         else:  # end of file, or a reset
             by_broker = True
             reason = "the connection was lost"
             if not self._answered:
-                tls = "with" if self._settings.tls.is_on else "without"
-                reason += f" before the broker said a word: is this its port, and does that speak MQTT {tls} TLS?"
+                reason += f" before the broker answered: {faults.unanswered_in_words(self._settings)}"
         self._events.append(Closed(reason=reason, by_broker=by_broker, taken_over=code.value == _TAKEN_OVER))
 
     def _on_subscribe(self, _client: Client, _data: Any, packet_id: int, codes: list[ReasonCode], _props: Any) -> None:
@@ -318,18 +257,27 @@ class Connection:
         self._events.append(Arrived(message=received, packet_id=message.mid, redelivered=message.dup))
 
     def _on_publish(self, _client: Client, _data: Any, packet_id: int, code: ReasonCode, properties: Any) -> None:
-        # "No matching subscribers" (0x10) is no failure: a device may come and subscribe later.
+        # "No matching subscribers" (0x10) is not a failure: a device may subscribe later.
         refusal = f"the broker refused it: {_lower(code)}{_detail(properties)}" if code.is_failure else None
         self._events.append(Confirmed(packet_id=packet_id, refusal=refusal))
 
     # ----------------------------------------------------------------------------------------------------- parts
+
+    def _other_protocol(self) -> str | None:
+        """What the first bytes or a TLS alert say about a broker that did not answer CONNECT, in words."""
+        client = self._client
+        if self._answered or client is None:
+            return None
+        if client.tls_error is not None:
+            return faults.in_words(client.tls_error, self._settings)
+        return faults.other_protocol_in_words(client.first_bytes, self._settings)
 
     def _connected(self) -> Client:
         if self._client is None:
             raise ConnectionError("the connection is closed")
         return self._client
 
-    def _new_client(self) -> Client:
+    def _new_client(self) -> "_Client":
         settings, identity = self._settings, self._identity
         client = _Client(
             CallbackAPIVersion.VERSION2,
@@ -341,14 +289,14 @@ class Connection:
             manual_ack=True,
         )
         client.connect_timeout = CONNECT_TIMEOUT
-        client.max_inflight_messages = 0  # no window of paho's own behind the outbox
+        client.max_inflight_messages = 0  # the outbox has the window; paho needs none
         if settings.username is not None or settings.password is not None:
             password = None if settings.password is None else settings.password.get_secret_value()
             client.username_pw_set(settings.username or "", password)
         if settings.transport == "websockets":
             client.ws_set_options(path=settings.websocket_path)
         if settings.tls.is_on:
-            client.tls_set_context(_tls_context(settings.tls))
+            client.tls_set_context(make_context(settings.tls))
         if identity.will is not None:
             self._set_will(client, identity.will)
         client.on_connect = self._on_connect
@@ -367,13 +315,33 @@ class Connection:
 
 
 class _Client(Client):
-    """paho's client, with three of its faults mended where they are."""
+    """paho's client with three faults of paho corrected. The methods are private: see the pin in pyproject.toml.
+
+    Attributes:
+        first_bytes: what the broker sent first, as far as paho read it in one piece.
+        tls_error: what TLS met while reading; paho reports only that the connection is lost.
+    """
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.first_bytes = b""
+        self.tls_error: ssl.SSLError | None = None
+
+    def _sock_recv(self, bufsize: int) -> bytes:
+        """Read, and keep what tells another protocol from MQTT."""
+        try:
+            data = super()._sock_recv(bufsize)
+        except ssl.SSLError as error:
+            self.tls_error = error
+            raise
+        self.first_bytes = self.first_bytes or data
+        return data
 
     def _sock_send(self, buf: bytes | bytearray) -> int:
         """Send; raises BlockingIOError when nothing was taken.
 
-        paho's WebSocket keeps the rest of a frame to itself and says that it sent nothing; paho then forgets the
-        packet, and the rest of its frame spoils the next one.
+        paho's WebSocket keeps the rest of a frame and reports that it sent nothing; paho then drops the packet, and
+        the rest of its frame corrupts the next one.
         """
         sent = super()._sock_send(buf)
         if sent == 0 and buf:
@@ -381,7 +349,7 @@ class _Client(Client):
         return sent
 
     def _create_unix_socket_connection(self) -> socket.socket:
-        """Connect; where paho waits for ever, if the broker lets its callers wait, this raises TimeoutError."""
+        """Connect with a time limit: paho waits for ever if the broker does not accept. Raises TimeoutError."""
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             opened.settimeout(CONNECT_TIMEOUT)
@@ -392,10 +360,10 @@ class _Client(Client):
         return opened
 
     def _handle_publish(self) -> MQTTErrorCode:
-        """Take a PUBLISH; where paho cannot read its properties, take it without them.
+        """Take a PUBLISH; if paho cannot read its properties, take it without them.
 
         paho ends the connection over a string with U+FEFF in it, which MQTT allows (MQTT-1.5.4-3). The broker would
-        deliver that message on each connection anew: one device could keep us off for ever.
+        deliver that message again on each connection, so one device could keep the daemon offline for ever.
         """
         try:
             return super()._handle_publish()
@@ -442,22 +410,12 @@ def _describe(publication: Publication, packet_type: int) -> Properties:
     return properties
 
 
-def _tls_context(tls: TlsSettings) -> ssl.SSLContext:
-    for path in (tls.ca, tls.cert, tls.key):
-        if path is not None:
-            path.open("rb").close()  # its error names the file, which that of ssl does not
-    context = ssl.create_default_context(cafile=tls.ca)
-    if tls.cert is not None:
-        context.load_cert_chain(tls.cert, tls.key)
-    return context
-
-
 def _lower(code: ReasonCode) -> str:
     name = code.getName()
     return name[:1].lower() + name[1:]
 
 
 def _detail(properties: Properties | None) -> str:
-    """The broker's own words, where it has some (MQTT 5 Reason String)."""
+    """The broker's Reason String in brackets (MQTT 5), if it sent one."""
     words = getattr(properties, "ReasonString", None)
     return f" ({words})" if words else ""

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from edged.errors import RequestError
 from edged.tasks.conversation import Turn
+from edged.tasks.outputs import Scored, Written
 from edged.tasks.specs import PartSpec
 from edged.tasks.text import Language
-
-FinishReason = Literal["stop", "length", "deadline", "cancelled"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,22 +90,19 @@ class TextDelta:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Classified:
+class Classified(Scored):
     """The end of a classification: a calibrated probability for each scored label, by canonical name."""
 
     key: str
-    scores: dict[str, float]
     usage: Usage
     timings: Timings
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Generated:
+class Generated(Written):
     """The end of a generation."""
 
     key: str
-    text: str
-    finish_reason: FinishReason
     usage: Usage
     timings: Timings
 
@@ -131,6 +127,7 @@ class EngineState:
         last_progress: when the step loop last turned; a watchdog's food.
         fault: why the engine does not work, in words; None while all is well. It does not come back.
         away: why it can answer nothing just now, in words; None while it can, as far as it knows.
+        duty: the share of the time that the model may run; below 1 while the box is too hot.
     """
 
     waiting: int
@@ -148,11 +145,16 @@ class EngineState:
     cache_capacity: int
     fault: str | None
     away: str | None
+    duty: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """The loaded model."""
+    """The loaded model.
+
+    Attributes:
+        threads_reason: why it runs on so many threads, in words; empty where it does not run here.
+    """
 
     id: str
     architecture: str
@@ -164,6 +166,7 @@ class ModelInfo:
     load_s: float
     max_context_tokens: int
     max_new_tokens: int
+    threads_reason: str = ""
 
 
 class Engine(Protocol):

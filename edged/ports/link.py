@@ -1,4 +1,7 @@
-"""What crosses the border to the broker: messages in, publications out, and the link that carries both. Pure."""
+"""What the rest of edged knows of MQTT: messages that come, publications that go, and the link that carries both. Pure.
+
+How the link keeps its promises (ack, send again, reconnect) is in `edged/mqtt/delivery.py`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +11,16 @@ from typing import Protocol
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """An MQTT message as it came. Fields of MQTT 5 are None on MQTT 3.1.1."""
+    """An MQTT message as it came.
+
+    Attributes:
+        qos: 0 or 1.
+        retain: the broker kept it and sends it because we subscribed; it may be old.
+        response_topic: where the sender wants the result (MQTT 5; this and the rest are None on MQTT 3.1.1).
+        correlation_data: bytes that the result is to carry again.
+        content_type: of the payload, as the sender says.
+        expiry_s: seconds after which the message is of no use, counted from its arrival here.
+    """
 
     topic: str
     payload: bytes
@@ -17,12 +29,12 @@ class Message:
     response_topic: str | None = None
     correlation_data: bytes | None = None
     content_type: str | None = None
-    expiry_s: int | None = None  # what is left of the message's expiry when it reached us
+    expiry_s: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """An MQTT message to send."""
+    """An MQTT message to send, at QoS 0 or 1. On MQTT 3.1.1 the fields from `correlation_data` on are left out."""
 
     topic: str
     payload: bytes
@@ -36,21 +48,27 @@ class Publication:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ticket:
-    """The right to ack one delivery on one connection."""
+    """Identifies one QoS 1 delivery on one connection. `Link.settle` takes it when the delivery is done.
+
+    Attributes:
+        epoch: number of the connection on which the message came; on a later one the ticket is void.
+        number: order of arrival.
+        packet_id: what the PUBACK names.
+    """
 
     epoch: int
-    number: int  # order of arrival within the epoch
+    number: int
     packet_id: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Delivery:
-    """A message that arrived, and what it takes to settle it.
+    """A message that arrived, with the ticket that settles it.
 
     Attributes:
-        ticket: None at QoS 0, where nothing is acked.
-        redelivered: the broker says that it sent this before (DUP).
-        received_at: monotonic seconds.
+        ticket: None at QoS 0, which is not acked.
+        redelivered: the broker says that it sent this message before (DUP).
+        received_at: when it arrived, in monotonic seconds.
     """
 
     message: Message
@@ -60,17 +78,17 @@ class Delivery:
 
 
 class Sent(StrEnum):
-    """What became of a publication."""
+    """How a publication ended."""
 
-    CONFIRMED = "confirmed"  # QoS 1: the broker's PUBACK; QoS 0: handed to the socket
-    REFUSED = "refused"  # the broker answered with a failure: not authorised, quota exceeded, ...
+    CONFIRMED = "confirmed"  # QoS 1: the broker's PUBACK came; QoS 0: the socket took it
+    REFUSED = "refused"  # the broker's PUBACK has an error (not authorised, ...), or MQTT does not allow the message
     TOO_LARGE = "too_large"  # over the broker's Maximum Packet Size; it was not sent
-    DROPPED = "dropped"  # QoS 0 while the outbox is full or there is no connection
+    DROPPED = "dropped"  # QoS 0 without a connection, a full outbox, or a link that has stopped
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """The end of a publication; `reason` in words for all but CONFIRMED."""
+    """The end of a publication; `reason` says in words why, for all but CONFIRMED."""
 
     sent: Sent
     reason: str = ""
@@ -81,15 +99,17 @@ class LinkState:
     """The link at a glance.
 
     Attributes:
-        connected_since: monotonic seconds; None while there is no connection.
-        unacked: deliveries of this connection without an ack.
-        receive_maximum: how many of those the broker was told to let there be; None: it was told nothing.
-        outbox: publications without an end.
-        fault: why there is no connection, in words; None while all is well.
-        contended: connections in a row ended soon after they were made; perhaps another client has our client id, at
-            a broker that does not tell.
-        taken_over: another client connected with our client id, and again; the link does not reconnect.
-        last_progress: monotonic seconds of the network thread's last turn; a watchdog's food.
+        connected_since: when the connection was made, in monotonic seconds; None while there is none.
+        reconnects: connections after the first.
+        unacked: QoS 1 deliveries of this connection without an ack.
+        receive_maximum: how many of those the broker may send at most, as it was told; None on MQTT 3.1.1.
+        outbox: publications that have not ended.
+        protocol: the MQTT version of the last connection, "5" or "3.1.1"; None before the first.
+        fault: in words, why there is no connection or which subscriptions are refused; None while all is well.
+        contended: several connections in a row ended soon after they were made. Another client may have our client
+            id, and the broker does not say so.
+        taken_over: another client connected twice in a row with our client id; the link does not connect again.
+        last_progress: when the network thread last did anything, in monotonic seconds. A watchdog looks at it.
     """
 
     connected_since: float | None
@@ -105,7 +125,11 @@ class LinkState:
 
 
 class Link(Protocol):
-    """Deliveries in (by callback), publications and acks out. For every thread; never waits for the network."""
+    """The link to the broker. Any thread may call it; no method waits for the network.
+
+    Deliveries come by a callback that is given to the constructor, in the network thread. That callback and every
+    `on_done` must be quick and must not raise.
+    """
 
     def publish(self, publication: Publication, on_done: Callable[[Outcome], None] | None = None) -> None:
         """Send, or keep until it can be sent (QoS 1). `on_done` is called once, in the network thread."""
@@ -116,18 +140,20 @@ class Link(Protocol):
         ...
 
     def unsubscribe(self, *, keep_shared: bool = False) -> None:
-        """Take no more deliveries; the broker keeps what comes for our session.
+        """Take no further deliveries; the broker keeps what comes for our session.
 
-        Work that is shared goes to others; with `keep_shared`, where there are none, it is kept for us too.
+        Shared work goes to other boxes. With `keep_shared`, for a box that is alone, the broker keeps that too.
         """
         ...
 
     def share(self, *, taking: bool) -> None:
-        """Take from the queues that are shared with others, or leave what is in them to the others."""
+        """Take from the shared subscriptions, or leave what comes there to other boxes."""
         ...
 
     def announce(self, receive_maximum: int) -> None:
-        """Tell the broker, from the next connection on, to have no more deliveries at us without an ack (MQTT 5)."""
+        """Have the broker send, from the next connection on, no more QoS 1 messages without an ack (MQTT 5)."""
         ...
 
-    def state(self) -> LinkState: ...
+    def state(self) -> LinkState:
+        """The link at a glance."""
+        ...

@@ -3,35 +3,31 @@
 Strongest first: flags, environment, the settings file, systemd's credentials, defaults of this machine.
 """
 
-import difflib
 import os
 import re
 import socket
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edged.errors import SettingsError
+from edged.settings.faults import Given, is_service_link, unknown, wrong
 from edged.settings.schema import Settings
-from edged.settings.text import ENVIRONMENT_PREFIX, TASKS, join, names, sections, variable
+from edged.settings.text import ENVIRONMENT_PREFIX, TASKS, join, names, sections
 
 _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {  # file -> setting
     "mqtt_username": "mqtt.username",
     "mqtt_password": "mqtt.password",
+    "mqtt_tls_key_password": "mqtt.tls.key_password",
     "journal_url": "journal.url",
     "model_api_key": "model.api_key",
 }
-_SECRET = {*_CREDENTIALS.values()}  # never repeated, not even when they are wrong
-_OTHER_VARIABLES = re.compile(r"EDGED_(CONFIG|VENV|TEST_.*|MOSQUITTO.*)")  # ours, and no settings
-_IN_ADDRESS = re.compile(r"(?<=//)[^@/]*@|(?<=['\"])[^@/]*@")  # user:password@host
-_SHOWN = 80  # characters of a wrong value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,63 +48,120 @@ def systemd() -> Systemd:
     )
 
 
-def load(*, flags: Mapping[str, str], config_file: Path | None) -> Settings:
+def load(
+    *, flags: Mapping[str, str], config_file: Path | None, warn: Callable[[str], None] = lambda _: None
+) -> Settings:
     """Read all sources.
 
     Args:
         flags: values by dotted name, e.g. `mqtt.host`.
         config_file: a TOML file that must be there; None takes $EDGED_CONFIG or the first of the usual places.
+        warn: is told of variables that look like settings and are not.
 
     Raises:
         SettingsError: settings are not known or not allowed; the message has a line for each, named as it was written.
     """
-    path = config_file or _usual_file()
-    given = _Given(flags=flags, file=_read_toml(path) if path is not None else {}, path=path)
-    if faults := list(_unknown(given)):
+    path = _settings_file(config_file)
+    given = Given(
+        flags=flags,
+        file={} if path is None else _read_toml(path),
+        path=path,
+        variables=os.environ,
+        secrets={*_CREDENTIALS.values()},
+    )
+    if links := sorted(name for name, value in os.environ.items() if is_service_link(name, value)):
+        warn(
+            f"the environment has variables of a service named like edged, which are no settings: {', '.join(links)} "
+            "(Kubernetes: enableServiceLinks: false leaves them out)"
+        )
+    faults = list(unknown(given))
+    below = _merge(_merge(_machine_defaults(), _nest(_credentials())), _known(given.file))
+    above = _merge(
+        _known(EnvSettingsSource(_Sourced)()), _nest({name: each for name, each in flags.items() if name in names()})
+    )
+    settings, values_at_fault = _validated(_merge(below, above), given)
+    faults += values_at_fault
+    if settings is None or faults:
         raise SettingsError("\n".join(faults))
-    below = _merge(_merge(_machine_defaults(), _nest(_credentials())), given.file)
-    try:
-        sourced = _Sourced(flags=_nest(flags), below=below)  # type: ignore[call-arg]
-        return Settings.model_validate(dict(sourced))
-    except ValidationError as error:
-        found = error.errors()
-    # Not from the error: it has the values, and a traceback of it would show secrets.
-    raise SettingsError("\n".join(_wrong(found, given)))
+    return settings
+
+
+def _validated(values: dict[str, Any], given: Given) -> tuple[Settings | None, list[str]]:
+    """Make the settings, or tell all that is wrong with them.
+
+    A rule that concerns several settings is looked at only where each by itself is right. So what is wrong is taken
+    out, and the rest looked at again, until nothing new is found.
+    """
+    told: dict[str, str] = {}
+    while True:
+        try:
+            settings = Settings.model_validate(values, context={"expand": _expand})
+        except ValidationError as error:
+            found = error.errors()
+        else:
+            return (None if told else settings), list(told.values())
+        # Not from the error: it has the values, and a traceback of it would show secrets.
+        new = {name: line for name, line in wrong(found, given).items() if not _follows(line, told)}
+        told |= {name: line for name, line in new.items() if name not in told}
+        taken_out = [_take_out(values, each["loc"]) for each in found]
+        if not any(taken_out):
+            return None, list(told.values())
+
+
+def _follows(line: str, told: Iterable[str]) -> bool:
+    """Whether a fault of several settings names one that was taken out for a fault of its own."""
+    words = set(re.findall(r"[\w.]+", line))
+    return any(words & {name, name.rpartition(".")[2]} for name in told)
+
+
+def _take_out(values: dict[str, Any], location: Sequence[int | str]) -> bool:
+    """Take the setting, task or group at a place out of the values; False if nothing is there to take."""
+    at: Any = values
+    path = list(location[:2]) if location[:1] == (TASKS,) else list(location)
+    for depth, part in enumerate(path):
+        if not isinstance(at, dict) or part not in at:
+            return False
+        if depth == len(path) - 1 or not isinstance(at[part], dict):
+            del at[part]
+            return True
+        at = at[part]
+    return False
+
+
+def _expand(path: str) -> str:
+    """Replace a leading `~` or `~user`.
+
+    Raises:
+        RuntimeError: that user has no home.
+    """
+    return str(Path(path).expanduser())
 
 
 # --------------------------------------------------------------------------------------------------- the sources
 
 
 class _Sourced(Settings, BaseSettings):
-    """Settings as pydantic-settings fills them."""
+    """How pydantic-settings finds settings in the environment."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX,
         env_nested_delimiter="__",
+        env_ignore_empty=True,  # composes write NAME=${NAME:-}
         enable_decoding=False,  # a list comes as text; the schema splits it
         extra="forbid",
         frozen=True,
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - named by the library
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        # What `load` hands in has two strengths: flags stand above the environment, the file below it.
-        given: dict[str, Any] = init_settings()
-        flags = InitSettingsSource(settings_cls, init_kwargs=given["flags"])
-        below = InitSettingsSource(settings_cls, init_kwargs=given["below"])
-        return flags, env_settings, below
 
-
-def _usual_file() -> Path | None:
-    if os.environ.get("EDGED_CONFIG"):
-        return Path(os.environ["EDGED_CONFIG"])
+def _settings_file(named: Path | None) -> Path | None:
+    """The file that is named, by the command line or the environment; else the first that is at a usual place."""
+    if named is None and os.environ.get("EDGED_CONFIG"):
+        named = Path(os.environ["EDGED_CONFIG"])
+    if named is not None:
+        try:
+            return named.expanduser()
+        except RuntimeError:
+            raise SettingsError(f"the settings file {named}: there is no such user") from None
     usual = (_OF_THE_SYSTEM, _home() / ".config/edged/edged.toml")
     # os.path's: a folder that must not be looked into has no settings for us.
     return next((path for path in usual if os.path.isfile(path)), None)  # noqa: PTH113
@@ -116,7 +169,10 @@ def _usual_file() -> Path | None:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        written = path.read_bytes()
+        if written.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise SettingsError(f"the settings file {path} is UTF-16; save it as UTF-8")
+        return tomllib.loads(written.decode("utf-8-sig"))  # editors on Windows begin UTF-8 with a mark
     except OSError as error:
         raise SettingsError(f"the settings file {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -130,13 +186,15 @@ def _credentials() -> dict[str, str]:
     for file, setting in _CREDENTIALS.items() if folder else ():
         path = Path(folder or "", file)
         try:
-            found[setting] = path.read_text(encoding="utf-8").rstrip("\r\n")
+            secret = path.read_text(encoding="utf-8-sig").rstrip("\r\n")
         except FileNotFoundError:
             continue
         except OSError as error:
             raise SettingsError(f"the credential {path}: {error.strerror}") from error
         except UnicodeDecodeError:
             raise SettingsError(f"the credential {path} is not UTF-8") from None
+        if secret:
+            found[setting] = secret
     return found
 
 
@@ -181,95 +239,14 @@ def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]
     return merged
 
 
-# --------------------------------------------------------------------------------------------- faults, in words
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Given:
-    """What the user wrote, to name things as the user does."""
-
-    flags: Mapping[str, str]
-    file: Mapping[str, Any]
-    path: Path | None
-
-    def origin(self, name: str) -> str:
-        """Where the value in force of this setting was written."""
-        if name in self.flags:
-            return f"--set {name}"
-        for each in os.environ:
-            if each.upper() == variable(name):
-                return each
-        if name in dict(_leaves(self.file)) or name.startswith(f"{TASKS}."):
-            return f"{name} in {self.path}"
-        return name
-
-
-def _leaves(table: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of a settings file by dotted name; a group that is not known counts as a value."""
-    for key, value in table.items():
+def _known(source: Mapping[str, Any], section: str = "") -> dict[str, Any]:
+    """What a source says of settings that there are."""
+    values: dict[str, Any] = {}
+    for key, value in source.items():
         name = join(section, key)
-        if name in sections() and isinstance(value, Mapping):
-            yield from _leaves(value, name)
-        else:
-            yield name, value
-
-
-def _unknown(given: _Given) -> Iterator[str]:
-    """Names that are no settings: pydantic-settings overlooks some, and a slip must not pass in silence."""
-    known = names()
-    for flag in given.flags:
-        if flag not in known:
-            yield f"--set {flag} is no setting of edged{_meant(flag, known)}"
-    variables = [variable(name) for name in known]
-    for each in os.environ:
-        name = each.upper()
-        if name.startswith(ENVIRONMENT_PREFIX) and not _OTHER_VARIABLES.fullmatch(name) and name not in variables:
-            yield f"the environment variable {each} is no setting of edged{_meant(name, variables)}"
-    for name, _ in _leaves(given.file):
         if name in sections():
-            yield f"{name} in {given.path} is a group of settings, not a value: write [{name}] above them"
-        elif name not in known and name != TASKS:
-            yield f"{name} in {given.path} is no setting of edged{_meant(name, [*known, *sections()])}"
-
-
-def _meant(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else "; `edged config --example` lists all"
-
-
-def _wrong(faults: Iterable[ErrorDetails], given: _Given) -> Iterable[str]:
-    """Values that are not allowed: where each was written, the value unless it is a secret, and the rule."""
-    told: dict[str, str] = {}
-    for each in sorted(faults, key=_says_little):
-        name = _setting_at(each["loc"])
-        rule = each["msg"].removeprefix("Value error, ")
-        rule = (
-            "kind is missing: classify, generate, extract or compose" if each["type"] == "union_tag_not_found" else rule
-        )
-        rule = rule[:1].lower() + rule[1:]
-        value = each["input"]
-        if name in sections():
-            line = f"{name}: {rule}" if name else rule
-        elif name in _SECRET or isinstance(value, Mapping):
-            line = f"{given.origin(name)} is not allowed: {rule}"
-        else:
-            shown = _IN_ADDRESS.sub("***@", repr(value))[:_SHOWN]
-            line = f"{given.origin(name)} = {shown} is not allowed: {rule}"
-        told.setdefault(name, line)  # what else is said of the same value follows from the first
-    return told.values()
-
-
-def _says_little(fault: ErrorDetails) -> bool:
-    """Whether it is that a value of a task is of another type: where it may be of several, the others say more."""
-    return fault["loc"][:1] == (TASKS,) and fault["type"].endswith("_type")
-
-
-def _setting_at(location: tuple[int | str, ...]) -> str:
-    """The setting or section that a place in the data belongs to."""
-    path = [str(part) for part in location]
-    if path[:1] == [TASKS]:
-        # The third is the kind that was given; among the rest are types that a value was tried as.
-        return ".".join(path[:2] + [part for part in path[3:] if re.fullmatch(r"\w+", part)])
-    while path and ".".join(path) not in (*names(), *sections()):
-        path.pop()  # a number in a list, or a part of a union
-    return ".".join(path)
+            if isinstance(value, Mapping):
+                values[key] = _known(value, name)
+        elif name in names() or name == TASKS:
+            values[key] = value
+    return values

@@ -1,15 +1,24 @@
 """Every setting, its meaning, its default and what is allowed. Pure: reads no environment and no file.
 
-`edged/config.py` fills it; the rest of the program is handed the parts that it needs.
+`load.py` fills it; each part of the program gets only the settings that it needs.
 """
 
 import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from edged.contract.topics import is_publishable
+from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
 
 
@@ -19,7 +28,6 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
 
 
-_NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"  # one topic level
 _SESSION_EXPIRY = 7 * 86400  # seconds
 _GROUP_SESSION_EXPIRY = 30
 
@@ -28,9 +36,17 @@ class TlsSettings(Section):
     """TLS towards the broker. `ca` alone turns it on; `cert` and `key` add a client certificate."""
 
     enabled: bool = Field(False, description="Speak TLS with the system's certificate authorities.")
-    ca: Path | None = Field(None, description="File of the certificate authorities to trust; turns TLS on.")
-    cert: Path | None = Field(None, description="Our certificate, for brokers that ask for one.")
-    key: Path | None = Field(None, description="The private key of `cert`.")
+    ca: UserPath | None = Field(None, description="File of the certificate authorities to trust; turns TLS on.")
+    cert: UserPath | None = Field(None, description="Our certificate, for brokers that ask for one.")
+    key: UserPath | None = Field(None, description="The private key of `cert`.")
+    key_password: SecretStr | None = Field(
+        None,
+        description="Passphrase of `key`, if it has one; better given as the systemd credential mqtt_tls_key_password.",
+    )
+    strict: bool = Field(
+        True,
+        description="false accepts what Python from 3.13 on refuses, such as an authority without key usage.",
+    )
 
     @property
     def is_on(self) -> bool:
@@ -51,7 +67,7 @@ class MqttSettings(Section):
     )
     port: int | None = Field(None, ge=1, le=65535, description="Port; default 1883, with TLS 8883, websockets 9001.")
     transport: Literal["tcp", "websockets", "unix"] = Field("tcp", description="How the broker is reached.")
-    websocket_path: str = Field("/mqtt", pattern=r"^/", description="Path of the WebSocket endpoint.")
+    websocket_path: str = Field("/mqtt", pattern=FROM_ROOT, description="Path of the WebSocket endpoint.")
     protocol: Literal["auto", "5", "3.1.1"] = Field("auto", description="MQTT version; auto tries 5, then 3.1.1.")
     username: str | None = Field(None, description="User name at the broker.")
     password: SecretStr | None = Field(
@@ -64,12 +80,12 @@ class MqttSettings(Section):
         ge=0,
         le=0xFFFFFFFE,
         description="Seconds the broker keeps our session and its queue while we are away (MQTT 5). Default: a week; "
-        "in a group half a minute, for what a dead box had taken is kept from the others.",
+        "in a group half a minute, because the broker does not give a dead box's requests to others before.",
     )
-    share_group: Annotated[str, Field(max_length=128, pattern=_NAME)] | None = Field(
+    share_group: Annotated[str, Field(max_length=128, pattern=NAME)] | None = Field(
         None, description="The group whose work this box shares: requests at <prefix>/<group>/in/…"
     )
-    shards: tuple[Annotated[str, Field(max_length=128, pattern=_NAME)], ...] = Field(
+    shards: tuple[Annotated[str, Field(max_length=128, pattern=NAME)], ...] = Field(
         (), description="Parts of a sharded group's work that this box takes: <prefix>/<group>/in/<shard>/…"
     )
     will_delay: int = Field(5, ge=0, le=3600, description="Seconds before a lost connection shows as offline (MQTT 5).")
@@ -81,11 +97,13 @@ class MqttSettings(Section):
 
     @field_validator("host")
     @classmethod
-    def _bare(cls, host: str) -> str:
+    def _bare(cls, host: str, info: ValidationInfo) -> str:
         # A password in an address would be told with it in logs and errors.
         if "://" in host or "@" in host:
             raise ValueError("only the name; mqtt.transport, port, username and password say the rest of an address")
-        return host
+        if "/" in host or host.startswith("~"):  # the path of a socket
+            return str(at_home(Path(host), info))
+        return checked_host(host)
 
     @field_validator("reply_topics", "shards", mode="before")
     @classmethod
@@ -144,14 +162,17 @@ class ModelSettings(Section):
     backend: Literal["local", "remote"] = Field(
         "local", description="remote asks an OpenAI-compatible server (llama-server, vLLM, Ollama) at url."
     )
-    url: str | None = Field(
-        None, pattern=r"^https?://[^@]+$", description="Where that server's API begins: http://host:8080/v1"
-    )
+    url: str | None = Field(None, pattern=HTTP, description="Where that server's API begins: http://host:8080/v1")
     api_key: SecretStr | None = Field(
         None, description="Its key, if it wants one; better given as the systemd credential model_api_key."
     )
     timeout: float = Field(60.0, gt=0, le=3600, description="Seconds that the server may be silent.")
-    retries: int = Field(3, ge=0, le=20, description="How often the server is asked again after a fault of its own.")
+    retries: int = Field(3, ge=0, le=20, description="How often a request is repeated after a fault of the server.")
+    proxy: Literal["auto", "environment", "none"] = Field(
+        "auto",
+        description="Whether requests to the server go through the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: auto "
+        "uses it unless the server is on this box or in a private network.",
+    )
     id: str = Field(
         "Qwen/Qwen1.5-0.5B-Chat",
         min_length=1,
@@ -190,9 +211,20 @@ class ModelSettings(Section):
 class EngineSettings(Section):
     """Limits of the engine; memory is planned from them at the start."""
 
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the model; 0 takes every core.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads for the model; 0 takes every large core, within affinity and CPU quota.",
+    )
     kernels: Literal["auto", "torch"] = Field(
         "auto", description="auto multiplies int8 and int4 by kernels compiled on this box; torch by torch's own."
+    )
+    max_temperature: float | None = Field(
+        None,
+        ge=30,
+        le=120,
+        description="Degrees Celsius of the processor above which the model pauses for a share of the time.",
     )
     max_batch: int = Field(8, ge=1, le=256, description="Sequences that run side by side.")
     max_context_tokens: int = Field(
@@ -221,7 +253,7 @@ class EngineSettings(Section):
 
 
 class QueueSettings(Section):
-    """The daemon's own queue; the broker's is behind it."""
+    """The daemon's own queue; more requests wait at the broker."""
 
     capacity: int = Field(
         64,
@@ -232,14 +264,14 @@ class QueueSettings(Section):
 
 
 class LimitSettings(Section):
-    """What a request may weigh."""
+    """Limits of a request."""
 
     payload_bytes: int = Field(65536, ge=64, le=268_435_455, description="Largest request payload.")
     text_chars: int = Field(8000, ge=1, le=10_000_000, description="Longest text, in characters.")
 
 
 class HealthSettings(Section):
-    """How often health is told, and how it is earned."""
+    """How often health is reported, and what counts as a fault."""
 
     interval: float = Field(30.0, ge=1, le=3600, description="Seconds between reports on R/health.")
     probe_interval: float = Field(
@@ -281,11 +313,18 @@ class MetricsSettings(Section):
     port: int = Field(0, ge=0, le=65535, description="Port to listen at, 9464 say; 0 listens nowhere.")
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen at; it is served without a password.")
 
+    @field_validator("host")
+    @classmethod
+    def _address(cls, host: str) -> str:
+        return checked_host(host)
+
 
 class HomeAssistantSettings(Section):
     """Discovery by Home Assistant, which then shows this daemon as a device."""
 
-    discovery: bool = Field(False, description="Tell Home Assistant of this daemon; off takes back what was told.")
+    discovery: bool = Field(
+        False, description="Publish this daemon to Home Assistant; false takes back what was published."
+    )
     prefix: str = Field("homeassistant", min_length=1, max_length=256, description="Its discovery prefix.")
 
     @field_validator("prefix")
@@ -303,12 +342,12 @@ def _checked_prefix(prefix: str) -> str:
 class Settings(Section):
     """All settings."""
 
-    node: Annotated[str, Field(min_length=1, max_length=128, pattern=_NAME)] = Field(
+    node: Annotated[str, Field(min_length=1, max_length=128, pattern=NAME)] = Field(
         "edge", description="This box's name; one topic level. Default: the host's name."
     )
     prefix: str = Field("edged", min_length=1, max_length=256, description="First level(s) of every topic.")
-    state_dir: Path = Field(Path("/var/lib/edged"), description="Where the journal lives.")
-    model_dir: Path = Field(Path("/var/cache/edged"), description="Where model files are stored.")
+    state_dir: UserPath = Field(Path("/var/lib/edged"), description="Folder of the journal and other state.")
+    model_dir: UserPath = Field(Path("/var/cache/edged"), description="Where model files are stored.")
     language: Literal["auto", "zh", "en"] = Field(
         "auto", description="Prompt language; auto goes by the text's script."
     )
@@ -330,9 +369,7 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
-    tasks: dict[TaskName, TaskSettings] = Field(
-        {}, description="Tasks of one's own, by name; in the settings file only."
-    )
+    tasks: dict[TaskName, TaskSettings] = Field({}, description="Your own tasks, by name; in the settings file only.")
 
     @field_validator("prefix")
     @classmethod

@@ -1,4 +1,4 @@
-"""Settings as text: their names, an example file, what is in force, the schema. Pure; all made from `settings.py`.
+"""Settings as text: their names, an example file, what is in force, the schema. Pure; all made from `schema.py`.
 
 Never shows a secret.
 """

@@ -1,7 +1,7 @@
-"""The built-in tasks: every prompt that the model sees unless the operator's settings have their own, as data. Pure.
+"""Where the prompts of the built-in tasks are written: message, sentiment and reply. Only data. Pure.
 
-The prompts of the sentiment were chosen by measurement: the English ones by reviews, tweets and short statements on
-SmolLM2-135M, the Chinese one by reviews on Gemma-3-270M. `deploy/MEASUREMENTS.md`, "accuracy", has what was tried.
+The sentiment prompts were chosen by measurement: the English ones on reviews, tweets and short statements with
+SmolLM2-135M, the Chinese one on reviews with Gemma-3-270M. What was tried is in `deploy/MEASUREMENTS.md`, "accuracy".
 """
 
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, ComposeSpec, Example, GenerateSpec, Label, Tasks
@@ -10,7 +10,7 @@ from edged.tasks.specs import ClassifyPrompt, ClassifySpec, ComposeSpec, Example
 
 
 def _labels(*, positive: tuple[str, ...], negative: tuple[str, ...], shown: tuple[str, str]) -> tuple[Label, Label]:
-    """The two labels, read by these English words, with what English examples show for each."""
+    """The two labels: the English words that are scored for each, and (`shown`) what English examples show for each."""
     return (
         Label(
             canonical="positive",
@@ -80,9 +80,12 @@ _NEUTRAL_TEXTS_EN = (
 )
 
 
-# Each has one's own sorrow beside one's own joy (_EXAM): else "I am so ..." leans to joy, whatever follows.
 def _cases(case: str, *examples: Example) -> ClassifyPrompt:
-    """No role: the cases say it all, and a role before them cost SmolLM2 accuracy."""
+    """An English prompt without a role: with a role before the examples, SmolLM2 was less accurate.
+
+    Beside _EXAM, each prompt has an example of the writer's own sadness. Without it, "I am so ..." counts as positive
+    whatever follows.
+    """
     return ClassifyPrompt(role="", case=case, examples=examples, neutral_texts=_NEUTRAL_TEXTS_EN)
 
 
@@ -117,7 +120,7 @@ _SENTIMENT_ZH = ClassifyPrompt(
     ),
 )
 
-# The better of two feelings, and the verdict that follows from it.
+# Examples show a feeling and the verdict that follows from it.
 _BOTH_LINES = ("good\nVerdict: positive", "bad\nVerdict: negative")
 
 _FURTHER_EN = (

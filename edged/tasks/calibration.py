@@ -1,9 +1,9 @@
-"""Running calibration: what a task leans to over the texts that it was given lately is taken out of its scores. Pure.
+"""Running calibration: takes the bias that a task showed on its latest texts out of its scores. Pure.
 
-Batch calibration (Zhou et al. 2023) with a batch that moves on: each label's probability is divided by its mean over
-these texts. It presumes that the labels are about as frequent as each other in the long run, and helps where the
-neutral texts of a prompt are of another kind than the texts that come. An answer then depends on those before it; given
-the same ones, it is the same.
+This is batch calibration (Zhou et al. 2023) over a moving window: each label's probability is divided by its mean over
+the latest texts. It assumes that all labels are about equally frequent in the long run. It helps where the neutral
+texts of a prompt differ from the texts that come. An answer then depends on the answers before it; after the same
+answers it is the same again.
 """
 
 import hashlib
@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language
 
-WINDOW = 512  # texts that are looked back at
-_TRUST = 32  # texts that the prompt's own calibration counts for, so that the first few do not sway it
+WINDOW = 512  # how many of the latest texts count
+_TRUST = 32  # the mean begins as if so many texts had shown no bias, so that the first few texts change it little
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Observation:
-    """What one text got.
+    """The scores of one text.
 
     Attributes:
-        judge: who judged it; see `judge_of`.
-        scores: the labels' probabilities, in the order of the task.
+        judge: which task, prompt and model scored it; see `judge_of`.
+        scores: the probabilities of the labels, in the order of the task.
     """
 
     judge: str
@@ -32,29 +32,29 @@ class Observation:
 
 
 def judge_of(spec: ClassifySpec, language: Language, *, model: str, weight_format: str) -> str:
-    """Name all that a leaning depends on; another prompt or model has another one."""
+    """A hash of everything that the bias depends on: the task, its prompts and the model."""
     said = (spec.name, spec.labels, spec.prompts[language], spec.opinions(language)[1:], model, weight_format)
     return hashlib.blake2b(repr(said).encode(), digest_size=12).hexdigest()
 
 
 def observe(judge: str, scores: Mapping[str, float]) -> Observation:
-    """Keep of an answer what calibration needs: nothing of the text's words."""
+    """Take from an answer what calibration needs. It contains nothing of the text."""
     return Observation(judge=judge, scores=tuple(round(each, 4) for each in scores.values()))
 
 
 class RunningCalibration:
-    """The leanings of all judges. For one thread."""
+    """The latest scores by all judges. For use in one thread."""
 
     def __init__(self) -> None:
         self._seen: dict[str, deque[tuple[float, ...]]] = {}
 
     def add(self, observations: Iterable[Observation]) -> None:
-        """Take in what texts got, oldest first."""
+        """Add scores of texts, the oldest first."""
         for each in observations:
             self._seen.setdefault(each.judge, deque(maxlen=WINDOW)).append(each.scores)
 
     def correct(self, judge: str, scores: Mapping[str, float]) -> dict[str, float]:
-        """The probabilities of a text's labels with the leaning so far taken out."""
+        """The probabilities of a text's labels without the bias so far."""
         seen = self._seen.get(judge)
         if not seen:
             return dict(scores)

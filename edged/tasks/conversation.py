@@ -1,24 +1,24 @@
-"""A conversation as turns, and how it is cut to fit a budget of tokens. Pure: token counts come as arguments."""
+"""A conversation as turns, and how it is shortened to a number of tokens. Pure: token counts come as arguments."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-MAX_TURNS = 1000  # of a session that are read: the newest; more fit no context
+MAX_TURNS = 1000  # how many of the newest turns of a session are read; more fit into no context
 
 Role = Literal["system", "user", "assistant"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Turn:
-    """One side's words in a conversation."""
+    """What one side said in a conversation."""
 
     role: Role
     content: str
 
 
 def exchanges(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
-    """Group turns into exchanges, each starting at a user's turn (the first may start with the assistant's)."""
+    """Group turns into exchanges. Each begins with a user's turn; the first may begin with an assistant's."""
     groups: list[list[Turn]] = []
     for turn in turns:
         if turn.role == "user" or not groups:
@@ -28,14 +28,14 @@ def exchanges(turns: Sequence[Turn]) -> list[tuple[Turn, ...]]:
 
 
 def trim(turns: Sequence[Turn], *, count: Callable[[Turn], int], budget: int) -> tuple[Turn, ...]:
-    """Keep the newest whole exchanges whose tokens sum to at most `budget`.
+    """Keep the newest whole exchanges that have at most `budget` tokens together.
 
-    A conversation is never cut inside an exchange: an answer without its question misleads the model.
+    A conversation is never cut inside an exchange, because an answer without its question misleads the model.
 
     Args:
-        turns: oldest first.
-        count: the tokens that one turn takes in the prompt, template included.
-        budget: tokens left for history; negative keeps nothing.
+        turns: the oldest first.
+        count: gives the tokens that one turn takes in the prompt, with the template around it.
+        budget: tokens that are left for the history; with a negative number nothing is kept.
     """
     kept: list[Turn] = []
     for exchange in reversed(exchanges(turns)):

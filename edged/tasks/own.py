@@ -1,6 +1,6 @@
-"""Tasks of the operator's own, as `[tasks.NAME]` of the settings file has them, and the specs they make. Pure.
+"""The operator's own tasks: what `[tasks.NAME]` of the settings may contain, and the specs made from it. Pure.
 
-A task of a built-in's name takes its place, in compositions too.
+A task with the name of a built-in task replaces it, in compositions too.
 """
 
 import json
@@ -16,8 +16,10 @@ from edged.tasks.specs import (
     ClassifySpec,
     ComposeSpec,
     Example,
+    ExtractSpec,
     GenerateSpec,
     Label,
+    PartSpec,
     SamplingWishes,
     Tasks,
     TaskSpec,
@@ -26,7 +28,7 @@ from edged.tasks.text import LANGUAGES, Language
 
 T = TypeVar("T")
 
-# The keys of a result that are no part's.
+# The keys of a result that do not come from a task; no task may have such a name.
 RESERVED = frozenset(
     {
         "id",
@@ -49,7 +51,7 @@ _AS_JSON: Mapping[Language, str] = {
     "zh": "只用符合此模式的 JSON 回答:",
 }
 _CASE: Mapping[Language, str] = {"en": "Text: {text}\nAnswer: {label}\n\n", "zh": "文本:{text}\n回答:{label}\n\n"}
-# Texts that say nothing: what labels they get is the prompt's own leaning (see ClassifyPrompt).
+# Texts without content: the labels that they get show the prompt's own bias (see ClassifyPrompt).
 _NEUTRAL_TEXTS: Mapping[Language, tuple[str, ...]] = {
     "en": ("", "N/A", "The text is here.", "It is what it is.", "Something about something."),
     "zh": ("", "无", "这是一段文字。", "就是这样。", "关于某件事的内容。"),
@@ -61,7 +63,7 @@ class _Part(BaseModel):
 
 
 def _as_it_is_read(text: str) -> str:
-    """A label's words come at the end of a line, where white space around them would be another token."""
+    """Refuse white space around a label's words: they end a line of the prompt, and it would be another token."""
     if text != text.strip() or len(text.splitlines()) != 1:
         raise ValueError("white space at its ends, or a line break in it")
     return text
@@ -75,42 +77,43 @@ _ByLanguage = _Text | Annotated[dict[Language, _Text], Field(min_length=1)]
 class LabelSettings(_Part):
     """One answer of a task that classifies."""
 
-    label: _Words = Field(description="What results call it.")
+    label: _Words = Field(description="The name of the label in results.")
     emoji: str = ""
-    en: _Words | None = Field(None, description="What English prompts call it; the label itself by default.")
-    zh: _Words | None = Field(None, description="The same in Chinese ones.")
+    en: _Words | None = Field(None, description="Its name in English prompts; the label itself by default.")
+    zh: _Words | None = Field(None, description="Its name in Chinese prompts; the label itself by default.")
     words: tuple[_Words, ...] | dict[Language, tuple[_Words, ...]] = Field(
         (),
-        description="What prompts say for it instead of its name, as many words for every label: the first in the "
-        "examples, the others as further opinions, at no cost.",
+        description="Words that prompts use instead of the name, as many for every label. Examples show the first; the "
+        "probabilities of all are read and combined, at no further cost.",
     )
 
 
 class ExampleSettings(_Part):
-    """A solved case."""
+    """A text with its label, shown to the model."""
 
     text: _Text
     label: _Text
 
 
 class ClassifySettings(_Part):
-    """Gives one of its labels, with a probability for each."""
+    """A task that gives one of its labels, with a probability for each."""
 
     kind: Literal["classify"]
     labels: tuple[LabelSettings, ...] = Field(min_length=2, max_length=100)
-    role: _ByLanguage = Field(description="Who the model is and what it judges.")
-    case: _ByLanguage | None = Field(None, description="How a case reads: {text}, and {label} at its end.")
+    role: _ByLanguage = Field(description="Tells the model who it is and what it judges.")
+    case: _ByLanguage | None = Field(None, description="The form of a case: contains {text}, and {label} after it.")
     examples: tuple[ExampleSettings, ...] | dict[Language, tuple[ExampleSettings, ...]] = ()
     neutral_texts: tuple[str, ...] | dict[Language, tuple[str, ...]] | None = Field(
-        None, description="Texts that speak for no label; they take the prompt's own leaning out of the scores."
+        None,
+        description="Texts that favour no label; they show the prompt's own bias, which is taken out of the scores.",
     )
-    neutral: LabelSettings | None = Field(None, description="The label where the best two are nearly tied.")
+    neutral: LabelSettings | None = Field(None, description="The label given when the best two labels are nearly tied.")
     neutral_margin: float = Field(0.1, ge=0, lt=1)
 
     @field_validator("labels", mode="before")
     @classmethod
     def _plain(cls, labels: object) -> object:
-        """A label without more is its name alone."""
+        """A label may be given as its name alone."""
         if not isinstance(labels, list | tuple):
             return labels
         return tuple({"label": each} if isinstance(each, str) else each for each in labels)
@@ -119,21 +122,21 @@ class ClassifySettings(_Part):
     def _agrees(self) -> "ClassifySettings":
         names = [each.label for each in self.labels]
         if len({*names}) < len(names):
-            raise ValueError("two labels have one name")
+            raise ValueError("two labels have the same name")
         if self.neutral is not None and self.neutral.label in names:
-            raise ValueError(f"{self.neutral.label} is a label already; neutral is one more")
+            raise ValueError(f"{self.neutral.label} is already one of labels; neutral must be another one")
         for language in LANGUAGES:
             words = [_label(each).words(language) for each in self.labels]
             if len({*map(len, words)}) > 1:
-                raise ValueError(f"words has as many for every label in {language} prompts")
+                raise ValueError(f"every label must have the same number of words in {language} prompts")
             if len({*chain(*words)}) < len([*chain(*words)]):
-                raise ValueError(f"two labels have one name in {language} prompts")
+                raise ValueError(f"two labels have the same name or word in {language} prompts")
             _check_case(_in(language, self.case, _CASE))
             if not _in(language, self.neutral_texts, _NEUTRAL_TEXTS):
-                raise ValueError('neutral_texts has at least one text, which may be ""')
+                raise ValueError('neutral_texts must have at least one text; the text may be ""')
             for each in _in(language, self.examples, {}) or ():
                 if each.label not in names:
-                    raise ValueError(f"the example {each.text[:30]!r} has a label that is none: {each.label}")
+                    raise ValueError(f"the example {each.text[:30]!r} has a label not in labels: {each.label}")
         return self
 
     def spec(self, name: str) -> ClassifySpec:
@@ -161,22 +164,24 @@ class ClassifySettings(_Part):
 
 
 class GenerateSettings(_Part):
-    """Writes text, through the model's own chat template."""
+    """A task that writes text, by the chat template of the model."""
 
     kind: Literal["generate"]
-    system: _ByLanguage = Field(description="Who the model is and how it answers.")
-    temperature: float | None = Field(None, ge=0, le=2, description="Default: as is best for the model; so below.")
+    system: _ByLanguage = Field(description="Tells the model who it is and how to answer.")
+    temperature: float | None = Field(
+        None, ge=0, le=2, description="Default of this and the next three: best for the model."
+    )
     top_p: float | None = Field(None, gt=0, le=1)
     top_k: int | None = Field(None, ge=0, le=1000)
     repetition_penalty: float | None = Field(None, ge=0.5, le=2)
-    max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer, up to engine.max_new_tokens.")
+    max_tokens: int | None = Field(None, ge=1, le=32768, description="Longest answer; at most engine.max_new_tokens.")
     stop: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = Field((), max_length=8)
     whole_sentences: bool = Field(
         False,
-        description="Whether an answer that max_tokens or a deadline cuts short ends with its last whole sentence; "
-        "streams come by sentences then.",
+        description="Whether an answer that max_tokens or a deadline cuts short ends with its last whole sentence. A "
+        "stream then comes sentence by sentence.",
     )
-    history: bool = Field(False, description="Whether it is a conversation, with the turns before.")
+    history: bool = Field(False, description="Whether it is a conversation, in which the model sees the earlier turns.")
 
     def spec(self, name: str) -> GenerateSpec:
         """The task."""
@@ -197,39 +202,37 @@ class GenerateSettings(_Part):
 
 
 class ExtractSettings(_Part):
-    """Puts what a text says into JSON of a schema; no output is of another form."""
+    """A task that gives what it finds in a text as JSON of a schema; the output never has another form."""
 
     kind: Literal["extract"]
-    system: _ByLanguage = Field(description="What is to be found in the text.")
+    system: _ByLanguage = Field(description="Tells the model what to find in the text.")
     json_schema: dict[str, Any] = Field(alias="schema", description="A JSON Schema of an object.")
-    max_tokens: int = Field(256, ge=1, le=32768, description="Room for the JSON; what needs more is an error.")
+    max_tokens: int = Field(256, ge=1, le=32768, description="Room for the JSON; if it needs more, that is an error.")
 
     @field_validator("json_schema")
     @classmethod
     def _object(cls, schema: dict[str, Any]) -> dict[str, Any]:
         if schema.get("type") != "object" or not schema.get("properties"):
-            raise ValueError('a JSON Schema with type = "object" and properties')
+            raise ValueError('it must be a JSON Schema with type = "object" and properties')
         try:
             json.dumps(schema, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"there is no such value in JSON: {error}") from None
+            raise ValueError(f"it has a value that JSON cannot hold: {error}") from None
         return schema
 
-    def spec(self, name: str) -> GenerateSpec:
+    def spec(self, name: str) -> ExtractSpec:
         """The task."""
         shown = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
-        return GenerateSpec(
+        return ExtractSpec(
             name=name,
             system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
-            sampling=SamplingWishes(temperature=0.0, repetition_penalty=1.0),
             max_tokens=self.max_tokens,
-            keeps_history=False,
             schema=self.json_schema,
         )
 
 
 class ComposeSettings(_Part):
-    """Runs several tasks on one text, side by side."""
+    """A task that runs several others on one text at the same time."""
 
     kind: Literal["compose"]
     parts: tuple[_Text, ...] = Field(min_length=1, max_length=16)
@@ -241,12 +244,13 @@ class ComposeSettings(_Part):
 
 OwnTask = ClassifySettings | GenerateSettings | ExtractSettings | ComposeSettings
 TaskSettings = Annotated[OwnTask, Field(discriminator="kind")]
-# One level of a topic, and a key of JSON.
+# A name is one level of a topic and a key of a result.
 TaskName = Annotated[str, Field(pattern=r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$", max_length=64)]
 
 EXAMPLE = """\
-# Tasks of your own, beside or in place of the built-in ones (message, sentiment, reply); a message to R/in/<name> is
-# answered at once. Any text may be one for both languages, or one for each: role = { en = "…", zh = "…" }.
+# Your own tasks, in addition to the built-in ones (message, sentiment, reply) or, with the same name, instead of them.
+# A message to R/in/<name> is a request. Any text may be one for both languages, or one for each:
+# role = { en = "…", zh = "…" }.
 #
 #[tasks.urgency]
 #kind = "classify"                    # gives one of the labels, with a probability for each
@@ -262,13 +266,13 @@ EXAMPLE = """\
 #[tasks.summary]
 #kind = "generate"                    # writes
 #system = "You put what you are told into one short sentence."
-#temperature = 0.2                    # what is left out of the sampling is as is best for the model
+#temperature = 0.2                    # by default, sampling is as is best for the model
 #max_tokens = 40
 #stop = ["\\n"]
 #whole_sentences = true               # an answer that is cut short ends with its last whole sentence
 #
 #[tasks.order]
-#kind = "extract"                     # JSON of a schema, never anything else; wants pip install 'edged[extract]'
+#kind = "extract"                     # JSON of a schema, never anything else; needs pip install 'edged[extract]'
 #system = "You take orders."
 #schema.type = "object"
 #schema.required = ["item", "count"]
@@ -277,39 +281,39 @@ EXAMPLE = """\
 #schema.properties.count = { type = "integer", minimum = 1, maximum = 99 }
 #
 #[tasks.ticket]
-#kind = "compose"                     # several at once
+#kind = "compose"                     # several tasks on one text
 #parts = ["urgency", "summary", "sentiment"]
 """
 
 
 def tasks_of(own: Mapping[str, OwnTask]) -> Tasks:
-    """The built-in tasks and those of the settings.
+    """Put together the built-in tasks and those of the settings.
 
     Raises:
-        ValueError: they do not fit together; the message names the task.
+        ValueError: the tasks do not fit together; the message names the task that is wrong.
     """
     specs: dict[str, TaskSpec] = {each.name: each for each in BUILT_IN}
     specs |= {name: each.spec(name) for name, each in own.items()}
     for name in specs:
         if name in RESERVED:
-            raise ValueError(f"tasks.{name}: results have a field of that name; choose another")
+            raise ValueError(f"tasks.{name}: results have a field of this name; choose another name")
         parts = [*_parts(name, specs, ())]
-        if len({*parts}) < len(parts):
-            raise ValueError(f"tasks.{name}: a part comes twice")
-        talking = [each for each in parts if isinstance(spec := specs[each], GenerateSpec) and spec.keeps_history]
+        if len({each.name for each in parts}) < len(parts):
+            raise ValueError(f"tasks.{name}: it has a part twice")
+        talking = [each.name for each in parts if each.keeps_history]
         if len(talking) > 1:
-            raise ValueError(f"tasks.{name}: {' and '.join(talking)} each keep a conversation; one may")
+            raise ValueError(f"tasks.{name}: {' and '.join(talking)} each keep a conversation; only one part may")
     return Tasks(specs.values())
 
 
-def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> Iterator[str]:
+def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> Iterator[PartSpec]:
     if name in above:
         raise ValueError(f"tasks.{above[0]}: it is a part of itself ({' → '.join((*above, name))})")
     spec = specs.get(name)
     if spec is None:
-        raise ValueError(f"tasks.{above[-1]}: there is no task {name} to be its part; there are {', '.join(specs)}")
+        raise ValueError(f"tasks.{above[-1]}: its part {name} is not a task; the tasks are {', '.join(specs)}")
     if not isinstance(spec, ComposeSpec):
-        yield name
+        yield spec
         return
     for part in spec.parts:
         yield from _parts(part, specs, (*above, name))
@@ -327,10 +331,10 @@ def _label(label: LabelSettings) -> Label:
 
 def _check_case(case: str) -> None:
     if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
-        raise ValueError("case has {text} once, and after it {label} once")
+        raise ValueError("case must contain {text} once, and after it {label} once")
     others = case.replace("{text}", "").replace("{label}", "")
     if rest := others.count("{") + others.count("}"):
-        raise ValueError(f"case has {rest} more braces than those of {{text}} and {{label}}")
+        raise ValueError(f"case has {rest} braces that do not belong to {{text}} or {{label}}")
 
 
 def _named(label: LabelSettings, language: Language) -> str:
@@ -338,7 +342,7 @@ def _named(label: LabelSettings, language: Language) -> str:
 
 
 def _in(language: Language, given: T | dict[Language, T] | None, default: Mapping[Language, T]) -> T:
-    """The variant for a language: its own, else the one that there is, else the default."""
+    """The value for a language: its own, or the other language's, or the default."""
     if given is None or given == {}:
         return default[language]
     if isinstance(given, dict):

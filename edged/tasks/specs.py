@@ -1,13 +1,20 @@
-"""What a task is: kinds, labels, prompts, languages. Pure.
+"""What a task is: its kind, labels, prompts and languages. Pure.
 
-The built-in ones are in `prompts.py`, the operator's own in the settings.
+Each kind of task is a class here, with everything that differs by kind: how the model's answer reads in a result, its
+JSON Schema, what is streamed, whether it keeps a conversation. To add a kind, write its class and add it to `PartSpec`;
+mypy then shows what the engines and the settings lack. The built-in tasks are in `built_in.py`, those of the settings
+in `own.py`.
 """
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
+from urllib.parse import quote
 
+from edged.errors import ModelError
+from edged.tasks.outputs import Answer, Classification, Extraction, Reply, Scored, Written
 from edged.tasks.text import Language
 
 
@@ -19,9 +26,10 @@ class Label:
         canonical: its name on the wire, the same in every language.
         emoji: shown beside it; may be empty.
         names: its name in each prompt language.
-        said: the words whose probability is read, by prompt language, as many for each label. Each place in the list
-            is a reading of its own, and the evidence of the readings is added up. Where there are none it is the name.
-        shown: what stands in the examples, by prompt language; else the first of the words.
+        said: by prompt language, the words whose probability is read; as many words for every label. The first words of
+            all labels are one reading, the second words another, and the evidence of all readings is added up. Without
+            words, the name is read.
+        shown: by prompt language, what the examples show for the label; without it, the first of the words.
     """
 
     canonical: str
@@ -31,17 +39,17 @@ class Label:
     shown: Mapping[Language, str] = field(default_factory=dict)
 
     def words(self, language: Language) -> tuple[str, ...]:
-        """What is read for it in a prompt of this language."""
+        """The words whose probability is read in a prompt of this language."""
         return self.said.get(language) or (self.names[language],)
 
     def example(self, language: Language) -> str:
-        """What stands for it in the examples of a prompt of this language."""
+        """What the examples of a prompt of this language show for the label."""
         return self.shown.get(language) or self.words(language)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Example:
-    """A solved case shown in the prompt."""
+    """A case with its answer, shown in the prompt."""
 
     text: str
     label: str  # canonical
@@ -51,16 +59,16 @@ class Example:
 class ClassifyPrompt:
     """The prompt of a classification in one language.
 
-    It reads: role, then each example as `case` with its label's name, then `case` with the text, and the model
-    is asked how probable each label's name is next. All before the text is the same for every request, so its
-    KV cache is computed once.
+    The prompt is the role, then each example as a `case` with its label, then a `case` with the text up to where the
+    label would come; the model tells how probable each label is there. Everything before the text is the same for every
+    request, so its keys and values are computed once.
 
     Attributes:
-        role: who the model is and what it judges.
-        case: one case with `{text}` and, at its end, `{label}`.
-        examples: solved cases, as many of one label as of another.
-        neutral_texts: texts that carry no polarity, or as much of one as of the other; the mean label probability
-            over them is the prompt's own bias, and is taken out (contextual calibration: Zhao et al. 2021,
+        role: tells the model who it is and what it judges.
+        case: the form of a case, with `{text}` and, after it, `{label}`.
+        examples: cases with their answers, as many of each label.
+        neutral_texts: texts that favour no label, or all labels equally. The mean label probability over them is the
+            prompt's own bias, which is taken out of the scores (contextual calibration: Zhao et al. 2021,
             domain-context calibration: Fei et al. 2023).
     """
 
@@ -72,15 +80,15 @@ class ClassifyPrompt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ClassifySpec:
-    """Scores the labels of a text; one forward pass an opinion, nothing generated.
+    """Scores the labels for a text: one forward pass for each prompt, and nothing is generated.
 
     Attributes:
-        neutral: the label given when the best two labels are nearer than `neutral_margin`; it is not scored by
-            the model itself.
-        further: by language, the same question by other prompts: tasks with a name of their own and the same labels in
-            the same order, perhaps said by other words. They are asked one after the other while the best two labels
-            are nearer than `doubt` by the mean of the evidence: where one prompt is sure, more of them hardly ever
-            change the answer.
+        neutral: the label given when the probabilities of the best two labels are nearer than `neutral_margin`. The
+            model does not score it.
+        further: by language, other prompts that ask the same: tasks with other names and the same labels in the same
+            order, perhaps with other words for them.
+        doubt: a further prompt is asked while the probabilities of the best two labels, by all prompts so far, are
+            nearer than this. Where one prompt is sure, further prompts hardly ever change the answer.
     """
 
     name: str
@@ -91,19 +99,56 @@ class ClassifySpec:
     further: Mapping[Language, tuple["ClassifySpec", ...]] = field(default_factory=dict)
     doubt: float = 0.0
 
+    kind: ClassVar[str] = "classify"
+    keeps_history: ClassVar[bool] = False
+    streams_words: ClassVar[bool] = False
+    precedes_words: ClassVar[bool] = True  # in a stream: one chunk, before the words of any other part
+    output_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Classification"}
+    chunk_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Classification"}
+
+    def output(self, answer: Answer, language: Language) -> Classification:
+        """Turn label probabilities into an answer: the most probable label, or the neutral one when the best are close.
+
+        The model does not score the neutral label; its `score` is 1 minus the distance of the best two labels.
+        """
+        if not isinstance(answer, Scored):
+            raise TypeError(f"task {self.name} was answered without scores")
+        scores = answer.scores
+        first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
+        margin = scores[first] - scores[second]
+        label = next(each for each in self.labels if each.canonical == first)
+        score = scores[first]
+        if self.neutral is not None and margin < self.neutral_margin:
+            label, score = self.neutral, 1.0 - margin
+        return Classification(
+            label=label.canonical,
+            name=label.names[language],
+            emoji=label.emoji,
+            score=round(score, 4),
+            scores={name: round(value, 4) for name, value in scores.items()},
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """What `R/info` says of it."""
+        labels = [*self.labels, *([self.neutral] if self.neutral else [])]
+        return {
+            "kind": self.kind,
+            "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
+        }
+
     def opinions(self, language: Language) -> tuple["ClassifySpec", ...]:
-        """Every prompt that may be asked of a text in this language, in order."""
+        """All prompts that may be asked about a text in this language, in order."""
         return (self, *self.further.get(language, ()))
 
     def is_in_doubt(self, probabilities: Iterable[float]) -> bool:
-        """Whether labels of these probabilities want a further opinion."""
+        """Whether a further prompt is to be asked, after these probabilities of the labels."""
         first, second = sorted(probabilities, reverse=True)[:2]
         return first - second < self.doubt
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CompletionPrompt:
-    """A classification as text: `text` to continue, by `space` and a label's word."""
+    """The prompt of a classification as text. The model would continue `text` with `space` and a label's word."""
 
     text: str
     space: str
@@ -117,7 +162,7 @@ def solved_cases(spec: ClassifySpec, language: Language) -> str:
 
 
 def completion_prompt(spec: ClassifySpec, *, text: str, language: Language) -> CompletionPrompt:
-    """The whole prompt as text, for a model that is reached by text."""
+    """The whole prompt as text, for a server that takes text and not tokens."""
     prompt = spec.prompts[language]
     question, _, _ = prompt.case.partition("{label}")
     before, _, after = question.partition("{text}")
@@ -130,7 +175,7 @@ def completion_prompt(spec: ClassifySpec, *, text: str, language: Language) -> C
 class Sampling:
     """How the next token is drawn (temperature 0 takes the most probable one).
 
-    The values here are for models of which nothing better is known; see deploy/MEASUREMENTS.md, "replies".
+    The default values are for models without recommended values; see deploy/MEASUREMENTS.md, "replies".
     """
 
     temperature: float = 0.7
@@ -140,7 +185,7 @@ class Sampling:
 
 
 class Wishes(Protocol):
-    """Somebody's choice of some values of `Sampling`; None leaves what is below."""
+    """Values that replace those of a `Sampling`; None leaves the value as it is."""
 
     @property
     def temperature(self) -> float | None: ...
@@ -154,7 +199,7 @@ class Wishes(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingWishes:
-    """What a model's makers, a preset or a task say of `Sampling`; see `Wishes`."""
+    """The values that a model's makers, a preset or a task recommend; see `Wishes`."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -163,7 +208,7 @@ class SamplingWishes:
 
 
 def sampling_of(below: Sampling, *wishes: Wishes) -> Sampling:
-    """Lay wishes over a sampling, the strongest last."""
+    """Replace values of a sampling by wishes, one after the other: the last has the most weight."""
     for each in wishes:
         chosen = {name: getattr(each, name) for name in _SAMPLING if getattr(each, name) is not None}
         below = replace(below, **chosen)
@@ -175,34 +220,116 @@ _SAMPLING = tuple(each.name for each in fields(Sampling))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GenerateSpec:
-    """Writes text through the model's own chat template.
+    """Writes text, by the chat template of the model.
 
     Attributes:
-        sampling: what the task wants otherwise than the model's own sampling has it.
-        whole_sentences: a text that a limit cuts short ends with its last whole sentence, if it has one.
-        schema: a JSON Schema that holds the output, which then is JSON and no conversation; None: free text.
+        sampling: values that the task uses instead of the model's own.
+        max_tokens: of one answer; None means the engine's limit.
+        stop: strings that end the text and are not part of it.
+        whole_sentences: whether a text that a limit cuts short ends with its last whole sentence, if it has one.
+        keeps_history: whether the task is a conversation, so that the model sees the earlier turns.
     """
 
     name: str
     system: Mapping[Language, str]
     sampling: SamplingWishes = SamplingWishes()
-    max_tokens: int | None = None  # None: the engine's limit
-    stop: tuple[str, ...] = ()  # strings that end the text and are not part of it
+    max_tokens: int | None = None
+    stop: tuple[str, ...] = ()
     whole_sentences: bool = False
     keeps_history: bool = True
-    schema: Mapping[str, Any] | None = None
+
+    kind: ClassVar[str] = "generate"
+    schema: ClassVar[None] = None
+    streams_words: ClassVar[bool] = True
+    precedes_words: ClassVar[bool] = False
+    output_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Reply"}
+    chunk_schema: ClassVar[Mapping[str, Any]] = {
+        "type": "object",
+        "required": ["delta"],
+        "properties": {"delta": {"type": "string"}},
+        "additionalProperties": False,
+    }
+
+    def output(self, answer: Answer, language: Language) -> Reply:  # noqa: ARG002 - every kind has this form
+        """The text, unchanged."""
+        written = _written(answer, self.name)
+        return Reply(text=written.text, finish_reason=written.finish_reason)
+
+    def summary(self) -> dict[str, Any]:
+        """What `R/info` says of it."""
+        return {"kind": self.kind, "history": self.keeps_history}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ExtractSpec:
+    """Finds data in a text and gives it as JSON of a schema, to which the engine holds the output.
+
+    Attributes:
+        schema: a JSON Schema of an object.
+        max_tokens: of the JSON; None means the engine's limit.
+    """
+
+    name: str
+    system: Mapping[Language, str]
+    schema: Mapping[str, Any]
+    sampling: SamplingWishes = SamplingWishes(temperature=0.0, repetition_penalty=1.0)
+    max_tokens: int | None = None
+
+    kind: ClassVar[str] = "extract"
+    stop: ClassVar[tuple[str, ...]] = ()
+    whole_sentences: ClassVar[bool] = False
+    keeps_history: ClassVar[bool] = False
+    streams_words: ClassVar[bool] = False
+    precedes_words: ClassVar[bool] = False
+    chunk_schema: ClassVar[None] = None
+
+    @property
+    def output_schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of its part of a result. Its own schema gets an `$id`, to which its `$ref: "#/…"` refer."""
+        data = {"$id": f"urn:edged:{quote(self.name)}", **self.schema}
+        return {"type": "object", "required": ["data"], "properties": {"data": data}}
+
+    def output(self, answer: Answer, language: Language) -> Extraction:  # noqa: ARG002 - every kind has this form
+        """Read the JSON that the model wrote.
+
+        Raises:
+            ModelError: the JSON cannot be sent. A schema limits the form of a number and not its size, and a number
+                such as 1e999 is valid JSON but not a float.
+        """
+        text = _written(answer, self.name).text
+        try:
+            data = json.loads(text)
+            json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            data = None
+        if not isinstance(data, dict):
+            raise ModelError("the model's output is no JSON that can be sent; give numbers of the schema a maximum")
+        return Extraction(data=data)
+
+    def summary(self) -> dict[str, Any]:
+        """What `R/info` says of it."""
+        return {"kind": self.kind, "schema": dict(self.schema)}
+
+
+def _written(answer: Answer, task: str) -> Written:
+    if not isinstance(answer, Written):
+        raise TypeError(f"task {task} was answered without a text")
+    return answer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ComposeSpec:
-    """Runs several tasks on the same text, side by side; each gives one key of the result."""
+    """Runs several tasks on the same text at the same time; each gives one key of the result."""
 
     name: str
     parts: tuple[str, ...]
 
+    kind: ClassVar[str] = "compose"
 
-TaskSpec = ClassifySpec | GenerateSpec | ComposeSpec
-PartSpec = ClassifySpec | GenerateSpec
+
+TextSpec = GenerateSpec | ExtractSpec  # the kinds that the model answers by writing
+PartSpec = ClassifySpec | TextSpec  # the kinds that the model answers
+TaskSpec = PartSpec | ComposeSpec  # all kinds
 
 
 class Tasks:
@@ -219,11 +346,11 @@ class Tasks:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names, in the order they were given."""
+        """The names, in the order of the specs."""
         return tuple(self._specs)
 
     def parts(self, name: str) -> tuple[PartSpec, ...]:
-        """Give the tasks that the model runs for `name`: itself, or a composition's parts in order.
+        """The tasks that the model runs for `name`: the task itself, or the parts of a composition in order.
 
         Raises:
             KeyError: no such task.
@@ -233,6 +360,11 @@ class Tasks:
             return (spec,)
         return tuple(part for each in spec.parts for part in self.parts(each))
 
+    @property
+    def all_parts(self) -> Iterator[PartSpec]:
+        """The parts of all tasks; a part of several tasks comes several times."""
+        return (part for name in self.names for part in self.parts(name))
+
     def keeps_history(self, name: str) -> bool:
-        """Whether turns of a session are read and written by this task."""
-        return any(isinstance(part, GenerateSpec) and part.keeps_history for part in self.parts(name))
+        """Whether this task reads and writes the turns of a session."""
+        return any(part.keeps_history for part in self.parts(name))

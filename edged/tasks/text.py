@@ -1,4 +1,4 @@
-"""Text before it is tokenized: normalised, and its language told by its script. Pure."""
+"""Text before it is tokenized: how it is normalised, and how its language is found from its script. Pure."""
 
 import unicodedata
 from typing import Literal
@@ -6,8 +6,8 @@ from typing import Literal
 Language = Literal["zh", "en"]
 LANGUAGES: tuple[Language, ...] = ("zh", "en")
 
-# Full-width forms U+FF01..U+FF5E mirror ASCII U+0021..U+007E (Unicode chart UFF00). The marks after them have
-# no full-width code point, yet stand for the same signs in Chinese text.
+# The full-width forms U+FF01..U+FF5E are in the order of ASCII U+0021..U+007E (Unicode chart UFF00). The marks after
+# them are not full-width forms of ASCII, but have the same meaning in Chinese text.
 _HALF_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {
     0x3000: " ",
     ord("。"): ".",
@@ -25,15 +25,15 @@ _KEPT_CONTROLS = {"\n", "\t"}
 
 
 def normalise(text: str, *, half_width: bool) -> str:
-    """Give `text` as the model should see it: NFC, no control characters, trimmed, optionally half-width.
+    """Give `text` as the model should see it: NFC, without control characters, trimmed, half-width if asked.
 
-    Line breaks become line feeds. Format characters that shape emoji and scripts (ZWJ, variation selectors) stay.
+    Line breaks become line feeds. Format characters that emoji and scripts need (ZWJ, variation selectors) are kept.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     if half_width:
         text = text.translate(_HALF_WIDTH)
     text = "".join(c for c in text if c in _KEPT_CONTROLS or unicodedata.category(c) != "Cc")
-    # Last, because what was taken out or made narrow may bring a letter and its accent together.
+    # NFC comes last: a letter and its accent may become neighbours only by the steps before.
     return unicodedata.normalize("NFC", text).strip()
 
 
@@ -46,7 +46,7 @@ def is_han(char: str) -> bool:
 
 
 def language_of(text: str) -> Language:
-    """Tell Chinese from the rest by script: one ideograph says about as much as two Latin letters."""
+    """Whether a text is Chinese, by its script: one ideograph counts as much as two letters of other scripts."""
     han = sum(map(is_han, text))
     latin = sum(c.isalpha() and not is_han(c) for c in text)
     return "zh" if 2 * han > latin else "en"

@@ -178,4 +178,4 @@ def test_a_task_that_is_wrong_is_told_at_the_start(daemon: Daemon) -> None:
     config.write_text(SETTINGS + '[tasks.more]\nkind = "compose"\nparts = ["nothing"]\n')
     done = daemon.command("run", "--config", str(config))
     assert done.returncode == ExitCode.USAGE
-    assert "tasks.more: there is no task nothing to be its part" in done.stderr
+    assert "tasks.more: its part nothing is not a task" in done.stderr

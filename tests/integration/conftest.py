@@ -1,12 +1,12 @@
 """Fixtures of the integration tests."""
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from edged.commands.demo import amqtt_command
 from tests.support.broker import free_port, until_listening
 from tests.support.hardened import HardenedBroker
 
@@ -22,15 +22,12 @@ def hardened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HardenedBroke
 
 @pytest.fixture
 def amqtt(tmp_path: Path) -> Iterator[int]:
-    """The port of a broker that grants shared subscriptions and delivers nothing by them."""
+    """The port of an amqtt broker: it speaks MQTT 3.1.1 alone, and grants shared subscriptions but delivers nothing."""
     port = free_port()
-    settings = tmp_path / "amqtt.yaml"
-    settings.write_text(
-        f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
-        "plugins:\n  amqtt.plugins.authentication.AnonymousAuthPlugin:\n    allow_anonymous: true\n"
-    )
-    command = [sys.executable, "-c", "from amqtt.scripts.broker_script import main; main()", "-c", str(settings)]
+    command = amqtt_command(tmp_path, port)
     with (tmp_path / "amqtt.log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        until_listening(port)
-        yield port
-        process.terminate()
+        try:
+            until_listening(port)
+            yield port
+        finally:
+            process.terminate()

@@ -5,6 +5,7 @@ import itertools
 import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,8 +15,10 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
+from edged.engine.cooling import Cooling
 from edged.engine.decoders import lean_loading, native_library
-from edged.engine.engine import Engine, Limits, Loaded
+from edged.engine.engine import Engine
+from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
@@ -23,10 +26,10 @@ from edged.ports.engine import Classified, Failed, Generated, ModelInfo, Params,
 from edged.tasks import built_in
 from edged.tasks.built_in import MESSAGE, REPLY
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec, GenerateSpec, Sampling, SamplingWishes, Tasks
+from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
-from tests.support.waiting import eventually
+from tests.support.waiting import TIMEOUT, eventually
 
 CONTEXT = 768
 LIMITS = Limits(max_batch=4, max_new_tokens=24, prefill_chunk_tokens=64, kv_bytes=1 << 28, prefix_cache_bytes=1 << 24)
@@ -102,6 +105,8 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
         has_template: bool = True,
         sampling: Sampling = _HOUSE,
         tasks: Tasks = BUILT_IN,
+        cooling: Cooling | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
             info = ModelInfo(
@@ -126,7 +131,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 model=wrap(model), prompter=prompter, info=info, limits=limits, sampling=sampling, priors=kept
             )
 
-        engine = Engine(load, tasks=tasks)
+        engine = Engine(load, tasks=tasks, cooling=cooling, clock=clock)
         started.append(engine)
         engine.start()
         engine.wait_ready(60)
@@ -152,7 +157,7 @@ def run(engine: Engine[Any], *work: Work) -> dict[str, WorkEvent]:
         engine.submit(each, events.put)
     ends: dict[str, WorkEvent] = {}
     while len(ends) < len(work):
-        event = events.get(timeout=60)
+        event = events.get(timeout=TIMEOUT)
         if not isinstance(event, TextDelta):
             assert event.key not in ends, "a second end"
             ends[event.key] = event
@@ -361,7 +366,7 @@ def test_streamed_pieces_join_to_the_reply(start: Start) -> None:
     events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     engine.submit(reply("r", stream=True), events.put)
     pieces: list[str] = []
-    while isinstance(event := events.get(timeout=60), TextDelta):
+    while isinstance(event := events.get(timeout=TIMEOUT), TextDelta):
         pieces.append(event.text)
     assert "".join(pieces) == text_of(event)
     assert len(pieces) > 1
@@ -386,19 +391,18 @@ def test_users_text_reaches_no_other_role(start: Start, tokenizer: PreTrainedTok
 
 
 def test_a_deadline_before_work_is_an_error_and_during_it_a_short_reply(start: Start) -> None:
-    engine = start()
-    assert isinstance(error_of(run(engine, reply("r", deadline=0.0))["r"]), Expired)
-    begin = engine._clock()
-    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    begin = 1000.0
     clock = {"ahead": 0.0}
-    engine._clock = lambda: begin + clock["ahead"]
+    engine = start(clock=lambda: begin + clock["ahead"])
+    assert isinstance(error_of(run(engine, reply("r", deadline=0.0))["r"]), Expired)
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
 
     def on_event(event: WorkEvent) -> None:
         clock["ahead"] = 100.0 if isinstance(event, TextDelta) else clock["ahead"]
         events.put(event)
 
     engine.submit(reply("d", stream=True, deadline=begin + 50), on_event)
-    while isinstance(event := events.get(timeout=60), TextDelta):
+    while isinstance(event := events.get(timeout=TIMEOUT), TextDelta):
         pass
     assert isinstance(event, Generated)
     assert event.finish_reason == "deadline"
@@ -418,11 +422,11 @@ def test_cancel_ends_a_running_and_a_waiting_reply(start: Start) -> None:
     long = Params(temperature=1.0, seed=1, max_tokens=400)
     engine.submit(reply("running", params=long, stream=True), on_event)
     engine.submit(reply("waiting", params=long), events.put)
-    assert first_word.wait(60)
+    assert first_word.wait(TIMEOUT)
     engine.cancel("waiting")
     engine.cancel("running")
     engine.cancel("never was")
-    ends = {event.key: event for event in (events.get(timeout=60), events.get(timeout=60))}
+    ends = {event.key: event for event in (events.get(timeout=TIMEOUT), events.get(timeout=TIMEOUT))}
     assert isinstance(error_of(ends["waiting"]), Cancelled)
     ended = ends["running"]
     assert isinstance(ended, Generated)
@@ -470,12 +474,14 @@ def test_one_request_that_breaks_the_model_does_not_harm_its_neighbours(
     start: Start, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     poison = tokenizer("🦖", add_special_tokens=False).input_ids[-1]
-    wanted = text_of(run(start(), reply("good"))["good"])
+    alone = start()
+    text, other = (text_of(run(alone, reply("r", text))["r"]) for text in PROMPTS[:2])
+    scores = scores_of(run(alone, sentiment("s"))["s"])
     engine = start(wrap=lambda model: Failing(model, poison))
-    ends = run(engine, reply("good"), reply("bad", "🦖"), sentiment("also good"))
-    assert text_of(ends["good"]) == wanted
+    ends = run(engine, reply("a", PROMPTS[0]), reply("bad", "🦖"), reply("b", PROMPTS[1]), sentiment("s"))
+    assert (text_of(ends["a"]), text_of(ends["b"])) == (text, other)
     assert isinstance(error_of(ends["bad"]), ModelError)
-    assert isinstance(ends["also good"], Classified)
+    assert scores_of(ends["s"]) == pytest.approx(scores, rel=1e-3)
 
 
 class Narrow(Failing):
@@ -493,7 +499,7 @@ def test_one_request_whose_logits_make_no_sense_ends_alone(start: Start, tokeniz
     assert text_of(run(engine, reply("good"))["good"])
 
 
-CHOICE = GenerateSpec(
+CHOICE = ExtractSpec(
     name="choice",
     system={"en": "Choose.", "zh": "选。"},
     schema={
@@ -502,7 +508,6 @@ CHOICE = GenerateSpec(
         "properties": {"a": {"enum": ["x", "y"]}},
         "additionalProperties": False,
     },
-    stop=("x", "y"),
 )
 
 
@@ -554,7 +559,7 @@ def test_a_reply_ends_as_it_should(
     events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     engine.submit(reply("r", stream=True, params=replace(GREEDY, whole_sentences=wish)), events.put)
     pieces: list[str] = []
-    while isinstance(event := events.get(timeout=60), TextDelta):
+    while isinstance(event := events.get(timeout=TIMEOUT), TextDelta):
         pieces.append(event.text)
     assert isinstance(event, Generated)
     assert (event.text, event.finish_reason) == (text, reason)
@@ -579,6 +584,15 @@ def test_a_task_that_leaves_no_room_for_a_text_is_told_at_the_start(
 ) -> None:
     with pytest.raises(SettingsError, match=r"tasks\.long: its own words leave no room .* context of 768 tokens"):
         start(tasks=Tasks([task]))
+
+
+def test_a_hot_box_answers_more_slowly_and_the_same(start: Start) -> None:
+    wanted = text_of(run(start(), reply("r"))["r"])
+    engine = start(cooling=Cooling(70.0, lambda: 80.0))
+    assert engine.state().duty == 1.0
+    event = run(engine, reply("r"))["r"]
+    assert text_of(event) == wanted
+    assert engine.state().duty == 0.75
 
 
 def test_memory_of_ended_work_is_given_back(start: Start) -> None:

@@ -26,7 +26,7 @@ from tests.support.daemon import SCRIPTED, Daemon, Watcher
 from tests.support.peer import Peer
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
-from tests.support.waiting import eventually
+from tests.support.waiting import TIMEOUT, eventually
 
 TEAM = "edged/team"
 
@@ -86,7 +86,7 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
     server.stop()
 
 
-def answers(peer: Peer, number: int, timeout: float = 60.0) -> list[dict[str, Any]]:
+def answers(peer: Peer, number: int, timeout: float = TIMEOUT) -> list[dict[str, Any]]:
     deadline = time.monotonic() + timeout
     found: list[dict[str, Any]] = []
     while len(found) < number:
@@ -136,7 +136,7 @@ def test_work_is_shared_and_each_request_is_answered_once(fleet: Fleet) -> None:
 def test_a_box_that_was_not_there_says_so_and_a_caller_may_bring_the_history(fleet: Fleet) -> None:
     fleet.start("a")
     fleet.wait_ready()
-    with fleet.client(timeout=30.0) as client:
+    with fleet.client(timeout=TIMEOUT) as client:
         assert "history" not in client.ask("hi", task="reply", session="s", turn=1)
         assert "history" not in client.ask("and?", task="reply", session="s", turn=2)
         fleet.start("b")
@@ -287,8 +287,9 @@ def test_a_slow_box_tells_the_broker_so_when_it_comes_again(fleet: Fleet) -> Non
         box.kill()
         pace = box.folder / "state" / "pace"
         noted = json.loads(pace.read_text())
-        assert noted["requests"] == 64
-        pace.write_text(json.dumps({**noted, "requests": 6}))  # as some hours of work would have it
+        assert noted["content"]["requests"] == 64
+        noted["content"]["requests"] = 6  # as some hours of work would have it
+        pace.write_text(json.dumps(noted))
         box.start()
         while (group := watcher.next_json()["group"])["receive_maximum"] == 64:
             pass
@@ -406,7 +407,7 @@ def test_a_stream_that_is_begun_again_repeats_nothing(fleet: Fleet) -> None:
         box.subscribe(f"{TEAM}/in/reply")
 
         def say(number: int) -> None:
-            asked = json.loads(box.received.get(timeout=10.0).payload)
+            asked = json.loads(box.received.get(timeout=TIMEOUT).payload)
             for seq, word in enumerate(words[:number]):
                 chunk = {"id": asked["id"], "seq": seq, "reply": {"delta": word}}
                 box.publish(f"{asked['reply_to']}/stream", json.dumps(chunk).encode())
@@ -421,7 +422,7 @@ def test_a_stream_that_is_begun_again_repeats_nothing(fleet: Fleet) -> None:
         thread = threading.Thread(target=die_and_come_again)
         thread.start()
         *chunks, result = client.stream("how was it?", task="reply", stream=True)
-        thread.join(10.0)
+        thread.join(TIMEOUT)
     assert [each.body["reply"]["delta"] for each in chunks] == words
     assert result.body["reply"]["text"] == "".join(words)
 
@@ -433,12 +434,18 @@ def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refus
 
 
 @pytest.mark.parametrize("more", [{}, {"EDGED_MQTT__CLIENT_ID": "another"}], ids=["one client id", "two client ids"])
-def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet, tmp_path: Path, more: dict[str, str]) -> None:
+def test_of_two_boxes_of_one_name_that_could_not_hear_each_other_one_stops(
+    fleet: Fleet, tmp_path: Path, more: dict[str, str]
+) -> None:
+    """The first one stands still while the second one asks whether it lives."""
     first = fleet.start("a")
     fleet.wait_ready()
+    os.kill(first.process.pid, signal.SIGSTOP)
     second = Daemon(folder=tmp_path, broker=fleet.broker, node="a", program=SCRIPTED, more={**first.more, **more})
     second.start()
     try:
+        eventually(lambda: "broker_connected" in second.log, "its connection")
+        os.kill(first.process.pid, signal.SIGCONT)
         assert first.wait() == ExitCode.BROKER
         assert "two daemons have one name" in first.log
         assert second.is_alive
@@ -460,7 +467,7 @@ def test_what_an_earlier_life_said_with_a_clock_ahead_is_not_taken_for_another_b
         peer.publish("edged/a/status", json.dumps(said).encode(), retain=True)
         eventually(lambda: "edged-lookout" in fleet.broker.log(), "a look at who lives there")
         ask(peer, "one")
-        while (message := peer.received.get(timeout=30)).topic.endswith("/status"):
+        while (message := peer.received.get(timeout=TIMEOUT)).topic.endswith("/status"):
             status = json.loads(message.payload)
         assert json.loads(message.payload)["node"] == "a"
         assert status["boot_id"] != "earlier"

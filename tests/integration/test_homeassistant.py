@@ -8,8 +8,15 @@ from typing import Any
 
 import pytest
 
+from edged.contract.health import HealthReport
+from edged.contract.results import encode
+from edged.contract.topics import Topics
+from edged.monitoring.home_assistant import describe
+from edged.monitoring.home_assistant_entities import task_ids
 from tests.support import assets
 from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
+from tests.support.odd_tasks import ODD_LABELS, ODD_NAMES, odd_tasks
+from tests.support.report import REPORT
 
 VIEW = Path(__file__).parents[1] / "support" / "homeassistant_view.py"
 CONFIG = "homeassistant/device/edged-box/config"
@@ -117,3 +124,20 @@ def test_it_is_told_again_at_its_birth_and_forgets_what_is_turned_off(daemon: Da
     publish(daemon.broker, "edged/box/in/sentiment", '{"text": "I love it"}')
     after = take_until(everything, "edged/box/out/sentiment", status="ok")
     assert [topic for topic, _ in after if topic.startswith("edged/box/out/")] == ["edged/box/out/sentiment"]
+
+
+def test_tasks_of_any_name_and_label_are_shown() -> None:
+    topics = Topics(prefix="edged", node="box")
+    report = HealthReport.model_validate(REPORT)
+    config = describe(topics=topics, tasks=odd_tasks(), model="tiny", version="1", report=report)
+    labels = {name: ODD_LABELS[i % len(ODD_LABELS)] for i, name in enumerate(ODD_NAMES)}
+    messages = [(topics.status, '{"state":"ready","boot_id":"b"}'), (topics.health, encode(report.body()).decode())]
+    messages += [
+        (f"{topics.root}/out/{name}", encode({"status": "ok", name: {"label": label}}).decode())
+        for name, label in labels.items()
+    ]
+    seen = seen_by_home_assistant(config, messages)
+    ids = task_ids(ODD_NAMES)
+    assert {name: seen[key]["state"] for name, key in ids.items()} == {k: v[:255] for k, v in labels.items()}
+    assert all(seen[key]["available"] for key in ids.values())
+    assert (seen["state"]["state"], seen["problem"]["state"], seen["queue"]["state"]) == ("ready", "OFF", "3")

@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub import constants
 
 from edged.errors import ModelUnavailable
-from edged.models.store import HuggingFaceHub, Store
+from edged.models.hub import HuggingFaceHub
+from edged.models.store import Store
 from tests.support.broker import free_port
 from tests.support.hub import FakeHubServer, serve
 

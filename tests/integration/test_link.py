@@ -7,8 +7,6 @@ import os
 import queue
 import random
 import ssl
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,15 +15,16 @@ from typing import Any, Self
 
 import pytest
 
-from edged.mqtt import exchange
+from edged.mqtt import exchange, subscriptions
+from edged.mqtt.limits import packet_size
 from edged.mqtt.link import Link
-from edged.mqtt.outbox import packet_size
 from edged.mqtt.reconnect import Backoff
 from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
 from edged.settings.schema import MqttSettings
 from tests.conftest import MakeBroker
 from tests.support import packets
 from tests.support.broker import Broker, free_port
+from tests.support.certificates import make_certificates
 from tests.support.link_contract import RECEIVE_MAXIMUM, REQUESTS, RESULTS, Bench, Ending, LinkContract, result
 from tests.support.packets import Packet
 from tests.support.peer import Peer
@@ -176,18 +175,8 @@ def test_auto_takes_mqtt_5_where_it_is_spoken(broker: Broker, run: Callable[...,
 
 @pytest.fixture
 def certificates(tmp_path: Path) -> Path:
-    """A folder with an authority (ca.*) and certificates by it for the broker at 127.0.0.1 and for us."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=tmp_path, check=True, capture_output=True)
-
-    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=authority", "-days", "2")
-    (tmp_path / "names").write_text("subjectAltName=IP:127.0.0.1\n")
-    for name in ("broker", "us"):
-        openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signing = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names", "-days", "2")
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.crt", *signing)
+    """A folder of certificates."""
+    make_certificates(tmp_path)
     return tmp_path
 
 
@@ -341,26 +330,13 @@ def version_of(connect: Packet) -> int:
     return connect.body[6]
 
 
-def test_amqtt_is_spoken_to_in_3_1_1(
-    tmp_path: Path, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_amqtt_is_spoken_to_in_3_1_1(amqtt: int, run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "ANSWER_TIMEOUT", 2.0)  # it is silent to a CONNECT that has properties
-    port = free_port()
-    config = tmp_path / "amqtt.yaml"
-    config.write_text(
-        f"listeners: {{default: {{type: tcp, bind: '127.0.0.1:{port}'}}}}\n"
-        "plugins: {amqtt.plugins.authentication.AnonymousAuthPlugin: {allow_anonymous: true}}\n"
-    )
-    program = Path(sys.executable).parent / "amqtt"
-    with (tmp_path / "log").open("wb") as log, subprocess.Popen([program, "-c", config], stdout=log, stderr=log) as it:
-        try:
-            running = run(MqttSettings(host="127.0.0.1", port=port))
-            assert running.wait_connected().protocol == "3.1.1"
-            with Peer(port, version="3.1.1") as peer:
-                answer_one(running, peer)
-            running.link.stop(None, 1.0)
-        finally:
-            it.terminate()
+    running = run(MqttSettings(host="127.0.0.1", port=amqtt))
+    assert running.wait_connected().protocol == "3.1.1"
+    with Peer(amqtt, version="3.1.1") as peer:
+        answer_one(running, peer)
+    running.link.stop(None, 1.0)
 
 
 @pytest.mark.parametrize("answer", [HANG_UP, SAY_NOTHING, welcome(version=4, code=1)])
@@ -402,7 +378,7 @@ def test_each_refusal_is_said_and_tried_again(run: Callable[..., Running], code:
 def test_a_refused_subscription_is_a_fault_that_heals(
     run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "RESUBSCRIBE_AFTER", 0.1)
+    monkeypatch.setattr(subscriptions, "RESUBSCRIBE_AFTER", 0.1)
 
     def strict(packet: Packet) -> bytes | None:
         return suback(packet, 0x01, 0x87) if packet.kind == packets.SUBSCRIBE else well_behaved(packet)
@@ -783,8 +759,8 @@ def test_what_comes_after_unsubscribe_is_there_for_the_next_run(
     assert [each.message.payload for each in take(again.deliveries, 2)] == [b"while draining", b"while away"]
 
 
-def test_what_is_lossy_does_not_wait_for_acks(broker: Broker, run: Callable[..., Running]) -> None:
-    running = run(broker.settings(), subscriptions=(REQUESTS, "news/+"), lossy=("news/+",), receive_maximum=1)
+def test_what_comes_at_qos_0_does_not_wait_for_acks(broker: Broker, run: Callable[..., Running]) -> None:
+    running = run(broker.settings(), subscriptions=(REQUESTS, "news/+"), at_qos_0=("news/+",), receive_maximum=1)
     running.wait_connected()
     with Peer(broker.port) as peer:
         for number in range(3):
@@ -814,7 +790,7 @@ def test_a_broker_without_shared_subscriptions_is_not_asked_for_them(run: Callab
 def test_a_refused_queue_that_is_left_to_others_is_no_fault_any_more(
     run: Callable[..., Running], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exchange, "RESUBSCRIBE_AFTER", 0.3)
+    monkeypatch.setattr(subscriptions, "RESUBSCRIBE_AFTER", 0.3)
 
     def strict(packet: Packet) -> bytes | None:
         if packet.kind == packets.SUBSCRIBE and b"$share" in packet.body:

@@ -95,7 +95,7 @@ def test_figures_and_commands_tell_no_secret(daemon: Daemon) -> None:
     daemon.start()
     daemon.wait_ready()
     publish(daemon.broker, f"{daemon.root}/in/message", WORDS)
-    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.more['EDGED_METRICS__PORT']}/metrics", timeout=10) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{daemon.more['EDGED_METRICS__PORT']}/metrics", timeout=120) as page:
         told = [page.read().decode()]
     for command in (["check"], ["config", "--show"], ["top", "--once"], ["run", "--set", "mqtt.keepalive=soon"]):
         done = daemon.command(*command)

@@ -1,7 +1,8 @@
-"""A private mosquitto for tests: on free ports of 127.0.0.1 and a socket of its own, gone with the test."""
+"""A mosquitto for one test: on free ports of 127.0.0.1 and on its own Unix socket."""
 
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -14,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from edged.settings.schema import MqttSettings
-
-READY_TIMEOUT = 20.0
+from tests.support.waiting import TIMEOUT
 
 
 def find_mosquitto() -> str:
-    """The broker's program. Missing, it skips the test on a laptop and fails it in CI."""
+    """The broker's program. If there is none, the test is skipped on a laptop and fails in CI."""
     # Debian puts it where the PATH of a plain user does not look.
     found = os.environ.get("EDGED_MOSQUITTO") or shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
     if found is not None:
@@ -30,17 +30,24 @@ def find_mosquitto() -> str:
     pytest.skip(reason)
 
 
+_chance = random.SystemRandom()  # hypothesis seeds the other generator: all tests would get the same ports
+
+
 def free_port() -> int:
-    """A TCP port that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port that nobody listens on now.
+
+    It lies below those that Linux gives to outgoing connections: none of them takes it while its broker is down.
+    """
+    while True:
+        port = _chance.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def until_listening(port: int) -> None:
-    """Wait until somebody listens there."""
-    deadline = time.monotonic() + READY_TIMEOUT
+    """Wait until a server accepts connections at this port."""
+    deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
@@ -71,11 +78,11 @@ class Broker:
         return self.folder / "mqtt.sock"
 
     def settings(self, **more: object) -> MqttSettings:
-        """How to reach it over TCP, unless `more` says otherwise."""
+        """The settings of a client of this broker over TCP; `more` overrides them."""
         return MqttSettings.model_validate({"host": "127.0.0.1", "port": self.port, "keepalive": 5} | more)
 
     def start(self) -> None:
-        """Start, and wait until it listens. After `kill` it comes back on the same ports, with the same sessions."""
+        """Start the broker and wait until it listens. After `kill` it has the same ports and sessions again."""
         program = find_mosquitto()
         config = self.folder / "mosquitto.conf"
         config.write_text("\n".join(self._lines()) + "\n")
@@ -85,7 +92,7 @@ class Broker:
 
     def _lines(self) -> list[str]:
         return [
-            "user root",  # when started by root, keep the right to our folder; else without effect
+            "user root",  # if root starts it: stay root, who may write to our folder
             "per_listener_settings false",
             "persistence true",
             f"persistence_location {self.folder}/",
@@ -101,7 +108,7 @@ class Broker:
         ]
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + READY_TIMEOUT
+        deadline = time.monotonic() + TIMEOUT
         while time.monotonic() < deadline:
             if self._process is None or self._process.poll() is not None:
                 break
@@ -121,18 +128,18 @@ class Broker:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End the broker with SIGKILL, as a power cut would."""
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Let it stay connected and answer nothing."""
+        """Stop the process with SIGSTOP: connections stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def reload(self) -> None:
-        """Let it read its password and ACL files again."""
+        """Make the broker read its password and ACL files again."""
         self._signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -143,6 +150,6 @@ class Broker:
         self._signal(signal.SIGCONT)
         self._signal(number)
         if self._process is not None:
-            self._process.wait(READY_TIMEOUT)
+            self._process.wait(TIMEOUT)
             self._process = None
         self.unix_socket.unlink(missing_ok=True)

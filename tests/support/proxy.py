@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from tests.support.broker import free_port
 from tests.support.packets import Packet, split
 
 Observer = Callable[[int, Packet], None]
@@ -23,7 +24,7 @@ class Proxy:
     """
 
     def __init__(self, target: int, *, is_plain: bool = True, observe: Observer | None = None) -> None:
-        """`observe` is told each packet instead of its being kept: the number of its connection, and the packet."""
+        """With `observe`, packets are not kept: it is called with each, and with the number of its connection."""
         self._is_plain = is_plain
         self.port = 0
         self.packets: list[Packet] = []
@@ -53,7 +54,7 @@ class Proxy:
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)  # so that who sends soon feels a `pause`
-        listener.bind(("127.0.0.1", self.port))
+        listener.bind(("127.0.0.1", self.port or free_port()))
         listener.listen()
         self.port = listener.getsockname()[1]
         self._listener = listener
@@ -61,7 +62,7 @@ class Proxy:
         self._spawn(self._accept, listener)
 
     def cut(self) -> None:
-        """End all connections without a word, and take no more."""
+        """Close all connections without an MQTT DISCONNECT, and accept no new ones."""
         self.resume()
         with self._lock:
             sockets = [*self._sockets, *([self._listener] if self._listener is not None else [])]
@@ -71,7 +72,7 @@ class Proxy:
             _close(each)
 
     def pause(self, *, to_broker: bool = True, from_broker: bool = True) -> None:
-        """Take no bytes, and cut nothing; of one direction alone, if it is said."""
+        """Forward nothing and close nothing, in both directions or in one."""
         for is_meant, direction in ((to_broker, True), (from_broker, False)):
             if is_meant:
                 self._flows[direction].clear()
@@ -81,7 +82,7 @@ class Proxy:
             flow.set()
 
     def tear(self) -> None:
-        """Let half of what comes next through, and then cut its connection: a packet breaks in its middle."""
+        """Forward half of the next bytes, then close their connection: a packet breaks in its middle."""
         self._tears.set()
 
     def sent(self, kind: int, *, to_broker: bool) -> list[Packet]:
@@ -94,7 +95,7 @@ class Proxy:
                 client, _ = listener.accept()
                 try:
                     broker = socket.create_connection(("127.0.0.1", self._target))
-                except ConnectionRefusedError:  # the broker is down: for the client, nobody is there
+                except ConnectionRefusedError:  # the broker is down: the client's connection is closed
                     _close(client)
                     continue
                 with self._lock:

@@ -126,10 +126,13 @@ def test_a_list_is_json_or_has_commas(monkeypatch: pytest.MonkeyPatch, written: 
 
 def test_a_credential_loses_its_line_end_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mqtt_password").write_text(f" {SECRET} \n")
+    (tmp_path / "mqtt_tls_key_password").write_text(" of the key \n")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
-    password = load(flags={}, config_file=None).mqtt.password
-    assert password is not None
-    assert password.get_secret_value() == f" {SECRET} "
+    mqtt = load(flags={}, config_file=None).mqtt
+    assert mqtt.password is not None
+    assert mqtt.password.get_secret_value() == f" {SECRET} "
+    assert mqtt.tls.key_password is not None
+    assert mqtt.tls.key_password.get_secret_value() == " of the key "
 
 
 def test_the_file_may_be_named_in_the_environment_and_is_found_in_its_usual_places(
@@ -225,7 +228,7 @@ def test_what_systemd_says(
         ("EDGED_MQTT__REPLY_TOPICS", "a/#/b", ("EDGED_MQTT__REPLY_TOPICS", "no topic filter")),
         ("EDGED_MQTT__REPLY_TOPICS", '["a"', ("EDGED_MQTT__REPLY_TOPICS",)),
         ("EDGED_NODE", "a/b", ("EDGED_NODE = 'a/b' is not allowed",)),
-        ("EDGED_NODE", "", ("EDGED_NODE = ''",)),
+        ("EDGED_NODE", "/", ("EDGED_NODE = '/'", "one level of a topic")),
         ("EDGED_PREFIX", "$SYS", ("EDGED_PREFIX = '$SYS'", "prefix")),
         ("EDGED_HEALTH__INTERVAL", "nan", ("EDGED_HEALTH__INTERVAL", "finite number")),
         ("EDGED_HALF_WIDTH", "perhaps", ("EDGED_HALF_WIDTH = 'perhaps'", "boolean")),
@@ -299,7 +302,206 @@ def test_all_faults_are_told_at_once(monkeypatch: pytest.MonkeyPatch, write_toml
     monkeypatch.setenv("EDGED_MQTT__PORT", "x")
     assert len(fault({"queue.capacity": "0"}, write_toml("[limits]\ntext_chars = 0")).splitlines()) == 3
     monkeypatch.setenv("EDGED_A", "x")
-    assert len(fault({"b": "0"}, write_toml("c = 0")).splitlines()) == 3
+    assert len(fault({"b": "0"}, write_toml("c = 0")).splitlines()) == 4
+
+
+def test_rules_of_several_settings_are_told_beside_wrong_values(write_toml: WriteToml) -> None:
+    toml = """
+    bogus = 1
+    node = "team"
+    [mqtt]
+    port = 0
+    reply_topics = ["a/#/b", 7]
+    share_group = "team"
+    [mqtt.tls]
+    cert = "/c"
+    [engine]
+    max_new_tokens = 4000
+    [tasks.a]
+    kind = "classify"
+    """
+    message = fault({"limits.text_chars": "0"}, write_toml(toml))
+    for part in (
+        "bogus in",
+        "mqtt.port in",
+        "mqtt.reply_topics in",
+        "mqtt.tls: cert and key",
+        "engine: max_new_tokens",
+        "--set limits.text_chars",
+        "tasks.a",
+        "mqtt.share_group and node are both 'team'",
+    ):
+        assert part in message, message
+    # A pair is not told as broken where one of the two is wrong in itself.
+    assert len(fault(file=write_toml('[mqtt.tls]\ncert = 5\nkey = "/k"')).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("node", "a/b"),
+        ("mqtt.share_group", "a+b"),
+        ("mqtt.websocket_path", "mqtt"),
+        ("model.url", "host:8080"),
+        ("prefix", "a/+"),
+    ],
+)
+def test_what_is_allowed_is_told_in_words_and_not_as_a_pattern(name: str, value: str) -> None:
+    message = fault({name: value})
+    assert f"--set {name}" in message
+    assert not re.search(r"\\x|\[\^|pattern", message), message
+
+
+def test_a_tasks_name_is_told_in_words(write_toml: WriteToml) -> None:
+    message = fault(file=write_toml('[tasks."a/b"]\nkind = "generate"\nrole = "You help."'))
+    assert "one level of a topic" in message
+    assert "pattern" not in message
+
+
+# ------------------------------------------------------------------- what editors, composes and clusters hand over
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {
+            "EDGED_PORT": "tcp://10.0.0.1:9464",
+            "EDGED_SERVICE_HOST": "10.0.0.1",
+            "EDGED_SERVICE_PORT": "9464",
+            "EDGED_SERVICE_PORT_METRICS": "9464",
+            "EDGED_PORT_9464_TCP": "tcp://10.0.0.1:9464",
+            "EDGED_PORT_9464_TCP_PROTO": "tcp",
+            "EDGED_PORT_9464_TCP_PORT": "9464",
+            "EDGED_PORT_9464_TCP_ADDR": "10.0.0.1",
+        },
+        {"EDGED_MQTT_PORT": "tcp://10.0.0.2:1883", "EDGED_MQTT_PORT_53_UDP": "udp://10.0.0.2:53"},
+        {"EDGED_MODEL_SERVICE_HOST": "fd00::1", "EDGED_MODEL_SERVICE_PORT": "80"},
+        {"EDGED_1_PORT": "tcp://172.17.0.5:9464", "EDGED_NAME": "/dashboard/edged"},
+    ],
+)
+def test_variables_of_a_cluster_are_no_settings(monkeypatch: pytest.MonkeyPatch, variables: Mapping[str, str]) -> None:
+    without = load(flags={}, config_file=None)
+    setenv(monkeypatch, variables)
+    warnings: list[str] = []
+    assert load(flags={}, config_file=None, warn=warnings.append) == without
+    assert len(warnings) == 1
+    assert all(name in warnings[0] for name in variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("EDGED_PORT", "1883"),
+        ("EDGED_HOST", "broker"),
+        ("EDGED_MQTT_PORT", "1883"),
+        ("EDGED_MQTT_HOST", "10.0.0.1"),
+        ("EDGED_METRICS_PORT", "9464"),
+        ("EDGED_MODEL_NAME", "/models/qwen"),
+        ("EDGED_MQTT__PORT", "tcp://10.0.0.1:1883"),
+        ("EDGED_MQTT__SERVICE_HOST", "10.0.0.1"),
+    ],
+)
+def test_a_near_miss_of_a_setting_is_refused_in_a_cluster_too(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv("EDGED_PORT_9464_TCP", "tcp://10.0.0.1:9464")
+    monkeypatch.setenv(name, value)
+    assert name in fault()
+
+
+def test_an_empty_variable_is_as_one_that_is_not_set(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_toml: WriteToml
+) -> None:
+    (tmp_path / "mqtt_password").write_text("\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    path = write_toml('[mqtt]\nport = 1884\npassword = "hush-hush"')
+    without = load(flags={}, config_file=path)
+    setenv(monkeypatch, {variable(name): "" for name in names()})
+    setenv(monkeypatch, {"EDGED_CONFIG": "", "EDGED_NEXT_RELEASE": ""})
+    assert load(flags={}, config_file=path) == without
+    assert not load(flags={}, config_file=path).mqtt.tls.is_on
+    assert f"mqtt.port in {path} = 0" in fault(file=write_toml("[mqtt]\nport = 0"))
+
+
+@pytest.mark.parametrize("name", ["state_dir", "model_dir", "mqtt.tls.ca"])
+def test_an_empty_path_is_refused_where_it_was_meant(name: str) -> None:
+    assert "empty path" in fault({name: ""})
+
+
+def test_the_home_is_found_in_every_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_toml: WriteToml
+) -> None:
+    home = tmp_path / "home"
+    path = write_toml(
+        'state_dir = "~/state"\nmodel_dir = "~/models"\n[mqtt]\ntransport = "unix"\nhost = "~/mosquitto.sock"\n'
+        '[mqtt.tls]\nca = "~/ca"\ncert = "~/cert"\nkey = "~/key"'
+    )
+    settings = load(flags={}, config_file=path)
+    assert (settings.state_dir, settings.model_dir) == (home / "state", home / "models")
+    assert settings.mqtt.host == str(home / "mosquitto.sock")
+    tls = settings.mqtt.tls
+    assert (tls.ca, tls.cert, tls.key) == (home / "ca", home / "cert", home / "key")
+    monkeypatch.setenv("EDGED_STATE_DIR", "~/there")
+    assert load(flags={}, config_file=None).state_dir == home / "there"
+    assert load(flags={"state_dir": "~/here"}, config_file=None).state_dir == home / "here"
+    assert load(flags={"state_dir": "./here"}, config_file=None).state_dir == Path("here")
+    assert "no such user" in fault({"state_dir": "~nobody-of-that-name/x"})
+    assert "no such user" in fault(file=Path("~nobody-of-that-name/x"))
+    home.mkdir()
+    (home / "own.toml").write_text('node = "own"')
+    assert load(flags={}, config_file=Path("~/own.toml")).node == "own"
+    monkeypatch.setenv("EDGED_CONFIG", "~/own.toml")
+    assert load(flags={}, config_file=None).node == "own"
+
+
+def test_a_byte_order_mark_is_no_part_of_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, write_toml: WriteToml
+) -> None:
+    path = write_toml("")
+    path.write_bytes(b'\xef\xbb\xbfnode = "box"\r\n')
+    (tmp_path / "mqtt_password").write_bytes(b"\xef\xbb\xbfhush-hush\r\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    settings = load(flags={}, config_file=path)
+    assert settings.node == "box"
+    assert settings.mqtt.password is not None
+    assert settings.mqtt.password.get_secret_value() == SECRET
+    path.write_bytes('node = "box"'.encode("utf-16"))
+    assert "UTF-16; save it as UTF-8" in fault(file=path)
+
+
+@pytest.mark.parametrize(
+    ("host", "taken"),
+    [("[::1]", "::1"), ("::1", "::1"), ("[fe80::1%eth0]", "fe80::1%eth0"), ("bücher.example", "bücher.example")],
+)
+def test_an_address_may_stand_in_brackets(host: str, taken: str) -> None:
+    settings = load(flags={"mqtt.host": host, "metrics.host": host}, config_file=None)
+    assert (settings.mqtt.host, settings.metrics.host) == (taken, taken)
+
+
+@pytest.mark.parametrize(
+    ("host", "rule"),
+    [
+        ("a..b", "between its dots"),
+        (".a", "between its dots"),
+        ("a" * 64, "between its dots"),
+        ("[broker]", "IPv6 address"),
+        ("[::1", "brackets"),
+        ("broker:1883", "port is a setting of its own"),
+        ("[::1]:1883", "port is a setting of its own"),
+        ("'broker'", "quotes"),
+        ("my broker", "spaces"),
+    ],
+)
+@pytest.mark.parametrize("name", ["mqtt.host", "metrics.host"])
+def test_what_no_host_can_be_called_is_told(name: str, host: str, rule: str) -> None:
+    message = fault({name: host})
+    assert f"--set {name}" in message
+    assert rule in message
+
+
+def test_quotes_that_a_file_of_variables_kept_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGED_MQTT__PORT", '"1883"')
+    assert "leave them out" in fault()
 
 
 def test_a_file_that_cannot_be_read_is_a_fault(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
-"""The one thing that is parsed here and not by paho: a PUBLISH whose properties paho cannot read."""
+"""A PUBLISH whose properties paho cannot read is parsed here, and private methods of paho are overridden."""
 
 import contextlib
+import inspect
 
+import paho.mqtt.client as paho
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.exception import MalformedPacket
 
 from edged.mqtt.connection import without_properties
@@ -40,3 +43,26 @@ def test_rubbish_is_called_so(publish: bytes, has_packet_id: bool) -> None:
 def test_what_ends_too_early_is_malformed(publish: bytes) -> None:
     with pytest.raises(MalformedPacket):
         without_properties(publish, has_packet_id=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "gives"),
+    [
+        ("_sock_send", ("self", "buf"), "int"),
+        ("_sock_recv", ("self", "bufsize"), "bytes"),
+        ("_create_unix_socket_connection", ("self",), "_socket.socket"),
+        ("_handle_publish", ("self",), "MQTTErrorCode"),
+    ],
+)
+def test_paho_has_the_private_methods_that_are_overridden(name: str, parameters: tuple[str, ...], gives: str) -> None:
+    signature = inspect.signature(getattr(paho.Client, name))
+    assert (tuple(signature.parameters), signature.return_annotation) == (parameters, gives)
+    calls = f"self.{name}("
+    assert calls in inspect.getsource(paho), "the method is there, but paho does not call it any more"
+
+
+def test_paho_has_the_private_attributes_that_are_read() -> None:
+    client = paho.Client(CallbackAPIVersion.VERSION2)
+    client.host = "broker.lan"
+    assert client._host == "broker.lan"
+    assert {"command", "packet"} <= client._in_packet.keys()

@@ -1,7 +1,6 @@
 """deploy/Containerfile agrees with the sources. (No container is built here.)"""
 
 import re
-import subprocess
 from pathlib import Path
 
 from edged.contract.status import State
@@ -26,14 +25,6 @@ def test_what_it_copies_is_there() -> None:
 def test_what_it_sets_are_settings() -> None:
     given = re.findall(r"\bEDGED_\w+", (ROOT / "deploy/Containerfile").read_text())
     assert {*given} <= {variable(name) for name in names()}
-
-
-def test_the_installer_knows_its_options() -> None:
-    (line,) = (each for each in of("RUN") if "install.sh" in each)
-    told = subprocess.run(
-        ["sh", ROOT / "deploy/install.sh", "--help"], capture_output=True, text=True, check=True
-    ).stdout
-    assert {*re.findall(r"--\w+", line)} <= {*re.findall(r"--\w+", told)}
 
 
 def test_it_runs_as_nobody_special_and_its_health_knows_the_states() -> None:

@@ -2,37 +2,53 @@
 
 import json
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edged.contract.health import HealthReport, SystemFigures
 from edged.contract.topics import Topics
 from edged.monitoring.home_assistant import Discovery, births, describe, object_id
-from edged.ports.box import Readings
 from edged.settings.schema import HomeAssistantSettings
 from edged.tasks.built_in import BUILT_IN, SENTIMENT
 from edged.tasks.specs import Tasks
 from edged.testing import FakeLink
+from tests.support.report import REPORT
 
 TOPICS = Topics(prefix="edged", node="box1")
-READINGS = Readings(
-    cpu_percent=1.0,
-    load=0.1,
-    memory_rss_mb=700.0,
-    memory_available_mb=3000.0,
-    temperature_c=48.5,
-    throttled=False,
-    disk_free_mb=9000.0,
-)
+TOLD = HealthReport.model_validate(REPORT)
 ON = HomeAssistantSettings(discovery=True)
 OFF = HomeAssistantSettings()
 TOPIC = "homeassistant/device/edged-box1/config"
 
 
-def described(tasks: Tasks = BUILT_IN, readings: Readings = READINGS) -> dict[str, Any]:
-    return describe(topics=TOPICS, tasks=tasks, model="tiny", version="1.2.3", readings=readings)
+def described(tasks: Tasks = BUILT_IN, report: HealthReport = TOLD) -> dict[str, Any]:
+    return describe(topics=TOPICS, tasks=tasks, model="tiny", version="1.2.3", report=report)
+
+
+# What people have on their dashboards: an id that is changed is another entity, without the old one's past.
+ENTITIES = {
+    ("state", "sensor", "State", ""),
+    ("problem", "binary_sensor", "Problem", ""),
+    ("sentiment", "sensor", "Sentiment", ""),
+    ("talk", "text", "Talk", ""),
+    ("reply", "sensor", "Reply", ""),
+    ("latency_p50", "sensor", "Latency p50", "ms"),
+    ("latency_p95", "sensor", "Latency p95", "ms"),
+    ("first_token_p50", "sensor", "First token p50", "ms"),
+    ("tokens_per_second", "sensor", "Tokens per second", "tokens/s"),
+    ("queue", "sensor", "Queue", "requests"),
+    ("answered", "sensor", "Answered", ""),
+    ("errors", "sensor", "Errors", ""),
+    ("reconnects", "sensor", "Reconnects", ""),
+    ("last_report", "sensor", "Last report", ""),
+    ("memory", "sensor", "Memory", "MiB"),
+    ("disk_free", "sensor", "Disk free", "MiB"),
+    ("cpu", "sensor", "CPU", "%"),
+    ("temperature", "sensor", "Temperature", "°C"),
+    ("throttled", "binary_sensor", "Throttled", ""),
+}
 
 
 def discovery(
@@ -61,8 +77,18 @@ def test_a_plain_name_is_its_own_id() -> None:
     assert object_id(TOPICS) == "edged-box1"
 
 
+def test_entities_keep_their_ids_names_and_units() -> None:
+    entities = described()["components"]
+    shown = {
+        (key, each["platform"], each["name"], each.get("unit_of_measurement", "")) for key, each in entities.items()
+    }
+    assert shown == ENTITIES
+    assert all(each["unique_id"] == f"edged-box1_{key}" for key, each in entities.items())
+
+
 def test_what_the_box_cannot_read_is_no_entity() -> None:
-    bare = described(readings=replace(READINGS, temperature_c=None, throttled=None))
+    system = SystemFigures.model_validate(REPORT["system"] | {"temperature_c": None, "throttled": None})
+    bare = described(report=TOLD.model_copy(update={"system": system}))
     assert {*described()["components"]} - {*bare["components"]} == {"temperature", "throttled"}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edged.mqtt.outbox import Limits
+from edged.mqtt.limits import Limits
 from edged.ports.link import Delivery, Message, Outcome, Sent
 from edged.testing import FakeLink
 from tests.support.link_contract import (

@@ -4,27 +4,22 @@ from typing import Any
 
 import pytest
 
-from edged.contract.status import State
+from edged.contract.health import SystemFigures
+from edged.contract.results import rfc3339
+from edged.contract.status import Identity, State
 from edged.contract.topics import Topics
 from edged.errors import ModelError
-from edged.monitoring.health import Health, Limits, Probe, reasons_for_degraded
+from edged.monitoring.health import Health
 from edged.monitoring.metrics import Metrics
-from edged.monitoring.probe import Prober
-from edged.ports.box import Readings
+from edged.monitoring.parts import Glance, Parts, reasons_for_degraded
+from edged.monitoring.probe import Probe, Prober, Probing
+from edged.monitoring.report import Reporter
 from edged.ports.worker import WorkerState
 from edged.testing import FakeLink, ScriptedEngine
 from tests.support.report import REPORT
 
-LIMITS = Limits(probe_interval=60.0, stall_after=30.0)
-NOTHING = Readings(
-    cpu_percent=None,
-    load=None,
-    memory_rss_mb=None,
-    memory_available_mb=None,
-    temperature_c=None,
-    throttled=None,
-    disk_free_mb=None,
-)
+STALL_AFTER = 30.0
+NOTHING = SystemFigures.model_validate(dict.fromkeys(SystemFigures.model_fields))
 
 
 class Bench:
@@ -32,30 +27,45 @@ class Bench:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.group: dict[str, Any] | None = None
         self.link = FakeLink(clock=self.clock)
         self.engine = ScriptedEngine(clock=self.clock)
         self.worker = WorkerState(
             jobs=0, capacity=8, oldest=None, last_progress=self.now, service_s=None, journal_fault=None, died=None
         )
-        self.health = Health(
-            topics=Topics(prefix="edged", node="box"),
-            engine=self.engine,
-            link=self.link,
-            worker=lambda: replace(self.worker, last_progress=self.now),
+        self.worker_turns = True
+        self.identity = Identity(boot_id="boot", started=rfc3339(self.now), version="1", client="mark")
+        parts = Parts(engine=self.engine, worker=self.worker_state, link=self.link)
+        prober = Prober(self.engine, clock=self.clock, timeout_s=5.0)
+        probing = Probing(prober, interval=60.0, give_up_after=STALL_AFTER, clock=self.clock)
+        reporter = Reporter(
+            identity=self.identity,
+            parts=parts,
             metrics=Metrics(),
+            probing=probing,
             system=lambda: NOTHING,
-            prober=Prober(self.engine, clock=self.clock, timeout_s=5.0),
-            limits=LIMITS,
-            interval=30.0,
-            boot_id="boot",
-            version="1",
+            group=lambda: self.group,
             started=self.now,
             clock=self.clock,
-            wall_clock=lambda: self.now,
+            wall_clock=self.clock,
+        )
+        self.health = Health(
+            topics=Topics(prefix="edged", node="box"),
+            identity=self.identity,
+            parts=parts,
+            probing=probing,
+            reporter=reporter,
+            stall_after=STALL_AFTER,
+            interval=30.0,
+            clock=self.clock,
+            wall_clock=self.clock,
         )
 
     def clock(self) -> float:
         return self.now
+
+    def worker_state(self) -> WorkerState:
+        return replace(self.worker, last_progress=self.now) if self.worker_turns else self.worker
 
     def told(self, topic: str) -> list[dict[str, Any]]:
         return [json.loads(each.payload) for each in self.link.published if each.topic == f"edged/box/{topic}"]
@@ -187,14 +197,13 @@ def test_each_fault_has_its_words(
     bench: Bench, engine: dict[str, Any], worker: dict[str, Any], link: dict[str, Any], words: str
 ) -> None:
     def reasons(**changes: Any) -> tuple[str, ...]:
-        return reasons_for_degraded(
+        glance = Glance(
             engine=replace(bench.engine.state(), **changes.get("engine", {})),
             worker=replace(bench.worker, **changes.get("worker", {})),
             link=replace(bench.link.state(), **changes.get("link", {})),
-            probe=Probe(ok=True, at=bench.now, ms=1.0),
-            limits=LIMITS,
-            now=bench.now,
         )
+        probe = Probe(ok=True, at=bench.now, ms=1.0)
+        return reasons_for_degraded(glance, probe=probe, stall_after=STALL_AFTER, now=bench.now)
 
     assert reasons() == ()
     (reason,) = reasons(engine=engine, worker=worker, link=link)
@@ -203,7 +212,7 @@ def test_each_fault_has_its_words(
 
 def test_a_thread_that_stands_still_starves_the_watchdog(bench: Bench) -> None:
     assert bench.health.makes_progress
-    bench.health._worker = lambda: bench.worker
+    bench.worker_turns = False
     bench.now += 31
     assert not bench.health.makes_progress
 
@@ -233,7 +242,7 @@ def test_what_another_says_in_our_name_is_corrected_once(bench: Bench) -> None:
 )
 def test_a_rival_lives_and_started_after_us(bench: Bench, changes: dict[str, Any], is_rival: bool) -> None:
     status = {"state": "ready", "boot_id": "other", "started": "2100-01-01T00:00:00.000Z"} | changes
-    assert bench.health.is_rival(status) is is_rival
+    assert bench.identity.is_rival(status) is is_rival
 
 
 def shape(value: Any) -> Any:
@@ -243,7 +252,29 @@ def shape(value: Any) -> Any:
 def test_the_report_has_the_form_that_dashboards_are_tested_with(bench: Bench) -> None:
     bench.health.tick()
     bench.health.tick()
-    report = bench.health.snapshot()
+    report = bench.health.snapshot().body()
     assert report["probe"] is not None
     report["requests"]["errors"] = REPORT["requests"]["errors"]
     assert shape(report) == shape(REPORT)
+
+
+def test_a_report_has_a_group_only_where_there_is_one(bench: Bench) -> None:
+    assert "group" not in bench.told("health")[-1]
+    bench.group = {"name": "team", "takes": True, "keeps": False, "window": 2, "pauses": 1, "members": ["a"]}
+    bench.health.report()
+    assert bench.told("health")[-1]["group"] == bench.group
+
+
+def test_a_message_on_the_status_topic_says_who_sent_it(bench: Bench) -> None:
+    status = bench.told("status")[-1]
+    assert status == {
+        "state": "ready",
+        "boot_id": "boot",
+        "since": rfc3339(1000.0),
+        "started": rfc3339(1000.0),
+        "version": "1",
+        "client": "mark",
+    }
+    assert bench.identity.is_ours(status)
+    assert bench.identity.has_our_client(status)
+    assert bench.identity.last_will().body() == {"state": "offline", "boot_id": "boot", "version": "1"}

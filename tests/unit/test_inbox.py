@@ -1,6 +1,6 @@
 """What is handed over: QoS 1 up to the receive maximum and until the drain, QoS 0 always."""
 
-from edged.mqtt.inbox import Inbox
+from edged.mqtt.delivery import Inbox
 from edged.ports.link import Delivery, Message, Ticket
 
 

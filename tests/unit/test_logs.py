@@ -25,11 +25,12 @@ class Terminal(io.StringIO):
 def _logging_as_before() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    own, structured = logging.getLogger("edged").level, structlog.get_config()
     yield
     logging.captureWarnings(capture=False)
     root.handlers[:], root.level = handlers, level
-    logging.getLogger("edged").setLevel(logging.NOTSET)
-    structlog.reset_defaults()
+    logging.getLogger("edged").setLevel(own)
+    structlog.configure(**structured)
 
 
 @pytest.fixture

@@ -4,11 +4,14 @@ import json
 import threading
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
+from edged.contract.health import Quantiles
 from edged.monitoring.metrics import WINDOW_S, Metrics, quantiles
 
 MILLISECONDS = st.floats(0, 1e7)
@@ -20,20 +23,20 @@ def answered(metrics: Metrics, now: float, total_ms: float) -> None:
 
 def test_nothing_has_happened_yet() -> None:
     empty = {"p50": None, "p95": None, "p99": None}
-    assert Metrics().snapshot(0.0) == {
-        "requests": {
-            "received": 0,
-            "shared": 0,
-            "answered": 0,
-            "duplicates": 0,
-            "redelivered": 0,
-            "errors": {},
-            "expired": 0,
-            "cancelled": 0,
-        },
-        "latency_ms": {"total": empty, "queue": empty, "first_token": empty, "sentiment": empty},
-        "tokens": {"prompt_per_s": 0.0, "completion_per_s": 0.0},
+    measured = Metrics().snapshot(0.0)
+    assert measured.requests.model_dump() == {
+        "received": 0,
+        "shared": 0,
+        "answered": 0,
+        "duplicates": 0,
+        "redelivered": 0,
+        "errors": {},
+        "expired": 0,
+        "cancelled": 0,
     }
+    kinds = ("total", "queue", "first_token", "sentiment")
+    assert measured.latency_ms.model_dump() == dict.fromkeys(kinds, empty)
+    assert (measured.prompt_per_s, measured.completion_per_s) == (0.0, 0.0)
 
 
 def test_every_event_counts_once_in_its_place() -> None:
@@ -51,7 +54,7 @@ def test_every_event_counts_once_in_its_place() -> None:
     for event, times in events:
         for _ in range(times):
             event()
-    assert metrics.snapshot(1.0)["requests"] == {
+    assert metrics.snapshot(1.0).requests.model_dump() == {
         "received": 7,
         "shared": 6,
         "answered": 3,
@@ -66,7 +69,7 @@ def test_every_event_counts_once_in_its_place() -> None:
 def test_a_kind_of_latency_that_was_not_measured_stays_empty() -> None:
     metrics = Metrics()
     metrics.answered(0.0, total_ms=30.0, queue_ms=10.0, sentiment_ms=20.0)
-    latency = metrics.snapshot(1.0)["latency_ms"]
+    latency = metrics.snapshot(1.0).latency_ms.model_dump()
     assert latency["total"] == {"p50": 30.0, "p95": 30.0, "p99": 30.0}
     assert latency["sentiment"] == {"p50": 20.0, "p95": 20.0, "p99": 20.0}
     assert latency["first_token"] == {"p50": None, "p95": None, "p99": None}
@@ -75,7 +78,7 @@ def test_a_kind_of_latency_that_was_not_measured_stays_empty() -> None:
 @given(st.lists(MILLISECONDS, min_size=1, max_size=300))
 @settings(deadline=None)
 def test_a_quantile_is_the_least_value_that_enough_values_do_not_exceed(values: list[float]) -> None:
-    for name, found in quantiles(values).items():
+    for name, found in quantiles(values).model_dump().items():
         share = int(name[1:]) / 100
         least = min(value for value in values if sum(each <= value for each in values) >= share * len(values))
         assert found == round(least, 1)
@@ -85,11 +88,11 @@ def test_what_is_older_than_the_window_is_forgotten_and_the_counters_are_not() -
     metrics = Metrics()
     answered(metrics, 0.0, 1000.0)
     answered(metrics, 10.0, 1.0)
-    assert metrics.snapshot(WINDOW_S - 1)["latency_ms"]["total"]["p99"] == 1000.0  # type: ignore[index]
+    assert metrics.snapshot(WINDOW_S - 1).latency_ms.total.p99 == 1000.0
     late = metrics.snapshot(WINDOW_S + 5)
-    assert late["latency_ms"]["total"] == {"p50": 1.0, "p95": 1.0, "p99": 1.0}
-    assert late["requests"]["answered"] == 2
-    assert metrics.snapshot(2 * WINDOW_S)["latency_ms"]["total"]["p50"] is None  # type: ignore[index]
+    assert late.latency_ms.total == Quantiles(p50=1.0, p95=1.0, p99=1.0)
+    assert late.requests.answered == 2
+    assert metrics.snapshot(2 * WINDOW_S).latency_ms.total.p50 is None
 
 
 @pytest.mark.parametrize("age_s", [20, 100, 299, 301, 1000])
@@ -98,15 +101,15 @@ def test_a_steady_rate_reads_the_same_at_any_age(age_s: int, times_a_second: int
     metrics = Metrics()
     for i in range(age_s * times_a_second):
         metrics.tokens(i / times_a_second, prompt=30, cached=20, completion=5)
-    rates = metrics.snapshot(float(age_s))["tokens"]
-    assert rates["prompt_per_s"] == pytest.approx(10 * times_a_second, rel=0.02)
-    assert rates["completion_per_s"] == pytest.approx(5 * times_a_second, rel=0.02)
+    rates = metrics.snapshot(float(age_s))
+    assert rates.prompt_per_s == pytest.approx(10 * times_a_second, rel=0.02)
+    assert rates.completion_per_s == pytest.approx(5 * times_a_second, rel=0.02)
 
 
 def test_rates_fall_to_nothing_when_nothing_comes() -> None:
     metrics = Metrics()
     metrics.tokens(0.0, prompt=100, cached=0, completion=100)
-    readings = [metrics.snapshot(now)["tokens"]["completion_per_s"] for now in (0.0, 10.0, 100.0, WINDOW_S)]
+    readings = [metrics.snapshot(now).completion_per_s for now in (0.0, 10.0, 100.0, WINDOW_S)]
     assert readings == [100.0, 10.0, 1.0, 0.0]
 
 
@@ -128,17 +131,17 @@ def test_a_snapshot_is_always_json_without_nan(events: list[tuple[float, float, 
     for now, ms, prompt, completion in sorted(events):
         metrics.answered(now, total_ms=ms, queue_ms=ms, first_token_ms=ms, sentiment_ms=ms)
         metrics.tokens(now, prompt, 0, completion)
-    json.dumps(metrics.snapshot(1000.0), allow_nan=False)
+    json.dumps(asdict(metrics.snapshot(1000.0)), default=BaseModel.model_dump, allow_nan=False)
 
 
 def test_one_thread_writes_while_another_reads() -> None:
     metrics = Metrics()
     done = threading.Event()
-    seen: list[object] = []
+    seen: list[int] = []
 
     def read() -> None:
         while not done.is_set():
-            seen.append(metrics.snapshot(1.0)["requests"]["answered"])
+            seen.append(metrics.snapshot(1.0).requests.answered)
 
     reader = threading.Thread(target=read)
     reader.start()
@@ -147,5 +150,5 @@ def test_one_thread_writes_while_another_reads() -> None:
         metrics.failed("busy")
     done.set()
     reader.join(10)
-    assert seen == sorted(seen)  # type: ignore[type-var]
-    assert metrics.snapshot(1.0)["requests"]["errors"] == {"busy": 300}
+    assert seen == sorted(seen)
+    assert metrics.snapshot(1.0).requests.errors == {"busy": 300}

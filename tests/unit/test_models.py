@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +13,9 @@ from typing import NamedTuple
 import pytest
 
 from edged.errors import ModelUnavailable
+from edged.models.hub import HubFile
 from edged.models.presets import PRESETS, SAMPLING, HubModel, preset_sampling
-from edged.models.store import MANIFEST, HubFile, LocalModel, Store, resolve
+from edged.models.store import MANIFEST, LocalModel, Store, resolve
 from edged.tasks.specs import Sampling, SamplingWishes, sampling_of
 
 REPO = "someone/small-model"
@@ -131,6 +132,14 @@ def test_what_is_no_model_is_refused_with_the_presets_named(name: str) -> None:
         resolve(name)
 
 
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_an_empty_folder_or_file_is_told(tmp_path: Path, store: Store, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "model")
+    for find in (store.path, store.pull, store.verify):
+        with pytest.raises(ModelUnavailable, match=f"{tmp_path / 'model'} is empty.*EDGED_MODEL__ID"):
+            find(str(tmp_path / "model"))
+
+
 # ------------------------------------------------------------------------------------------------------- the hub
 
 
@@ -162,6 +171,20 @@ def test_a_pull_that_broke_off_leaves_nothing_under_the_name_and_goes_on_later(s
     hub.fault, hub.fetched = None, []
     store.pull(REPO)
     assert hub.fetched == ["model.safetensors"]
+
+
+def test_a_pull_that_fails_before_anything_came_leaves_nothing_behind(
+    store: Store, hub: FakeHub, tmp_path: Path
+) -> None:
+    hub.fault = ModelUnavailable("the network went away")
+    hub.files = {"model.safetensors": FILES["model.safetensors"]}
+    with pytest.raises(ModelUnavailable, match="went away"):
+        store.pull(REPO)
+    assert not list((tmp_path / "store").iterdir())
+    hub.files = {}
+    with pytest.raises(ModelUnavailable, match="pickle"):
+        store.pull(REPO)
+    assert not list((tmp_path / "store").iterdir())
 
 
 def test_a_full_disk_is_named_and_says_what_to_do(store: Store, hub: FakeHub) -> None:
@@ -221,6 +244,7 @@ def test_two_pulls_at_once_fetch_once(store: Store, hub: FakeHub) -> None:
         pull.join(30)
     assert paths == [store.path(REPO)] * 2
     assert sorted(hub.fetched) == sorted(set(hub.fetched))
+    assert not [each for each in paths[0].parent.iterdir() if each.name.startswith(".")]
 
 
 def test_a_model_that_a_power_cut_emptied_is_not_taken_for_whole(store: Store) -> None:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from edged.mqtt.outbox import MAX_ATTEMPTS, WINDOW, Ended, Entry, Limits, Outbox, packet_size, unsendable
+from edged.mqtt.delivery import MAX_ATTEMPTS, WINDOW, Ended, Entry, Outbox
+from edged.mqtt.limits import Limits, packet_size, unsendable
 from edged.ports.link import Outcome, Publication, Sent
 
 PLAIN = Publication(topic="t", payload=b"", content_type=None)

@@ -1,10 +1,10 @@
-"""How long to wait, and which version of MQTT to try."""
+"""How long to wait, which version of MQTT to try, and when another client has our client id."""
 
 import random
 
 import pytest
 
-from edged.mqtt.reconnect import Backoff, VersionChoice, versions
+from edged.mqtt.reconnect import Backoff, Contention, VersionChoice, versions
 
 
 class Longest(random.Random):
@@ -78,3 +78,39 @@ def test_a_broker_that_is_replaced_by_an_older_one_is_believed() -> None:
     choice.understood()
     assert choice.refused()
     assert choice.current == "3.1.1"
+
+
+@pytest.mark.parametrize(
+    ("lives", "suspected"),
+    [
+        ([1, 1], False),
+        ([1, 1, 1], True),
+        ([1, 1, 60, 1, 1], False),  # a long one between
+        ([1, 1, None, 1, 1], False),  # an attempt without a connection between
+    ],
+)
+def test_short_lived_connections_in_a_row_raise_the_suspicion(lives: list[float | None], suspected: bool) -> None:
+    contention = Contention(lasting=60)
+    for lived in lives:
+        contention.ended(was_up=lived is not None, lived=lived or 0, taken_over=False)
+    assert contention.is_suspected(connected_for=None) is suspected
+    assert contention.is_suspected(connected_for=59) is suspected
+    assert not contention.is_suspected(connected_for=60)
+    assert not contention.is_certain
+
+
+@pytest.mark.parametrize(
+    ("takeovers", "certain"),
+    [
+        ([(1, True)], False),
+        ([(1, True), (1, True)], True),
+        ([(1, True), (1, False), (1, True)], True),
+        ([(1, True), (60, False), (1, True)], False),  # a connection that lasted between
+        ([(60, True), (60, True)], False),
+    ],
+)
+def test_the_second_takeover_in_a_row_is_another_client(takeovers: list[tuple[float, bool]], certain: bool) -> None:
+    contention = Contention(lasting=60)
+    for lived, taken_over in takeovers:
+        contention.ended(was_up=True, lived=lived, taken_over=taken_over)
+    assert contention.is_certain is certain

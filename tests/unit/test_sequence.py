@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from edged.engine.counting import Times
 from edged.engine.detokenize import TextStream
-from edged.engine.prompt import Generation
+from edged.engine.generation import Generating
 from edged.engine.sampling import make_generator
-from edged.engine.sequence import Clocked, Generating
 from edged.ports.engine import Work
 from edged.tasks.built_in import REPLY
 from edged.tasks.specs import Sampling
@@ -18,10 +18,12 @@ def test_what_was_said_in_an_earlier_turn_is_less_likely(said: tuple[int, ...], 
         work=Work(key="a", spec=REPLY, text="hi", language="en"),
         emit=lambda _: None,
         number=1,
-        clock=Clocked(submitted=0.0, admitted=0.0),
+        times=Times(submitted=0.0),
         prompt=(1, 2),
-        nbytes=0,
-        plan=Generation(tokens=(1, 2), max_new_tokens=8, roles=(), said=said),
+        capacity=10,
+        bytes_per_token=1,
+        max_new_tokens=8,
+        said=said,
         sampling=Sampling(temperature=0, repetition_penalty=penalty),
         generator=make_generator(0),
         text=TextStream(lambda tokens: "x" * len(tokens)),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from edged.mqtt.settlement import Settlement
+from edged.mqtt.delivery import Settlement
 from edged.ports.link import Ticket
 
 

@@ -4,14 +4,13 @@ import json
 import math
 import platform
 from collections import namedtuple
-from dataclasses import asdict, fields
 from pathlib import Path
 
 import psutil
 import pytest
 
+from edged.contract.health import SystemFigures
 from edged.monitoring import system
-from edged.ports.box import Readings
 
 Sensor = namedtuple("Sensor", "label current")  # noqa: PYI024 - as psutil's own
 
@@ -27,7 +26,7 @@ def test_this_box_tells_what_every_linux_tells(tmp_path: Path) -> None:
     )
     assert all(value is not None and math.isfinite(value) and value >= 0 for value in told)
     assert (readings.memory_rss_mb or 0) > 1
-    json.dumps(asdict(readings), allow_nan=False)
+    json.dumps(readings.model_dump(), allow_nan=False)
 
 
 def test_a_box_that_hides_everything_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,7 +37,7 @@ def test_a_box_that_hides_everything_tells_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(psutil, "getloadavg", hidden)
     monkeypatch.setattr(psutil, "sensors_temperatures", dict)
     readings = system.read(tmp_path / "nowhere", sys=tmp_path)
-    assert [getattr(readings, field.name) for field in fields(Readings)] == [None] * len(fields(Readings))
+    assert readings.model_dump() == dict.fromkeys(SystemFigures.model_fields)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +65,7 @@ def test_the_processors_own_sensor_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sensors: dict[str, list[Sensor]], celsius: float | None
 ) -> None:
     monkeypatch.setattr(psutil, "sensors_temperatures", lambda: sensors)
-    assert system.read(tmp_path).temperature_c == celsius
+    assert system.read(tmp_path).temperature_c == system.temperature() == celsius
 
 
 def test_a_moody_sensor_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from edged.commands.top import Node, render
+from edged.commands.top_view import Node, render
 from tests.support.report import REPORT
 
 

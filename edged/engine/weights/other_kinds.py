@@ -63,7 +63,10 @@ def other_file(path: Path) -> str:
 def other_folder(folder: Path) -> str:
     """Say what a folder is that is no model's; empty where it may be one."""
     if not any(folder.iterdir()):
-        return "is empty, without a config.json: fetch it with `edged models pull`, or name another in EDGED_MODEL__ID"
+        return (
+            "is empty, with no config.json in it: fetch the model with `edged models pull`, or name another in "
+            "EDGED_MODEL__ID"
+        )
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder)
     if (folder / "config.json").is_file():

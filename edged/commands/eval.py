@@ -1,0 +1,68 @@
+"""`edged eval`: how often a task's labels are right on labelled texts."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from edged.commands.options import add_command, count, quiet_settings
+from edged.commands.terminal import print_json
+from edged.errors import ExitCode
+
+
+def add(commands: Any) -> None:
+    """Add the command to the parser."""
+    example = "edged eval --data reviews.tsv --task sentiment --baseline"
+    parser = add_command(commands, "eval", _eval, "measure how right a task is on labelled texts", example)
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="FILE", help="text and label with a tab between, in either order"
+    )
+    parser.add_argument("--task", default="sentiment", help="a task that gives labels (%(default)s)")
+    parser.add_argument(
+        "--labels",
+        type=_pairs,
+        default={},
+        metavar="NAME=LABEL,…",
+        help="what the file calls the labels",
+    )
+    parser.add_argument("--limit", type=count, metavar="N", help="only N texts, spread over the file")
+    parser.add_argument(
+        "--baseline",
+        action="store_true",
+        help="compare with a label that is generated and searched for",
+    )
+    parser.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
+    parser.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+    parser.set_defaults(settings=("model.id", "model.format"))
+
+
+def _pairs(text: str) -> dict[str, str]:
+    pairs = [each.partition("=") for each in text.split(",")]
+    if not all(name.strip() and label.strip() for name, _, label in pairs):
+        raise argparse.ArgumentTypeError("write NAME=LABEL,NAME=LABEL, as in bad=negative,good=positive")
+    names = {name.strip().casefold(): label.strip() for name, _, label in pairs}
+    if len(names) < len(pairs):
+        raise argparse.ArgumentTypeError("a name is given twice")
+    return names
+
+
+def _eval(options: argparse.Namespace) -> ExitCode:
+    from edged.evaluation import run as evaluation
+    from edged.evaluation.report import table
+    from edged.tasks.own import tasks_of
+
+    settings = quiet_settings(options)
+    report = evaluation.run(
+        settings,
+        data=options.data,
+        task=options.task,
+        tasks=tasks_of(settings.tasks),
+        names=options.labels,
+        limit=options.limit,
+        baseline=options.baseline,
+    )
+    if options.json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print(table(report))
+    return ExitCode.DONE

@@ -1,0 +1,75 @@
+"""`edged models`: fetch, prepare, list and verify models."""
+
+import argparse
+from typing import Any
+
+from edged import progress
+from edged.commands.options import add_command, quiet_settings, settings_of
+from edged.errors import ExitCode
+
+
+def add(commands: Any) -> None:
+    """Add the command and its actions to the parser."""
+    models = commands.add_parser("models", help="the model store", description="the model store")
+    actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
+    pull = add_command(actions, "pull", _pull, "fetch a model", "edged models pull smollm2-135m-instruct")
+    pull.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    prepare = add_command(
+        actions,
+        "prepare",
+        _prepare,
+        "round a model's weights for this box now, so that the first start is quick",
+        "edged models prepare --set model.format=int4",
+    )
+    prepare.add_argument("id", nargs="?", help="preset, hub id, folder or GGUF file (default: the settings' model)")
+    add_command(actions, "list", _list, "the models that are here, and those that have a name", "edged models list")
+    verify = add_command(actions, "verify", _verify, "check a model's files", "edged models verify")
+    verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+
+
+def _pull(options: argparse.Namespace) -> ExitCode:
+    from edged.models.store import Store
+
+    settings = settings_of(options)
+    model_id = options.id or settings.model.id
+    with progress.waiting(f"fetching {model_id}", has_bar=True):
+        path = Store(settings.model_dir).pull(model_id, settings.model.revision)
+    print(path)
+    return ExitCode.DONE
+
+
+def _prepare(options: argparse.Namespace) -> ExitCode:
+    from edged.models.store import Store
+
+    settings = quiet_settings(options)
+    if options.id is not None:
+        settings = settings.model_copy(update={"model": settings.model.model_copy(update={"id": options.id})})
+    with progress.waiting(f"fetching {settings.model.id}", has_bar=True):
+        Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
+    with progress.waiting("loading torch", lines=False):
+        from edged.build import plan_of
+        from edged.engine import loading
+
+    with progress.waiting(f"preparing {settings.model.id}"):
+        done = loading.prepare(plan_of(settings))
+    print(done)
+    return ExitCode.DONE
+
+
+def _list(options: argparse.Namespace) -> ExitCode:
+    from edged.models.store import Store
+
+    for line in Store(settings_of(options).model_dir).describe():
+        print(line)
+    return ExitCode.DONE
+
+
+def _verify(options: argparse.Namespace) -> ExitCode:
+    from edged.models.store import Store
+
+    settings = settings_of(options)
+    model_id = options.id or settings.model.id
+    with progress.waiting(f"verifying {model_id}", lines=False):
+        verdict = Store(settings.model_dir).verify(model_id, settings.model.revision)
+    print(verdict)
+    return ExitCode.DONE

@@ -1,0 +1,191 @@
+"""Generation: the model writes a text token by token, free or held to a JSON Schema."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Generic
+
+import torch
+
+from edged.engine.constrain import Constraint
+from edged.engine.counting import Times
+from edged.engine.decoders.interface import K, Span
+from edged.engine.detokenize import TextStream
+from edged.engine.loaded import Prepared
+from edged.engine.prompt import MIN_NEW_TOKENS
+from edged.engine.reply_text import reply_text
+from edged.engine.sampling import make_generator, sample
+from edged.engine.scheduler import Urgency
+from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
+from edged.engine.warm_up import WarmUp
+from edged.errors import ModelError, TooLong
+from edged.ports.engine import Failed, Generated, Params, TextDelta, Work
+from edged.tasks.outputs import FinishReason
+from edged.tasks.specs import Sampling, TextSpec, sampling_of
+from edged.tasks.text import Language
+
+
+@dataclass(slots=True, kw_only=True)
+class Generating(Running[K]):
+    """Writes a reply token by token.
+
+    Attributes:
+        max_new_tokens: the reply ends after so many tokens.
+        said: tokens of the model's own earlier turns, oldest first; repeating them is made less likely too.
+        banned: ids of the tokens that a reply never contains.
+        constraint: holds the output to a JSON Schema; None for free text.
+        generated: the tokens of the reply so far.
+    """
+
+    urgency: ClassVar[Urgency] = Urgency.GENERATE
+    borrows_prefix: ClassVar[bool] = False
+
+    max_new_tokens: int
+    said: Sequence[int]
+    sampling: Sampling
+    generator: torch.Generator
+    text: TextStream
+    end_tokens: frozenset[int]
+    banned: torch.Tensor
+    constraint: Constraint | None = None
+    generated: list[int] = field(default_factory=list)
+
+    @property
+    def completion_tokens(self) -> int:
+        return len(self.generated)
+
+    @property
+    def reusable_tokens(self) -> Sequence[int]:
+        if not self.work.continues or not self.generated:
+            return ()
+        return (*self.prompt, *self.generated)[: self.kv.length]
+
+    def span(self, rows: int) -> Span[K]:
+        """The next `rows` tokens of the prompt, or the token drawn last."""
+        start = self.kv.length
+        if start >= len(self.prompt):
+            return Span(kv=self.kv, tokens=self.generated[-1:], wanted=(0,))
+        tokens = self.prompt[start : start + rows]
+        return Span(kv=self.kv, tokens=tokens, wanted=(len(tokens) - 1,) if start + rows >= len(self.prompt) else ())
+
+    def accept(self, logits: torch.Tensor, now: float) -> None:
+        """Draw the next token from the wanted row of the last span."""
+        if not len(logits):
+            return
+        row = logits[0]
+        if not math.isfinite(float(row.max())):  # finds a NaN anywhere too, in a thirtieth of the time of isfinite
+            self.fail(ModelError(NO_NUMBERS))
+            return
+        row[self.banned] = float("-inf")
+        if self.constraint is not None:
+            self.constraint.mask(row, self.end_tokens)
+        elif not self.text.has_begun:  # a reply has at least one word
+            row[list(self.end_tokens)] = float("-inf")
+        own_words = (*self.said, *self.generated)
+        token = sample(row, how=self.sampling, said=own_words, generator=self.generator)
+        if self.times.first_token is None:
+            self.times.first_token = now
+        if token in self.end_tokens:
+            self._finish("stop", now)
+            return
+        self.generated.append(token)
+        self._show(self.text.push(token))
+        if self.text.stopped or (self.constraint is not None and self.constraint.take(token)):
+            self._finish("stop", now)
+        elif len(self.generated) >= self.max_new_tokens:
+            self._finish("length", now)
+
+    def stop_early(self, reason: FinishReason, now: float) -> None:
+        """End with the text there is; without any, fail."""
+        if self.text.has_begun and self.constraint is None:
+            self._finish(reason, now)
+        else:
+            self.fail(stopped_early(reason))
+
+    def _finish(self, reason: FinishReason, now: float) -> None:
+        if self.constraint is not None and reason == "length":
+            self.fail(
+                TooLong(
+                    f"the JSON is not complete after {len(self.generated)} tokens; ask about less, or raise max_tokens "
+                    "of the task (and engine.max_new_tokens)"
+                )
+            )
+            return
+        self._show(self.text.finish(is_cut=reason in {"length", "deadline"}))
+        self._end(
+            Generated(
+                key=self.key,
+                text=self.text.text,
+                finish_reason=reason,
+                usage=self._usage(),
+                timings=self.times.timings(now),
+            )
+        )
+
+    def _show(self, piece: str) -> None:
+        if piece and self.work.stream:
+            self.emit(TextDelta(key=self.key, text=piece))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Writer(Generic[K]):
+    """One task that is answered by writing, on the loaded model."""
+
+    spec: TextSpec
+    prepared: Prepared[K]
+
+    def sequence(self, submitted: Submitted) -> Generating[K]:
+        """Make the sequence of a piece of work.
+
+        Raises:
+            TooLong: the text leaves no room for a reply in the context.
+        """
+        work, loaded = submitted.work, self.prepared.loaded
+        wanted = work.params.max_tokens or self.spec.max_tokens or loaded.limits.max_new_tokens
+        prompt = loaded.prompter.generation(
+            self.spec,
+            text=work.text,
+            language=work.language,
+            turns=work.turns,
+            max_new_tokens=min(wanted, loaded.limits.max_new_tokens),
+        )
+        return Generating(
+            work=work,
+            emit=submitted.emit,
+            number=submitted.number,
+            times=Times(submitted=submitted.at),
+            prompt=prompt.tokens,
+            capacity=len(prompt.tokens) + prompt.max_new_tokens,
+            bytes_per_token=loaded.model.bytes_per_token,
+            max_new_tokens=prompt.max_new_tokens,
+            said=prompt.said,
+            sampling=sampling_of(loaded.sampling, self.spec.sampling, work.params),
+            generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
+            text=TextStream(loaded.prompter.decode, reply_text(self.spec, work.params, roles=prompt.roles)),
+            end_tokens=self.prepared.end_tokens,
+            banned=self.prepared.banned,
+            constraint=self._constraint(),
+        )
+
+    def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
+        """Pin the beginning that all prompts share, and write two tokens.
+
+        Raises:
+            SettingsError: the schema of the task cannot be used.
+            TooLong: the task's own words leave no room for a text.
+        """
+        prompter = self.prepared.loaded.prompter
+        # Raises TooLong if there is no room even for a short text and a short reply.
+        prompter.generation(self.spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)
+        warm_up.pin(prompter.shared_beginning(self.spec, language))
+        self._constraint()  # a schema that cannot be used ends the start, not a request
+        work = Work(key="warm-up", spec=self.spec, text="Hi", language=language, params=Params(max_tokens=2))
+        (event,) = warm_up.run([work])
+        # With a schema the work may fail: two tokens are seldom a whole JSON.
+        if isinstance(event, Failed) and self.spec.schema is None:
+            raise event.error
+
+    def _constraint(self) -> Constraint | None:
+        if self.spec.schema is None:
+            return None
+        return self.prepared.constraints.begin(self.spec.name, self.spec.schema)

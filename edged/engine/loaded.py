@@ -1,0 +1,82 @@
+"""A model that is loaded, and what the engine learns about it and its prompts before the first request."""
+
+from dataclasses import dataclass, field
+from typing import Generic
+
+import torch
+
+from edged.engine.constrain import Constraints
+from edged.engine.decoders.interface import CausalModel, K
+from edged.engine.priors import PriorStore
+from edged.engine.prompt import Prompter
+from edged.ports.engine import ModelInfo
+from edged.tasks.specs import Sampling
+from edged.tasks.text import Language
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """How much the engine may do at once.
+
+    Attributes:
+        max_batch: replies that are written at the same time.
+        max_new_tokens: of one reply.
+        prefill_chunk_tokens: prompt tokens of one step.
+        kv_bytes: keys and values of all running sequences together.
+        prefix_cache_bytes: keys and values that are kept for later prompts.
+    """
+
+    max_batch: int
+    max_new_tokens: int
+    prefill_chunk_tokens: int
+    kv_bytes: int
+    prefix_cache_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded(Generic[K]):
+    """A model ready to run.
+
+    Attributes:
+        sampling: the values that suit this model; they hold where neither the task nor the request has its own.
+        priors: the file where priors are kept from one start to the next.
+    """
+
+    model: CausalModel[K]
+    prompter: Prompter
+    info: ModelInfo
+    limits: Limits
+    sampling: Sampling = field(default_factory=Sampling)
+    priors: PriorStore = field(default_factory=lambda: PriorStore(None))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Prepared(Generic[K]):
+    """A loaded model with what every sequence on it needs.
+
+    Attributes:
+        end_tokens: tokens with which the model ends its turn.
+        banned: ids of the tokens that no reply contains.
+        constraints: hold an output to the JSON Schema of its task.
+        priors: by prompt and language, what the prompt itself leans to. The warm-up fills it.
+        further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
+            first one. The warm-up fills it.
+    """
+
+    loaded: Loaded[K]
+    end_tokens: frozenset[int]
+    banned: torch.Tensor
+    constraints: Constraints
+    priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
+    further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, loaded: Loaded[K]) -> "Prepared[K]":
+        """Derive the token sets from the model's tokenizer; nothing is warmed up yet."""
+        prompter, vocab_size = loaded.prompter, loaded.model.vocab_size
+        return cls(
+            loaded=loaded,
+            end_tokens=prompter.end_tokens(),
+            banned=torch.tensor(sorted(prompter.banned_tokens(vocab_size)), dtype=torch.long),
+            constraints=prompter.constraints(vocab_size),
+        )

@@ -1,0 +1,144 @@
+"""State files: what one process leaves for the next one, a small record in a file.
+
+A record is replaced as a whole: written to a temporary file in the same folder, synced, renamed, and the folder
+synced. So a power cut or a full disk leaves either the old record or the new one. Each file names its kind and the
+version of its form. A file that is torn, damaged or not ours is told in the log and counts as none.
+"""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+
+class _Header(BaseModel):
+    """What every state file begins with."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    kind: str
+    version: int
+
+
+class _File(_Header, Generic[T]):
+    """A whole state file."""
+
+    content: T
+
+
+class StateFile(Generic[T]):
+    """One record in one file. Neither reading nor writing raises: a fault is logged."""
+
+    def __init__(
+        self,
+        path: Path,
+        content: type[T],
+        *,
+        kind: str,
+        version: int = 1,
+        earlier: Callable[[bytes], T] | None = None,
+    ) -> None:
+        """Assign; nothing is read.
+
+        Args:
+            path: where the file is, in a folder that exists.
+            content: the record's type, for pydantic, which checks it strictly.
+            kind: what the file is for; a file of another kind is not read.
+            version: of the record's form; a file of another version is not read.
+            earlier: reads the form that a file without kind and version had; raises ValueError if it is not that.
+        """
+        self._path = path
+        self._kind = kind
+        self._version = version
+        self._earlier = earlier
+        self._file: type[_File[T]] = _File[content]  # type: ignore[valid-type]  # known at run time only
+
+    def read(self) -> T | None:
+        """The record; None where there is no file, or none that can be read."""
+        try:
+            return self._decode(self._path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._tell("state_file_unreadable", error.strerror)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            self._tell("state_file_unreadable", ": ".join([*map(str, first["loc"]), first["msg"]]))
+        except ValueError as error:
+            self._tell("state_file_unreadable", str(error))
+        return None
+
+    def write(self, content: T) -> None:
+        """Replace the record."""
+        file = self._file(kind=self._kind, version=self._version, content=content)
+        try:
+            _replace(self._path, file.model_dump_json().encode())
+        except OSError as error:
+            self._tell("state_file_unwritten", error.strerror)
+
+    def delete(self) -> None:
+        """Delete the file, if there is one."""
+        try:
+            self._path.unlink(missing_ok=True)
+        except OSError as error:
+            self._tell("state_file_unwritten", error.strerror)
+
+    def _decode(self, written: bytes) -> T:
+        """Read a file's bytes.
+
+        Raises:
+            ValueError: they are not a file of this kind and version.
+        """
+        try:
+            header = _Header.model_validate_json(written)
+        except ValidationError:
+            if self._earlier is None:
+                raise
+            return self._earlier(written)
+        if (header.kind, header.version) != (self._kind, self._version):
+            raise ValueError(
+                f"it is {header.kind} of version {header.version}, and not {self._kind} of version {self._version}"
+            )
+        return self._file.model_validate_json(written).content
+
+    def _tell(self, event: str, reason: str | None) -> None:
+        log.warning(event, path=str(self._path), reason=reason)
+
+
+def sync(path: Path) -> None:
+    """Have a file's content, or a folder's names, on the disk.
+
+    Raises:
+        OSError: that failed.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Put a file in place of another, whole and for its owner alone."""
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
+    temporary = Path(name)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - of a descriptor
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync(path.parent)

@@ -1,0 +1,54 @@
+"""What a task gives: the model's plain answer, and the output that a result has for it. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+FinishReason = Literal["stop", "length", "deadline", "cancelled"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scored:
+    """The model's answer to a classification: a probability for each label, by canonical name."""
+
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    """The model's answer to a task that writes text."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+Answer = Scored | Written
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Classification:
+    """A label with its probability; `scores` has a probability for each label that the model scored."""
+
+    label: str
+    name: str
+    emoji: str
+    score: float
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reply:
+    """A generated text and why it ended."""
+
+    text: str
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Extraction:
+    """What was found in a text, as JSON of the task's schema."""
+
+    data: Mapping[str, Any]
+
+
+Output = Classification | Reply | Extraction
