@@ -39,7 +39,7 @@ class Running:
         self.link = Link(**(arguments | more))
 
     def __enter__(self) -> Self:
-        self.link.start()
+        self._running.link.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,7 +88,7 @@ class RealBench(Bench):
         self.link = self._running.link
 
     def __enter__(self) -> Self:
-        self.link.start()
+        self._running.link.start()
         self._running.wait_connected()
         return self
 
