@@ -39,7 +39,7 @@ class Running:
         self.link = Link(**(arguments | more))
 
     def __enter__(self) -> Self:
-        self._running.link.start()
+        self.link.start()
         return self
 
     def __exit__(self, *_: object) -> None:
