@@ -13,7 +13,7 @@ def small_model() -> Path:
 
 
 def qwen_tokenizer() -> Path:
-    """A folder with the real tokenizer of Qwen1.5. Its config ends a turn with the wrong token, as base models' do."""
+    """A folder with the real tokenizer of Qwen1.5. Its config names the base model's end token, which ends no turn."""
     return _path("EDGED_TEST_QWEN_TOKENIZER")
 
 

@@ -15,7 +15,7 @@ RESULTS = "bench/out"
 
 
 class Bench(ABC):
-    """A link with a broker behind it, both in the hands of a test.
+    """A link and its broker, controlled by a test.
 
     Attributes:
         link: what is tested; it takes `RECEIVE_MAXIMUM` deliveries and is subscribed to `REQUESTS`.
@@ -37,19 +37,19 @@ class Bench(ABC):
 
     @abstractmethod
     def send(self, payload: bytes, *, qos: int = 1) -> None:
-        """Somebody publishes to `REQUESTS`."""
+        """Publish to `REQUESTS`, as another client does."""
 
     @abstractmethod
     def results(self, number: int) -> list[bytes]:
-        """The next payloads that somebody who listens to `RESULTS` sees."""
+        """The next payloads that a subscriber of `RESULTS` receives."""
 
     @abstractmethod
     def drop(self) -> None:
-        """The connection is lost, and none can be made."""
+        """Cut the connection, and let no new one be made."""
 
     @abstractmethod
     def restore(self) -> None:
-        """A connection can be made, and is made."""
+        """Let connections be made again, and wait for one."""
 
     def on_delivery(self, delivery: Delivery) -> None:
         self.deliveries.put(delivery)

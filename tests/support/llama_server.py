@@ -1,5 +1,6 @@
 """A real llama.cpp server on the small model: `python -m tests.support.llama_server PORT`, or as a fixture."""
 
+import os
 import subprocess
 import sys
 import time
@@ -26,6 +27,7 @@ class LlamaServer:
 
     def start(self) -> None:
         """Start, and wait until its model is loaded. A server that does not come up is ended again."""
+        self.stop()
         command = [sys.executable, "-m", "tests.support.llama_server", str(self.port)]
         with (self.folder / "llama.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
@@ -51,6 +53,7 @@ class LlamaServer:
 
 
 def main() -> None:
+    parent = os.getppid()
     import xllamacpp  # type: ignore[import-untyped]  # noqa: PLC0415 - not in this process when it is a fixture
 
     params = xllamacpp.CommonParams()
@@ -61,8 +64,8 @@ def main() -> None:
     params.cpuparams.n_threads = 1  # more would wait for each other by spinning, on cores that other tests need
     params.warmup = False
     server = xllamacpp.Server(params)
-    while server is not None:
-        time.sleep(60)
+    while server is not None and os.getppid() == parent:  # it ends with the tests, even if they are killed
+        time.sleep(0.5)
 
 
 if __name__ == "__main__":

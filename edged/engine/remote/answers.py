@@ -1,6 +1,6 @@
-"""What an OpenAI-compatible server answers, form by form. Pure; what is in none of these forms is refused whole.
+"""The forms of an OpenAI-compatible server's answers. Pure. An answer that has none of these forms is refused whole.
 
-Servers differ: what they leave out or say null for is taken as not told, and what nobody reads here is let be.
+Servers differ: a field that is missing or null counts as not told, and fields that are not read here are ignored.
 
 Source: platform.openai.com/docs/api-reference; the differences are noted where they matter.
 """
@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edged.ports.engine import NO_USAGE, Usage
 
-_LEAST = -100.0  # less likely is as good as never; llama.cpp says -3.4e38 of what it rules out
-_MOST = 0.01  # of a probability of 1 after rounding
+_LEAST = -100.0  # less is as good as impossible; llama.cpp gives -3.4e38 to tokens that it rules out
+_MOST = 0.01  # a probability of 1, and rounding
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 53)]
 _LogProbability = Annotated[float, Field(le=_MOST), AfterValidator(lambda value: max(value, _LEAST))]
@@ -27,9 +27,9 @@ class _Model(_Form):
 
 
 class Models(_Form):
-    """Of `models`."""
+    """The answer of `models`."""
 
-    data: list[_Model] | None = None  # null: Ollama, where there is none yet
+    data: list[_Model] | None = None  # Ollama says null where it has no model yet
 
     @property
     def ids(self) -> list[str]:
@@ -51,7 +51,7 @@ class _Spent(_Form):
 
     @property
     def usage(self) -> Usage:
-        """Tokens that it took; zeros where the server does not tell."""
+        """The tokens that the request took; zeros where the server does not tell."""
         told = self.usage_
         if told is None:
             return NO_USAGE
@@ -73,7 +73,7 @@ class _Position(_Form):
 
 
 class _LogProbabilities(_Form):
-    content: list[_Position] | None = None  # the form of chat completions; llama.cpp has it here too
+    content: list[_Position] | None = None  # the form of chat completions, which llama.cpp uses here too
     top_logprobs: list[dict[str, _LogProbability] | None] | None = None
 
 
@@ -82,13 +82,13 @@ class _Text(_Form):
 
 
 class Completion(_Spent):
-    """Of `completions`."""
+    """The answer of `completions`."""
 
     choices: list[_Text] = Field(min_length=1)
 
     @property
     def next_tokens(self) -> dict[str, float]:
-        """The most probable first tokens as text, with their log-probabilities; empty where none are told."""
+        """The most probable first tokens as text, with their log-probabilities; empty where the server tells none."""
         told = self.choices[0].logprobs
         if told is None:
             return {}
@@ -99,6 +99,9 @@ class Completion(_Spent):
 
 class _Message(_Form):
     content: str | None = None
+    reasoning_content: str | None = None  # llama.cpp, SGLang, LM Studio, older vLLM
+    reasoning: str | None = None  # Ollama, newer vLLM
+    thinking: str | None = None  # proxies before Ollama's own API
 
 
 class _Said(_Form):
@@ -106,7 +109,7 @@ class _Said(_Form):
 
 
 class ChatCompletion(_Spent):
-    """Of `chat/completions`."""
+    """The answer of `chat/completions`."""
 
     choices: list[_Said] = Field(min_length=1)
 
@@ -117,15 +120,26 @@ class ChatCompletion(_Spent):
 
 class _Piece(_Form):
     delta: _Message | None = None
+    message: _Message | None = None  # of a server that does not stream
     finish_reason: str | None = None
 
     @property
     def text(self) -> str:
-        return (self.delta and self.delta.content) or ""
+        said = self.delta or self.message
+        return (said and said.content) or ""
+
+    @property
+    def reasoning(self) -> str:
+        """Reasoning that the server kept apart from the text."""
+        said = self.delta or self.message
+        return (said and (said.reasoning_content or said.reasoning or said.thinking)) or ""
 
 
 class Chunk(_Spent):
-    """Of `chat/completions`, streamed: the last ones have `finish_reason` and the usage."""
+    """A part of the streamed answer of `chat/completions`; the last ones have `finish_reason` and the usage.
+
+    A server that does not stream gives the whole answer as one.
+    """
 
     choices_: list[_Piece] | None = Field(None, alias="choices")
     error: Any = None
