@@ -88,7 +88,7 @@ class RealBench(Bench):
         self.link = self._running.link
 
     def __enter__(self) -> Self:
-        self.link.start()
+        self._running.link.start()
         self._running.wait_connected()
         return self
 
