@@ -128,7 +128,7 @@ class Client:
     ) -> Generator[Answer, None, None]:
         """Send one request and yield its chunks, if `stream=True`, and then its result or error.
 
-                A repeated attempt makes the same chunks again, if the same model answers; each chunk is yielded once. If the
+        A repeated attempt makes the same chunks again, if the same model answers; each chunk is yielded once. If the
         caller closes the iterator before the end, or the user presses Ctrl-C, the daemon is told to cancel the request.
         """
         request_id = uuid.uuid4().hex

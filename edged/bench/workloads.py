@@ -136,7 +136,7 @@ class Workloads:
     def decode(self, batch: int) -> Decoded:
         """Decode `batch` sequences greedily, each after a prompt of its own.
 
-                A model may end its turn early. Then other prompts are tried; if all of them end early, the tokens that were
+        A model may end its turn early. Then other prompts are tried; if all of them end early, the tokens that were
         decoded count.
         """
         tries = (self._decode_once(batch) for _ in range(_TRIES))
