@@ -29,7 +29,7 @@ TIMEOUT = 600.0  # spent only by a test that fails: where others take the cores,
 
 def settings(url: str, **model: Any) -> Settings:
     return Settings.model_validate(
-        {"node": "box", "model": {"backend": "remote", "url": url, **model}, "engine": {"max_new_tokens": 48}}
+        {"node": "box", "model": {"backend": "remote", "url": url, **model}, "engine": {"max_new_tokens": 96}}
     )
 
 
