@@ -343,7 +343,11 @@ def test_a_daemon_on_a_server_that_fails_every_request_is_degraded(script: Scrip
         out = Watcher(box.broker, f"{box.root}/out/#")
         try:
             box.start()
-            assert "the model's server" in str(status.until(state="degraded")["reasons"])
+            found = [status.until(state="loading")]
+            while found[-1]["state"] == "loading":
+                found.append(status.until())
+            assert found[-1]["state"] == "degraded"  # and not ready first
+            assert "the model's server" in str(found[-1]["reasons"])
             publish(box.broker, f"{box.root}/in/reply", "anybody?")
             assert out.next_json()["error"]["code"] == "model_error"
             script.answers["/v1/completions"] = lambda _: (200, _NO_LOG_PROBABILITIES)
