@@ -45,6 +45,7 @@ def bench(name: str, broker: AnyBroker) -> Iterator[Bench]:
     with Proxy(broker.port) as cable, Peer(broker.port, version=ability.version) as peer:
         with RealBench(broker, cable, peer, version=ability.version, client_id=client_id) as made:
             made.marks_redelivery = ability.marks_redelivery
+            made.resends_in_s = 0.0 if ability.resends_first else 0.5
             made.qos_0_overtakes = ability.qos_0_overtakes
             yield made
         with Peer(broker.port, version="3.1.1", client_id=client_id):

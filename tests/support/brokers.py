@@ -28,6 +28,7 @@ class Ability:
     Attributes:
         version: the newest version of MQTT that it speaks.
         marks_redelivery: it sets DUP when it sends a message again.
+        resends_first: what it sends again comes before new messages.
         keeps_packet_ids: what it sends again has the packet id that it had.
         qos_0_overtakes: messages at QoS 0 come while those at QoS 1 wait for acks.
         in_flight: QoS 1 messages that it sends without an ack, where more are allowed; None: no end was seen.
@@ -38,6 +39,7 @@ class Ability:
 
     version: Literal["5", "3.1.1"] = "5"
     marks_redelivery: bool = True
+    resends_first: bool = True
     keeps_packet_ids: bool = True
     qos_0_overtakes: bool = True
     in_flight: int | None = None
@@ -58,7 +60,7 @@ ABILITIES = {
     "mosquitto-2.1": Ability(),
     "rabbitmq-3.10": replace(_RABBIT, version="3.1.1"),
     "rabbitmq-4.0": _RABBIT,
-    "aedes": Ability(version="3.1.1", marks_redelivery=False, shares=False),
+    "aedes": Ability(version="3.1.1", marks_redelivery=False, resends_first=False, shares=False),
 }
 OTHERS = tuple(ABILITIES)
 
