@@ -82,6 +82,7 @@ class FakeLink:
         published: what reached the broker, in order.
         acked: the deliveries that were acked, in the order of their acks.
         shares: whether it takes from shared queues.
+        keeps_packet_ids: whether what comes again after `reconnect` has the packet id that it had.
         errors: what callbacks raised; tests of the worker assert that it is empty.
     """
 
@@ -102,6 +103,7 @@ class FakeLink:
         self.published: list[Publication] = []
         self.acked: list[Delivery] = []
         self.shares = False
+        self.keeps_packet_ids = True
         self.errors: list[Exception] = []
         self._clock = clock
         self._inbox = Inbox(receive_maximum=receive_maximum)
@@ -193,8 +195,11 @@ class FakeLink:
         self._reconnects += 1
         self._do(self._tell)
         again, self._unacked = self._unacked, {}
+        if not self.keeps_packet_ids:
+            self._packet_ids = itertools.count(1)
         for packet_id, delivery in again.items():
-            self._arrive(delivery.message, packet_id, redelivered=True)
+            sent_as = packet_id if self.keeps_packet_ids else next(self._packet_ids)
+            self._arrive(delivery.message, sent_as, redelivered=True)
         self._do(self._hand_over)
         for _ in range(len(self._waiting)):
             self._do(partial(self._publish, self._waiting.popleft()))
@@ -415,6 +420,13 @@ class MemoryJournal:
             if (entry.packet_id, entry.fingerprint) == (packet_id, fingerprint) and key not in self._settled:
                 return self.find(*key)
         return None
+
+    def unsettled(self, fingerprint: str) -> tuple[Recorded, ...]:
+        return tuple(
+            Recorded(request_id=key[0], payload=entry.payload)
+            for key, entry in self._entries.items()
+            if entry.fingerprint == fingerprint and entry.packet_id is not None and key not in self._settled
+        )
 
     def settled(self, requests: Iterable[tuple[str, str]]) -> None:
         self._settled |= self._entries.keys() & set(requests)

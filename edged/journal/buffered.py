@@ -58,30 +58,53 @@ class Recorder:
         except JournalFault as fault:
             self._note(fault)
 
-    def answer_before(self, request: Asked, fingerprint: str, *, redelivered_packet: int | None) -> Recorded | None:
-        """The answer that this request was given: found by its own id, or by the delivery that comes again."""
-        unwritten = self._answer_unwritten(request, fingerprint, redelivered_packet)
-        if unwritten is not None:
-            return unwritten
+    def answer_before(
+        self,
+        request: Asked,
+        fingerprint: str,
+        *,
+        redelivered_packet: int | None,
+        is_in_hand: Callable[[str, str], bool],
+    ) -> Recorded | None:
+        """The answer that this request was given: found by its own id, or by the delivery that comes again.
+
+        Some brokers (RabbitMQ) send a message again under another packet id. It then gets the oldest answer to a
+        delivery of the same fingerprint that was never settled and whose request (id, fingerprint) is not in hand.
+        """
         try:
             if request.has_own_id:
-                return self._journal.find(request.id, fingerprint)
-            if redelivered_packet is not None:
-                return self._journal.find_unsettled(redelivered_packet, fingerprint)
+                unwritten = self._unwritten_where(lambda entry: entry.request_id == request.id, fingerprint)
+                return unwritten[-1] if unwritten else self._journal.find(request.id, fingerprint)
+            if redelivered_packet is None:
+                return None
+            found = (*self._by_packet(redelivered_packet, fingerprint), *self._unsettled(fingerprint))
+            return next((each for each in found if not is_in_hand(each.request_id, fingerprint)), None)
         except JournalFault as fault:
             self._note(fault)
         return None
 
-    def _answer_unwritten(self, request: Asked, fingerprint: str, redelivered_packet: int | None) -> Recorded | None:
-        for entry in reversed(self._unwritten):
-            is_same = (
-                entry.request_id == request.id
-                if request.has_own_id
-                else redelivered_packet is not None and entry.packet_id == redelivered_packet
-            )
-            if is_same and entry.fingerprint == fingerprint:
-                return Recorded(request_id=entry.request_id, payload=entry.payload)
-        return None
+    def _unwritten_where(self, is_meant: Callable[[Entry], bool], fingerprint: str) -> list[Recorded]:
+        """The answers that wait to be written, oldest first."""
+        return [
+            Recorded(request_id=entry.request_id, payload=entry.payload)
+            for entry in self._unwritten
+            if entry.fingerprint == fingerprint and is_meant(entry)
+        ]
+
+    def _by_packet(self, packet_id: int, fingerprint: str) -> list[Recorded]:
+        unwritten = self._unwritten_where(lambda entry: entry.packet_id == packet_id, fingerprint)
+        if unwritten:
+            return unwritten[-1:]
+        written = self._journal.find_unsettled(packet_id, fingerprint)
+        return [] if written is None else [written]
+
+    def _unsettled(self, fingerprint: str) -> list[Recorded]:
+        settled = set(self._settled)
+        written = self._journal.unsettled(fingerprint)
+        return [
+            *(each for each in written if (each.request_id, fingerprint) not in settled),
+            *self._unwritten_where(lambda entry: entry.packet_id is not None, fingerprint),
+        ]
 
     def starts(self, fingerprint: str) -> int:
         """See `Journal.starts`."""

@@ -68,6 +68,15 @@ class SqliteJournal:
     def find_unsettled(self, packet_id: int, fingerprint: str) -> Recorded | None:
         return self._find("packet_id = ? AND fingerprint = ?", (packet_id, fingerprint))
 
+    def unsettled(self, fingerprint: str) -> tuple[Recorded, ...]:
+        with self._file.using() as db:
+            rows = db.execute(
+                "SELECT request_id, payload FROM results"
+                " WHERE packet_id IS NOT NULL AND fingerprint = ? AND at >= ? ORDER BY rowid",
+                (fingerprint, self._oldest_result()),
+            ).fetchall()
+        return tuple(Recorded(request_id=request_id, payload=payload) for request_id, payload in rows)
+
     def settled(self, requests: Iterable[tuple[str, str]]) -> None:
         with self._file.using() as db, db:
             self._settle(db, requests)

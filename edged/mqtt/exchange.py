@@ -99,7 +99,8 @@ class Exchange:
                 self.closed = self.closed or event
 
     def _arrived(self, event: Arrived) -> None:
-        if self._subscriptions.is_known(event.message):
-            self._flow.skip(qos=event.message.qos, packet_id=event.packet_id)
+        message = self._subscriptions.named(event.message)
+        if self._subscriptions.is_known(message):
+            self._flow.skip(qos=message.qos, packet_id=event.packet_id)
             return
-        self._flow.arrived(event.message, packet_id=event.packet_id, redelivered=event.redelivered, now=self._clock())
+        self._flow.arrived(message, packet_id=event.packet_id, redelivered=event.redelivered, now=self._clock())

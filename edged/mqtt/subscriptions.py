@@ -4,9 +4,10 @@ Lives as long as the link: each connection begins with `connected`. Knows no thr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from edged.mqtt.dotted_topics import as_subscribed
 from edged.mqtt.events import Accepted, Subscribed
 from edged.ports.link import Message
 
@@ -29,6 +30,11 @@ class Filters:
     at_qos_0: tuple[str, ...] = ()
     temporary: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """All filters, those of shared subscriptions without `$share/<group>/`."""
+        return tuple(each.split("/", 2)[2] if each.startswith(_SHARED) else each for each in (*self.own, *self.shared))
 
 
 class Subscriber(Protocol):
@@ -53,6 +59,7 @@ class Subscriptions:
         self.asked_at: float | None = None
         self.is_answered = False
         self._filters = filters
+        self._has_dots = any("." in each for each in filters.plain)
         self._clock = clock
         self._ended: tuple[str, ...] = ()
         self._takes_shared: bool | None = None  # None: nobody said yet; the session stays as an earlier process left it
@@ -133,6 +140,12 @@ class Subscriptions:
         filters = [each for each in self._filters.own if self._is_temporary(each)]
         if filters and self._connection is not None:
             self._connection.unsubscribe(filters)
+
+    def named(self, message: Message) -> Message:
+        """Give `message` with its topic as we subscribed to it: RabbitMQ writes the dots of topics as slashes."""
+        if not self._has_dots:
+            return message
+        return replace(message, topic=as_subscribed(message.topic, self._filters.plain))
 
     def is_known(self, message: Message) -> bool:
         """Whether `message` is a retained one that the daemon got on an earlier connection.

@@ -82,6 +82,14 @@ class Journal(Protocol):
         """The answer to a delivery that was recorded, perhaps published, but never settled."""
         ...
 
+    def unsettled(self, fingerprint: str) -> tuple[Recorded, ...]:
+        """The answers to deliveries of this fingerprint that were never settled, oldest first.
+
+        For brokers that send a message again under another packet id. A shared journal gives none: a group needs a
+        broker with shared subscriptions, and of those none was seen to do so.
+        """
+        ...
+
     def settled(self, requests: Iterable[tuple[str, str]]) -> None:
         """Note that these requests' (id, fingerprint) deliveries were acked: their packet ids may be used again."""
         ...

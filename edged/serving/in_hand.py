@@ -33,11 +33,20 @@ class InHand:
     def get(self, number: int) -> Job | None:
         return self._by_number.get(number)
 
+    def has(self, request_id: str, fingerprint: str) -> bool:
+        """Whether there is a job of this request."""
+        return (request_id, fingerprint) in self._by_identity
+
     def same_as(self, request: Request, fingerprint: str, delivery: Delivery) -> Job | None:
         """The job of the same request: found by the request's own id, or by the delivery that comes again."""
         if request.has_own_id:
             return self._by_identity.get((request.id, fingerprint))
         if not delivery.redelivered or delivery.ticket is None:
             return None
-        packet_id = delivery.ticket.packet_id
-        return next((job for job in self if job.fingerprint == fingerprint and job.packet_id == packet_id), None)
+        ticket = delivery.ticket
+        same = [job for job in self if job.fingerprint == fingerprint and not job.is_lossy]
+        by_packet = (job for job in same if job.packet_id == ticket.packet_id)
+        # Some brokers (RabbitMQ) send it again under another packet id. Of several jobs that ask the same it does not
+        # matter which one it joins, as long as each delivery that comes again joins another.
+        waiting = (job for job in same if job.epoch < ticket.epoch)
+        return next(by_packet, None) or next(waiting, None)

@@ -101,7 +101,9 @@ class Intake:
             return
         job = self._make_job(request, fingerprint, delivery)
         again = delivery.ticket.packet_id if delivery.redelivered and delivery.ticket is not None else None
-        recorded = self._recorder.answer_before(request, fingerprint, redelivered_packet=again)
+        recorded = self._recorder.answer_before(
+            request, fingerprint, redelivered_packet=again, is_in_hand=self._in_hand.has
+        )
         if recorded is not None:
             self._metrics.duplicate()
             job.request = replace(request, id=recorded.request_id)

@@ -116,6 +116,11 @@ class Job:
         return self.request.id, self.fingerprint
 
     @property
+    def epoch(self) -> int:
+        """The connection of its last delivery; -1 if it came at QoS 0 alone."""
+        return max((ticket.epoch for each in self.addressees for ticket in each.tickets), default=-1)
+
+    @property
     def is_lossy(self) -> bool:
         """Whether it came at QoS 0 alone, so that the broker keeps no copy."""
         return self.packet_id is None

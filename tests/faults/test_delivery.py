@@ -7,6 +7,7 @@ is printed, and `EDGED_TEST_SEED` repeats it as far as chance allows (see tests/
 import os
 import random
 import sqlite3
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -19,8 +20,9 @@ from typing import Self
 import psutil
 import pytest
 
-from tests.support import seeds
+from tests.support import brokers, seeds
 from tests.support.broker import Broker
+from tests.support.brokers import AnyBroker
 from tests.support.daemon import Daemon
 from tests.support.faults import (
     FAULTS,
@@ -30,6 +32,8 @@ from tests.support.faults import (
     daemon_killed,
     daemon_restarted,
     duplicates,
+    half_open,
+    packet_torn,
     small_disk,
     unmount,
 )
@@ -100,8 +104,8 @@ def make_stage(tmp_path: Path, make_broker: Callable[..., Broker], seed: int) ->
     """Give what sets up a daemon with the scripted engine, or with the small real model, all of it to be broken."""
 
     @contextmanager
-    def make(*, has_real_model: bool = False) -> Iterator[Stage]:
-        broker = make_broker(["max_queued_messages 0", "max_inflight_messages 0"])
+    def make(*, has_real_model: bool = False, broker: AnyBroker | None = None) -> Iterator[Stage]:
+        broker = broker or make_broker(["max_queued_messages 0", "max_inflight_messages 0"])
         disk = small_disk(tmp_path / "disk")
         observer = Observer()
         clock = tmp_path / "clock"
@@ -196,6 +200,25 @@ def test_nor_with_a_real_model(make_stage: MakeStage, seed: int, record_property
     faults = [cable_cut, broker_killed, daemon_killed, daemon_restarted, duplicates]
     with make_stage(has_real_model=True) as stage:
         break_and_count(stage, 150, faults, seed, record_property)
+
+
+@pytest.fixture(params=brokers.OTHERS)
+def other_broker(request: pytest.FixtureRequest) -> Iterator[AnyBroker]:
+    with tempfile.TemporaryDirectory(prefix="edged-") as folder:
+        broker = brokers.make(request.param, Path(folder))
+        try:
+            broker.start()
+            yield broker
+        finally:
+            broker.stop()
+
+
+def test_nor_on_another_broker(
+    make_stage: MakeStage, other_broker: AnyBroker, seed: int, record_property: Record
+) -> None:
+    faults = [cable_cut, daemon_killed, half_open, broker_killed, duplicates, packet_torn]
+    with make_stage(broker=other_broker) as stage:
+        break_and_count(stage, 300, faults, seed, record_property)
 
 
 def break_and_count(

@@ -11,15 +11,58 @@ import signal
 import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from edged.settings.schema import MqttSettings
 from tests.support import assets
 from tests.support.broker import Broker, free_port, until_listening
 from tests.support.waiting import TIMEOUT
 
-OTHERS = ("mosquitto-2.1", "rabbitmq-3.10", "rabbitmq-4.0", "aedes")
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ability:
+    """What a broker was seen to do; README's table of brokers has the same.
+
+    Attributes:
+        version: the newest version of MQTT that it speaks.
+        marks_redelivery: it sets DUP when it sends a message again.
+        resends_first: what it sends again comes before new messages.
+        keeps_packet_ids: what it sends again has the packet id that it had.
+        qos_0_overtakes: messages at QoS 0 come while those at QoS 1 wait for acks.
+        in_flight: QoS 1 messages that it sends without an ack, where more are allowed; None: no end was seen.
+        retained_by_wildcard: a subscription with a wildcard gets retained messages.
+        keeps_dots: a dot in a topic comes as a dot.
+        shares: it deals the messages of a shared subscription.
+    """
+
+    version: Literal["5", "3.1.1"] = "5"
+    marks_redelivery: bool = True
+    resends_first: bool = True
+    keeps_packet_ids: bool = True
+    qos_0_overtakes: bool = True
+    in_flight: int | None = None
+    retained_by_wildcard: bool = True
+    keeps_dots: bool = True
+    shares: bool = True
+
+
+_RABBIT = Ability(
+    keeps_packet_ids=False,
+    qos_0_overtakes=False,
+    in_flight=10,
+    retained_by_wildcard=False,
+    keeps_dots=False,
+    shares=False,
+)
+ABILITIES = {
+    "mosquitto-2.1": Ability(),
+    "rabbitmq-3.10": replace(_RABBIT, version="3.1.1"),
+    "rabbitmq-4.0": _RABBIT,
+    "aedes": Ability(version="3.1.1", marks_redelivery=False, resends_first=False, shares=False),
+}
+OTHERS = tuple(ABILITIES)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -169,7 +212,3 @@ def make(name: str, folder: Path) -> AnyBroker:
     if name.startswith("mosquitto"):
         return Broker(folder=folder, program=str(program / "bin/mosquitto"), config=["max_queued_messages 0"])
     return (Aedes if name == "aedes" else RabbitMq)(program=program, folder=folder)
-
-
-def speaks_mqtt_5(name: str) -> bool:
-    return name not in {"rabbitmq-3.10", "aedes"}

@@ -18,6 +18,7 @@ import psutil
 
 from tests.support import assets
 from tests.support.broker import Broker
+from tests.support.brokers import AnyBroker
 from tests.support.waiting import TIMEOUT
 
 READY_S = 300.0  # the model loads, on a busy box
@@ -40,7 +41,7 @@ class Arrival:
 class Watcher:
     """A running mosquitto_sub."""
 
-    def __init__(self, broker: Broker, *topics: str, version: str = "5") -> None:
+    def __init__(self, broker: AnyBroker, *topics: str, version: str = "5") -> None:
         command = [str(assets.mosquitto_client("mosquitto_sub")), "-h", "127.0.0.1", "-p", str(broker.port)]
         command += ["-V", version, "-q", "1", "-F", "%t\t%D\t%p" if version == "5" else "%t\t\t%p"]
         for topic in topics:
@@ -77,7 +78,9 @@ class Watcher:
         self._process.stdout.close()
 
 
-def publish(broker: Broker, topic: str, payload: str | bytes, *options: str, version: str = "5", qos: int = 1) -> None:
+def publish(
+    broker: AnyBroker, topic: str, payload: str | bytes, *options: str, version: str = "5", qos: int = 1
+) -> None:
     """Publish a message with mosquitto_pub."""
     command = [str(assets.mosquitto_client("mosquitto_pub")), "-h", "127.0.0.1", "-p", str(broker.port), "-t", topic]
     raw = payload.encode() if isinstance(payload, str) else payload
@@ -99,7 +102,7 @@ class Daemon:
     """
 
     folder: Path
-    broker: Broker
+    broker: AnyBroker
     node: str = "box"
     port: int | None = None
     program: Sequence[str] = ("-m", "edged", "run")

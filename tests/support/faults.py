@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.support.broker import Broker
+from tests.support.brokers import AnyBroker
 from tests.support.daemon import Daemon
 from tests.support.proxy import Proxy
 from tests.support.traffic import Ask, Asker, Observer
@@ -31,7 +31,7 @@ class Stage:
     """
 
     random: random.Random
-    broker: Broker
+    broker: AnyBroker
     daemon: Daemon
     cable: Proxy
     askers_cable: Proxy

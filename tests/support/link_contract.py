@@ -1,6 +1,7 @@
 """What every `ports.Link` does, the fake and the real one alike. Each runs these tests on a bench of its own."""
 
 import queue
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -23,11 +24,13 @@ class Bench(ABC):
         changes: what it told of its connection.
         in_delivery: called with each delivery in the callback, after it was noted.
         marks_redelivery: whether the broker sets DUP when it sends a message again, as MQTT wants it.
+        resends_in_s: seconds until all has come again, where new messages may overtake what comes again.
         qos_0_overtakes: whether messages at QoS 0 come while those at QoS 1 wait for our acks.
     """
 
     link: Link
     marks_redelivery = True
+    resends_in_s = 0.0
     qos_0_overtakes = True
 
     def __init__(self) -> None:
@@ -80,6 +83,7 @@ class Bench(ABC):
         self.drop()
         drain(self.deliveries)
         self.restore()
+        time.sleep(self.resends_in_s)
         self.send(b"end", qos=0)
         found = []
         while (delivery := self.deliveries.get(timeout=TIMEOUT)).message.payload != b"end":

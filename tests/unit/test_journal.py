@@ -154,6 +154,15 @@ def test_the_next_process_knows_what_this_one_did(disk: Disk) -> None:
     assert second.turns("s") == said("a", "b")
 
 
+def test_what_was_never_settled_is_found_by_what_it_asked(disk: Disk) -> None:
+    memory = MemoryJournal()
+    for journal in (disk.open(), memory):
+        journal.record([entry("1", packet_id=7), entry("2", packet_id=8), entry("3"), entry("4", packet_id=9)])
+        journal.settled([("2", "f")])
+        assert [each.request_id for each in journal.unsettled("f")] == ["1", "4"]
+        assert journal.unsettled("g") == ()
+
+
 def test_what_is_recorded_survives_a_power_cut(disk: Disk) -> None:
     journal = disk.open()
     journal.record([entry("1")])

@@ -280,6 +280,47 @@ def test_a_delivery_that_was_answered_before_a_crash_is_answered_the_same(bench:
     assert len(bench.link.acked) == 1
 
 
+def test_what_comes_again_under_another_packet_id_is_answered_once(bench: Bench) -> None:
+    """RabbitMQ numbers what it sends again anew."""
+    bench.link.keeps_packet_ids = False
+    bench.send("before", tail="reply/s")
+    bench.turn()
+    bench.link.auto = False  # the answers leave, their PUBACKs never come
+    for text in ("same", "same", "other"):
+        bench.send(text, tail="reply/s")
+    before = bench.answers(f"{ROOT}/out/reply/s")
+
+    after = Bench(journal=bench.journal, link=bench.link)
+    after.link.auto = True
+    bench.link.disconnect()
+    bench.link.reconnect()
+    after.turn()
+    assert after.engine.submitted == []
+    again = bench.answers(f"{ROOT}/out/reply/s")[len(before) :]
+    # The link sends what was never confirmed, and the new process answers what comes again: each of the three both ways.
+    assert sorted(each["id"] for each in again) == sorted(2 * [each["id"] for each in before[1:]])
+    assert len(after.journal.turns("s")) == 8
+    assert len(bench.link.acked) == 4
+
+
+def test_a_job_in_hand_is_joined_by_its_delivery_under_another_packet_id(bench: Bench) -> None:
+    bench.link.keeps_packet_ids = False
+    bench.send("before", tail="reply")
+    bench.turn()
+    bench.engine.auto = False
+    for _ in range(2):
+        bench.send("same", tail="reply")
+    bench.link.disconnect()
+    bench.link.reconnect()
+    bench.turn()
+    assert len(bench.engine.submitted) == 3
+    for _ in range(2):
+        bench.engine.finish()
+        bench.turn()
+    assert len(bench.answers(f"{ROOT}/out/reply")) == 3
+    assert len(bench.link.acked) == 3
+
+
 def test_turns_of_a_session_wait_for_each_other(bench: Bench) -> None:
     bench.engine.auto = False
     bench.send("first", tail="reply/s")
