@@ -1,4 +1,4 @@
-"""`edged demo`: starts a private broker and the real daemon with a small real model, and sends messages from a client that is not ours.
+"""`edged demo`: starts a private broker and the real daemon with a small model, and sends sample messages.
 
 The demo starts broker and daemon as processes on loopback, in a temporary folder, and stops them at its end.
 """
