@@ -1,5 +1,5 @@
-# For tests/fetch_*.sh: an apt of its own, below $1, that shares nothing with the machine's but the list of what is
-# installed. Needs no root; apt checks what it downloads.
+# For tests/fetch_*.sh: a private apt below $1, which shares only the list of installed packages with the machine's
+# apt. Needs no root; apt checks what it downloads.
 use_apt() {
     command -v apt-get >/dev/null || return 1
     mkdir -p "$1/lists/partial" "$1/cache/archives/partial"
