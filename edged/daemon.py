@@ -274,7 +274,8 @@ class Daemon:
             self._membership.start()
         if self._link.state().connected_since is not None:  # then it got the UNSUBSCRIBE
             self._files.subscribed.note(self._filters())
-        self._health.become(State.READY)
+        away = self._engine.state().away  # a server may be there and fail every request
+        self._health.become(*((State.READY, ()) if away is None else (State.DEGRADED, (away,))))
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
         return True

@@ -1,4 +1,4 @@
-"""`edged demo`: starts a private broker and the real daemon with a small model, and sends sample messages.
+"""`edged demo`: a private broker, the real daemon with a small real model, and messages by an independent client.
 
 The demo starts broker and daemon as processes on loopback, in a temporary folder, and stops them at its end.
 """

@@ -119,7 +119,7 @@ class Health:
             log.info("state", state=state, reasons=list(reasons), before=before.state)
             since = before.since if state is before.state else rfc3339(self._wall_clock())
             self._standing = _Standing(state=state, reasons=reasons, since=since)
-            self._has_been_ready |= state is State.READY
+            self._has_been_ready |= state in {State.READY, State.DEGRADED}
         self._publish_status()
         self.report()
 

@@ -241,6 +241,28 @@ def test_a_recurrent_model_writes_what_transformers_has_it_write(name: str, tmp_
     assert written == theirs[0, 20:].tolist()
 
 
+@pytest.mark.parametrize("name", ["lfm2", "rwkv", "gemma3"])
+def test_a_step_that_fails_on_its_way_is_undone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GENERIC[f"generic {name}"]
+    ours, _ = generic_loading.load(
+        tiny.save(tiny.make(config), tmp_path), config, weight_format="fp32", device=torch.device("cpu")
+    )
+    kv = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:10], wanted=(9,))])
+    run = ours._model.forward
+
+    def fail_at_the_end(**arguments: Any) -> None:
+        run(**arguments)
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ours._model, "forward", fail_at_the_end)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])
+    assert kv.length == 10
+    close(ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])[0], all_logits(ours, TOKENS[:12])[11])
+
+
 @pytest.mark.parametrize(
     "config",
     [

@@ -220,21 +220,6 @@ def test_a_head_that_was_trained_apart_counts_whatever_the_config_says(llama: Pa
 # --------------------------------------------------------------------------------------------- other kinds of model
 
 
-def _t5() -> PreTrainedModel:
-    return T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2))
-
-
-def _bert() -> PreTrainedModel:
-    sizes: dict[str, Any] = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    return BertForMaskedLM(BertConfig(vocab_size=512, hidden_size=32, **sizes))
-
-
-def _classifier() -> PreTrainedModel:
-    make: Any = Qwen2ForSequenceClassification
-    model: PreTrainedModel = make(tiny.CONFIGS["qwen2"])
-    return model
-
-
 _SMALL: dict[str, Any] = {
     "vocab_size": 512,
     "hidden_size": 32,
@@ -244,13 +229,27 @@ _SMALL: dict[str, Any] = {
 }
 
 
+def _t5() -> PreTrainedModel:
+    return T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2))
+
+
+def _labels() -> PreTrainedModel:
+    make: Any = Qwen2ForSequenceClassification
+    model: PreTrainedModel = make(tiny.CONFIGS["qwen2"])
+    return model
+
+
+def _bert() -> PreTrainedModel:
+    return BertForMaskedLM(BertConfig(**_SMALL))
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
         (_t5, "is an encoder-decoder"),
         (_bert, "is an encoder"),
         (lambda: LlamaModel(LlamaConfig(**_SMALL)), "LlamaModel.* no language model's head"),
-        (_classifier, "no language model's head"),
+        (_labels, "no language model's head"),
         (
             lambda: _random(RecurrentGemmaConfig(**{**_SMALL, "num_hidden_layers": 3}, lru_width=32)),
             "sequences would disturb",

@@ -32,6 +32,11 @@ def chromium() -> Path:
     return _path("EDGED_TEST_CHROMIUM")
 
 
+def other_broker(name: str) -> Path:
+    """The folder with a broker that `tests/fetch_broker.sh` unpacked."""
+    return _path("EDGED_TEST_BROKERS") / name
+
+
 def homeassistant() -> Path:
     """The Python of an environment that has the package `homeassistant`."""
     return _path("EDGED_TEST_HOMEASSISTANT") / "bin" / "python"

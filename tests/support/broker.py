@@ -64,11 +64,13 @@ class Broker:
         folder: where its files live; a Unix socket's path must be short.
         config: further lines of its configuration, valid for all listeners.
         tls: further lines that make the TCP listener speak TLS.
+        program: another mosquitto than the one that `find_mosquitto` finds.
     """
 
     folder: Path
     config: Sequence[str] = ()
     tls: Sequence[str] = ()
+    program: str | None = None
     port: int = field(default_factory=free_port)
     websocket_port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
@@ -83,7 +85,7 @@ class Broker:
 
     def start(self) -> None:
         """Start the broker and wait until it listens. After `kill` it has the same ports and sessions again."""
-        program = find_mosquitto()
+        program = self.program or find_mosquitto()
         config = self.folder / "mosquitto.conf"
         config.write_text("\n".join(self._lines()) + "\n")
         with (self.folder / "mosquitto.log").open("ab") as log:
@@ -130,6 +132,10 @@ class Broker:
     def kill(self) -> None:
         """End the broker with SIGKILL, as a power cut would."""
         self._end(signal.SIGKILL)
+
+    def forget(self) -> None:
+        """Take away what it would know when it starts again. Only while it does not run."""
+        (self.folder / "mosquitto.db").unlink(missing_ok=True)
 
     def freeze(self) -> None:
         """Stop the process with SIGSTOP: connections stay open, nothing is answered."""

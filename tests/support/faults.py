@@ -128,7 +128,7 @@ def broker_restarted(stage: Stage) -> None:
 def broker_without_memory(stage: Stage) -> None:
     """Kill the broker and start it again without its stored sessions."""
     stage.broker.kill()
-    (stage.broker.folder / "mosquitto.db").unlink(missing_ok=True)
+    stage.broker.forget()
     stage.broker.start()
     stage.await_ready("broker_without_memory", time.monotonic())
     stage.asker.ask_again()

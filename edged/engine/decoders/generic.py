@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from edged.engine.decoders.interface import Span
+from edged.engine.decoders.interface import Span, refuse_unknown_tokens
 
 _SPREAD = 128  # tokens over which the memory of a recurrent state is counted
 
@@ -89,9 +89,7 @@ class GenericModel:
         return kv
 
     def forward(self, spans: Sequence[Span[GenericKV]]) -> torch.Tensor:
-        asked = [token for span in spans for token in (*span.tokens, *(token for _, token in span.branches))]
-        if asked and not (min(asked) >= 0 and max(asked) < self.vocab_size):
-            raise IndexError("a token is outside the vocabulary")  # on a GPU torch would end the process's device
+        refuse_unknown_tokens(spans, self.vocab_size)
         ends: list[int] = []
         logits: list[torch.Tensor] = []
         for span in spans:

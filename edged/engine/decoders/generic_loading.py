@@ -5,6 +5,7 @@ What cannot be run right is refused before its weights are read, in words.
 
 import inspect
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
+from transformers.utils.logging import disable_progress_bar
 
 from edged.engine.decoders.generic import GenericModel, PastKind, measured_bytes_per_token
 from edged.engine.decoders.interface import Span
@@ -96,6 +98,8 @@ def load(
 
 
 def _from_folder(path: Path, config: PretrainedConfig, **how: Any) -> tuple[PreTrainedModel, dict[str, Any]]:
+    if not sys.stderr.isatty():
+        disable_progress_bar()  # type: ignore[no-untyped-call]  # it ships no types
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             path,

@@ -202,7 +202,7 @@ class Start:
             self._standing.answered(self._chat.endpoint)
 
     def _completions_failed(self, fault: Exception) -> None:
-        """A server that gave log-probabilities counts as away. One that never did is used by its chat alone."""
+        """If the server gave log-probabilities before, it counts as away; else its chat alone is used."""
         if self._labels.has_log_probabilities:
             self._tell(self._labels.endpoint, fault)
         else:

@@ -17,6 +17,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from edged.engine.weights import gguf_model
+from edged.engine.weights.architectures.architecture import tensors_of
+from edged.engine.weights.architectures.table import decoder_shape, find
 from edged.engine.weights.gguf_file import GgufFile, open_gguf
 from edged.engine.weights.gguf_tokenizer import adds_beginning, end_tokens_of, tokenizer_of
 from edged.engine.weights.other_kinds import gguf_alone, other_file, other_folder, quantised_by_others
@@ -186,11 +188,24 @@ def _open_file(path: Path) -> Checkpoint:
         end_tokens=end_tokens_of(file),
         sampling=SamplingWishes(),
         always_begins=adds_beginning(file),
-        _tensors={
+        _tensors=_biases_left_out(config)
+        | {
             name: _Tensor(shape=file.tensors[each.name].shape, read=partial(_read_stored, file, each))
             for name, each in stored.items()
         },
     )
+
+
+def _biases_left_out(config: PretrainedConfig) -> dict[str, _Tensor]:
+    """Give zeros for the biases that a config means, where a GGUF file may hold a part of them."""
+    family = find(config)
+    if family is None or not family.gguf.may_lack_biases:
+        return {}
+    return {
+        name: _Tensor(shape=shape, read=partial(torch.zeros, shape))
+        for name, shape in tensors_of(decoder_shape(config)).items()
+        if name.endswith(".bias")
+    }
 
 
 def _refuse_parts(file: GgufFile) -> None:
