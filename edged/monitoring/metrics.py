@@ -1,4 +1,4 @@
-"""Counts and latencies of the requests: since the start of the process, and over a sliding window. Time comes in.
+"""Counts and latencies of the requests, since the start of the process and over a sliding window. Reads no clock.
 
 The worker's thread writes and the main thread reads, so one lock guards all. Holds numbers only, never text.
 """
@@ -17,7 +17,7 @@ _MAX_SAMPLES = 2048  # of one kind in the window: bounds the memory of a busy ho
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What the requests give to the report of health; the rates are tokens per second."""
+    """The figures of the requests for the health report; the rates are tokens per second."""
 
     requests: RequestFigures
     latency_ms: LatencyFigures

@@ -1,4 +1,4 @@
-"""What a broker takes: the limits of its CONNACK, the size of a packet, and what MQTT itself does not allow. Pure."""
+"""The limits of a publication: those of the broker's CONNACK, its packet's size, and those of MQTT. Pure."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ MAX_EXPIRY_S = 0xFFFFFFFF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What the broker takes on this connection, as its CONNACK says (MQTT 5, section 3.2.2.3)."""
+    """The broker's limits on this connection, as its CONNACK says (MQTT 5, section 3.2.2.3)."""
 
     receive_maximum: int = 65535
     maximum_packet_size: int | None = None

@@ -1,4 +1,4 @@
-"""An answer on its way out, and who waits for it. Pure: `outbound` sends it."""
+"""An answer on its way out, and the places that wait for it. Pure: `outbound` sends it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field

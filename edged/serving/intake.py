@@ -1,4 +1,4 @@
-"""What becomes of a request when it comes in: decoded, known already, refused, or given to the engine.
+"""Takes a request in: decodes it, then repeats a known answer, refuses it, or makes a job of it.
 
 For the worker's thread.
 """
@@ -65,7 +65,7 @@ class Intake:
         self.is_draining = False
 
     def take(self, route: TaskRoute, delivery: Delivery) -> None:
-        """Take a request in. Whatever it is, it gets one answer or stays at the broker."""
+        """Take a request in. In every case it gets one answer or stays at the broker."""
         self._metrics.received()
         if route.is_shared:
             self._metrics.shared()
@@ -80,7 +80,7 @@ class Intake:
         try:
             self._take_request(decoded, delivery)
         except Exception:
-            # A fault of ours that one message brings out must not end the daemon: the broker would bring it again.
+            # A bug that one message triggers must not end the daemon: the broker would send the message again.
             log.exception("request_fault", request_id=decoded.id)
             for job in self._in_hand:
                 if job.request is decoded:

@@ -46,7 +46,7 @@ def lacks_history(request: Request, known: Sequence[Turn]) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """A piece of a stream: `value` as it stands under `part`."""
+    """A chunk of a stream: the `value` for the key `part`."""
 
     seq: int
     part: str
@@ -55,7 +55,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class _Stream:
-    """The chunks of a request that are sent already, by their number, and the words that wait to be sent."""
+    """The number of the next chunk of a request, and the words that wait to be sent."""
 
     sent: int = 0
     waiting: list[tuple[str, str]] = field(default_factory=list)  # part, text
@@ -122,11 +122,11 @@ class Job:
 
     @property
     def is_lossy(self) -> bool:
-        """Whether it came at QoS 0 alone, so that the broker keeps no copy."""
+        """Whether it came at QoS 0 only, so that the broker keeps no copy."""
         return self.packet_id is None
 
     def join(self, address: Address, delivery: Delivery) -> list[Addressee]:
-        """Note that the same was asked again, by the same sender or another; gives the places that are new."""
+        """Note that the same request came again, from the same sender or another; gives the places that are new."""
         place = next((each for each in self.addressees if each.address == address), None)
         new = [] if place is not None else [Addressee(address)]
         self.addressees += new

@@ -1,9 +1,9 @@
-"""The one way out of the daemon for all that is asked of it, and the delivery guarantee that is kept on this way.
+"""The only way out for results, errors and answers to commands, and how it keeps the delivery guarantee.
 
 1. A result is recorded in the journal before it is published, together with the turns of its conversation: many
    results in one transaction. After a crash, the same request gets the recorded result (`Answers.commit`).
-2. A delivery is settled when its answer has the broker's PUBACK, and not before (`Outbound._confirmed`). What is not
-   settled, the broker brings again.
+2. A delivery is settled when its answer has the broker's PUBACK, and not before (`Outbound._confirmed`). The broker
+   sends a delivery again that is not settled.
 3. An answer that the link had no room for is offered again. In place of an answer that is too large for the broker,
    an error is sent that says so. An answer that the broker refuses would be refused again: its delivery is settled,
    and the log and the metrics tell the operator.
@@ -94,7 +94,7 @@ class Outbound:
             self._publish(address, payload, None)
 
     def tick(self) -> None:
-        """Offer the link again what it had no room for."""
+        """Offer the answers again that the link had no room for."""
         now = self._clock()
         due = [each for each in self._unsent if each[0] <= now]
         self._unsent = [each for each in self._unsent if each[0] > now]
@@ -142,7 +142,7 @@ class Outbound:
 
     @staticmethod
     def _has_smaller(answer: Answer, payload: bytes, reason: str) -> bool:
-        """Let an error take the place of an answer too large for the broker; False: even the error is too large."""
+        """Replace an answer that is too large for the broker by an error; False: even the error is too large."""
         if answer.payload is payload:
             error = answer.as_error(TooLarge(f"the result does not fit the broker: {reason}"))
             if len(error) >= len(payload):
@@ -152,7 +152,7 @@ class Outbound:
 
 
 class Answers:
-    """Takes what the requests come to, records it, and sends it out."""
+    """Takes results and errors of the requests, records the results, and sends all of them."""
 
     def __init__(
         self,
@@ -169,7 +169,7 @@ class Answers:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """`on_answered` is told of each job that has an answer, or is given up: what waits for it may go on."""
+        """`on_answered` gets each job that has an answer or is given up, so that jobs that wait for it may begin."""
         self._outbound = outbound
         self._recorder = recorder
         self._in_hand = in_hand
@@ -208,7 +208,7 @@ class Answers:
         self._on_answered(job)
 
     def reject(self, rejected: Rejected, delivery: Delivery) -> None:
-        """Tell the sender of a message that is no request."""
+        """Send an error to the sender of a message that is not a valid request."""
         log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
         self._metrics.failed(rejected.error.code)
         write = partial(self._outbound.error, request_id=rejected.id, task=rejected.task, session=rejected.session)
@@ -242,7 +242,7 @@ class Answers:
         try:
             return self._write(job)
         except Exception:
-            # A fault of ours that one request brings out must not end the daemon.
+            # A bug that one request triggers must not end the daemon.
             log.exception("answer_fault", request_id=job.request.id)
             self.fail(job, ModelError(FAULT))
             return None

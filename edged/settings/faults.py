@@ -1,6 +1,7 @@
 """What is wrong with settings, in words: names that are not known, values that are not allowed. Pure.
 
-Each is named as the user wrote it, and with what is allowed. A secret is never repeated, not even a wrong one.
+Each message names the setting as the user wrote it, and says what is allowed. It never repeats a secret, not even a
+wrong one.
 """
 
 import difflib
@@ -33,7 +34,7 @@ _SHOWN = 80  # characters of a wrong value
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """What the user wrote, to name things as the user does; `secrets` are names of settings."""
+    """The values that the user wrote, and where; `secrets` are names of settings."""
 
     flags: Mapping[str, str]
     file: Mapping[str, Any]
@@ -64,7 +65,7 @@ def _leaves(table: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, 
 
 
 def unknown(given: Given) -> Iterator[str]:
-    """Names that are no settings: pydantic-settings overlooks some, and a slip must not pass in silence."""
+    """Names that are not settings: pydantic-settings ignores some of them, and a typing error must be reported."""
     known = names()
     for flag in given.flags:
         if flag not in known:
@@ -110,7 +111,7 @@ def wrong(faults: Iterable[ErrorDetails], given: Given) -> dict[str, str]:
             line = f"{given.origin(name)} = {shown} is not allowed: {rule}"
             if isinstance(value, str) and re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
                 line += " (the quotes are part of the value: leave them out)"
-        told.setdefault(name, line)  # what else is said of the same value follows from the first
+        told.setdefault(name, line)  # further faults of the same value follow from the first
     return told
 
 
@@ -125,7 +126,7 @@ def _rule(fault: ErrorDetails) -> str:
 
 
 def _says_little(fault: ErrorDetails) -> bool:
-    """Whether it is that a value of a task is of another type: where it may be of several, the others say more."""
+    """Whether the fault is only that a value of a task has the wrong type; other faults may say more."""
     return fault["loc"][:1] == (TASKS,) and fault["type"].endswith("_type")
 
 

@@ -1,4 +1,4 @@
-"""Settings as text: their names, an example file, what is in force, the schema. Pure; all made from `schema.py`.
+"""Settings as text: their names, an example file, the values in force, the schema. Pure; all made from `schema.py`.
 
 Never shows a secret.
 """
@@ -25,7 +25,7 @@ _HEAD = """\
 
 
 def sections() -> dict[str, type[BaseModel]]:
-    """The groups of settings by dotted name, in order; the first, without a name, holds those of no group."""
+    """The groups of settings by dotted name, in order; the first has no name and holds the settings without a group."""
     return dict(_sections(Settings, ""))
 
 

@@ -63,7 +63,7 @@ class _Part(BaseModel):
 
 
 def _as_it_is_read(text: str) -> str:
-    """Refuse white space around a label's words: they end a line of the prompt, and it would be another token."""
+    """Refuse white space around a label's words, which end a line of the prompt: it would change the tokens."""
     if text != text.strip() or len(text.splitlines()) != 1:
         raise ValueError("white space at its ends, or a line break in it")
     return text
