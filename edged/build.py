@@ -1,19 +1,35 @@
-"""Settings → parts: which engine, journal, topics and contract the settings ask for."""
+"""Settings → parts: which engine, journal, link, topics and contract the settings ask for."""
 
 import hashlib
-from collections.abc import Callable
+import time
+import uuid
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from edged import logs
+from edged import __version__, extras, logs
+from edged.contract.health import HealthReport
 from edged.contract.requests import Contract
+from edged.contract.results import encode, rfc3339
+from edged.contract.status import Identity, client_mark
 from edged.contract.topics import Topics
 from edged.errors import SettingsError
 from edged.journal.sqlite import SqliteJournal
 from edged.models.store import Store
-from edged.ports.engine import StoppableEngine
+from edged.monitoring import system
+from edged.monitoring.health import Health
+from edged.monitoring.home_assistant import Discovery, births
+from edged.monitoring.home_assistant import describe as describe_device
+from edged.monitoring.metrics import Metrics
+from edged.monitoring.parts import Parts
+from edged.monitoring.probe import Prober, Probing
+from edged.monitoring.prometheus import Exporter
+from edged.monitoring.report import Reporter
+from edged.mqtt.link import Link
+from edged.ports.engine import Engine, StoppableEngine
 from edged.ports.journal import JournalLimits
+from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
 from edged.tasks.specs import Tasks
 
@@ -23,10 +39,30 @@ if TYPE_CHECKING:
     from edged.journal.redis import RedisJournal
 
 
+_OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+
+
+def missing_extras(settings: Settings) -> list[str]:
+    """What these settings need and is not installed: a line for each, with the command that installs it."""
+    extracting = [name for name, task in settings.tasks.items() if task.kind == "extract"]
+    wanted: dict[extras.Extra, str] = {}
+    if extracting and settings.model.backend == "local":
+        wanted["extract"] = f"tasks.{extracting[0]} extracts, which needs the library llguidance"
+    if settings.metrics.port:
+        wanted["metrics"] = "metrics.port needs the library prometheus-client"
+    if settings.journal.url is not None:
+        wanted["fleet"] = "journal.url needs the library redis"
+    return [f"{why}: {extras.how_to_install(each)}" for each, why in wanted.items() if extras.is_missing(each)]
+
+
 def topics_of(settings: Settings) -> Topics:
     """Where everything is on the broker by these settings."""
     return Topics(
-        prefix=settings.prefix, node=settings.node, group=settings.mqtt.share_group, shards=settings.mqtt.shards
+        prefix=settings.prefix,
+        node=settings.node,
+        group=settings.mqtt.share_group,
+        shards=settings.mqtt.shards,
+        births=births(settings.homeassistant),
     )
 
 
@@ -49,6 +85,7 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
         return RemoteEngine(settings, tasks=tasks)
     # torch takes seconds to import, and an engine that is handed in needs none of it.
     from edged.engine import loading  # noqa: PLC0415
+    from edged.engine.cooling import Cooling  # noqa: PLC0415
     from edged.engine.engine import Engine  # noqa: PLC0415
 
     logs.take_over_libraries()
@@ -56,7 +93,9 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     def load() -> "Loaded[Any]":
         return loading.load(plan_of(settings))
 
-    return Engine(load, tasks=tasks)
+    limit = settings.engine.max_temperature
+    cooling = None if limit is None else Cooling(limit, system.temperature)
+    return Engine(load, tasks=tasks, cooling=cooling)
 
 
 def plan_of(settings: Settings) -> "loading.Plan":
@@ -103,8 +142,111 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
     )
 
 
+def identity_of(settings: Settings) -> Identity:
+    """A new start of the daemon of these settings."""
+    return Identity(
+        boot_id=uuid.uuid4().hex[:12],
+        started=rfc3339(time.time()),
+        version=__version__,
+        client=client_mark(settings.client_id),
+    )
+
+
+def link_of(
+    settings: Settings,
+    topics: Topics,
+    *,
+    subscriptions: tuple[str, ...],
+    identity: Identity,
+    on_delivery: Callable[[Delivery], None],
+    on_change: Callable[[LinkState], None],
+) -> Link:
+    """The daemon's connection to the broker, with its last will."""
+    return Link(
+        settings=settings.mqtt,
+        client_id=settings.client_id,
+        subscriptions=subscriptions,
+        temporary=(topics.controls, *topics.members),
+        at_qos_0=topics.members,  # a box with much to do must hear the others still
+        shared=topics.shared,
+        will=Publication(topic=topics.status, payload=encode(identity.last_will().body()), qos=1, retain=True),
+        receive_maximum=settings.queue.capacity,
+        maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
+        on_delivery=on_delivery,
+        on_change=on_change,
+    )
+
+
+def discovery_of(
+    settings: Settings, contract: Contract, *, link: Link, engine: Engine, report: Callable[[], HealthReport]
+) -> Discovery:
+    """What announces this box to Home Assistant."""
+
+    def device() -> dict[str, Any]:
+        return describe_device(
+            topics=contract.topics, tasks=contract.tasks, model=engine.model.id, version=__version__, report=report()
+        )
+
+    return Discovery(
+        settings=settings.homeassistant,
+        topics=contract.topics,
+        link=link,
+        record=settings.state_dir / "homeassistant",
+        describe=device,
+    )
+
+
+def health_of(
+    settings: Settings,
+    topics: Topics,
+    identity: Identity,
+    *,
+    parts: Parts,
+    metrics: Metrics,
+    prober: Prober,
+    group: Callable[[], Mapping[str, Any] | None],
+    started: float,
+    clock: Callable[[], float],
+    wall_clock: Callable[[], float],
+) -> Health:
+    """What watches the parts and publishes their state; `started` in monotonic seconds."""
+    stall_after = settings.health.stall_after
+    probing = Probing(prober, interval=settings.health.probe_interval, give_up_after=stall_after, clock=clock)
+    reporter = Reporter(
+        identity=identity,
+        parts=parts,
+        metrics=metrics,
+        probing=probing,
+        system=lambda: system.read(settings.state_dir),
+        group=group,
+        started=started,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
+    return Health(
+        topics=topics,
+        identity=identity,
+        parts=parts,
+        probing=probing,
+        reporter=reporter,
+        stall_after=stall_after,
+        interval=settings.health.interval,
+        clock=clock,
+        wall_clock=wall_clock,
+    )
+
+
+def exporter_of(settings: Settings, health: Health) -> Exporter | None:
+    """What serves Prometheus, if a port is set; it listens at once."""
+    if settings.metrics.port == 0:
+        return None
+    return Exporter(
+        host=settings.metrics.host, port=settings.metrics.port, node=settings.node, snapshot=health.snapshot
+    )
+
+
 def speed_mark(settings: Settings) -> str:
-    """A mark of what it depends on how fast this box answers."""
+    """A mark of all settings on which the speed of this box depends."""
     model = settings.model
     what = (model.backend, model.url, model.id, model.revision, model.format, model.device)
     return hashlib.sha256(repr((what, settings.engine.model_dump_json())).encode()).hexdigest()[:16]

@@ -1,19 +1,25 @@
 """A client of the daemon over MQTT: sends a request and waits for its result. For the commands, the demo and tests."""
 
+import contextlib
 import json
 import queue
+import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from edged.contract.results import encode
+from edged.contract.status import State
 from edged.contract.topics import Topics, topic_matches
 from edged.errors import BrokerUnavailable
 from edged.mqtt.faults import address_of
 from edged.mqtt.link import Link
 from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
 from edged.settings.schema import Settings
+
+_GONE = {State.STOPPED, State.OFFLINE}
+_CANCEL_S = 1.0  # for the broker to confirm that a request is cancelled
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,6 +64,8 @@ class Client:
                 that the broker gave to a box that then died is lost to the others.
         """
         self._topics = Topics(prefix=settings.prefix, node=group or settings.node)
+        self._is_of_group = group is not None
+        self._roots = set() if self._is_of_group else {self._topics.root}  # where a request can be cancelled
         self._timeout = timeout
         self._attempts = attempts
         self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
@@ -92,19 +100,35 @@ class Client:
     def __exit__(self, *_: object) -> None:
         self._link.stop(None, 1.0)
 
-    def ask(self, text: str, *, task: str = "message", **fields: Any) -> Mapping[str, Any]:
+    def is_served(self, seconds: float) -> bool:
+        """Whether a daemon's status says that it is there; waits for the status, but not longer than `seconds`."""
+        try:
+            status = self._states.get(timeout=seconds)
+        except queue.Empty:
+            return False
+        self._states.put(status)
+        return status.get("state") not in _GONE
+
+    def ask(
+        self, text: str, *, task: str = "message", timeout: float | None = None, **fields: Any
+    ) -> Mapping[str, Any]:
         """Give the result or error of one request; `fields` are further fields of the request's JSON.
+
+        `timeout` is in place of the client's.
 
         Raises:
             BrokerUnavailable: no answer came in time; the message has what the daemon's status says.
         """
-        *_, last = self.stream(text, task=task, **fields)
+        *_, last = self.stream(text, task=task, timeout=timeout, **fields)
         return last.body
 
-    def stream(self, text: str, *, task: str = "message", **fields: Any) -> Iterator[Answer]:
+    def stream(
+        self, text: str, *, task: str = "message", timeout: float | None = None, **fields: Any
+    ) -> Generator[Answer, None, None]:
         """Give the chunks of one request, if `stream=True`, and then its result or error.
 
-        A further attempt makes the same chunks again, if the same model answers: each chunk is given once.
+        A further attempt makes the same chunks again, if the same model answers: each chunk is given once. If the
+        caller closes the iterator before the end, or the user presses Ctrl-C, the daemon is told to cancel.
         """
         request_id = uuid.uuid4().hex
         reply_to = f"{self._replies}/{request_id[:8]}"
@@ -120,20 +144,38 @@ class Client:
                     )
                 )
 
+        self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
+
+        def ask_again(attempt: int) -> None:
+            again = encode({**body, "attempt": attempt})
+            self._link.publish(Publication(topic=topic, payload=again, qos=1), on_end)
+
+        is_answered = False
+        try:
+            for answer in self._answers_to(request_id, ask_again, timeout or self._timeout):
+                is_answered = not answer.is_chunk
+                yield answer
+        except (KeyboardInterrupt, GeneratorExit):
+            if not is_answered:
+                self._cancel(request_id)
+            raise
+
+    def _answers_to(
+        self, request_id: str, ask_again: Callable[[int], None], timeout: float
+    ) -> Generator[Answer, None, None]:
+        """Give what comes back for one request, until its result or error."""
         attempt = 1
         chunks = 0
-        self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
         while True:
             try:
-                answer = self._answers.get(timeout=self._timeout)
+                answer = self._answers.get(timeout=timeout)
             except queue.Empty:
                 if attempt < self._attempts:
                     attempt += 1
-                    again = encode({**body, "attempt": attempt})
-                    self._link.publish(Publication(topic=topic, payload=again, qos=1), on_end)
+                    ask_again(attempt)
                     continue
                 raise BrokerUnavailable(
-                    f"no answer in {self._timeout:g} s from {self._topics.root} at {self.where}; {self._status()}"
+                    f"no answer in {timeout:g} s from {self._topics.root} at {self.where}; {self._status()}"
                 ) from None
             if isinstance(answer, BrokerUnavailable):
                 raise answer
@@ -145,6 +187,18 @@ class Client:
             if answer.body["seq"] >= chunks:  # else it was given in an earlier attempt
                 chunks = answer.body["seq"] + 1
                 yield answer
+
+    def _cancel(self, request_id: str) -> None:
+        """Tell the daemon that nobody waits for the answer any more; of a group, every box that may have it."""
+        confirmed: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
+        roots = [*self._roots]  # the network thread adds to it
+        for root in roots:
+            cancel = Publication(topic=f"{root}/request/cancel", payload=encode({"id": request_id}), qos=1)
+            self._link.publish(cancel, confirmed.put)
+        until = time.monotonic() + _CANCEL_S
+        with contextlib.suppress(queue.Empty):  # then the broker is away, and nothing can be cancelled
+            for _ in roots:
+                confirmed.get(timeout=max(0.0, until - time.monotonic()))
 
     @property
     def protocol(self) -> str | None:
@@ -164,8 +218,15 @@ class Client:
         message = delivery.message
         if delivery.ticket is not None:
             self._link.settle(delivery.ticket)
-        body = json.loads(message.payload)
+        try:
+            body = json.loads(message.payload)
+        except (ValueError, RecursionError):
+            return  # of somebody who is no daemon
+        if not isinstance(body, dict):
+            return
         if topic_matches(self._status_filter, message.topic):
             self._states.put(body)
+            if self._is_of_group:
+                self._roots.add(message.topic.removesuffix("/status"))
         else:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))

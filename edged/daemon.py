@@ -1,48 +1,55 @@
-"""The daemon: which part is made of what, in which order they start and stop, and what a signal does.
+"""The daemon: which parts there are, in which order they start and stop, and what a signal does.
 
-Nothing is decided here about a request; see `worker.py` for that, and `health.py` for what the world is told.
+Nothing is decided here about a request; `serving` does that, and `monitoring` decides what others are told.
 """
 
 import contextlib
-import json
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import structlog
 
 from edged import __version__, logs
-from edged.build import contract_of, journal_of, make_engine, speed_mark
-from edged.contract.results import encode, rfc3339
-from edged.contract.status import Identity, State, client_mark
-from edged.contract.topics import Topics
+from edged.build import (
+    contract_of,
+    discovery_of,
+    exporter_of,
+    health_of,
+    identity_of,
+    journal_of,
+    link_of,
+    make_engine,
+    speed_mark,
+)
+from edged.contract.requests import Contract
+from edged.contract.results import encode
+from edged.contract.status import Identity, State
+from edged.contract.topics import ControlRoute, MemberRoute, ProbeRoute, Topics
 from edged.errors import ExitCode, FatalError, JournalFault
-from edged.fleet.membership import Membership
-from edged.fleet.name_clash import Lookout
+from edged.fleet.instance_lock import InstanceLock
+from edged.fleet.membership import Membership, join
+from edged.fleet.name_clash import NameCheck, NameWatch
 from edged.fleet.pace import Pace
-from edged.fleet.policy import Group
-from edged.monitoring import system
 from edged.monitoring.health import Health
-from edged.monitoring.home_assistant import Discovery, births
-from edged.monitoring.home_assistant import describe as describe_device
 from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Parts
-from edged.monitoring.probe import Prober, Probing
+from edged.monitoring.probe import Prober
 from edged.monitoring.prometheus import Exporter
-from edged.monitoring.report import Reporter
+from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
 from edged.mqtt.past_subscriptions import Subscribed
 from edged.ports.engine import StoppableEngine
+from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.serving.control import Control
+from edged.serving.reception import Reception
 from edged.serving.worker import Worker
 from edged.settings.load import Systemd
 from edged.settings.schema import Settings
@@ -53,13 +60,9 @@ from edged.tasks.specs import Tasks
 log = structlog.get_logger(__name__)
 
 _TICK_S = 1.0
-_LOAD_GRACE_S = 30.0  # asked of systemd again and again while the model loads
+_LOAD_GRACE_S = 30.0  # more time, asked of systemd again and again while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
-_BACKLOG_S = 30.0  # in which the broker brings what it kept for us
-_OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
-_SILENT_REPORTS = 3  # of another box's health that do not come, after which it is not counted on; boxes tell alike
 _HANDOVER_S = 1.0  # for another box of the group to take the queue over
-_STALLS = 3  # times `health.stall_after` without progress after which the process ends, for a supervisor to restart it
 
 
 @dataclass(slots=True)
@@ -78,6 +81,24 @@ class _Signals:
         self.wake.set()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _StateFiles:
+    """What this process tells the next one of its name."""
+
+    lock: InstanceLock
+    subscribed: Subscribed
+    pace: Pace
+
+
+def _files_of(settings: Settings, topics: Topics, identity: Identity) -> _StateFiles:
+    folder = settings.state_dir
+    return _StateFiles(
+        lock=InstanceLock(folder, root=topics.root, identity=identity),
+        subscribed=Subscribed(folder / "subscribed"),
+        pace=Pace(folder / "pace", of=speed_mark(settings)),
+    )
+
+
 class Daemon:
     """One model, one broker, one process."""
 
@@ -90,103 +111,76 @@ class Daemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
-        tasks = tasks_of(settings.tasks)
-        self._contract = contract_of(settings, tasks)
         self._clock = clock
         self._started = clock()
-        self._systemd = systemd
-        self._exporter: Exporter | None = None
-        self._notifier = Notifier(systemd.notify_socket)
         self._signals = _Signals(threading.Event())
-        self._heard_ourselves_at: float | None = None
-        self._progress_at = self._started
-        self._metrics = Metrics()
-        self._journal = journal_of(settings, clock)
-        self._engine = make_engine(settings, tasks)
+        self._notifier = Notifier(systemd.notify_socket)
+        self._exporter: Exporter | None = None
+        tasks = tasks_of(settings.tasks)
+        self._contract = contract_of(settings, tasks)
         topics = self._contract.topics
-        self._identity = Identity(
-            boot_id=uuid.uuid4().hex[:12],
-            started=rfc3339(time.time()),
-            version=__version__,
-            client=client_mark(settings.client_id),
-        )
-        subscriptions = (
-            topics.requests,
-            topics.controls,
-            topics.status,
-            *births(settings.homeassistant),
-            *Membership.subscriptions(topics),
-        )
-        self._filters = (*subscriptions, *topics.shared)
-        self._subscribed = Subscribed(settings.state_dir / "subscribed")
-        self._pace = Pace(settings.state_dir / "pace", of=speed_mark(settings))
+        self._identity = identity_of(settings)
+        metrics = Metrics()
+        self._engine = make_engine(settings, tasks)
+        self._journal = journal_of(settings, clock)
+        self._files = _files_of(settings, topics, self._identity)
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
-        self._link = Link(
-            settings=settings.mqtt,
-            client_id=settings.client_id,
-            subscriptions=subscriptions,
-            temporary=(topics.controls, *topics.members),
-            at_qos_0=topics.members,  # a box with much to do must hear the others still
-            shared=topics.shared,
-            will=Publication(
-                topic=topics.status,
-                payload=encode(self._identity.last_will().body()),
-                qos=1,
-                retain=True,
-            ),
-            receive_maximum=settings.queue.capacity,
-            maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
+        self._link = link_of(
+            settings,
+            topics,
+            subscriptions=_subscriptions(topics),
+            identity=self._identity,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
         )
-        self._discovery = Discovery(
-            settings=settings.homeassistant,
-            topics=topics,
-            link=self._link,
-            record=settings.state_dir / "homeassistant",
-            describe=self._device,
-        )
-        self._worker = Worker(
-            contract=self._contract,
+        self._worker = _worker_of(
+            settings,
+            self._contract,
             engine=self._engine,
             link=self._link,
             journal=self._journal,
-            metrics=self._metrics,
-            capacity=settings.queue.capacity,
-            batch=settings.engine.max_batch,
-            language=None if settings.language == "auto" else settings.language,
+            metrics=metrics,
             on_control=self._on_control,
-            calibration=RunningCalibration() if settings.calibration == "running" else None,
-            has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
             clock=clock,
         )
-        self._membership = self._join(settings, topics)
-        self._control = Control(
-            contract=self._contract,
-            link=self._link,
-            prober=prober,
-            set_log_level=logs.set_level,
-            drain=self._signals.ask,
-            is_late=self._is_late,
+        self._health = self._make_health(metrics, prober)
+        self._discovery = discovery_of(
+            settings, self._contract, link=self._link, engine=self._engine, report=self._health.snapshot
         )
-        self._health = self._make_health(settings, topics, prober)
-        self._lookout = Lookout(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
+        self._membership = join(
+            settings,
+            topics,
+            link=self._link,
+            worker=self._worker.state,
+            is_well=lambda: self._health.state is State.READY,
+            note=self._files.pace.note,
+            clock=clock,
+        )
+        self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
+        self._reception = self._make_reception()
+        self._control = self._make_control(prober)
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
 
         Raises:
-            FatalError: the model cannot be loaded, or another daemon has our name.
+            NameTaken: a daemon of our name runs already.
+            FatalError: the model cannot be loaded, a part died, or another daemon took our name.
         """
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._signals.on_signal)
-        self._exporter = self._start_exporter()
         _make_private(self._settings.state_dir)
+        with self._files.lock.held():
+            return self._run()
+
+    def _run(self) -> ExitCode:
+        self._exporter = exporter_of(self._settings, self._health)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
+        self._take_name()
         self._notifier.status("connecting")
         if self._membership is not None:
-            self._membership.recall(self._pace.recall(at_most=self._settings.queue.capacity))
-        self._link.start(unsubscribe_from=self._subscribed.begin(self._filters))
+            self._membership.recall(self._files.pace.recall(at_most=self._settings.queue.capacity))
+        self._link.start(unsubscribe_from=self._files.subscribed.begin(self._filters()))
         self._link.publish(self._health.status())
         try:
             is_loaded = self._load()
@@ -194,68 +188,73 @@ class Daemon:
                 self._serve()
             return self._shut_down(is_loaded=is_loaded)
         except FatalError as error:
-            if not self._lookout.has_namesake:  # else the name is another's, and so is the status
+            if not self._name_watch.has_namesake:  # else the name and the status are the other daemon's
                 self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
 
-    def _make_health(self, settings: Settings, topics: Topics, prober: Prober) -> Health:
-        stall_after, clock = settings.health.stall_after, self._clock
-        parts = Parts(engine=self._engine, worker=self._worker.state, link=self._link)
-        probing = Probing(prober, interval=settings.health.probe_interval, give_up_after=stall_after, clock=clock)
-        reporter = Reporter(
-            identity=self._identity,
-            parts=parts,
-            metrics=self._metrics,
-            probing=probing,
-            system=lambda: system.read(settings.state_dir),
+    def _take_name(self) -> None:
+        """See that no other daemon of our name lives, and note that this one does."""
+        lock = self._files.lock
+        unended = lock.unended
+        if unended is not None:
+            log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
+        self._notifier.status("looking for another daemon of this name")
+        NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
+            ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
+        )
+        lock.note()
+
+    def _tell_what_came_again(self) -> None:
+        """After an unclean end: say once how many requests the broker brought again."""
+        came_again = self._reception.came_again
+        if self._files.lock.unended is not None and came_again is not None:
+            self._files.lock.unended = None
+            log.warning("requests_came_again", requests=came_again)
+
+    def _filters(self) -> tuple[str, ...]:
+        topics = self._contract.topics
+        return (*_subscriptions(topics), *topics.shared)
+
+    def _make_health(self, metrics: Metrics, prober: Prober) -> Health:
+        return health_of(
+            self._settings,
+            self._contract.topics,
+            self._identity,
+            parts=Parts(engine=self._engine, worker=self._worker.state, link=self._link),
+            metrics=metrics,
+            prober=prober,
             group=lambda: None if self._membership is None else self._membership.snapshot(),
             started=self._started,
-            clock=clock,
-            wall_clock=time.time,
-        )
-        return Health(
-            topics=topics,
-            identity=self._identity,
-            parts=parts,
-            probing=probing,
-            reporter=reporter,
-            stall_after=stall_after,
-            interval=settings.health.interval,
-            clock=clock,
+            clock=self._clock,
             wall_clock=time.time,
         )
 
-    def _join(self, settings: Settings, topics: Topics) -> Membership | None:
-        if topics.group is None:
-            return None
-        capacity = settings.queue.capacity
-        group = Group(
-            topics.group,
-            node=topics.node,
-            shards=topics.shards,
-            batch=settings.engine.max_batch,
-            capacity=capacity,
-            silence_s=_SILENT_REPORTS * settings.health.interval,
-        )
-        return Membership(
-            group,
-            topics=topics,
+    def _make_reception(self) -> Reception:
+        return Reception(
+            topics=self._contract.topics,
             link=self._link,
-            worker=self._worker.state,
-            is_well=lambda: self._health.state is State.READY,
-            note=self._pace.note,
+            identity=self._identity,
+            health=self._health,
+            discovery=self._discovery,
+            on_asked=self._worker.on_delivery,
+            on_member=self._on_member,
+            on_rival=self._name_watch.suspect,
+            wake=self._signals.wake.set,
             clock=self._clock,
         )
 
-    # ---------------------------------------------------------------------------------------------- start, serve
+    def _make_control(self, prober: Prober) -> Control:
+        return Control(
+            contract=self._contract,
+            worker=self._worker,
+            prober=prober,
+            set_log_level=logs.set_level,
+            drain=self._signals.ask,
+            is_late=self._reception.is_late,
+        )
 
-    def _start_exporter(self) -> Exporter | None:
-        settings = self._settings.metrics
-        if settings.port == 0:
-            return None
-        node = self._contract.topics.node
-        return Exporter(host=settings.host, port=settings.port, node=node, snapshot=self._health.snapshot)
+    # ---------------------------------------------------------------------------------------------- start, serve
 
     def _load(self) -> bool:
         """Load and warm up; False when a signal came first."""
@@ -263,7 +262,7 @@ class Daemon:
         self._engine.start()
         while not self._engine.wait_ready(_TICK_S):
             self._notifier.extend_timeout(_LOAD_GRACE_S)
-            self._lookout.look(self._link.state())
+            self._name_watch.look(self._link.state())
             if self._membership is not None:
                 self._membership.check_broker()
             if self._signals.asked_to_stop:
@@ -274,7 +273,7 @@ class Daemon:
         if self._membership is not None:
             self._membership.start()
         if self._link.state().connected_since is not None:  # and so the broker has heard what is to end
-            self._subscribed.note(self._filters)
+            self._files.subscribed.note(self._filters())
         away = self._engine.state().away  # a server may be there and fail all that it is asked
         self._health.become(*((State.READY, ()) if away is None else (State.DEGRADED, (away,))))
         self._notifier.ready()
@@ -282,12 +281,19 @@ class Daemon:
         return True
 
     def _serve(self) -> None:
-        self._progress_at = self._clock()
+        supervision = Supervision(
+            self._health,
+            engine=self._engine.state,
+            worker=self._worker.state,
+            stall_after=self._settings.health.stall_after,
+            clock=self._clock,
+        )
         while not self._signals.asked_to_stop:
             self._health.tick()
             self._discovery.tick()
-            self._lookout.look(self._link.state())
-            self._check_parts_live()
+            self._name_watch.look(self._link.state())
+            supervision.check()
+            self._tell_what_came_again()
             if self._membership is not None:
                 self._tick_membership(self._membership)
             reasons = "; ".join(self._health.reasons)
@@ -301,69 +307,21 @@ class Daemon:
         if membership.tick():
             self._health.report()
 
-    def _check_parts_live(self) -> None:
-        """A part that died does not come back by itself; systemd starts us anew and the broker has the work."""
-        died = self._engine.state().fault or self._worker.state().died
-        if died is not None:
-            raise FatalError(died)
-        now = self._clock()
-        if self._health.makes_progress:
-            self._progress_at = now
-        # A thread that stands still cannot be mended from outside. Under systemd the watchdog comes before this.
-        elif now - self._progress_at >= (_STALLS - 1) * self._settings.health.stall_after:
-            raise FatalError("; ".join(self._health.reasons) or "a thread stands still")
-
     def _publish_info(self) -> None:
         info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
         self._link.publish(Publication(topic=self._contract.topics.info, payload=encode(info), qos=1, retain=True))
 
-    def _device(self) -> dict[str, Any]:
-        return describe_device(
-            topics=self._contract.topics,
-            tasks=self._contract.tasks,
-            model=self._engine.model.id,
-            version=__version__,
-            report=self._health.snapshot(),
-        )
-
-    # ------------------------------------------------------------------------------------- the network thread's
+    # --------------------------------------------------------------------------- the network and worker threads'
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        topic, payload = delivery.message.topic, delivery.message.payload
-        if self._contract.topics.asks(topic) or self._contract.topics.asks_another(topic):
-            self._worker.on_delivery(delivery)
-            return
-        if delivery.ticket is not None:
-            self._link.settle(delivery.ticket)
-        if self._discovery.hear(topic, payload):
-            self._signals.wake.set()
-        elif topic == self._contract.topics.status:
-            self._hear_status(delivery)
-        elif self._membership is not None and self._membership.hear(topic, payload):
-            self._signals.wake.set()  # a box may have come, or gone: its work may be ours now
-        else:
-            # Of other settings, whose subscriptions the broker had kept for our session.
-            log.debug("stray_message", topic=topic)
+        self._reception.on_delivery(delivery)
 
-    def _hear_status(self, delivery: Delivery) -> None:
-        status = _json_object(delivery.message.payload)
-        if self._identity.is_ours(status) and self._heard_ourselves_at is None:
-            self._heard_ourselves_at = delivery.received_at
-        self._health.hear_status(status)
-        if self._identity.is_rival(status):
-            self._lookout.suspect()
-            self._signals.wake.set()
+    def _on_control(self, route: ControlRoute, delivery: Delivery) -> None:
+        self._control.handle(route, delivery)
 
-    def _is_late(self, delivery: Delivery) -> bool:
-        """Whether the broker may have kept `delivery` since before this process.
-
-        What it kept comes before the first status of ours, which it got after all that. Where we may not read our
-        status, the first seconds of the connection are all that can be told.
-        """
-        if self._heard_ourselves_at is not None:
-            return delivery.received_at < self._heard_ourselves_at
-        connected = self._link.state().connected_since
-        return connected is None or delivery.received_at < connected + _BACKLOG_S
+    def _on_member(self, route: ProbeRoute | MemberRoute, payload: bytes) -> None:
+        if self._membership is not None:
+            self._membership.hear(route, payload)
 
     def _on_link_change(self, state: LinkState) -> None:
         if state.connected_since is not None:
@@ -374,15 +332,12 @@ class Daemon:
             log.warning("broker_lost", reason=state.fault)
         self._signals.wake.set()
 
-    def _on_control(self, delivery: Delivery) -> None:
-        self._control.handle(delivery, self._worker)
-
     # -------------------------------------------------------------------------------------------------- shut down
 
     def _shut_down(self, *, is_loaded: bool) -> ExitCode:
         """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start.
 
-        Without a model nothing can be finished; the worker starts all the same, to tell those who asked at QoS 0.
+        Without a model nothing can be finished; the worker starts all the same, to answer requests at QoS 0.
         """
         begin = self._clock()
         asked = self._signals.asked_to_stop
@@ -391,7 +346,7 @@ class Daemon:
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
         self._hand_over()
-        # Who goes last leaves no queue behind that nobody subscribes to: brokers throw away what comes there.
+        # The last box of a group stays subscribed: brokers throw away what comes to a queue without subscribers.
         self._link.unsubscribe(keep_shared=self._membership is not None and self._membership.is_last())
         self._worker.drain()
         if not is_loaded:
@@ -408,9 +363,9 @@ class Daemon:
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
 
     def _hand_over(self) -> None:
-        """Take work still, until a box of the group that had left it to us has heard that we go, and we have heard it.
+        """Go on taking work for a moment, if other boxes of the group may have left the queue to this one.
 
-        Who is new may have been ready for a moment only.
+        They hear that this box goes, and take the queue over.
         """
         until = self._clock() + _HANDOVER_S
         while (
@@ -423,7 +378,7 @@ class Daemon:
             self._signals.wake.wait(left)
 
     def _stop_parts(self, final: Publication | None) -> None:
-        self._lookout.stop()
+        self._name_watch.stop()
         self._worker.call(self._close_journal)
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
@@ -437,17 +392,40 @@ class Daemon:
         self._journal.close()
 
 
-def _json_object(payload: bytes) -> dict[str, Any]:
-    """What a payload says; nothing, if it is no JSON object."""
-    try:
-        body = json.loads(payload)
-    except (ValueError, RecursionError):
-        return {}
-    return body if isinstance(body, dict) else {}
+def _subscriptions(topics: Topics) -> tuple[str, ...]:
+    """What the daemon listens to by itself; the group's queue is subscribed and left as the work goes."""
+    return (topics.requests, topics.controls, topics.status, *topics.births, *Membership.subscriptions(topics))
+
+
+def _worker_of(
+    settings: Settings,
+    contract: Contract,
+    *,
+    engine: StoppableEngine,
+    link: Link,
+    journal: Journal,
+    metrics: Metrics,
+    on_control: Callable[[ControlRoute, Delivery], None],
+    clock: Callable[[], float],
+) -> Worker:
+    return Worker(
+        contract=contract,
+        engine=engine,
+        link=link,
+        journal=journal,
+        metrics=metrics,
+        capacity=settings.queue.capacity,
+        batch=settings.engine.max_batch,
+        language=None if settings.language == "auto" else settings.language,
+        on_control=on_control,
+        calibration=RunningCalibration() if settings.calibration == "running" else None,
+        has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
+        clock=clock,
+    )
 
 
 def _make_private(folder: Path) -> None:
-    """Make the state folder. A folder that cannot be made shows as a fault of the journal, not as the end."""
+    """Make the state folder. One that cannot be made shows as a fault of the journal; the daemon goes on."""
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:

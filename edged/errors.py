@@ -21,7 +21,7 @@ class ExitCode(IntEnum):
     DONE = 0
     USAGE = 2  # a wrong flag or setting
     MODEL = 3  # the model is missing, broken or does not fit
-    BROKER = 4  # the broker refuses us, or another daemon took our name
+    BROKER = 4  # the broker refuses us, or another daemon has our name
     INTERRUPTED = 5  # stopped with work unfinished; the broker still has it
     BUG = 70  # a fault of ours (EX_SOFTWARE of sysexits.h)
 
@@ -141,6 +141,12 @@ class ModelUnavailable(FatalError):
     """The model cannot be fetched, read or run here; the message names the remedy."""
 
     exit_code = ExitCode.MODEL
+
+
+class NameTaken(FatalError):
+    """A daemon of this name runs already, and goes on."""
+
+    exit_code = ExitCode.BROKER
 
 
 class BrokerUnavailable(FatalError):

@@ -1,6 +1,6 @@
-"""Logging, configured once: one event a line, JSON for machines, colour for people. Everybody else just logs.
+"""Logging, configured once: one event a line, JSON for machines, colour for people. Other modules only log.
 
-Tracebacks are written without the values of variables: those may hold what users wrote, or a password.
+Tracebacks are written without the values of variables, which may hold what users wrote, or a password.
 """
 
 import logging
@@ -40,7 +40,7 @@ def configure(level: Level, form: Literal["auto", "json", "console"], stream: IO
             foreign_pre_chain=shared,
             processors=[
                 ProcessorFormatter.remove_processors_meta,
-                *(_for_machines() if as_json else _for_people(colors=out.isatty())),
+                *(_for_machines(out) if as_json else _for_people(colors=out.isatty())),
             ],
         )
     )
@@ -77,9 +77,10 @@ def set_level(level: str) -> None:
     logging.getLogger("edged").setLevel(_LEVELS[level])
 
 
-def _for_machines() -> list[Processor]:
+def _for_machines(out: IO[str]) -> list[Processor]:
     frames = ExceptionDictTransformer(show_locals=False, max_frames=_MAX_FRAMES)
-    return [ExceptionRenderer(frames), JSONRenderer(ensure_ascii=False)]
+    is_utf8 = (getattr(out, "encoding", None) or "utf-8").lower() == "utf-8"
+    return [ExceptionRenderer(frames), JSONRenderer(ensure_ascii=not is_utf8)]
 
 
 def _for_people(*, colors: bool) -> list[Processor]:

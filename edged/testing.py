@@ -1,6 +1,7 @@
-"""Stand-ins that keep the Protocols of `ports.py`, for tests of behaviour without a broker, a model or a disk.
+"""Fakes of the link, the engine and the journal, for tests without a broker, a model or a disk.
 
-They ship with the package, and pass the same contract tests as the real things. No real thing knows of them.
+They implement the Protocols of `ports`, ship with the package, and pass the same contract tests as the real parts.
+No other module imports them.
 """
 
 import itertools
@@ -43,11 +44,35 @@ class _Pending:
     on_done: Callable[[Outcome], None] | None
 
 
+class _OneByOne:
+    """Runs actions one after the other: an action that is asked for while another runs comes right after it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()  # guards the next two
+        self._todo: deque[Callable[[], object]] = deque()
+        self._is_busy = False
+
+    def __call__(self, action: Callable[[], object]) -> None:
+        """Run the action now, or leave it to the thread that runs one now."""
+        with self._lock:
+            self._todo.append(action)
+            if self._is_busy:
+                return
+            self._is_busy = True
+        while (todo := self._next()) is not None:
+            todo()
+
+    def _next(self) -> Callable[[], object] | None:
+        with self._lock:
+            self._is_busy = bool(self._todo)
+            return self._todo.popleft() if self._todo else None
+
+
 class FakeLink:
     """A `ports.Link` with the broker inside. Everything happens in the calling thread, before the call returns.
 
-    So `on_done` may be called before `publish` returns: code that stands this stands the real link. Only what is
-    asked for while a callback runs is done after that callback has returned, as the network thread does it.
+    So `on_done` may be called before `publish` returns; code that works with this link works with the real one too.
+    What is asked for while a callback runs is done after that callback has returned, as the network thread does it.
 
     Attributes:
         on_delivery: takes what `deliver` brings; may be set after the fact.
@@ -57,7 +82,7 @@ class FakeLink:
         published: what reached the broker, in order.
         acked: the deliveries that were acked, in the order of their acks.
         shares: whether it takes from shared queues.
-        errors: what callbacks raised; a test of a well-behaved worker asserts that there is nothing.
+        errors: what callbacks raised; tests of the worker assert that it is empty.
     """
 
     def __init__(
@@ -88,9 +113,7 @@ class FakeLink:
         self._connected_since: float | None = clock()
         self._reconnects = 0
         self._taken_over = False
-        self._lock = threading.Lock()  # guards the next two
-        self._todo: deque[Callable[[], object]] = deque()
-        self._is_busy = False
+        self._do = _OneByOne()
 
     # what the program calls
 
@@ -112,7 +135,7 @@ class FakeLink:
         self.shares = taking
 
     def announce(self, receive_maximum: int) -> None:
-        """Let the broker have no more at us from the next connection on."""
+        """Announce this Receive Maximum from the next connection on."""
         self._receive_maximum = receive_maximum
 
     def state(self) -> LinkState:
@@ -178,21 +201,6 @@ class FakeLink:
 
     # parts
 
-    def _do(self, action: Callable[[], object]) -> None:
-        """Act now, or, if a callback runs now (in whichever thread), right after it."""
-        with self._lock:
-            self._todo.append(action)
-            if self._is_busy:
-                return
-            self._is_busy = True
-        while (todo := self._next()) is not None:
-            todo()
-
-    def _next(self) -> Callable[[], object] | None:
-        with self._lock:
-            self._is_busy = bool(self._todo)
-            return self._todo.popleft() if self._todo else None
-
     def _publish(self, pending: _Pending) -> None:
         publication = pending.publication
         if (reason := unsendable(publication)) is not None:
@@ -226,7 +234,7 @@ class FakeLink:
     def _hand_over(self) -> None:
         for delivery in self._inbox.release():
             if not self._call(self.on_delivery, delivery) and delivery.ticket is not None:
-                self.settle(delivery.ticket)  # as the real one does: nobody else will
+                self.settle(delivery.ticket)  # as the real link does: no other code will
 
     def _tell(self) -> None:
         self._call(self.on_change, self.state())
@@ -236,7 +244,7 @@ class FakeLink:
             return True
         try:
             callback(argument)
-        except Exception as error:  # noqa: BLE001 - a callback's mistake does not stop the real link either
+        except Exception as error:  # noqa: BLE001 - an error of a callback does not stop the real link either
             self.errors.append(error)
             return False
         return True
@@ -248,8 +256,8 @@ class FakeLink:
 class ScriptedEngine:
     """A `ports.Engine` without a model: answers by rule, in the calling thread, before `submit` returns.
 
-    A text that holds the word "bad" gets the last label, every other the first; a reply repeats the text, and what is
-    extracted is the text itself.
+    A text that holds the word "bad" gets the last label, every other text the first. A reply repeats the text; an
+    extraction gives the text itself.
 
     Attributes:
         auto: whether work is answered at once; else by `finish`.
@@ -374,7 +382,7 @@ def _rule(work: Work) -> dict[str, float]:
 
 
 class MemoryJournal:
-    """A `ports.Journal` that forgets with the process."""
+    """A `ports.Journal` in memory."""
 
     def __init__(self) -> None:
         self._entries: dict[tuple[str, str], Entry] = {}
@@ -418,7 +426,7 @@ class MemoryJournal:
         """No process will come after this one."""
 
     def hand_back(self) -> None:
-        """Nor ask what this one did."""
+        """No later process asks."""
 
     def turns(self, session: str) -> tuple[Turn, ...]:
         return tuple(self._turns.get(session, ()))

@@ -7,6 +7,7 @@ disk.
 """
 
 import contextlib
+import dataclasses
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edged.errors import EdgedError, ModelUnavailable
+from edged.ports.engine import ModelInfo
 from edged.settings.schema import Settings
 
 MESSAGES = 8  # of the work before the last reading of memory, side by side
@@ -33,6 +35,7 @@ class ColdStart:
     first_token_s: float
     ready_memory_mb: float
     peak_memory_mb: float
+    model: ModelInfo
 
 
 def measure(settings: Settings) -> ColdStart:
@@ -50,11 +53,12 @@ def measure(settings: Settings) -> ColdStart:
         _, worked = next(steps)
     return ColdStart(
         import_s=import_s,
-        load_s=ready["load_s"],
+        load_s=ready["model"]["load_s"],
         ready_s=ready_s,
         first_token_s=first_token_s,
         ready_memory_mb=ready["memory_mb"],
         peak_memory_mb=worked["memory_mb"],
+        model=ModelInfo(**ready["model"]),
     )
 
 
@@ -95,7 +99,7 @@ def _main() -> int:
     try:
         engine.start()
         engine.wait_ready()
-        _tell({"load_s": engine.model.load_s, "memory_mb": system.peak_memory_mb()})
+        _tell({"model": dataclasses.asdict(engine.model), "memory_mb": system.peak_memory_mb()})
         workloads = Workloads(engine)
         workloads.first_token()
         _tell({})

@@ -1,7 +1,7 @@
 """`edged bench`: which measurements are run, in which order, and what they add up to, on the daemon's own engine.
 
-First come the starts, in processes of their own while this one is still small; then one engine, and in each round
-every other measurement once, so that what drifts on a box drifts for all of them alike.
+First the starts are measured, in other processes, while this one is still small. Then one engine is loaded, and each
+round runs every other measurement once, so that a box that gets slower or faster does so for all of them.
 """
 
 import functools
@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from edged import __version__, build
+from edged import __version__, build, progress
 from edged.bench import bandwidth
 from edged.bench import cold_start as coldstart
 from edged.bench.cold_start import ColdStart
@@ -55,7 +55,7 @@ MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One thing that is measured once a round; `show` puts a sample into words for the one who waits."""
+    """One thing that is measured once in each round; `show` gives a sample as text, for the progress."""
 
     name: str
     run: Callable[[], Any]
@@ -78,11 +78,13 @@ def run(
     """
     began = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     starts = _starts(settings, rounds, say) if "start" in parts else []
+    if starts and set(parts) == {"start"}:  # nothing needs an engine in this process
+        return _report(began=began, rounds=rounds, info=starts[-1].model, starts=starts, samples={}, notes=[])
     engine = make_engine(settings, BUILT_IN)
     try:
-        say("loading the model")
-        engine.start()
-        engine.wait_ready()
+        with progress.waiting("loading the model"):
+            engine.start()
+            engine.wait_ready()
         planned, notes = plan(settings, engine.model, Workloads(engine), parts)
         samples = take_turns(planned, rounds, say)
         return _report(began=began, rounds=rounds, info=engine.model, starts=starts, samples=samples, notes=notes)
@@ -160,7 +162,8 @@ def take_turns(measurements: Sequence[Measurement], rounds: int, say: Say) -> di
     for number in range(1, rounds + 1):
         for each in measurements:
             begin = time.monotonic()
-            sample = each.run()
+            with progress.waiting(f"round {number}/{rounds}  {each.name}", lines=False):
+                sample = each.run()
             samples[each.name].append(sample)
             say(f"round {number}/{rounds}  {each.name}: {each.show(sample)}  ({time.monotonic() - begin:.1f} s)")
     return samples

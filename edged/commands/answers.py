@@ -1,13 +1,60 @@
-"""A daemon's answers as lines of a terminal, for `ask` and `chat`."""
+"""What `ask` and `chat` have in common: names that may be asked for, and answers as lines of a terminal."""
 
-import json
+import argparse
+import contextlib
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from edged.errors import ExitCode
+from edged import progress
+from edged.commands.options import quiet_settings
+from edged.commands.terminal import print_json
+from edged.errors import ExitCode, SettingsError
+
+if TYPE_CHECKING:
+    from edged.client import Answer, Client
 
 _EXIT_CODES = {"model_error": ExitCode.MODEL, "busy": ExitCode.BROKER, "shutting_down": ExitCode.BROKER}
+
+
+def check_names(**names: str | None) -> None:
+    """Refuse the name of a task, session or group that can stand in no topic; None is no name.
+
+    Raises:
+        SettingsError: no daemon would answer it.
+    """
+    from edged.contract.requests import MAX_NAME_CHARS
+    from edged.contract.topics import is_publishable
+
+    for kind, name in names.items():
+        if name is None:
+            continue
+        if not is_publishable(name) or "/" in name or len(name) > MAX_NAME_CHARS:
+            raise SettingsError(
+                f"--{kind} {name!r}: it is one level of a topic: 1 to {MAX_NAME_CHARS} characters, no '/', '+', '#' or "
+                "control character, and no '$' at the beginning"
+            )
+
+
+@contextlib.contextmanager
+def connected(options: argparse.Namespace) -> "Iterator[Client]":
+    """A client by the settings and options of a command, connected."""
+    settings = quiet_settings(options)
+    from edged.client import Client
+
+    client = Client(settings, timeout=options.timeout, group=options.group, attempts=options.attempts)
+    with contextlib.ExitStack() as stack:
+        with progress.waiting(f"connecting to the broker at {client.where}", lines=False):
+            stack.enter_context(client)
+        yield client
+
+
+def until_first(answers: "Iterator[Answer]") -> "Iterator[Answer]":
+    """Give the answers; show at a terminal that the first is waited for."""
+    with progress.waiting("waiting for the answer", lines=False):
+        first = next(answers)
+    yield first
+    yield from answers
 
 
 def exit_code_of(body: Mapping[str, Any]) -> ExitCode:
@@ -42,7 +89,7 @@ def print_result(body: Mapping[str, Any], *, streamed: bool) -> None:
         elif "text" in value:
             print(value["text"])
         elif "data" in value:
-            print(json.dumps(value["data"], ensure_ascii=False))
+            print_json(value["data"])
     timings, usage = body["timings"], body["usage"]
     print(f"[{timings['total_ms']:.0f} ms, {usage['completion_tokens']} tokens]", file=sys.stderr)
 

@@ -1,12 +1,12 @@
 """`edged ask`: one request to a running daemon."""
 
 import argparse
-import json
-import sys
+import contextlib
 from typing import Any
 
-from edged.commands.answers import exit_code_of, print_chunk, print_result
-from edged.commands.options import add_command, add_group, add_timeout, quiet_settings
+from edged.commands.answers import check_names, connected, exit_code_of, print_chunk, print_result, until_first
+from edged.commands.options import add_command, add_group, add_timeout
+from edged.commands.terminal import print_json, read_all
 from edged.errors import ExitCode
 
 
@@ -23,17 +23,18 @@ def add(commands: Any) -> None:
 
 
 def _ask(options: argparse.Namespace) -> ExitCode:
-    from edged.client import Client
-
-    text = sys.stdin.read() if options.text == "-" else options.text
+    check_names(task=options.task, session=options.session, group=options.group)
+    text = read_all() if options.text == "-" else options.text
     fields: dict[str, Any] = {"stream": True} if options.stream else {}
-    if options.session:
+    if options.session is not None:
         fields["session"] = options.session
-    settings = quiet_settings(options)
-    with Client(settings, timeout=options.timeout, group=options.group, attempts=options.attempts) as client:
-        for answer in client.stream(text, task=options.task, **fields):
+    with (
+        connected(options) as client,
+        contextlib.closing(client.stream(text, task=options.task, **fields)) as answers,
+    ):
+        for answer in until_first(answers):
             if options.json:
-                print(json.dumps(answer.body, ensure_ascii=False), flush=True)
+                print_json(answer.body)
             elif answer.is_chunk:
                 print_chunk(answer.body)
             else:

@@ -1,10 +1,10 @@
 """`edged asyncapi`: the contract with the outside, for programs."""
 
 import argparse
-import json
 from typing import Any
 
 from edged.commands.options import add_command
+from edged.commands.terminal import print_json
 from edged.errors import ExitCode
 
 
@@ -17,5 +17,5 @@ def add(commands: Any) -> None:
 def _asyncapi(_: argparse.Namespace) -> ExitCode:
     from edged.contract import asyncapi
 
-    print(json.dumps(asyncapi.document(), indent=2, ensure_ascii=False))
+    print_json(asyncapi.document(), indent=2)
     return ExitCode.DONE

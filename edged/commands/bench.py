@@ -1,12 +1,12 @@
 """`edged bench`: how fast a model is on this box."""
 
 import argparse
-import json
 import sys
 from typing import Any
 
 from edged.bench.report import PARTS, Report, table
 from edged.commands.options import add_command, count, quiet_settings
+from edged.commands.terminal import print_json
 from edged.errors import ExitCode
 
 
@@ -16,7 +16,7 @@ def add(commands: Any) -> None:
     bench = add_command(commands, "bench", _bench, "measure a model on this box", example)
     bench.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
     bench.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
-    bench.add_argument("--threads", dest="engine.threads", metavar="N", help="CPU threads; 0 takes every core")
+    bench.add_argument("--threads", dest="engine.threads", metavar="N", help="CPU threads; 0 takes every large core")
     bench.add_argument("--rounds", type=count, default=3, metavar="N", help="times each is measured (%(default)s)")
     bench.add_argument(
         "--only", action="append", choices=PARTS, metavar="PART", help=f"may be repeated: {', '.join(PARTS)}"
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
 
 def _bench(options: argparse.Namespace) -> ExitCode:
     if options.schema:
-        print(json.dumps(Report.model_json_schema(), indent=2, ensure_ascii=False))
+        print_json(Report.model_json_schema(), indent=2)
         return ExitCode.DONE
     from edged.bench import run as bench
 
@@ -38,5 +38,8 @@ def _bench(options: argparse.Namespace) -> ExitCode:
         parts=options.only or PARTS,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    print(report.model_dump_json() if options.json else table(report))
+    if options.json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print(table(report))
     return ExitCode.DONE

@@ -10,7 +10,7 @@ from edged.errors import ExitCode
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     check = add_command(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
-    add_timeout(check)
+    add_timeout(check, default=None, meaning="5; 60 where a daemon is there")
 
 
 def _check(options: argparse.Namespace) -> ExitCode:

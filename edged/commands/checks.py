@@ -1,7 +1,6 @@
 """The checks of `edged check`: each tries one thing that a daemon needs, and says what to mend. Nothing is changed."""
 
 import contextlib
-import importlib.util
 import os
 import queue
 import shutil
@@ -11,7 +10,8 @@ from collections.abc import Callable
 
 import psutil
 
-from edged.build import shared_journal, topics_of
+from edged import extras, progress
+from edged.build import plan_of, shared_journal, topics_of
 from edged.client import Client, wait_connected
 from edged.errors import (
     BrokerUnavailable,
@@ -30,6 +30,7 @@ from edged.mqtt.link import Link
 from edged.ports.journal import Entry, JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
+from edged.tasks.own import tasks_of
 
 Say = Callable[[str], None]
 
@@ -38,6 +39,9 @@ _MIN_DISK_MB = 200
 _RELEASED = 1767225600.0  # 2026-01-01: no clock of a box with this release is right before
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.65, "auto": 1.07}  # of a weight, with scales
 _TRIED_H = 10 / 3600  # that what is tried in a journal stays there
+_CONNECT_S = 5.0
+_STATUS_S = 0.5  # in which the broker brings a daemon's retained status
+_ANSWER_S = 60.0  # of a daemon that is there: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
 
 
@@ -45,14 +49,14 @@ class _Warning(Exception):
     """It works, but not as well as it could; the message says why."""
 
 
-def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
+def run(settings: Settings, *, timeout: float | None, say: Say) -> ExitCode:
     """Check clock, disk, CPU, model, memory, broker and one answer; of a group, what its boxes share too.
 
     Gives the exit code of the first fault.
 
     Args:
         settings: of the daemon in question.
-        timeout: seconds for the connection, and for the answer.
+        timeout: seconds for each connection, and for the answer; None: as long as it is likely to take.
         say: gets a line for each check.
     """
     say(f"ok    settings: node {settings.node}, prefix {settings.prefix}, broker {settings.mqtt.host}")
@@ -60,14 +64,16 @@ def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
         ("cpu", lambda: _cpu(settings)),
         ("model", lambda: _model(settings)),
     )
-    elsewhere = (("model", lambda: _server(settings, timeout)),)
+    elsewhere = (("model", lambda: _server(settings, timeout or _ANSWER_S)),)
     checks: tuple[tuple[str, Callable[[], str]], ...] = (
         ("clock", _clock),
         ("disk", lambda: _disk(settings)),
         *(here if settings.model.backend == "local" else elsewhere),
     )
     if extracting := [name for name, task in settings.tasks.items() if task.kind == "extract"]:
-        checks += (("tasks", lambda: _extract(extracting[0])),)
+        checks += (("tasks", lambda: _extra("extract", f"tasks.{extracting[0]}")),)
+    if settings.metrics.port:
+        checks += (("metrics", lambda: _extra("metrics", "metrics.port")),)
     if settings.journal.url is not None:
         checks += (("journal", lambda: _journal(settings)),)
     codes = [_try(name, check, say) for name, check in checks]
@@ -77,7 +83,9 @@ def run(settings: Settings, *, timeout: float, say: Say) -> ExitCode:
 
 def _try(name: str, check: Callable[[], str], say: Say) -> ExitCode:
     try:
-        say(f"ok    {name}: {check()}")
+        with progress.waiting(f"checking: {name}", lines=False):
+            found = check()
+        say(f"ok    {name}: {found}")
     except _Warning as warning:
         say(f"warn  {name}: {warning}")
     except FatalError as error:
@@ -123,16 +131,28 @@ def _user() -> str:
 
 
 def _cpu(settings: Settings) -> str:
-    """The kernels that int8 and int4 run by."""
+    """The threads, and the kernels that int8 and int4 run by."""
+    from edged.engine import cores
     from edged.engine.decoders import native_library
 
     name = system.cpu_name()
+    faults = []
+    if cores.saves_power():
+        faults.append("the governor powersave keeps it at its lowest frequency (cpupower frequency-set -g schedutil)")
+    if settings.engine.max_temperature is not None and system.temperature() is None:
+        faults.append("it does not tell its temperature, so engine.max_temperature has no effect")
+    chosen = cores.choose(cores.read(), wanted=settings.engine.threads)
+    told = f"{name}, {chosen.threads} threads ({chosen.reason})"
     if settings.engine.kernels == "torch":
-        return f"{name}, by torch's kernels (engine.kernels)"
-    try:
-        return f"{name}, by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
-    except native_library.NotBuilt as reason:
-        raise _Warning(f"{name}: {reason}; int8 and int4 run by torch's kernels, several times slower") from None
+        told += ", by torch's kernels (engine.kernels)"
+    else:
+        try:
+            told += f", by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
+        except native_library.NotBuilt as reason:
+            faults.append(f"{reason}; int8 and int4 run by torch's kernels, several times slower")
+    if faults:
+        raise _Warning(f"{told}: {'; '.join(faults)}")
+    return told
 
 
 def _model(settings: Settings) -> str:
@@ -142,9 +162,9 @@ def _model(settings: Settings) -> str:
         raise ModelUnavailable(f"{path} does not exist")
     if not os.access(path, os.R_OK):
         raise ModelUnavailable(f"{path} may not be read by user {_user()}")
-    from edged.engine.weights.checkpoint import open_checkpoint
+    from edged.engine.inspection import inspect
 
-    parameters = open_checkpoint(path).parameters
+    parameters = inspect(plan_of(settings), tasks_of(settings.tasks))
     needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB
     free_mb = psutil.virtual_memory().available // _MIB
     told = f"{settings.model.id} at {path}, {parameters / 1e6:.0f} million parameters"
@@ -156,13 +176,11 @@ def _model(settings: Settings) -> str:
     return f"{told}, needs about {needed_mb} MiB of {free_mb} MiB free"
 
 
-def _extract(task: str) -> str:
-    """What holds output to a schema."""
-    if importlib.util.find_spec("llguidance") is None:
-        from edged.engine.constrain import missing
-
-        raise SettingsError(missing(task))
-    return "llguidance is there for those that extract"
+def _extra(extra: extras.Extra, why: str) -> str:
+    """The library of an extra that a setting asks for."""
+    if extras.is_missing(extra):
+        raise SettingsError(f"{why} needs the extra {extra}: {extras.how_to_install(extra)}")
+    return f"the extra {extra} is installed, for {why}"
 
 
 def _server(settings: Settings, timeout: float) -> str:
@@ -172,12 +190,12 @@ def _server(settings: Settings, timeout: float) -> str:
     return try_server(settings, timeout=timeout)
 
 
-def _broker(settings: Settings, timeout: float, say: Say) -> ExitCode:
+def _broker(settings: Settings, timeout: float | None, say: Say) -> ExitCode:
     """The way to the broker, and one real answer through it."""
     with contextlib.ExitStack() as stack:
 
         def connect() -> str:
-            client = stack.enter_context(Client(settings, timeout=timeout))
+            client = stack.enter_context(Client(settings, timeout=timeout or _CONNECT_S))
             asking.append(client)
             user = f" as {settings.mqtt.username}" if settings.mqtt.username else ""
             return f"{client.where}, MQTT {client.protocol}{', TLS' if settings.mqtt.tls.is_on else ''}{user}"
@@ -185,9 +203,12 @@ def _broker(settings: Settings, timeout: float, say: Say) -> ExitCode:
         asking: list[Client] = []
         if code := _try("broker", connect, say):
             return code
-        codes = [_try("group", lambda: _group(settings, timeout), say)] if settings.mqtt.share_group else []
-        say(f"wait  daemon: asked for one answer, for {timeout:g} s at most")
-        codes.append(_try("daemon", lambda: _answer(asking[0]), say))
+        codes = (
+            [_try("group", lambda: _group(settings, timeout or _CONNECT_S), say)] if settings.mqtt.share_group else []
+        )
+        patience = timeout or (_ANSWER_S if asking[0].is_served(_STATUS_S) else _CONNECT_S)
+        say(f"wait  daemon: asked for one answer, for {patience:g} s at most")
+        codes.append(_try("daemon", lambda: _answer(asking[0], patience), say))
         return next(filter(None, codes), ExitCode.DONE)
 
 
@@ -249,8 +270,8 @@ def _journal(settings: Settings) -> str:
     return f"written and read at journal.url in {1000 * (time.monotonic() - begin):.0f} ms"
 
 
-def _answer(client: Client) -> str:
-    body = client.ask("Hello", task="sentiment")
+def _answer(client: Client, timeout: float) -> str:
+    body = client.ask("Hello", task="sentiment", timeout=timeout)
     if body["status"] != "ok":
         raise BrokerUnavailable(f"the daemon answers {body['error']['code']}: {body['error']['message']}")
     return f"{body['node']} answers with {body['model']} in {body['timings']['total_ms']:.0f} ms"

@@ -6,10 +6,11 @@ that `--help` is quick.
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from edged import __version__
-from edged.commands import ask, asyncapi, bench, chat, check, config, demo, eval, models, run, top  # noqa: A004
+from edged.commands import ask, asyncapi, bench, chat, check, config, demo, eval, models, run, terminal, top  # noqa: A004
 from edged.errors import EdgedError, ExitCode, FatalError
 
 _COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, config, asyncapi)  # in the order of --help
@@ -17,18 +18,33 @@ _COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, config, asyn
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; gives its exit code (`edged.errors.ExitCode`)."""
-    options = parser().parse_args(arguments)
-    command: Callable[[argparse.Namespace], ExitCode] = options.command
+    terminal.accept_all_characters()
     try:
-        return command(options)
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        terminal.discard_output()  # else Python tries again at its end, and fails
+        return ExitCode.INTERRUPTED
+    except KeyboardInterrupt:
+        return ExitCode.INTERRUPTED
     except FatalError as error:
         print(f"edged: {error}", file=sys.stderr)
         return error.exit_code
     except EdgedError as error:
         print(f"edged: {error}", file=sys.stderr)
         return ExitCode.BUG
-    except (KeyboardInterrupt, BrokenPipeError):
-        return ExitCode.INTERRUPTED
+    except Exception:  # noqa: BLE001 - the top of the main thread: a bug has an exit code too
+        traceback.print_exc()
+        return ExitCode.BUG
+
+
+def _run(arguments: Sequence[str] | None) -> ExitCode:
+    options = parser().parse_args(arguments)
+    terminal.check_arguments(vars(options))
+    command: Callable[[argparse.Namespace], ExitCode] = options.command
+    return command(options)
 
 
 def parser() -> argparse.ArgumentParser:

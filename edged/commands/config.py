@@ -1,10 +1,10 @@
 """`edged config`: the settings, explained or in force."""
 
 import argparse
-import json
 from typing import Any
 
 from edged.commands.options import add_command, settings_of
+from edged.commands.terminal import print_json, print_toml
 from edged.errors import ExitCode
 from edged.settings import text
 
@@ -21,9 +21,9 @@ def add(commands: Any) -> None:
 
 def _config(options: argparse.Namespace) -> ExitCode:
     if options.example:
-        print(text.example(), end="")
+        print_toml(text.example())
     elif options.schema:
-        print(json.dumps(text.schema(), indent=2, ensure_ascii=False))
+        print_json(text.schema(), indent=2)
     else:
-        print(text.show(settings_of(options)), end="")
+        print_toml(text.show(settings_of(options)))
     return ExitCode.DONE

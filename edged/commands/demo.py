@@ -18,8 +18,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from edged import extras, progress
 from edged.commands.options import add_command
-from edged.errors import BrokerUnavailable, ExitCode, ModelUnavailable
+from edged.errors import BrokerUnavailable, ExitCode, ModelUnavailable, SettingsError
 
 MESSAGES = (
     "I love this phone, the camera is amazing!",
@@ -40,11 +41,14 @@ def add(commands: Any) -> None:
 
 
 def _demo(options: argparse.Namespace) -> ExitCode:
+    if extras.is_missing("demo"):
+        raise SettingsError(f"edged demo needs the library amqtt: {extras.how_to_install('demo')}")
     from edged.models.store import Store
     from edged.settings import load
 
     model_dir = load.load(flags={}, config_file=None).model_dir
-    Store(model_dir).pull(options.model)
+    with progress.waiting(f"fetching {options.model}", has_bar=True):
+        Store(model_dir).pull(options.model)
     return run(model=options.model, model_dir=model_dir)
 
 
@@ -157,15 +161,17 @@ async def _converse(port: int, daemon: subprocess.Popen[bytes], messages: tuple[
     try:
         await client.subscribe([(f"{root}/status", QOS_1), (f"{root}/out/#", QOS_1)])
         begin = time.monotonic()
-        while (await _next(client, daemon, _READY_S, begin)).get("state") != "ready":
-            pass
+        with progress.waiting("loading the model"):
+            while (await _next(client, daemon, _READY_S, begin)).get("state") != "ready":
+                pass
         print(f"ready    in {time.monotonic() - begin:.1f} s; publishing to {root}/in/message\n")
         begin = time.monotonic()
         for text in messages:
             await client.publish(f"{root}/in/message", text.encode(), qos=QOS_1)
-            answer = await _next(client, daemon, _ANSWER_S, time.monotonic())
-            while "state" in answer:
+            with progress.waiting("waiting for the answer", lines=False):
                 answer = await _next(client, daemon, _ANSWER_S, time.monotonic())
+                while "state" in answer:
+                    answer = await _next(client, daemon, _ANSWER_S, time.monotonic())
             _show(text, answer)
         return time.monotonic() - begin
     finally:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from edged.commands.options import add_command, count, quiet_settings
+from edged.commands.terminal import print_json
 from edged.errors import ExitCode
 
 
@@ -60,5 +61,8 @@ def _eval(options: argparse.Namespace) -> ExitCode:
         limit=options.limit,
         baseline=options.baseline,
     )
-    print(report.model_dump_json() if options.json else table(report))
+    if options.json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        print(table(report))
     return ExitCode.DONE

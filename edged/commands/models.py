@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from edged import progress
 from edged.commands.options import add_command, quiet_settings, settings_of
 from edged.errors import ExitCode
 
@@ -30,20 +31,28 @@ def _pull(options: argparse.Namespace) -> ExitCode:
     from edged.models.store import Store
 
     settings = settings_of(options)
-    print(Store(settings.model_dir).pull(options.id or settings.model.id, settings.model.revision))
+    model_id = options.id or settings.model.id
+    with progress.waiting(f"fetching {model_id}", has_bar=True):
+        path = Store(settings.model_dir).pull(model_id, settings.model.revision)
+    print(path)
     return ExitCode.DONE
 
 
 def _prepare(options: argparse.Namespace) -> ExitCode:
-    from edged.build import plan_of
-    from edged.engine import loading
     from edged.models.store import Store
 
     settings = quiet_settings(options)
     if options.id is not None:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"id": options.id})})
-    Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
-    print(loading.prepare(plan_of(settings)))
+    with progress.waiting(f"fetching {settings.model.id}", has_bar=True):
+        Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
+    with progress.waiting("loading torch", lines=False):
+        from edged.build import plan_of
+        from edged.engine import loading
+
+    with progress.waiting(f"preparing {settings.model.id}"):
+        done = loading.prepare(plan_of(settings))
+    print(done)
     return ExitCode.DONE
 
 
@@ -59,5 +68,8 @@ def _verify(options: argparse.Namespace) -> ExitCode:
     from edged.models.store import Store
 
     settings = settings_of(options)
-    print(Store(settings.model_dir).verify(options.id or settings.model.id, settings.model.revision))
+    model_id = options.id or settings.model.id
+    with progress.waiting(f"verifying {model_id}", lines=False):
+        verdict = Store(settings.model_dir).verify(model_id, settings.model.revision)
+    print(verdict)
     return ExitCode.DONE

@@ -1,6 +1,7 @@
 """What the commands' arguments have in common, and the settings that they make."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,9 +50,9 @@ def add_group(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_timeout(parser: argparse.ArgumentParser) -> None:
+def add_timeout(parser: argparse.ArgumentParser, *, default: float | None = 60.0, meaning: str = "%(default)s") -> None:
     """Add how long a command waits."""
-    parser.add_argument("--timeout", type=float, default=60.0, metavar="S", help="seconds to wait (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=default, metavar="S", help=f"seconds to wait ({meaning})")
 
 
 def count(text: str) -> int:
@@ -61,8 +62,17 @@ def count(text: str) -> int:
     return int(text)
 
 
-def settings_of(options: argparse.Namespace) -> Settings:
+def to_standard_error(warning: str) -> None:
+    """Warn the person at the terminal."""
+    print(f"edged: warning: {warning}", file=sys.stderr)
+
+
+def settings_of(options: argparse.Namespace, *, warn: Callable[[str], None] = to_standard_error) -> Settings:
     """The settings from all sources, with those of the command line.
+
+    Args:
+        options: of a command that was made with settings.
+        warn: is told of what is odd and not wrong.
 
     Raises:
         SettingsError: one is not known or not allowed.
@@ -78,7 +88,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     # Some commands have an option that sets a setting, as --format sets model.format.
     named = {name: getattr(options, name) for name in getattr(options, "settings", ())}
     flags |= {name: value for name, value in named.items() if value is not None}
-    return load.load(flags=flags, config_file=options.config)
+    return load.load(flags=flags, config_file=options.config, warn=warn)
 
 
 def quiet_settings(options: argparse.Namespace) -> Settings:

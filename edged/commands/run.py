@@ -1,10 +1,23 @@
 """`edged run`: the daemon."""
 
 import argparse
-from typing import Any
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, settings_of
-from edged.errors import ExitCode
+from edged.errors import EdgedError, ExitCode, SettingsError
+
+if TYPE_CHECKING:
+    from structlog.stdlib import BoundLogger
+
+    from edged.ports.engine import StoppableEngine
+    from edged.settings.schema import Settings
+    from edged.tasks.specs import Tasks
+
+_AT_TERMINAL_S = 1.5  # between lines that say that the model is being loaded
+_IN_LOG_S = 15.0
 
 
 def add(commands: Any) -> None:
@@ -14,10 +27,63 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
+    import structlog
+
     from edged import logs
+
+    warnings: list[str] = []
+    settings = settings_of(options, warn=warnings.append)
+    logs.configure(settings.log.level, settings.log.format)
+    log: BoundLogger = structlog.get_logger(__name__)
+    for each in warnings:
+        log.warning("settings", warning=each)
+    loading = _Loading(log, settings.model.id)
+    loading.start()
+    try:
+        return _serve(settings, loading)
+    finally:
+        loading.end()
+
+
+def _serve(settings: "Settings", loading: "_Loading") -> ExitCode:
+    from edged import build
     from edged.daemon import Daemon
     from edged.settings import load
 
-    settings = settings_of(options)
-    logs.configure(settings.log.level, settings.log.format)
-    return Daemon(settings, load.systemd()).run()
+    if missing := build.missing_extras(settings):
+        raise SettingsError("\n".join(missing))
+
+    def make_engine(settings: "Settings", tasks: "Tasks") -> "StoppableEngine":
+        engine = build.make_engine(settings, tasks)
+        loading.engine = engine
+        return engine
+
+    return Daemon(settings, load.systemd(), make_engine=make_engine).run()
+
+
+class _Loading:
+    """Logs again and again that the model is being loaded, in a thread, until it is or cannot be."""
+
+    def __init__(self, log: "BoundLogger", model: str) -> None:
+        self.engine: StoppableEngine | None = None
+        self._log = log
+        self._model = model
+        self._ended = threading.Event()
+
+    def start(self) -> None:
+        threading.Thread(target=self.tell, name="loading", daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def tell(self) -> None:
+        """Log until the model is there; for the thread."""
+        begin = time.monotonic()
+        interval = _AT_TERMINAL_S if sys.stderr.isatty() else _IN_LOG_S
+        while not self._ended.wait(interval):
+            try:
+                if self.engine is not None and self.engine.wait_ready(0.0):
+                    return
+            except EdgedError:  # the daemon, which waits for the engine too, tells why
+                return
+            self._log.info("loading", model=self._model, seconds=round(time.monotonic() - begin))

@@ -3,6 +3,7 @@
 import argparse
 from typing import Any
 
+from edged import extras
 from edged.commands.options import add_command, add_timeout, quiet_settings
 from edged.errors import ExitCode, SettingsError
 
@@ -15,10 +16,9 @@ def add(commands: Any) -> None:
 
 
 def _top(options: argparse.Namespace) -> ExitCode:
-    try:
-        from edged.commands import top_view
-    except ImportError:
-        raise SettingsError("edged top draws with rich, which is not installed: pip install 'edged[top]'") from None
+    if extras.is_missing("top"):
+        raise SettingsError(f"edged top needs the library rich: {extras.how_to_install('top')}")
+    from edged.commands import top_view
 
     top_view.run(quiet_settings(options), timeout=options.timeout, once=options.once)
     return ExitCode.DONE

@@ -1,12 +1,18 @@
 """The view of `edged top`: a table of the daemons of a broker. Reads what they publish, sends them nothing."""
 
+import contextlib
 import json
+import os
 import queue
+import select
 import signal
+import sys
+import termios
 import threading
 import time
+import tty
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +22,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from edged import progress
 from edged.client import wait_connected
 from edged.contract.status import State
 from edged.mqtt.faults import address_of
@@ -24,6 +31,8 @@ from edged.ports.link import Delivery, LinkState
 from edged.settings.schema import Settings
 
 _REFRESH_S = 0.5
+_QUIT = {"q", "Q"}
+_KEYS = Text("q: quit", style="dim")
 _SETTLE_S = 0.5  # without a message, after which what the broker keeps has come
 _OVERDUE_S = 100.0  # three reports at the default interval, and some
 _COLOURS = {
@@ -103,7 +112,7 @@ def render(nodes: Mapping[str, Node], *, now: float, where: str) -> RenderableTy
 
 
 def run(settings: Settings, *, timeout: float, once: bool, console: Console | None = None) -> None:
-    """Show the nodes below the prefix until Ctrl-C; with `once`, or without a terminal, what is known once it has come.
+    """Show the nodes below the prefix until q or Ctrl-C; with `once`, or without a terminal, only what is known now.
 
     Raises:
         BrokerUnavailable: there is no connection within `timeout` seconds.
@@ -125,12 +134,14 @@ def run(settings: Settings, *, timeout: float, once: bool, console: Console | No
 
     def picture() -> RenderableType:
         fault = link.state().fault
-        return render(view.nodes(), now=time.monotonic(), where=f"{where}: {fault}" if fault else where)
+        table = render(view.nodes(), now=time.monotonic(), where=f"{where}: {fault}" if fault else where)
+        return Group(table, _KEYS) if console.is_terminal and not once else table
 
     link.start()
     try:
-        wait_connected(link, changes, where=where, timeout=timeout)
-        view.wait_quiet(_SETTLE_S)
+        with progress.waiting(f"connecting to the broker at {where}", lines=False):
+            wait_connected(link, changes, where=where, timeout=timeout)
+            view.wait_quiet(_SETTLE_S)
         if once or not console.is_terminal:
             console.print(picture())
             return
@@ -138,11 +149,43 @@ def run(settings: Settings, *, timeout: float, once: bool, console: Console | No
         asked_to_stop = threading.Event()
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, lambda *_: asked_to_stop.set())
-        with Live(get_renderable=picture, console=console, screen=True, refresh_per_second=1 / _REFRESH_S):
-            while not asked_to_stop.wait(_REFRESH_S):
+        with (
+            _keys() as key_pressed,
+            Live(get_renderable=picture, console=console, screen=True, refresh_per_second=1 / _REFRESH_S),
+        ):
+            while not asked_to_stop.is_set() and key_pressed(_REFRESH_S) not in _QUIT:
                 pass
     finally:
         link.stop(None, 1.0)
+
+
+@contextlib.contextmanager
+def _keys() -> Iterator[Callable[[float], str]]:
+    """Have keys come one by one; gives what waits so many seconds for one, and returns "" if none came."""
+    descriptor = sys.stdin.fileno()
+    is_open = sys.stdin.isatty()
+    before = termios.tcgetattr(descriptor) if is_open else None
+
+    def key_pressed(seconds: float) -> str:
+        nonlocal is_open
+        if not is_open:
+            time.sleep(seconds)
+            return ""
+        ready, _, _ = select.select([descriptor], [], [], seconds)
+        if not ready:
+            return ""
+        key = os.read(descriptor, 1)
+        is_open = bool(key)
+        return key.decode("ascii", "replace")
+
+    if before is None:
+        yield key_pressed
+        return
+    tty.setcbreak(descriptor)  # Ctrl-C stays a signal
+    try:
+        yield key_pressed
+    finally:
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
 class _View:

@@ -247,6 +247,10 @@ def _info() -> Schema:
             format=_TEXT,
             device=_TEXT,
             threads=_COUNT,
+            threads_reason={
+                "type": "string",
+                "description": "Why so many; empty where the model is elsewhere.",
+            },
             parameters=_COUNT,
         ),
         calibration={"enum": ["static", "running"]},

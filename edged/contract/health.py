@@ -41,6 +41,13 @@ class ModelFigures(Published):
     load_s: Annotated[
         float, Figure("How long it took to load.", unit=SECONDS, metric=gauge("edged_model_load_seconds"))
     ]
+    duty: Annotated[
+        float,
+        Figure(
+            "Share of the time that it may run; below 1 while the box is hotter than engine.max_temperature.",
+            metric=gauge("edged_model_duty_ratio"),
+        ),
+    ]
 
 
 class QueueFigures(Published):

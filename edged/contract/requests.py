@@ -1,16 +1,20 @@
-"""What comes in: MQTT messages, and what `decode` makes of them, once, at the border: a `Request` or a `Rejected`.
+"""Requests for tasks: `decode` makes a `Request` or a `Rejected` of an MQTT message, once, where it comes in.
 
 Pure: sends nothing, knows no broker and no clock.
 """
 
+import contextlib
 import hashlib
+import json
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from edged.contract.topics import Topics, is_publishable, topic_matches
-from edged.errors import BadEncoding, BadRequest, ForbiddenTopic, RequestError, TooLarge, UnknownTask
+from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
+from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.ports.engine import Params
 from edged.ports.link import Message
 from edged.tasks.conversation import Turn
@@ -19,6 +23,9 @@ from edged.tasks.text import normalise
 
 MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
+_LENIENT_BYTES = 1 << 20
+_MAX_DIGITS = 20  # of a number that is read; Python refuses to read very long ones
+_OPENS_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|[ \t\r\n])*\{")  # after any byte order marks and white space
 
 
 def _one_or_many(value: Any) -> Any:
@@ -81,7 +88,7 @@ class RequestBody(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where an answer goes, and what must come back with it."""
+    """Where an answer goes, and the Correlation Data that goes with it."""
 
     topic: str
     qos: int
@@ -90,7 +97,7 @@ class Address:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A request that is of the contract's form.
+    """A request in the form of the contract.
 
     Attributes:
         id: the caller's, or one made for it.
@@ -119,7 +126,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
-    """A message that is no request, with whom to tell and why."""
+    """A message that is no good request: why, and where the error goes."""
 
     id: str
     task: str
@@ -130,7 +137,7 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contract:
-    """What `decode` holds a message against."""
+    """What `decode` checks a message against."""
 
     topics: Topics
     tasks: Tasks
@@ -139,20 +146,19 @@ class Contract:
     text_chars: int
 
 
-def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Rejected:
-    """Read a message below `in/`.
+def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: str) -> Request | Rejected:
+    """Read a request for a task.
 
     Args:
-        message: as it came; `contract.topics.asks` of its topic.
+        message: as it came.
+        route: of the message's topic.
         contract: what is allowed.
         new_id: the id to use when neither the JSON nor the Correlation Data gives one.
 
     Returns:
         The request, or why there is none. Never raises, whatever the bytes.
     """
-    place = contract.topics.place(message.topic)
-    task, _, topic_session = place.tail.partition("/")
-    address = Address(topic=place.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
+    address = Address(topic=route.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
     request_id = _id_of(message.correlation_data)
     try:
         if message.response_topic is not None:
@@ -165,21 +171,64 @@ def decode(message: Message, *, contract: Contract, new_id: str) -> Request | Re
         return Request(
             id=request_id or new_id,
             has_own_id=request_id is not None,
-            task=_known(task, contract.tasks),
+            task=_known(route, contract.tasks),
             text=_checked_text(body.text, contract, field="text"),
             address=address,
-            session=_session(place.tail, body.session),
+            session=_session(route.session, body.session),
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
             attempt=body.attempt,
-            is_shared=place.is_shared,
+            is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
         )
     except RequestError as error:
-        session = topic_session if len(topic_session) <= MAX_NAME_CHARS else None
-        return Rejected(id=request_id or new_id, task=task, address=address, error=error, session=session or None)
+        request_id, address = _return_address(message, contract, request_id, address)
+        session = route.session if len(route.session or "") <= MAX_NAME_CHARS else None
+        return Rejected(id=request_id or new_id, task=route.task, address=address, error=error, session=session or None)
+
+
+def _return_address(
+    message: Message, contract: Contract, request_id: str | None, address: Address
+) -> tuple[str | None, Address]:
+    """The id and the address of an error: those of the JSON where they are good, whatever else is wrong with it."""
+    body = read_leniently(message.payload, limit=contract.payload_bytes) if _is_json(message) else {}
+    own_id, reply_to = body.get("id"), body.get("reply_to")
+    if _is_name(own_id):
+        request_id = own_id
+    if isinstance(reply_to, str) and REPLACEMENT not in reply_to:
+        with contextlib.suppress(ForbiddenTopic):
+            address = redirect(address, reply_to, contract, field="reply_to")
+    return request_id, address
+
+
+def _is_name(value: object) -> TypeGuard[str]:
+    try:
+        return REPLACEMENT not in _NAME.validate_python(value, strict=True)
+    except ValidationError:
+        return False
+
+
+REPLACEMENT = "\ufffd"  # stands for bytes that are not UTF-8
+
+
+def read_leniently(payload: bytes, *, limit: int) -> Mapping[str, object]:
+    """The JSON object of a payload that was refused, to tell its sender why; empty when it cannot be read.
+
+    Bytes that are not UTF-8 become `REPLACEMENT`. A payload over `limit` is read only if it has at most 1 MiB.
+    """
+    if len(payload) > max(limit, _LENIENT_BYTES):
+        return {}
+    try:
+        body = json.loads(payload.decode(errors="replace").lstrip("\ufeff"), parse_int=_short_int)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _short_int(digits: str) -> int | None:
+    return int(digits) if len(digits) <= _MAX_DIGITS else None
 
 
 def _id_of(correlation_data: bytes | None) -> str | None:
@@ -225,14 +274,19 @@ def _read_body(message: Message, contract: Contract) -> RequestBody:
         text = message.payload.decode()
     except UnicodeDecodeError as error:
         raise BadEncoding(f"the payload is not UTF-8 (byte {error.start})") from error
-    kind = (message.content_type or "").partition(";")[0].strip().lower()
-    is_json = kind == "application/json" or (kind != "text/plain" and text.lstrip("\ufeff \t\r\n").startswith("{"))
-    if not is_json:
+    if not _is_json(message):
         return RequestBody(text=text)
     try:
         return RequestBody.model_validate_json(text.lstrip("\ufeff"))
     except ValidationError as error:
         raise _bad_request(error) from error
+
+
+def _is_json(message: Message) -> bool:
+    kind = (message.content_type or "").partition(";")[0].strip().lower()
+    if kind in {"application/json", "text/plain"}:
+        return kind == "application/json"
+    return _OPENS_OBJECT.match(message.payload) is not None
 
 
 def _bad_request(error: ValidationError) -> BadRequest:
@@ -243,13 +297,19 @@ def _bad_request(error: ValidationError) -> BadRequest:
         return BadRequest(f"the payload is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}")
     if first["type"] == "extra_forbidden":
         return BadRequest("this key is not known", field=".".join(path)[:MAX_NAME_CHARS])
+    if first["type"] == "string_pattern_mismatch":  # of all fields, names alone have a pattern
+        return BadRequest("a name may not have /, +, # or control characters in it", field=".".join(path))
     return BadRequest(first["msg"], field=".".join(path)[:MAX_NAME_CHARS] or None)
 
 
-def _known(task: str, tasks: Tasks) -> str:
-    if task not in tasks:
+def _known(route: TaskRoute, tasks: Tasks) -> str:
+    if not route.is_ours:
+        raise Busy(
+            "this box takes no work from this topic any more; ask again, and another takes it", retry_after_ms=1000
+        )
+    if route.task not in tasks:
         raise UnknownTask(f"there is no such task; there are: {', '.join(tasks.names)}")
-    return task
+    return route.task
 
 
 def _checked_text(text: str, contract: Contract, *, field: str) -> str:
@@ -262,15 +322,14 @@ def _checked_text(text: str, contract: Contract, *, field: str) -> str:
     return text
 
 
-_SESSION: TypeAdapter[str] = TypeAdapter(_Name)
+_NAME: TypeAdapter[str] = TypeAdapter(_Name)
 
 
-def _session(tail: str, body_session: str | None) -> str | None:
-    _, slash, topic_session = tail.partition("/")
-    if not slash:
+def _session(topic_session: str | None, body_session: str | None) -> str | None:
+    if topic_session is None:
         return body_session
     try:
-        _SESSION.validate_python(topic_session)
+        _NAME.validate_python(topic_session)
     except ValidationError as error:
         raise BadRequest(
             f"a session is one topic level of 1 to {MAX_NAME_CHARS} characters", field="session"

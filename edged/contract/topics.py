@@ -14,7 +14,7 @@ _UNPUBLISHABLE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_
 
 
 def is_publishable(topic: str) -> bool:
-    """Whether a client may publish to `topic` without risk to its connection, and it is no topic of the broker's."""
+    """Whether a client may publish to `topic` without losing its connection, and the topic is not the broker's own."""
     return (
         bool(topic)
         and not topic.startswith("$")
@@ -44,18 +44,64 @@ def shard_of(session: str, shards: Sequence[str]) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Place:
-    """Where a request came in.
+class TaskRoute:
+    """A task is asked for there.
 
     Attributes:
-        tail: a task, or a task and a session: the topic below `in/` and the shard.
-        out: where its result goes by default.
-        is_shared: whether it came by the queue of a group, from which other boxes take too.
+        task: the task that the topic names; empty when it names none.
+        session: the level or levels below the task; None when there are none.
+        out: the topic where the result goes by default.
+        is_shared: whether the request came by the queue of our group, from which other boxes take too.
+        is_ours: whether this daemon serves the topic. It does not serve a request to another box or group: the
+            broker had kept a subscription of earlier settings for our session.
     """
 
-    tail: str
+    task: str
+    session: str | None
     out: str
     is_shared: bool
+    is_ours: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlRoute:
+    """A command is given there; its answer goes to the topic `out` by default."""
+
+    command: str
+    out: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BirthRoute:
+    """Home Assistant tells there that it has started or ends."""
+
+    topic: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StatusRoute:
+    """Our own status: told by this process, by its last will, or by another daemon of our name."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeRoute:
+    """The message by which a box of a group sees whether the broker delivers to shared subscriptions."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class MemberRoute:
+    """The status or health of the box `node`, read by the boxes of a group."""
+
+    node: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StrayRoute:
+    """Nothing that this daemon listens to: the broker had kept a subscription of earlier settings."""
+
+
+AskedRoute = TaskRoute | ControlRoute  # each is answered once; all others are read and settled
+Route = AskedRoute | BirthRoute | StatusRoute | ProbeRoute | MemberRoute | StrayRoute
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,12 +111,14 @@ class Topics:
     Attributes:
         group: whose work queue this box shares with others; None: it works alone.
         shards: which parts of a sharded queue it takes from; empty: the queue has none.
+        births: the topics where Home Assistant tells that it has started; empty: nothing listens to it.
     """
 
     prefix: str
     node: str
     group: str | None = None
     shards: tuple[str, ...] = ()
+    births: tuple[str, ...] = ()
 
     @property
     def root(self) -> str:
@@ -90,12 +138,12 @@ class Topics:
 
     @property
     def probe(self) -> str:
-        """Where a box asks itself whether the broker delivers by shared subscriptions."""
+        """Where a box sends itself a message, to see whether the broker delivers to shared subscriptions."""
         return f"{self.root}/probe"
 
     @property
     def members(self) -> tuple[str, ...]:
-        """The filters of what the boxes of all groups tell of themselves."""
+        """The filters of what the boxes of all groups report of themselves."""
         return () if self.group is None else (f"{self.prefix}/+/status", f"{self.prefix}/+/health")
 
     @property
@@ -105,8 +153,8 @@ class Topics:
 
     @property
     def controls(self) -> str:
-        """The filter of all control requests."""
-        return f"{self.root}/request/+"
+        """The filter of all control requests; commands have one level, and a deeper one is told that it is none."""
+        return f"{self.root}/request/#"
 
     @property
     def status(self) -> str:
@@ -120,45 +168,59 @@ class Topics:
     def info(self) -> str:
         return f"{self.root}/info"
 
-    def asks(self, topic: str) -> bool:
-        """Whether something is asked of this daemon there: a task or a control request."""
-        return topic_matches(self.requests, topic) or self._is_shared(topic) or topic_matches(self.controls, topic)
+    def route(self, topic: str) -> Route:
+        """What a message in this topic is. Asked once for each message, where it comes in."""
+        name, kind, tail = self._parts(topic)
+        if kind == "in":
+            return self._task_route(name, tail)
+        if kind == "request" and name == self.node:
+            out = self.response(tail) if tail else f"{self.root}/response"
+            return ControlRoute(command=tail or "", out=out if is_publishable(out) else f"{self.root}/response")
+        if topic in self.births:
+            return BirthRoute(topic=topic)
+        if topic == self.status:
+            return StatusRoute()
+        if topic == self.probe:
+            return ProbeRoute()
+        if any(topic_matches(each, topic) for each in self.members):
+            return MemberRoute(node=name)
+        return StrayRoute()
 
-    def asks_another(self, topic: str) -> bool:
-        """Whether a task is asked for there of another box or group: the broker may have kept that for our session."""
-        return topic_matches(f"{self.prefix}/+/in/#", topic) and not self.asks(topic)
+    def _parts(self, topic: str) -> tuple[str, str, str | None]:
+        """A topic below the prefix as the name of a box or group, the kind of topic, and the rest, if there is one."""
+        head = f"{self.prefix}/"
+        if not topic.startswith(head):
+            return "", "", None
+        name, _, rest = topic.removeprefix(head).partition("/")
+        kind, slash, tail = rest.partition("/")
+        return name, kind, tail if slash else None
 
-    def place(self, topic: str) -> Place:
-        """Read the topic of a request."""
-        is_shared = self._is_shared(topic)
-        name = topic.removeprefix(f"{self.prefix}/").partition("/")[0]
-        root = f"{self.prefix}/{name}"
-        tail = topic.removeprefix(f"{root}/in").removeprefix("/")
-        out = f"{root}/out/{tail}"
-        return Place(
-            tail=tail.partition("/")[2] if is_shared and self.shards else tail,
-            out=out if tail and is_publishable(out) else f"{root}/out",
+    def _task_route(self, name: str, tail: str | None) -> TaskRoute:
+        is_shared = name == self.group
+        root = f"{self.prefix}/{name}/out"
+        out = f"{root}/{tail}"
+        asked = tail or ""
+        if is_shared and self.shards:
+            asked = asked.partition("/")[2]
+        task, slash, session = asked.partition("/")
+        return TaskRoute(
+            task=task,
+            session=session if slash else None,
+            out=out if tail and is_publishable(out) else root,
             is_shared=is_shared,
+            is_ours=is_shared or name == self.node,
         )
-
-    def _is_shared(self, topic: str) -> bool:
-        return self.group is not None and topic_matches(f"{self.group_root}/in/#", topic)
 
     def out(self, tail: str) -> str:
         """Where the result of a request with this tail goes by default."""
         return f"{self.root}/out/{tail}" if tail else f"{self.root}/out"
-
-    def control(self, topic: str) -> str | None:
-        """The command that a control topic names; None for any other topic."""
-        head = f"{self.root}/request/"
-        return topic.removeprefix(head) if topic.startswith(head) else None
 
     def response(self, command: str) -> str:
         """Where the answer to a control request goes by default."""
         return f"{self.root}/response/{command}"
 
     def speaks_for_a_daemon(self, topic: str) -> bool:
-        """Whether `topic` is one that daemons listen to or speak on: an answer there could loop or deceive."""
+        """Whether daemons listen or report on `topic`: an answer there could loop, or look like a report of theirs."""
         head, _, rest = topic.partition(f"{self.prefix}/")
         if head or not rest:
             return False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from edged import extras
 from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Constraints:
 
 def missing(task: str) -> str:
     """The error message for a task that extracts when llguidance is not installed."""
-    return f"tasks.{task} extracts, which wants llguidance: pip install 'edged[extract]'"
+    return f"tasks.{task} extracts, which needs the library llguidance: {extras.how_to_install('extract')}"
 
 
 def _fault_at_first(matcher: "LLMatcher") -> str:

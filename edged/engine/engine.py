@@ -14,6 +14,7 @@ from typing import Generic
 import structlog
 import torch
 
+from edged.engine.cooling import Cooling
 from edged.engine.counting import Counts
 from edged.engine.decoders.interface import K
 from edged.engine.kinds import on_model
@@ -51,11 +52,20 @@ class Engine(Generic[K]):
     """Runs work on one model; see `edged.ports.engine.Engine`."""
 
     def __init__(
-        self, load: Callable[[], Loaded[K]], *, tasks: Tasks, clock: Callable[[], float] = time.monotonic
+        self,
+        load: Callable[[], Loaded[K]],
+        *,
+        tasks: Tasks,
+        cooling: Cooling | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`load` is called in the engine's thread; `tasks` are warmed up before the engine is ready."""
+        """`load` is called in the engine's thread; `tasks` are warmed up before the engine is ready.
+
+        `cooling` says how long to pause after a step; without it there are no pauses.
+        """
         self._load = load
         self._tasks = tasks
+        self._cooling = cooling
         self._clock = clock
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._number = 0  # of the piece of work that came last
@@ -125,6 +135,7 @@ class Engine(Generic[K]):
             cache_capacity=0 if cache is None else cache.capacity_bytes,
             fault=self._fault,
             away=None,
+            duty=1.0 if self._cooling is None else self._cooling.duty,
         )
 
     @property
@@ -180,7 +191,20 @@ class Engine(Generic[K]):
     def _run_until_stopped(self, stepper: Stepper[K]) -> None:
         while not self._stopping.is_set():
             self._take_commands(wait=stepper.is_idle)
-            stepper.step()
+            if self._cooling is None:
+                stepper.step()
+            else:
+                self._step_and_cool(stepper, self._cooling)
+
+    def _step_and_cool(self, stepper: Stepper[K], cooling: Cooling) -> None:
+        begin, duty = self._clock(), cooling.duty
+        stepper.step()
+        now = self._clock()
+        pause = cooling.pause_after(now - begin, now)
+        if cooling.duty != duty:
+            log.info("duty_changed", duty=cooling.duty, temperature_c=cooling.temperature)
+        if pause > 0:
+            self._stopping.wait(pause)
 
     def _take_commands(self, *, wait: bool) -> None:
         self._last_progress = self._clock()

@@ -1,9 +1,10 @@
 """From a model's folder or file to a model ready to run: which decoder, which format, how much memory."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ import psutil
 import structlog
 import torch
 
+from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
@@ -19,7 +21,7 @@ from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
-from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles
+from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles, tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
 from edged.engine.weights.packing import QUANTISED, QuantisedFormat
@@ -34,8 +36,8 @@ from edged.tasks.specs import Sampling, sampling_of
 log = structlog.get_logger(__name__)
 
 _MIB = 1 << 20
-_NAMED = 5  # tensors in a warning
-_CORES = torch.get_num_threads()  # as torch counts them: without hyperthreads
+_NAMED = 5  # tokens in a warning
+_TORCH_THREADS = torch.get_num_threads()  # before this module changes it
 
 # Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
 _SAMPLE = """The pump in hall 3 runs hot again: 4.2 bar at 18:30, and nobody answers the phone!
@@ -67,8 +69,12 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     begin = time.perf_counter()
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
-    context = _context_tokens(checkpoint, plan.engine)
+    context = context_tokens(checkpoint, plan.engine)
+    prompter = prompter_of(checkpoint, plan, context)
     free = available_bytes() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    plan, chosen = _with_threads(plan)
+    if chosen.stay_on:
+        _bind(chosen.stay_on)
     built = _build(plan, checkpoint, device, context, free)
     kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
     if device.type != "cpu" and isinstance(built.model, Decoder):
@@ -78,7 +84,8 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
         architecture=(checkpoint.config.architectures or ["unknown"])[0],
         format=built.weight_format,
         device=str(device),
-        threads=plan.engine.threads or _CORES,
+        threads=chosen.threads,
+        threads_reason=chosen.reason,
         parameters=built.parameters,
         weight_bytes=built.weight_bytes,
         load_s=time.perf_counter() - begin,
@@ -99,12 +106,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     return Loaded(
         sampling=sampling,
         model=built.model,
-        prompter=Prompter(
-            checkpoint.tokenizer,
-            max_context_tokens=context,
-            half_width=plan.half_width,
-            end_tokens=checkpoint.end_tokens,
-        ),
+        prompter=prompter,
         info=info,
         limits=Limits(
             max_batch=plan.engine.max_batch,
@@ -117,6 +119,30 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     )
 
 
+def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
+    """Make what turns tasks and texts into tokens.
+
+    Raises:
+        ModelUnavailable: the chat template cannot be used.
+    """
+    prompter = Prompter(
+        checkpoint.tokenizer,
+        max_context_tokens=context,
+        half_width=plan.half_width,
+        end_tokens=checkpoint.end_tokens,
+        vocab_size=checkpoint.vocab_size,
+        always_begins=checkpoint.always_begins,
+    )
+    prompter.try_template()
+    if beyond := prompter.beyond_vocabulary():
+        log.warning("tokens_without_embedding", tokens=beyond[:_NAMED], number=len(beyond), instead="never used")
+    if not prompter.end_tokens():
+        log.warning(
+            "no_end_of_turn", reason="the model's files name none", instead="replies end at engine.max_new_tokens"
+        )
+    return prompter
+
+
 def prepare(plan: Plan) -> str:
     """Do now what the first start would do: compile the kernels, round the weights. Says in words what was done.
 
@@ -124,14 +150,29 @@ def prepare(plan: Plan) -> str:
         ModelUnavailable: as `load` does.
     """
     begin = time.perf_counter()
+    plan, _ = _with_threads(plan)
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
-    built = _build(plan, checkpoint, device, _context_tokens(checkpoint, plan.engine), sys.maxsize)
+    built = _build(plan, checkpoint, device, context_tokens(checkpoint, plan.engine), sys.maxsize)
     kernels = "our own kernels" if isinstance(built.model, NativeDecoder) else "torch's kernels"
     return (
         f"{plan.model.id}: {built.weight_format}, {built.weight_bytes / 1e6:.0f} MB of weights, on {device} by "
         f"{kernels}, ready to be loaded after {time.perf_counter() - begin:.1f} s"
     )
+
+
+def _bind(cpus: frozenset[int]) -> None:
+    """Keep this thread, and the threads of the model that it will start, on these CPUs."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        log.warning("threads_not_bound", cpus=sorted(cpus), reason=error.strerror)
+
+
+def _with_threads(plan: Plan) -> tuple[Plan, Cores]:
+    """Choose the number of threads, where the settings leave it open."""
+    chosen = choose(read(), wanted=plan.engine.threads, at_most=_TORCH_THREADS)
+    return replace(plan, engine=plan.engine.model_copy(update={"threads": chosen.threads})), chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -144,21 +185,37 @@ class _Built:
 
 def _build(plan: Plan, checkpoint: Checkpoint, device: torch.device, context: int, free: int) -> _Built:
     """Choose the format and the decoder, check that there is memory, and load the weights."""
-    torch.set_num_threads(plan.engine.threads or _CORES)
+    torch.set_num_threads(plan.engine.threads)
     # cuDNN's attention makes a plan for every length that it meets, so for every token: some 50 ms each. torch's other
     # kernels take any length. Source: github.com/pytorch/pytorch/pull/155958.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    lean = supports(checkpoint.config, max_context_tokens=context)
-    shape = decoder_shape(checkpoint.config) if lean else None
-    if shape is not None and (ignored := unknown_tensors(checkpoint.names(), shape)):
-        log.warning("tensors_ignored", names=ignored[:_NAMED], number=len(ignored))
+    shape = lean_shape(checkpoint, context)
     can_quantise = shape is not None and fits(shape)
     library = _library(plan, device) if can_quantise else None
     match choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=library is not None):
         case "int8" | "int4" as quantised:
             return _quantised(plan, checkpoint, cast("DecoderShape", shape), quantised, library, context, free)
         case dense:
-            return _dense(checkpoint, dense, device, context, free, lean=lean)
+            return _dense(checkpoint, dense, device, context, free, lean=shape is not None)
+
+
+def lean_shape(checkpoint: Checkpoint, context: int) -> DecoderShape | None:
+    """Give the sizes of a model that the lean decoders compute exactly; None for another one.
+
+    Raises:
+        ModelUnavailable: its weights are quantised by another program, or tensors are missing, unknown or misshapen.
+    """
+    checkpoint.refuse_quantised()
+    if not supports(checkpoint.config, max_context_tokens=context):
+        return None
+    names = decoder_shape(checkpoint.config).names
+    embedding, head = f"{names.embedding}.weight", f"{names.head}.weight"
+    if checkpoint.config.tie_word_embeddings and checkpoint.has(head) and checkpoint.has(embedding):
+        # A head that was trained apart counts, whatever the config says; transformers takes it so too.
+        checkpoint.config.tie_word_embeddings = torch.equal(checkpoint.tensor(head), checkpoint.tensor(embedding))
+    shape = decoder_shape(checkpoint.config)
+    checkpoint.refuse_other_tensors(tensors_of(shape), unknown_tensors(checkpoint.names(), shape))
+    return shape
 
 
 def _library(plan: Plan, device: torch.device) -> Path | None:
@@ -199,7 +256,7 @@ def _quantised(
         angles, scale = rope_angles(checkpoint.config, shape, context + SPARE_POSITIONS)
         rope = torch.stack((angles.cos(), angles.sin())) * scale
         torch.set_num_threads(1)  # for what little torch still does; more would spin on the cores that we need
-        model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads or _CORES)
+        model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads)
     return _Built(model=model, weight_format=weight_format, parameters=weights.parameters, weight_bytes=weights.nbytes)
 
 
@@ -223,15 +280,21 @@ def _dense(
             max_context_tokens=context,
         )
     else:
-        from edged.engine.decoders import generic  # noqa: PLC0415 - it takes 1.5 s, and most models do without
+        from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
 
         log.info("generic_decoder", architecture=(checkpoint.config.architectures or ["unknown"])[0])
-        model, parameters = generic.load(checkpoint.path, checkpoint.config, weight_format=weight_format, device=device)
+        model, parameters = generic_loading.load(
+            checkpoint.path, checkpoint.config, weight_format=weight_format, device=device
+        )
     return _Built(model=model, weight_format=weight_format, parameters=parameters, weight_bytes=parameters * itemsize)
 
 
-def _context_tokens(checkpoint: Checkpoint, engine: EngineSettings) -> int:
-    """The setting, or what the model was made for if that is less."""
+def context_tokens(checkpoint: Checkpoint, engine: EngineSettings) -> int:
+    """Give the setting, or what the model was made for if that is less.
+
+    Raises:
+        ModelUnavailable: it has no room for a reply.
+    """
     limit = getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None)
     if limit is None or limit >= engine.max_context_tokens:
         return engine.max_context_tokens

@@ -1,11 +1,11 @@
 """Where prompts are written: from a task, a text and a conversation to token ids that fit into the model's context.
 
-The user's words are tokenized separately from the template around them, and special tokens in them are read as plain
-text. So no text can end a turn, begin another role or change the system prompt.
+`tokens.py` sees to it that the user's words form no special token: no text can end a turn, open another role or reach
+the system prompt.
 """
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from edged.engine.constrain import Constraints
 from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
+from edged.engine.tokens import Piece, TextTokens, token_of_mark
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks.conversation import Role, Turn, trim
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, TextSpec, solved_cases
@@ -33,7 +34,6 @@ _PLAIN = {
 }
 # How such a model may begin the line of a speaker. It may change the language or the width of the colon.
 _ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
-_MARK = re.compile(r"<[^\s<>]+>")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
 
@@ -85,32 +85,46 @@ class Prompter:
         max_context_tokens: int,
         half_width: bool,
         end_tokens: Collection[int] = (),
+        vocab_size: int | None = None,
+        always_begins: bool = False,
     ) -> None:
-        """`end_tokens` are those that the checkpoint names; the tokenizer's and the template's are added to them."""
+        """Take the tokenizer and what is known beside it.
+
+        Args:
+            tokenizer: the model's.
+            max_context_tokens: of prompt and reply together.
+            half_width: whether full-width letters and punctuation of users become half-width.
+            end_tokens: those that the checkpoint itself names, beside the tokenizer's and the template's.
+            vocab_size: of the embedding; tokens beyond it are kept out of prompts and replies.
+            always_begins: whether a prompt begins with the BOS token, also where the template leaves it out.
+        """
         self._tokenizer = tokenizer
+        self._vocab_size = vocab_size
+        self._always_begins = always_begins
         self._max_context_tokens = max_context_tokens
         self._half_width = half_width
         self._own_ends = frozenset(end_tokens)
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
+        self._following = lru_cache(maxsize=512)(self._tokenize_following)
 
     def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> ClassificationPrompt:
         """Make the prompt that asks for a label of `text`.
 
         Raises:
-            TooLong: the text does not fit into the context.
+            TooLong: the text does not fit the context.
         """
         prompt = spec.prompts[language]
         before, after = _around_text(prompt)
         head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
         question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
         cleaned = self._clean(text)
-        # In byte-level vocabularies a space belongs to the word after it, so it is tokenized together with the text.
+        # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
         words = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
         result = ClassificationPrompt(
             prefix=self._beginning + self._literal(prompt.role + shown),
-            suffix=self._plain(words + question),
-            labels=self._labels(spec, language, label_space),
+            suffix=self._tokens.after(head, words + question),
+            labels=self._labels(spec, language, question, label_space),
         )
         room = self._max_context_tokens - result.capacity
         if room < 0:
@@ -123,7 +137,7 @@ class Prompter:
     def generation(
         self, spec: TextSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
     ) -> GenerationPrompt:
-        """Make the prompt for a reply to `text`, after as many of `turns` as fit; the oldest turns are dropped first.
+        """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
 
         Raises:
             TooLong: the text leaves no room for a reply even without history.
@@ -138,6 +152,9 @@ class Prompter:
             budget=self._max_context_tokens - max_new_tokens - len(alone),
         )
         tokens = self._chat(system, [*kept, asked], language) if kept else alone
+        while kept and self._max_context_tokens - len(tokens) < max_new_tokens:  # the turns together take more
+            kept = kept[1:]
+            tokens = self._chat(system, [*kept, asked], language)
         room = self._max_context_tokens - len(tokens)
         if room < min(MIN_NEW_TOKENS, max_new_tokens):
             raise TooLong(
@@ -150,7 +167,7 @@ class Prompter:
         return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
 
     def constraints(self, vocab_size: int) -> Constraints:
-        """Make what holds outputs to JSON Schemas, for this tokenizer."""
+        """What holds outputs to schemas, for this vocabulary."""
         return Constraints(self._tokenizer, vocab_size)
 
     def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
@@ -160,48 +177,59 @@ class Prompter:
         )
         return one[: shared_length(one, other)]
 
+    def try_template(self) -> None:
+        """See that the chat template takes a conversation and leaves nothing out.
+
+        Raises:
+            ModelUnavailable: it cannot be used.
+        """
+        self._chat("Be brief.", [Turn(role="user", content="Hi")], "en")
+
     def end_tokens(self) -> frozenset[int]:
-        """The tokens with which this model ends its turn, by its checkpoint, its tokenizer and its template."""
-        ends = {self._tokenizer.eos_token_id, *self._own_ends} - {None}
-        if self._tokenizer.chat_template:
-            turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
-            after_answer = _SLOTS.split(self._apply_template(turns))[4]
-            first = self._literal(after_answer)[:1]
-            ends |= set(first) & self._special
-        return frozenset(end for end in ends if end is not None)
+        """Give the tokens with which this model ends its turn: the checkpoint's, the tokenizer's, the template's.
+
+        Raises:
+            ModelUnavailable: the chat template cannot be used.
+        """
+        return self._ends
 
     def banned_tokens(self, vocab_size: int) -> frozenset[int]:
-        """Tokens that no reply contains: special ones, marks, and ids that only pad the vocabulary."""
+        """Give the tokens that a reply never holds: special ones, marks, and rows of the head without a token."""
         unused = range(len(self._tokenizer), vocab_size)
-        return frozenset({*self._special, *self._marks, *unused}) - self.end_tokens()
+        banned = frozenset({*self._tokens.special, *self._tokens.marks, *unused}) - self._ends
+        return frozenset(token for token in banned if token < vocab_size)
+
+    def beyond_vocabulary(self) -> list[str]:
+        """Give what the tokens spell that the tokenizer has and the embedding has not."""
+        return self._tokens.beyond()
 
     def decode(self, tokens: Sequence[int]) -> str:
-        """The text of tokens, without special tokens."""
+        """Tokens as text, special tokens left out."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
     def _clean(self, text: str) -> str:
         return normalise(text, half_width=self._half_width)
 
     def _plain(self, text: str) -> tuple[int, ...]:
-        """Tokens of text from outside: special tokens in it are read as plain text."""
-        parts = [text] if self._inside_mark is None else self._inside_mark.split(text)
-        encoded = [self._tokenizer(part, add_special_tokens=False, split_special_tokens=True) for part in parts]
-        return tuple(token for each in encoded for token in each["input_ids"])
+        """Tokens of somebody's words: nothing in them is special."""
+        return self._tokens.plain(text)
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
-        """Tokens of a task's or template's own words, in which special tokens count as such."""
-        encoded = self._tokenizer(text, add_special_tokens=False, split_special_tokens=False)
-        return tuple(encoded["input_ids"])
+        """Tokens of our own words, special tokens included."""
+        return self._tokens.whole([Piece(text, is_ours=True)])
 
-    def _labels(self, spec: ClassifySpec, language: Language, space: str) -> LabelTrie:
+    def _tokenize_following(self, before: str, text: str) -> tuple[int, ...]:
+        return self._tokens.after(before, text)
+
+    def _labels(self, spec: ClassifySpec, language: Language, question: str, space: str) -> LabelTrie:
         words = [
             word for reading in zip(*(each.words(language) for each in spec.labels), strict=True) for word in reading
         ]
-        labels = [self._literal(space + word) for word in words]
+        labels = [self._following(question, space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
         if prefixes:  # as "good" and "good enough": only the text after a label shows where it ends
             _, _, after = spec.prompts[language].case.partition("{label}")
-            labels = [self._literal(space + word + (after or "\n")) for word in words]
+            labels = [self._following(question, space + word + (after or "\n")) for word in words]
         try:
             return LabelTrie.of(labels)
         except ValueError as error:
@@ -212,14 +240,19 @@ class Prompter:
 
     def _chat(self, system: str, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
         """Tokens of a conversation, up to where the assistant's words begin."""
-        rendered = self._render(_with_system(system, turns, fold=not self._takes_system), language)
-        pieces = _SLOTS.split(rendered)  # literal, index, literal, index, ..., literal
-        texts = [turn.content for turn in _with_system(system, turns, fold=not self._takes_system)]
-        # A chat template contains the token that begins a sequence, if the model has one.
-        tokens = [] if self._tokenizer.chat_template else [*self._beginning]
-        for i, piece in enumerate(pieces):
-            tokens += self._plain(texts[int(piece)]) if i % 2 else self._literal(piece) if piece else ()
-        return tuple(tokens)
+        turns = _with_system(system, turns, fold=not self._takes_system)
+        parts = _SLOTS.split(self._render(turns, language))  # literal, index, literal, index, ..., literal
+        if str(len(turns) - 1) not in parts[1::2]:
+            raise self._unusable("it leaves out what the user says")
+        pieces = [
+            Piece(turns[int(part)].content if i % 2 else part, is_ours=i % 2 == 0) for i, part in enumerate(parts)
+        ]
+        tokens = self._tokens.whole(pieces)
+        # A template writes the beginning of a sequence itself, where the model has one.
+        begins = not self._tokenizer.chat_template or self._always_begins
+        if begins and tokens[: len(self._beginning)] != self._beginning:
+            return self._beginning + tokens
+        return tokens
 
     def _render(self, turns: Sequence[Turn], language: Language) -> str:
         slots = [Turn(role=turn.role, content=_SLOT.format(i)) for i, turn in enumerate(turns)]
@@ -230,37 +263,56 @@ class Prompter:
         return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
 
     def _apply_template(self, turns: Sequence[Turn]) -> str:
-        rendered = self._tokenizer.apply_chat_template(
-            [{"role": turn.role, "content": turn.content} for turn in turns],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,  # no chain of thought from Qwen3; other templates ignore it
-        )
+        try:
+            rendered = self._tokenizer.apply_chat_template(
+                [{"role": turn.role, "content": turn.content} for turn in turns],
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,  # no chain of thought from Qwen3; other templates ignore it
+            )
+        except Exception as error:  # a template refuses by raising whatever it likes
+            raise self._unusable(" ".join(str(error).split())[:300] or type(error).__name__) from error
         return str(rendered)
+
+    def _unusable(self, reason: str) -> ModelUnavailable:
+        template = self._tokenizer.chat_template
+        if isinstance(template, dict):
+            reason = f"it has several by name ({', '.join(template)}) and none of them is the default"
+        return ModelUnavailable(
+            f"the model's chat template cannot be used: {reason}; mend it (chat_template.jinja, or chat_template in "
+            "tokenizer_config.json), or name another model in EDGED_MODEL__ID"
+        )
+
+    @cached_property
+    def _tokens(self) -> TextTokens:
+        literals = "\n".join(self._dialogue[::2])
+        return TextTokens(self._tokenizer, vocab_size=self._vocab_size, ends=self._ends, literals=literals)
+
+    @cached_property
+    def _dialogue(self) -> list[str]:
+        """What the template makes of a short dialogue: its own words and, between them, the numbers of the turns."""
+        if not self._tokenizer.chat_template:
+            return []
+        turns = [Turn(role=role, content=_SLOT.format(i)) for i, role in enumerate(_DIALOGUE)]
+        return _SLOTS.split(self._apply_template(turns))
+
+    @cached_property
+    def _ends(self) -> frozenset[int]:
+        ends = {self._tokenizer.eos_token_id, *self._own_ends}
+        answer = str(len(_DIALOGUE) - 2)
+        if answer in self._dialogue[1::2]:
+            after_answer = self._dialogue[2 * self._dialogue[1::2].index(answer) + 2]
+            ends.add(token_of_mark(self._tokenizer, after_answer.lstrip()))
+        limit = len(self._tokenizer) if self._vocab_size is None else self._vocab_size
+        return frozenset(end for end in ends if isinstance(end, int) and 0 <= end < limit)
 
     @cached_property
     def _beginning(self) -> tuple[int, ...]:
-        """The token that begins every sequence, if the model has one: Llama and Gemma do, Qwen does not."""
-        encoded = self._tokenizer("", add_special_tokens=True)["input_ids"]
-        return tuple(token for token in encoded[:1] if token == self._tokenizer.bos_token_id)
-
-    @cached_property
-    def _special(self) -> frozenset[int]:
-        """All special tokens: those with a role (eos, ...) and those only marked as special (<|im_start|>)."""
-        marked = {token for token, added in self._tokenizer.added_tokens_decoder.items() if added.special}
-        return frozenset(marked | set(self._tokenizer.all_special_ids))
-
-    @cached_property
-    def _marks(self) -> Mapping[int, str]:
-        """Tokens that mark something other than a reply and are not special: <think>, <tool_call>, <|fim_prefix|>."""
-        added = self._tokenizer.added_tokens_decoder.items()
-        return {token: each.content for token, each in added if not each.special and _MARK.fullmatch(each.content)}
-
-    @cached_property
-    def _inside_mark(self) -> re.Pattern[str] | None:
-        """Where to split a text so that the tokenizer, which reads a mark as one token, sees no whole mark."""
-        rests = "|".join(re.escape(mark[1:]) for mark in self._marks.values())
-        return re.compile(f"(?<=<)(?={rests})") if rests else None
+        """The token with which every sequence of this model begins: Llama and Gemma have one, Qwen has none."""
+        encoded = self._tokenizer("a", add_special_tokens=True)["input_ids"]
+        bos = self._tokenizer.bos_token_id
+        is_known = self._vocab_size is None or (bos is not None and bos < self._vocab_size)
+        return tuple(token for token in encoded[:1] if token == bos and is_known)
 
     @cached_property
     def _takes_system(self) -> bool:
@@ -270,7 +322,7 @@ class Prompter:
         probe = [Turn(role="system", content=_SLOT.format(0)), Turn(role="user", content=_SLOT.format(1))]
         try:
             return _SLOT.format(0) in self._apply_template(probe)
-        except Exception:  # noqa: BLE001 - templates raise errors of many types to refuse a role
+        except ModelUnavailable:
             return False
 
     @cached_property

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from edged import __version__, build
+from edged import __version__, build, progress
 from edged.errors import SettingsError, TooLong
 from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
@@ -48,18 +48,21 @@ def run(
     calibration = RunningCalibration() if settings.calibration == "running" else None
     engine = make_engine(settings, Tasks([spec]))
     try:
-        engine.start()
-        engine.wait_ready()
-        verdicts = [
-            judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
-            for case in _shown(cases, "scored")
-        ]
+        with progress.waiting("loading the model"):
+            engine.start()
+            engine.wait_ready()
+        with progress.waiting("judging the texts", has_bar=True):
+            verdicts = [
+                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
+                for case in _shown(cases, "scored")
+            ]
         model = engine.model
     finally:
         engine.stop()
     generated = None
     if baseline:
-        generate = _transformers(settings)
+        with progress.waiting("loading the model in fp32"):
+            generate = _transformers(settings)
         generated = report(
             [
                 ask(generate, spec, case, language=language, half_width=settings.half_width)
@@ -69,7 +72,7 @@ def run(
     return EvalReport(
         version=__version__,
         task=task,
-        data=data.name,
+        data=data.name.encode(errors="backslashreplace").decode(),
         texts=len(cases),
         model=model.id,
         format=model.format,

@@ -1,6 +1,6 @@
 """A box's part in a group: whether the broker shares at all, what the others say, and when to take work.
 
-What to do with that is decided in `group`.
+What follows from that is decided in `policy`.
 """
 
 import json
@@ -10,14 +10,16 @@ from typing import Any
 
 import structlog
 
-from edged.contract.topics import Topics, topic_matches
+from edged.contract.topics import MemberRoute, ProbeRoute, Topics
 from edged.errors import BrokerUnavailable
 from edged.fleet.policy import Group
 from edged.ports.link import Link, Publication
 from edged.ports.worker import WorkerState
+from edged.settings.schema import Settings
 
 log = structlog.get_logger(__name__)
 
+_SILENT_REPORTS = 3  # missing health reports of another box, after which no work is left to it
 _PROBE_S = 2.0  # between two probes
 _NOTE_S = 60.0  # between two notes of what changes all the time
 _GREET_S = 1.0  # between two greetings: many may come at once
@@ -30,6 +32,30 @@ def nothing_shared(topics: Topics) -> BrokerUnavailable:
         f"the broker delivers nothing by shared subscriptions, or its access list forbids {topics.probe} to this user: "
         "a group (mqtt.share_group) needs a broker that has them, as mosquitto, EMQX, HiveMQ and VerneMQ do"
     )
+
+
+def join(
+    settings: Settings,
+    topics: Topics,
+    *,
+    link: Link,
+    worker: Callable[[], WorkerState],
+    is_well: Callable[[], bool],
+    note: Callable[[int], None],
+    clock: Callable[[], float],
+) -> "Membership | None":
+    """This box's part in the group of the settings; None: there is no group."""
+    if topics.group is None:
+        return None
+    group = Group(
+        topics.group,
+        node=topics.node,
+        shards=topics.shards,
+        batch=settings.engine.max_batch,
+        capacity=settings.queue.capacity,
+        silence_s=_SILENT_REPORTS * settings.health.interval,
+    )
+    return Membership(group, topics=topics, link=link, worker=worker, is_well=is_well, note=note, clock=clock)
 
 
 class Membership:
@@ -48,8 +74,8 @@ class Membership:
     ) -> None:
         """Assign; `start` takes work.
 
-        `is_well` tells whether this box can answer; `note` keeps for `recall` in its next life how many requests it
-        lets the broker have at it; `clock` gives monotonic seconds.
+        `is_well` tells whether this box can answer; `note` keeps for the next process, which hands it to `recall`, how
+        many requests the broker may have at this box without an ack; `clock` gives monotonic seconds.
         """
         self._group = group
         self._topics = topics
@@ -72,12 +98,12 @@ class Membership:
 
     @staticmethod
     def subscriptions(topics: Topics) -> tuple[str, ...]:
-        """What a member listens to beside the work itself: of no use later, so nobody is to keep it."""
-        # A group of one: no other box may be dealt our probe.
+        """What a member listens to beside the work itself; of no use later, so the broker need not keep it."""
+        # In a share group of this box alone, so that the broker gives our probe to no other box.
         return () if topics.group is None else (f"$share/{topics.node}/{topics.probe}", *topics.members)
 
     def recall(self, receive_maximum: int | None) -> None:
-        """Announce what was noted in an earlier life, until it is measured anew; before the link starts."""
+        """Announce what an earlier process noted, until it is measured anew; before the link starts."""
         if receive_maximum is not None:
             self._noted = receive_maximum
             self._group.recall(receive_maximum)
@@ -100,10 +126,10 @@ class Membership:
         self.check_broker()
         link = self._link.state()
         if link.reconnects != self._reconnects:
-            # Who did not come back with the broker has no last will there either.
+            # A box that did not come back with the broker has no last will there either.
             self._reconnects = link.reconnects
             self._group.forget()
-            self._has_newcomer = True  # ourselves: what we tell now says that we know nobody, and they answer
+            self._has_newcomer = True  # this box: its report says that it knows no other, and the others answer
         self._listen()
         worker, kept, had_speed = self._worker(), self._group.keeps, self._group.has_speed
         takes = self._group.decide(
@@ -124,7 +150,7 @@ class Membership:
         return self._greets() or is_news
 
     def _announce(self, receive_maximum: int | None) -> None:
-        """Have the next CONNECT say what was measured, also that of the next process."""
+        """Let the next CONNECT, also that of the next process, announce what was measured."""
         if receive_maximum is None:
             return
         self._link.announce(receive_maximum)
@@ -137,7 +163,7 @@ class Membership:
             self._has_newcomer |= self._group.hear(*self._heard.get())
 
     def _greets(self) -> bool:
-        """Whether a box that has just come is to hear of us now, and not after half a minute."""
+        """Whether a box that has just come must be told of this one now, and not with the next regular report."""
         if not self._has_newcomer or self._clock() - self._greeted_at < _GREET_S:
             return False
         self._has_newcomer = False
@@ -145,13 +171,13 @@ class Membership:
         return True
 
     def is_last(self) -> bool:
-        """Whether no other box is known that could take the work: what comes when we go must be kept for us."""
+        """Whether no other box is known that could take the work: the broker must keep for us what comes meanwhile."""
         self._listen()
         return self._group.is_alone
 
     @property
     def must_hand_over(self) -> bool:
-        """Whether others may rely on this box to keep the queue, also one that is new and was not heard yet."""
+        """Whether other boxes may rely on this one to keep the queue, even a new box that was not heard yet."""
         return self._group.keeps
 
     def check_broker(self) -> None:
@@ -173,28 +199,24 @@ class Membership:
         self._probed_at = now
         self._link.publish(Publication(topic=self._topics.probe, payload=b"{}"))
 
-    def hear(self, topic: str, payload: bytes) -> bool:
-        """Take a message in that is not ours to answer; False when it is none for a member either."""
-        if topic == self._topics.probe:
+    def hear(self, route: ProbeRoute | MemberRoute, payload: bytes) -> None:
+        """Take in what came back of our probe, or what a box tells of itself."""
+        if isinstance(route, ProbeRoute):
             if not self._is_proven:
                 log.info("group_probe_returned")
             self._is_proven = True
-            return True
-        if not any(topic_matches(each, topic) for each in self._topics.members):
-            return False
+            return
         try:
             report = json.loads(payload)
         except (ValueError, RecursionError):
-            return True
+            return
         if isinstance(report, dict):
-            node = topic.split("/")[-2]
-            self._heard.put((node, report, self._clock()))
-            if node == self._topics.group:
+            self._heard.put((route.node, report, self._clock()))
+            if route.node == self._topics.group:
                 self._hear_namesake(report)
-        return True
 
     def _hear_namesake(self, report: Mapping[str, Any]) -> None:
-        """Tell of a box that is named as the group is: the group's topics are its own, and it answers all of it too."""
+        """Warn of a box that has the group's name: the group's topics are its own, so it answers each request too."""
         is_there = report.get("state") in {"ready", "degraded"}
         if is_there and not self._has_namesake:
             words = (
@@ -205,6 +227,6 @@ class Membership:
         self._has_namesake = is_there
 
     def snapshot(self) -> dict[str, Any]:
-        """What `health` says of it, JSON-ready."""
+        """What `R/health` says of the group, JSON-ready."""
         told = self._link.state().receive_maximum
         return self._group.snapshot() | ({} if told is None else {"receive_maximum": told})

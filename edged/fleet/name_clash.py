@@ -1,26 +1,115 @@
-"""Whether another daemon has our client id or our name: a look at the boxes by a connection of its own, in doubt only.
+"""Whether another daemon has our client id or our name. While there is a doubt, a second connection listens.
 
-Two boxes with one client id take the connection from each other, and not every broker says so. What comes by ours
-tells nothing then: whoever has the client id has the session, and so is brought what he publishes himself, and what
-was said long ago and kept for the session.
+Two boxes with one client id take the connection from each other, and not every broker says so. Our own connection
+tells nothing then: the box that holds the client id holds the session, so it receives its own publications, and old
+messages that the broker kept for the session. The second connection has a client id of its own and no session.
 """
 
 import json
+import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from edged.contract.status import Identity
-from edged.errors import BrokerUnavailable
+from edged.contract.results import encode
+from edged.contract.status import Identity, State
+from edged.errors import BrokerUnavailable, NameTaken
 from edged.mqtt.link import Link
-from edged.ports.link import Delivery, LinkState
+from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
 
+_CONNECT_S = 2.0  # for the broker to take the second connection
+_RETAINED_S = 0.3  # after that, for the retained status to come, if there is one
+_ANSWER_S = 5.0  # for a daemon that lives to correct a status that is not its own; it looks once a second
+_TURN_S = 0.1
+_LIVE = {State.LOADING, State.READY, State.DEGRADED}
+_ECHO = "asked-"
 _SUSPICION_S = 60.0  # in which another daemon with our name will have spoken again
 
 
-class Lookout:
-    """For the main thread; `suspect` may be called in any."""
+class NameCheck:
+    """Asks the broker, before the daemon takes the session of its client id, whether a daemon of its name lives.
+
+    What the status topic retains may be old: the last will of a daemon that lost its power comes late. So the same
+    status is published again under another boot id, not retained: a daemon that lives corrects it at once.
+    """
+
+    def __init__(self, settings: Settings, *, status_topic: str, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._status_topic = status_topic
+        self._clock = clock
+        self._news = threading.Event()
+        self._retained: dict[str, Any] | None = None
+        self._heard: dict[str, Any] | None = None  # the last that was said while we listened
+        self._link = Link(
+            settings=settings.mqtt,
+            client_id=f"edged-lookout-{uuid.uuid4().hex[:12]}",
+            subscriptions=(status_topic,),
+            will=None,
+            receive_maximum=1000,
+            on_delivery=self._on_delivery,
+            on_change=lambda _: self._news.set(),
+            ephemeral=True,
+        )
+
+    def run(self, *, ended: str | None, is_stopping: Callable[[], bool]) -> None:
+        """Look, for some seconds at most. A broker that cannot be reached now tells nothing, and stops nothing.
+
+        Args:
+            ended: the boot id of a process that is known to have ended, whatever its status says.
+            is_stopping: whether to give up.
+
+        Raises:
+            NameTaken: such a daemon lives.
+        """
+        self._link.start()
+        try:
+            self._wait(lambda: is_stopping() or self._link.state().connected_since is not None, _CONNECT_S)
+            if self._link.state().connected_since is None:
+                return
+            self._wait(lambda: is_stopping() or self._retained is not None, _RETAINED_S)
+            if self._retained is None or not _claims_life(self._retained) or self._retained.get("boot_id") == ended:
+                return
+            echo = {name: value for name, value in self._retained.items() if name not in {"boot_id", "started"}}
+            body = encode(echo | {"boot_id": f"{_ECHO}{uuid.uuid4().hex[:12]}"})
+            self._link.publish(Publication(topic=self._status_topic, payload=body))
+            self._wait(lambda: is_stopping() or self._heard is not None, _ANSWER_S)
+            if self._heard is not None and _claims_life(self._heard):
+                raise NameTaken(
+                    f"a daemon named {self._settings.prefix}/{self._settings.node} runs already with this broker, on "
+                    "this box or another. It goes on. Stop it first, or give this one another EDGED_NODE"
+                )
+        finally:
+            self._link.stop(None, 1.0)
+
+    def _wait(self, is_over: Callable[[], bool], seconds: float) -> None:
+        until = self._clock() + seconds
+        while not is_over() and (left := until - self._clock()) > 0:
+            self._news.wait(min(left, _TURN_S))
+            self._news.clear()
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
+        status = _json_object(message.payload)
+        if message.retain:
+            self._retained = status
+        elif not str(status.get("boot_id", "")).startswith(_ECHO):
+            self._heard = status
+        self._news.set()
+
+
+def _claims_life(status: Mapping[str, Any]) -> bool:
+    return isinstance(status.get("boot_id"), str) and status.get("state") in _LIVE
+
+
+class NameWatch:
+    """For the main thread; `suspect` may be called in any thread.
+
+    Attributes:
+        has_namesake: whether another daemon lives with our name, and is not the one to give way.
+    """
 
     def __init__(
         self,
@@ -30,7 +119,7 @@ class Lookout:
         on_found: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """`on_found` is called, in a thread of the lookout's own, when it is time for `look`."""
+        """`on_found` is called in the thread of the second connection when it is time for `look`."""
         self._settings = settings
         self._identity = identity
         self._on_found = on_found
@@ -41,17 +130,17 @@ class Lookout:
         self.has_namesake = False
 
     def suspect(self) -> None:
-        """There was a word of another daemon with our name.
+        """Note that a status was heard that seems to be another daemon's with our name.
 
-        Or of an earlier life of ours, kept by the broker, with a clock that has been set back since.
+        It may also be of an earlier process of this box, kept by the broker, if the clock has been set back since.
         """
         self._suspected_at = self._clock()
 
     def look(self, link: LinkState) -> None:
-        """Look out while there is a doubt; `link` is our connection.
+        """Listen while there is a doubt; `link` is our connection.
 
         Raises:
-            BrokerUnavailable: another daemon lives with our name or our client id, and it is for us to give way.
+            BrokerUnavailable: another daemon lives with our name or our client id, and this one must give way.
         """
         if link.contended or self._clock() - self._suspected_at < _SUSPICION_S:
             self._start()
@@ -71,7 +160,7 @@ class Lookout:
             )
 
     def stop(self) -> None:
-        """Look out no more."""
+        """End the second connection, if there is one."""
         if self._link is not None:
             self._link.stop(None, 1.0)
             self._link = None
@@ -97,17 +186,12 @@ class Lookout:
         message = delivery.message
         if delivery.ticket is not None and self._link is not None:
             self._link.settle(delivery.ticket)
-        if message.retain:  # said at some time, perhaps by a box that is no more
+        if message.retain:  # of an unknown time, perhaps of a box that has ended since
             return
-        try:
-            status = json.loads(message.payload)
-        except (ValueError, RecursionError):
-            return
-        if isinstance(status, dict):
-            self._hear(message.topic.split("/")[-2], status)
+        self._hear(message.topic.split("/")[-2], _json_object(message.payload))
 
     def _hear(self, node: str, status: dict[str, Any]) -> None:
-        """Take note of what a box says of itself now."""
+        """Take in what a box says of itself now."""
         if not self._identity.is_rival(status):
             return
         if node == self._settings.node:
@@ -115,3 +199,12 @@ class Lookout:
         elif self._identity.has_our_client(status):
             self._twin = node
         self._on_found()
+
+
+def _json_object(payload: bytes) -> dict[str, Any]:
+    """What a payload says; nothing, if it is no JSON object."""
+    try:
+        body = json.loads(payload)
+    except (ValueError, RecursionError):
+        return {}
+    return body if isinstance(body, dict) else {}

@@ -1,13 +1,15 @@
-"""Which work of its group a box takes: all of it that comes, until it has enough and another keeps the queue. Pure.
+"""Whether a box takes work of its group now. Pure.
 
-Brokers deal the messages of a shared subscription out in turn, mosquitto without regard to what a member has in hand
-or to its Receive Maximum: what is too much waits in that member's queue, while others are idle. So a box that has
-enough ends its subscription for a while, and so does one that is not well.
+Brokers deal the messages of a shared subscription out in turn; mosquitto does so whatever a member has in hand, and
+whatever its Receive Maximum is. Messages beyond that wait at the broker for this member, while other members are idle.
+So a box that has enough work ends its subscription for a while, and so does a box that is not well.
 
-Somebody must keep his: what nobody subscribes to, brokers throw away. What boxes know of each other is some time old,
-so no box goes by who ought to be the keeper. Each says whether it is one, in `health`. Who hears of no keeper is one;
-who hears of a faster one (of equals, of one whose name sorts last) says that it is none any more, waits for as long as
-it takes to hear what the others say to that, and only then may pause.
+At least one box must stay subscribed: brokers throw away messages to a shared subscription without subscribers. That
+box is called a keeper. Boxes know each other's state with some delay, so no box decides from its own view alone which
+one is the keeper. Each box says in its `R/health` whether it is one:
+- A box that has heard of no keeper becomes a keeper.
+- A keeper that hears of a faster keeper (of two equally fast ones, of the one whose name sorts last) says that it is
+  a keeper no more, waits for `HANDOVER_S` to hear whether the other still is, and only then may pause.
 """
 
 import math
@@ -16,18 +18,20 @@ from dataclasses import dataclass
 from typing import Any
 
 TARGET_S = 2.0  # of work that a box keeps in hand
-HANDOVER_S = 3.0  # in which all boxes have heard what one says, and acted on it
-_SETTLED_S = 0.5  # what has just come is at the broker's count already, and not among the jobs yet
-_HALF_LIFE_S = 600.0  # of work, after which half of how many answers waited for an ack is forgotten
+HANDOVER_S = 3.0  # in which all boxes have heard what one of them says, and have acted on it
+_SETTLED_S = 0.5  # between two looks: a delivery that has just come is counted as unacked before it is a job
+_HALF_LIFE_S = 600.0  # of work, in which the remembered number of answers that waited for an ack halves
 _WELL = "ready"
 _ALIVE = {_WELL, "degraded"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Member:
-    """What another box said last; `heard` in monotonic seconds.
+    """What another box said last.
 
-    `keeper` is its rank (its speed, then its name), where it says that it keeps the queue and how fast it is.
+    Attributes:
+        keeper: its rank (its speed, then its name) if it says that it is a keeper and how fast it is; else None.
+        heard: monotonic seconds.
     """
 
     keeper: tuple[int, str] | None
@@ -40,15 +44,15 @@ class Group:
     def __init__(
         self, name: str, *, node: str, shards: Sequence[str] = (), batch: int, capacity: int, silence_s: float
     ) -> None:
-        """Begin with nobody else known, and so as a keeper.
+        """Begin as a keeper, since no other box is known.
 
         Args:
             name: of the group.
             node: this box.
             shards: the parts of the work that it takes; empty: all of it.
-            batch: requests that the model answers side by side: the least that is worth having in hand.
+            batch: requests that the model answers side by side: the fewest that a box wants in hand.
             capacity: the most requests in hand.
-            silence_s: after so long without a word, a box is not counted on any more.
+            silence_s: a box that was not heard for so long is not counted on.
         """
         self.name = name
         self._node = node
@@ -57,8 +61,8 @@ class Group:
         self._capacity = capacity
         self._silence_s = silence_s
         self._window = self._batch
-        self._waiting = 0  # answered and not acked, the last time
-        self._held = float(capacity)  # the most of those, of late; all of them, until it is known better
+        self._waiting = 0  # answered and not acked, at the last look
+        self._held = float(capacity)  # the most of those of late; until the first look, as many as there can be
         self._looked_at = float("-inf")
         self._recalled: int | None = None
         self._speed: int | None = None
@@ -70,12 +74,12 @@ class Group:
 
     @property
     def keeps(self) -> bool:
-        """Whether this box takes work however much it has: others rely on that."""
+        """Whether this box is a keeper: it takes work however much it has, and others rely on that."""
         return self._keeps_not_since is None
 
     @property
     def has_speed(self) -> bool:
-        """Whether it knows how fast it is; before, the others cannot count on it."""
+        """Whether this box knows how fast it is; until then, the others cannot count on it as a keeper."""
         return self._speed is not None
 
     @property
@@ -85,26 +89,25 @@ class Group:
 
     @property
     def receive_maximum(self) -> int | None:
-        """What to tell the broker to have at us at most, without an ack; None: it was not measured yet.
+        """How many requests without an ack the broker may have at this box; None: it was not measured yet.
 
-        Acks go out in the order of arrival, so what is answered waits for slower ones before it, and the model would
-        wait too if the broker brought no more: so many more than are wanted in hand as were seen to wait, a batch at
-        least.
+        Acks go out in the order of arrival: an answered request waits for slower ones before it. If the broker brought
+        no more meanwhile, the model would wait too. So this is what the box wants in hand, and as many more as were
+        seen to wait for their ack, at least a batch.
         """
         if self._speed is None:
             return None
         return min(self._window + max(self._batch, math.ceil(self._held)), self._capacity)
 
     def recall(self, receive_maximum: int) -> None:
-        """Begin with what was measured in an earlier life, as soon as the window within it is known again."""
+        """Begin with what an earlier process measured, as soon as the window (a part of it) is known again."""
         self._recalled = receive_maximum
 
     def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
         """Take in what a box says in its `health` or `status`, or what its last will says for it.
 
         Returns:
-            Whether it has not heard of this box, as far as can be told: it has come since, or says that it knows of
-            others only.
+            Whether that box seems not to know this one: it is new, or this one is not among those it says it knows.
         """
         if node == self._node:
             return False
@@ -128,22 +131,22 @@ class Group:
         return is_new
 
     def _takes_what_we_take(self, shards: object) -> bool:
-        """Whether a box with these shards could do all our work; one with others cannot be left any of it."""
+        """Whether a box with these shards can do all our work; work is left to no other box."""
         theirs = {each for each in shards if isinstance(each, str)} if isinstance(shards, list) else set()
         return self._shards <= theirs if self._shards else not theirs
 
     def _is_missed(self, group: Mapping[str, Any]) -> bool:
-        """Whether a box that says this of its group counts on others and not on us, though it could."""
+        """Whether a box that reports this of its group does not count on this box, though it could."""
         members, shards = group.get("members"), group.get("shards") or []
         if group.get("name") != self.name or not isinstance(members, list) or not isinstance(shards, list):
             return False
-        # As it would judge us: else two boxes that never can count on each other would greet each other for ever.
+        # By its own rule: two boxes that can never count on each other would greet each other without end.
         can_count_on_us = self._shards.issuperset(map(str, shards)) if shards else not self._shards
         return can_count_on_us and self._node not in members
 
     def forget(self) -> None:
-        """Take what was heard for outdated."""
-        self._others.clear()  # `_met` stays: they know us
+        """Drop what was heard of the others: it is outdated."""
+        self._others.clear()  # `_met` stays: the others know this box
 
     def decide(
         self,
@@ -160,14 +163,14 @@ class Group:
         Args:
             jobs: requests in hand.
             service_s: mean seconds between two answers while there is work; None: not known yet.
-            is_well: whether this box can answer at all, as far as it knows.
+            is_well: whether this box can answer, as far as it knows.
             now: the time.
-            unacked: requests that the broker has no ack of: those in hand, and answered ones that wait for their turn.
-            bound: how many of those the broker was told to let there be; None: it was told nothing.
+            unacked: requests without an ack: those in hand, and answered ones whose turn for the ack has not come.
+            bound: how many of those the broker was told to bring at most; None: it was told nothing.
         """
         self._look(waiting=unacked - jobs, has_work=jobs > 0, now=now)
         if service_s is not None:
-            # A power of two: what is told every few seconds must not be outdated by every answer.
+            # As a power of two, so that what was told to the others does not change with every answer.
             self._speed = round(math.log2(1 / max(service_s, 1e-4)))
             self._window = min(max(self._batch, round(TARGET_S / max(service_s, 1e-4))), self._capacity)
             if self._recalled is not None:
@@ -176,7 +179,7 @@ class Group:
         enough = self._window
         if bound is not None:
             enough = min(enough, bound)
-            # What is over it waits at the broker, where we do not see it.
+            # Further requests wait at the broker, where this box does not see them.
             jobs = max(jobs, unacked) if unacked >= bound else jobs
         self._others = {node: each for node, each in self._others.items() if now - each.heard <= self._silence_s}
         self._decide_to_keep(is_well=is_well, now=now)
@@ -215,7 +218,7 @@ class Group:
             self._keeps_not_since = now
 
     def snapshot(self) -> dict[str, Any]:
-        """What `health` says of it, JSON-ready."""
+        """What `R/health` says of the group, JSON-ready."""
         told = {} if self._speed is None else {"speed": self._speed}
         return {
             "name": self.name,

@@ -1,6 +1,7 @@
-"""The journal as the worker uses it: a fault of the disk is noted and told, and stops no answer.
+"""The journal as the worker uses it: a fault of the disk is noted and reported, and stops no answer.
 
-What cannot be written is kept here, is known as if it were written, and is tried again a moment later.
+Entries that cannot be written now wait here. Meanwhile they are found as if they were written, and writing is tried
+again a moment later.
 """
 
 from collections import deque
@@ -16,15 +17,15 @@ from edged.tasks.conversation import Turn
 
 log = structlog.get_logger(__name__)
 
-KEPT = 5000  # entries that wait for a disk to heal; then the oldest are lost
+KEPT = 5000  # entries that may wait for a disk to work again; beyond, the oldest are lost
 RETRY_S = 3.0  # between two attempts to write to a disk that does not take it
-_PRESSING = KEPT // 2  # entries that wait, from which on each moment counts in which the disk may be well again
+_PRESSING = KEPT // 2  # waiting entries, from which on the disk is tried more often
 _PRESSING_RETRY_S = 0.2
-_SETTLED = 1000  # that wait for a quiet moment, if no answer is recorded before
+_SETTLED = 1000  # settled requests that may wait for a quiet moment to be noted
 
 
 class Asked(Protocol):
-    """What names a request: `edged.wire.Request` does."""
+    """What the journal must know of a request to find its answer."""
 
     @property
     def id(self) -> str: ...
@@ -34,7 +35,11 @@ class Asked(Protocol):
 
 
 class Recorder:
-    """Keeps a journal in use. For the worker's thread; `fault` may be read, and `hurry` called, by others."""
+    """Keeps a journal in use. For the worker's thread; other threads may read `fault` and call `hurry`.
+
+    Attributes:
+        fault: what is wrong with the journal, in words; None while nothing is.
+    """
 
     def __init__(self, journal: Journal, *, clock: Callable[[], float]) -> None:
         """`clock` gives monotonic seconds."""
@@ -46,7 +51,7 @@ class Recorder:
         self.fault: str | None = None
 
     def open(self) -> None:
-        """Open the journal before it is needed: what is wrong with it is told at once, and what must go, goes."""
+        """Open the journal before it is needed: a fault shows at once, and text that may not be kept is deleted."""
         try:
             self._journal.open()
             self._is_well()
@@ -101,11 +106,11 @@ class Recorder:
             self._note(fault)
 
     def turns(self, session: str) -> tuple[Turn, ...]:
-        """The conversation so far, as far as it can be read: as written, and what could not be written yet."""
+        """The conversation so far, as far as it can be read, with the turns that could not be written yet."""
         return self.conversation(session)[0]
 
     def conversation(self, session: str) -> tuple[tuple[Turn, ...], bool]:
-        """As `turns` has it, and whether that is all of it."""
+        """The turns as by `turns`, and whether they are complete."""
         is_whole = True
         try:
             written = self._journal.turns(session)
@@ -139,7 +144,7 @@ class Recorder:
     def commit(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]]) -> list[bytes]:
         """Write answers, in one transaction, and note whose deliveries were acked.
 
-        An ack that nobody notes costs little, so it waits for the next answers, or for a quiet moment.
+        Little is lost by an ack that is not noted, so acks wait for the next answers or for a quiet moment.
 
         Returns:
             The answers that count, in the order of `entries`: where another box was first, its own.
@@ -156,7 +161,7 @@ class Recorder:
         return stand
 
     def tidy(self, *, is_quiet: bool) -> None:
-        """Do what can wait, and see whether a fault is over."""
+        """Do the work that can wait, and see whether a fault is over."""
         try:
             if self.fault is not None and not self._unwritten and self._may_retry():
                 self._failed_at = self._clock()
@@ -196,5 +201,5 @@ class Recorder:
         if self.fault != str(fault):
             log.warning("journal_fault", reason=str(fault))
         self.fault = str(fault)
-        # Also the least time that a fault is told which was over at once, as one of a journal begun anew is.
+        # A fault that is over at once, as after a corrupt file was moved aside, is still reported for this long.
         self._failed_at = self._clock()

@@ -1,4 +1,4 @@
-"""Results and conversations on a Redis server that the boxes of a group share: any box continues a conversation.
+"""Results and conversations on a Redis server that the boxes of a group share: any of them continues a conversation.
 
 Every key expires by itself, so nothing is pruned here; how much is kept is the server's `maxmemory`. How safe an
 answer is against a power cut of the server is its `appendfsync`. Keys begin with `edged:{<prefix>/<group>}:`, whose
@@ -20,10 +20,10 @@ from edged.ports.journal import OBSERVED, Entry, JournalLimits, Recorded
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
 
-_TIMEOUT_S = 2.0  # for the server to answer; a worker that waits answers nobody
+_TIMEOUT_S = 2.0  # for the server to answer; while the worker waits, no request is answered
 _RETRY_S = 5.0  # after a fault, in which the server is not asked
 
-# The first answer stands, with its turns; one script, so that no other box comes between.
+# The first answer of a request counts, with its turns; in one script, so that no other box writes between.
 # KEYS: result, unsettled, turns, the session's results by when they expire, starts, observations; ARGV: payload,
 # request id, seconds of a result and of a session, turns kept, whether it has a packet id, whether a session,
 # observations kept, how many there are and each as JSON, then each turn as JSON.
@@ -56,7 +56,7 @@ if #ARGV > observed then
 end
 return ARGV[1]
 """
-# KEYS: result; ARGV: request id. The packet id may be another request's by now.
+# KEYS: result; ARGV: request id. By now, the packet id may belong to another request.
 _SETTLE = """
 local unsettled = redis.call('HGET', KEYS[1], 'unsettled')
 if unsettled and redis.call('GET', unsettled) == ARGV[1] then redis.call('DEL', unsettled) end
@@ -102,15 +102,15 @@ class RedisJournal:
             SettingsError: the URL cannot be read.
         """
         try:
-            # Not tried again within a call: the recorder does that, and goes on answering meanwhile.
+            # No retry within a call: the recorder tries again later, and answers go out meanwhile.
             self._redis: redis.Redis = redis.Redis.from_url(
                 url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
             )
         except ValueError:
-            # Its words may have a piece of the password in them, where that holds what must be written as %2F or %23.
+            # The error may quote a piece of a password whose special characters are not written as %2F or %23.
             raise SettingsError(
-                "journal.url is none that can be read: redis://user:password@host:6379/0, rediss://… or unix://…, with "
-                "what is special in a password written as %…"
+                "journal.url cannot be read: write redis://user:password@host:6379/0, rediss://… or unix://…, with the "
+                "special characters of a password as %…"
             ) from None
         self._limits = limits
         self._head = f"edged:{{{group}}}"
@@ -239,7 +239,7 @@ class RedisJournal:
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        """What goes wrong with the server is a JournalFault, and for a moment it is not asked again."""
+        """An error of the server becomes a JournalFault, and for some seconds the server is not asked again."""
         if self._clock() < self._retry_at:
             raise JournalFault(self._fault)
         try:

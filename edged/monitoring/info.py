@@ -23,6 +23,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "format": model.format,
             "device": model.device,
             "threads": model.threads,
+            "threads_reason": model.threads_reason,
             "parameters": model.parameters,
         },
         "calibration": settings.calibration,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from edged import extras
 from edged.contract.figures import Metric, Place, places
 from edged.contract.health import HealthReport, Quantiles
 from edged.errors import SettingsError
@@ -87,7 +88,7 @@ class Exporter:
             from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 - of an extra
         except ImportError:
             raise SettingsError(
-                "metrics.port is set, and prometheus-client is not installed: pip install 'edged[metrics]', or set "
+                f"metrics.port needs the library prometheus-client: {extras.how_to_install('metrics')}; or set "
                 "metrics.port to 0"
             ) from None
         registry = CollectorRegistry()  # the global one tells of the interpreter too

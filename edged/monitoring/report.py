@@ -19,7 +19,7 @@ from edged.contract.status import Identity, State
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Glance, Parts
 from edged.monitoring.probe import Probing
-from edged.ports.engine import ModelInfo
+from edged.ports.engine import EngineState, ModelInfo
 
 
 class Reporter:
@@ -74,7 +74,7 @@ class Reporter:
             boot_id=self._identity.boot_id,
             version=self._identity.version,
             time=rfc3339(self._wall_clock()),
-            model=_model(self._parts.engine.model) if has_model else None,
+            model=_model(self._parts.engine.model, engine) if has_model else None,
             queue=_queue(glance, now),
             requests=measured.requests,
             latency_ms=measured.latency_ms,
@@ -120,7 +120,7 @@ class Reporter:
         )
 
 
-def _model(model: ModelInfo) -> ModelFigures:
+def _model(model: ModelInfo, engine: EngineState) -> ModelFigures:
     return ModelFigures(
         id=model.id,
         format=model.format,
@@ -129,6 +129,7 @@ def _model(model: ModelInfo) -> ModelFigures:
         parameters=model.parameters,
         weight_bytes=model.weight_bytes,
         load_s=round(model.load_s, 2),
+        duty=engine.duty,
     )
 
 

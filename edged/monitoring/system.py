@@ -36,6 +36,11 @@ def read(folder: Path, *, sys: Path = _SYS) -> SystemFigures:
     )
 
 
+def temperature() -> float | None:
+    """Degrees Celsius of the processor; None where the box does not tell."""
+    return _number(_temperature)
+
+
 def cpu_name(*, proc: Path = Path("/proc"), sys: Path = _SYS) -> str:
     """Name the processor as people know it: x86 tells the name of the processor, ARM boards that of the board."""
     with contextlib.suppress(OSError):

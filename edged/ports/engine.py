@@ -127,6 +127,7 @@ class EngineState:
         last_progress: when the step loop last turned; a watchdog's food.
         fault: why the engine does not work, in words; None while all is well. It does not come back.
         away: why it can answer nothing just now, in words; None while it can, as far as it knows.
+        duty: the share of the time that the model may run; below 1 while the box is too hot.
     """
 
     waiting: int
@@ -144,11 +145,16 @@ class EngineState:
     cache_capacity: int
     fault: str | None
     away: str | None
+    duty: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelInfo:
-    """The loaded model."""
+    """The loaded model.
+
+    Attributes:
+        threads_reason: why it runs on so many threads, in words; empty where it does not run here.
+    """
 
     id: str
     architecture: str
@@ -160,6 +166,7 @@ class ModelInfo:
     load_s: float
     max_context_tokens: int
     max_new_tokens: int
+    threads_reason: str = ""
 
 
 class Engine(Protocol):

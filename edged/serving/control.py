@@ -1,38 +1,35 @@
 """Control requests: `R/request/<command>` in, `R/response/<command>` out. Runs in the worker's thread.
 
-Who may control the daemon is decided by the broker's access list on `R/request/#`.
+What a command does is said in `contract.commands`. Who may give one is decided by the broker's access list on
+`R/request/#`.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
-import structlog
 from pydantic import ValidationError
 
-from edged.contract.commands import COMMANDS, ControlBody
-from edged.contract.requests import Address, Contract, redirect
+from edged.contract.commands import COMMANDS, ControlBody, Respond
+from edged.contract.requests import Address, Contract, read_leniently, redirect
 from edged.contract.results import encode
+from edged.contract.topics import ControlRoute
 from edged.errors import BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
 from edged.monitoring.probe import Prober
-from edged.ports.link import Delivery, Link, Outcome, Publication
+from edged.ports.link import Delivery
+from edged.serving.answer import Addressee, Answer
 from edged.serving.worker import Worker
-
-log = structlog.get_logger(__name__)
-
-Respond = Callable[[Mapping[str, Any] | RequestError], None]
-
-_FOR_NOW = {"cancel", "log_level", "drain"}  # meant for the daemon that runs when they are sent, and no later one
+from edged.tasks.conversation import Turn
 
 
 class Control:
-    """Obeys control requests, one answer each."""
+    """Obeys control requests, one answer each; the `Box` that commands act on."""
 
     def __init__(
         self,
         *,
         contract: Contract,
-        link: Link,
+        worker: Worker,
         prober: Prober,
         set_log_level: Callable[[str], None],
         drain: Callable[[], None],
@@ -42,28 +39,23 @@ class Control:
 
         Args:
             contract: the topics.
-            link: where answers go.
+            worker: whose jobs and journal the commands act on, and whose way out the answers take.
             prober: decodes a token.
-            set_log_level: raises ValueError for a level that there is not.
+            set_log_level: raises ValueError for a level that does not exist.
             drain: ends the daemon.
             is_late: whether the broker may have kept a delivery since before this process.
         """
         self._contract = contract
-        self._link = link
+        self._worker = worker
         self._prober = prober
         self._set_log_level = set_log_level
         self._drain = drain
         self._is_late = is_late
 
-    def handle(self, delivery: Delivery, worker: Worker) -> None:
-        """Obey the request in `delivery`; in the worker's thread."""
+    def handle(self, route: ControlRoute, delivery: Delivery) -> None:
+        """Obey the request in `delivery`."""
         message = delivery.message
-        command = self._contract.topics.control(message.topic) or ""
-        address = Address(
-            topic=self._contract.topics.response(command),
-            qos=min(message.qos, 1),
-            correlation_data=message.correlation_data,
-        )
+        address = Address(topic=route.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
         body = ControlBody()
         try:
             if message.response_topic is not None:
@@ -71,10 +63,10 @@ class Control:
             if message.retain:
                 raise BadRequest("a retained command would be obeyed at every start; publish it without that flag")
             body = self._read(message.payload)
-            if command in _FOR_NOW and (delivery.redelivered or self._is_late(delivery)):
-                raise Expired("the command may be meant for an earlier daemon; send it again if it is still wanted")
-            self._obey(command, body, worker, self._responder(delivery, address, body))
+            self._obey(route.command, body, delivery, self._responder(delivery, address, body))
         except RequestError as error:
+            if body.transaction is None:
+                body = self._transaction_of(message.payload)
             self._responder(delivery, address, body)(error)
         except JournalFault as fault:
             self._responder(delivery, address, body)(ModelError(f"the journal cannot be changed now: {fault}"))
@@ -92,57 +84,67 @@ class Control:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             raise BadRequest(first["msg"], field=".".join(map(str, first["loc"])) or None) from error
 
-    def _obey(self, command: str, body: ControlBody, worker: Worker, respond: Respond) -> None:
-        if command == "ping":
-            self._prober.probe(lambda ms: respond(ModelError("no token was decoded") if ms is None else {"ms": ms}))
-        elif command == "cancel":
-            respond({"cancelled": worker.cancel(_needed(body.id, "id"))})
-        elif command == "forget":
-            respond({"turns": worker.recorder.forget(_needed(body.session, "session"))})
-        elif command == "session":
-            respond({"turns": [asdict(turn) for turn in worker.recorder.turns(_needed(body.session, "session"))]})
-        elif command == "log_level":
-            respond(self._change_log_level(_needed(body.level, "level")))
-        elif command == "drain":
-            respond({"state": "draining"})
-            self._drain()
-        else:
-            raise BadRequest(f"there is no such command; there are: {', '.join(COMMANDS)}")
-
-    def _change_log_level(self, level: str) -> Mapping[str, Any]:
+    def _transaction_of(self, payload: bytes) -> ControlBody:
+        """A body of a refused request with nothing but its transaction, where that is good."""
         try:
-            self._set_log_level(level)
-        except ValueError as error:
-            raise BadRequest(str(error), field="level") from error
-        return {"level": level}
+            transaction = read_leniently(payload, limit=self._contract.payload_bytes).get("transaction")
+            return ControlBody.model_validate({"transaction": transaction})
+        except ValidationError:
+            return ControlBody()
+
+    def _obey(self, name: str, body: ControlBody, delivery: Delivery, respond: Respond) -> None:
+        command = COMMANDS.get(name)
+        if command is None:
+            raise BadRequest(f"there is no such command; there are: {', '.join(COMMANDS)}")
+        if command.only_now and (delivery.redelivered or self._is_late(delivery)):
+            raise Expired("the command may be meant for an earlier daemon; send it again if it is still wanted")
+        command.obey(self, command.needed(body), respond)
 
     def _responder(self, delivery: Delivery, address: Address, body: ControlBody) -> Respond:
-        def settle(_: Outcome) -> None:
-            if delivery.ticket is not None:
-                self._link.settle(delivery.ticket)
-
         def respond(answer: Mapping[str, Any] | RequestError) -> None:
-            if isinstance(answer, RequestError):
-                fields: dict[str, Any] = {
-                    "status": "error",
-                    "error": {"code": answer.code, "message": answer.message, "field": answer.field},
-                }
-            else:
-                fields = {"status": "ok", "data": answer}
-            if body.transaction is not None:
-                fields["transaction"] = body.transaction
-            publication = Publication(
-                topic=address.topic,
-                payload=encode(fields),
-                qos=address.qos,
-                correlation_data=address.correlation_data,
+            tickets = [] if delivery.ticket is None else [delivery.ticket]
+            self._worker.outbound.send(
+                Answer(
+                    request_id=str(body.transaction or ""),
+                    payload=_written(body, answer),
+                    addressees=[Addressee(address, tickets)],
+                    as_error=partial(_written, body),
+                )
             )
-            self._link.publish(publication, settle)
 
         return respond
 
+    # --------------------------------------------------------------------------------- what commands act on
 
-def _needed(value: str | None, field: str) -> str:
-    if value is None:
-        raise BadRequest("this field is required", field=field)
-    return value
+    def probe(self, on_done: Callable[[float | None], None]) -> None:
+        # The engine's thread tells the end of it; answers go out in the worker's.
+        self._prober.probe(lambda ms: self._worker.call(lambda: on_done(ms)))
+
+    def cancel(self, request_id: str) -> int:
+        return self._worker.cancel(request_id)
+
+    def turns(self, session: str) -> Sequence[Turn]:
+        return self._worker.recorder.turns(session)
+
+    def forget(self, session: str) -> int:
+        return self._worker.recorder.forget(session)
+
+    def set_log_level(self, level: str) -> None:
+        self._set_log_level(level)
+
+    def drain(self) -> None:
+        self._drain()
+
+
+def _written(body: ControlBody, answer: Mapping[str, Any] | RequestError) -> bytes:
+    """The JSON of an answer to a command."""
+    if isinstance(answer, RequestError):
+        fields: dict[str, Any] = {
+            "status": "error",
+            "error": {"code": answer.code, "message": answer.message, "field": answer.field},
+        }
+    else:
+        fields = {"status": "ok", "data": answer}
+    if body.transaction is not None:
+        fields["transaction"] = body.transaction
+    return encode(fields)

@@ -1,6 +1,6 @@
-"""One request while it is answered: its parts, what has come of them, and who waits for it. Pure.
+"""One request while it is answered: its parts, their outputs so far, and the places that wait for the answer. Pure.
 
-The worker moves jobs along; a job only knows what is still missing and how the result reads.
+The worker moves jobs along; a job knows what is still missing and how the result reads.
 """
 
 import hashlib
@@ -8,13 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 from edged.contract.requests import Address, Request
-from edged.contract.results import (
-    Result,
-    ResultTimings,
-)
+from edged.contract.results import Result, ResultTimings
 from edged.errors import RequestError
 from edged.ports.engine import NO_USAGE, Classified, Failed, Generated, TextDelta, Usage, WorkEvent
-from edged.ports.link import Delivery, Ticket
+from edged.ports.link import Delivery
+from edged.serving.answer import Addressee, Answer
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
 from edged.tasks.outputs import Output
@@ -29,7 +27,7 @@ def fingerprint_of(request: Request) -> str:
 
 
 def seed_of(request_id: str, fingerprint: str) -> int:
-    """The seed of a request that gave none: asked again after a crash, it gets the same text."""
+    """The seed of a request that gave none. The same request gets the same text again after a crash."""
     digest = hashlib.blake2b(f"{request_id}\n{fingerprint}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
@@ -37,21 +35,13 @@ def seed_of(request_id: str, fingerprint: str) -> int:
 def lacks_history(request: Request, known: Sequence[Turn]) -> bool:
     """Whether the conversation has earlier turns than those that are `known` here.
 
-    A caller that counts its turns is believed. Of one that does not, a box that is not alone cannot tell a first
-    turn from one whose predecessors went to another box.
+    A caller that counts its turns is believed. For a caller that does not, a box of a group cannot tell a first turn
+    from one whose earlier turns went to another box.
     """
     turns = sum(turn.role == "user" for turn in known)
     if request.turn is None:
         return request.is_shared and not turns
     return turns < min(request.turn - 1, MAX_TURNS // 2)
-
-
-@dataclass(slots=True)
-class Addressee:
-    """One place that waits for the answer, and the deliveries that are settled when it has it."""
-
-    address: Address
-    tickets: list[Ticket] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +53,24 @@ class Chunk:
     value: Mapping[str, object]
 
 
+@dataclass(slots=True)
+class _Stream:
+    """The chunks of a request that are sent already, by their number, and the words that wait to be sent."""
+
+    sent: int = 0
+    waiting: list[tuple[str, str]] = field(default_factory=list)  # part, text
+
+    def chunk(self, part: str, value: Mapping[str, object]) -> Chunk:
+        self.sent += 1
+        return Chunk(seq=self.sent - 1, part=part, value=value)
+
+    def words(self) -> list[Chunk]:
+        """The words that waited."""
+        chunks = [self.chunk(part, {"delta": text}) for part, text in self.waiting]
+        self.waiting.clear()
+        return chunks
+
+
 @dataclass(slots=True, kw_only=True)
 class Job:
     """A request in hand.
@@ -70,14 +78,15 @@ class Job:
     Attributes:
         number: unique in this process; names the job in the engine.
         request: its id is final: the caller's, one made for it, or the one it had before a crash.
-        packet_id: of the first delivery, None at QoS 0.
+        conversation: the session whose turns the job reads and writes; None: it neither reads nor writes any.
+        packet_id: of the last delivery, None at QoS 0.
         deadline: monotonic seconds.
-        is_left_over: the broker brings it again: an earlier process may have ended over it.
+        is_left_over: the broker brings it again, so an earlier process may have ended while it worked on it.
         submitted: when its parts went to the engine; None while an earlier turn of its session is answered.
-        payload: the answer as published; None while there is none.
+        answer: as it is sent out; None while there is none.
         lacks_history: the conversation has earlier turns that were not known when work began.
         may_be_double: another box of the group may have answered the same request.
-        observations: what its text got before the running calibration.
+        observations: the scores of its text before the running calibration.
     """
 
     number: int
@@ -85,34 +94,34 @@ class Job:
     fingerprint: str
     language: Language
     parts: Mapping[str, PartSpec]
+    conversation: str | None
     addressees: list[Addressee]
     packet_id: int | None
     received: float
     deadline: float | None
     is_left_over: bool = False
     submitted: float | None = None
-    payload: bytes | None = None
+    answer: Answer | None = None
     lacks_history: bool = False
     may_be_double: bool = False
     observations: list[Observation] = field(default_factory=list)
     events: dict[str, Classified | Generated] = field(default_factory=dict)
     error: RequestError | None = None
-    _chunks: int = 0
-    _held: list[tuple[str, str]] = field(default_factory=list)
+    _stream: _Stream = field(default_factory=_Stream)
     _outputs: dict[str, Output] = field(default_factory=dict)
 
     @property
     def identity(self) -> tuple[str, str]:
-        """Tells whether two deliveries are the same request."""
+        """Two deliveries with the same identity are the same request."""
         return self.request.id, self.fingerprint
 
     @property
     def is_lossy(self) -> bool:
-        """Whether no broker keeps a copy: it came at QoS 0 alone."""
+        """Whether it came at QoS 0 alone, so that the broker keeps no copy."""
         return self.packet_id is None
 
     def join(self, address: Address, delivery: Delivery) -> list[Addressee]:
-        """Add somebody who asked the same, or the same one asking again; gives the places that are new."""
+        """Note that the same was asked again, by the same sender or another; gives the places that are new."""
         place = next((each for each in self.addressees if each.address == address), None)
         new = [] if place is not None else [Addressee(address)]
         self.addressees += new
@@ -122,18 +131,18 @@ class Job:
         return new
 
     def take(self, part: str, event: WorkEvent) -> list[Chunk]:
-        """Note what the engine says of a part; gives what can be streamed now."""
+        """Note an event of the engine for a part; gives the chunks that can be streamed now."""
         if isinstance(event, Failed):
             self.error = self.error or event.error
             return []
         if isinstance(event, TextDelta):
-            self._held.append((part, event.text))
+            self._stream.waiting.append((part, event.text))
         else:
             self.events[part] = event
             self._read(part, event)
         if not self.request.stream:
             return []
-        return self._stream(part)
+        return self._chunks(part)
 
     @property
     def is_complete(self) -> bool:
@@ -146,22 +155,17 @@ class Job:
         except RequestError as error:
             self.error = self.error or error
 
-    def _stream(self, part: str) -> list[Chunk]:
-        """What precedes words goes out whole; the words of a reply wait for it."""
+    def _chunks(self, part: str) -> list[Chunk]:
+        """Parts that precede words are sent whole; the words of a reply wait for them."""
         chunks: list[Chunk] = []
         if self.parts[part].precedes_words and part in self._outputs:
-            chunks.append(self._chunk(part, asdict(self._outputs[part])))
+            chunks.append(self._stream.chunk(part, asdict(self._outputs[part])))
         if all(name in self.events for name, spec in self.parts.items() if spec.precedes_words):
-            chunks += [self._chunk(name, {"delta": text}) for name, text in self._held]
-            self._held.clear()
+            chunks += self._stream.words()
         return chunks
 
-    def _chunk(self, part: str, value: Mapping[str, object]) -> Chunk:
-        self._chunks += 1
-        return Chunk(seq=self._chunks - 1, part=part, value=value)
-
     def turns(self) -> tuple[Turn, ...]:
-        """What the conversation grew by: the user's words and each reply to them."""
+        """The new turns of the conversation: the user's words and each reply to them."""
         replies = [
             event.text
             for part, event in self.events.items()
@@ -193,7 +197,7 @@ class Job:
         return sum((event.usage for event in self.events.values()), NO_USAGE)
 
     def timings(self, now: float) -> ResultTimings:
-        """Times of the whole request; parts run side by side, so the longest counts."""
+        """Times of the whole request. Parts run side by side, so the longest time counts."""
         parts = [event.timings for event in self.events.values()]
         waited = 1000 * ((self.submitted or now) - self.received)
         decode_ms = max((each.decode_ms for each in parts), default=0.0)
@@ -204,7 +208,7 @@ class Job:
             decode_ms=round(decode_ms, 1),
             first_token_ms=round(waited + max((each.first_token_ms for each in parts), default=0.0), 1),
             total_ms=round(1000 * (now - self.received), 1),
-            # The first token comes of the prefill.
+            # The prefill gives the first token.
             tokens_per_second=round(1000 * (tokens - 1) / decode_ms, 1) if tokens > 1 and decode_ms > 0 else 0.0,
         )
 

@@ -1,21 +1,72 @@
-"""Answers on their way out: written as JSON, published, and their deliveries settled. Keeps nothing."""
+"""The one way out of the daemon for all that is asked of it, and the delivery guarantee that is kept on this way.
+
+1. A result is recorded in the journal before it is published, together with the turns of its conversation: many
+   results in one transaction. After a crash, the same request gets the recorded result (`Answers.commit`).
+2. A delivery is settled when its answer has the broker's PUBACK, and not before (`Outbound._confirmed`). What is not
+   settled, the broker brings again.
+3. An answer that the link had no room for is offered again. In place of an answer that is too large for the broker,
+   an error is sent that says so. An answer that the broker refuses would be refused again: its delivery is settled,
+   and the log and the metrics tell the operator.
+4. The journal notes which requests were settled, so that their packet ids may be used again.
+
+Results, errors and the answers to commands all take this way. Chunks of a stream are published on it too, at QoS 0:
+a lost chunk is in the result as well. All of it runs in the worker's thread.
+"""
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
-from edged.contract.requests import Address
+import structlog
+
+from edged.contract.requests import Address, Rejected
 from edged.contract.results import encode_chunk, encode_error, encode_result, rfc3339
-from edged.errors import RequestError
-from edged.ports.link import Link, Outcome, Publication, Ticket
+from edged.errors import Fate, ModelError, RequestError, TooLarge
+from edged.journal.buffered import Recorder
+from edged.monitoring.metrics import Metrics
+from edged.ports.engine import ModelInfo
+from edged.ports.journal import Entry, Recorded
+from edged.ports.link import Delivery, Link, Outcome, Publication, Sent
+from edged.serving.answer import Addressee, Answer
+from edged.serving.in_hand import InHand
 from edged.serving.job import Chunk, Job
+from edged.serving.rate import ServiceRate
+from edged.tasks.calibration import RunningCalibration
+
+log = structlog.get_logger(__name__)
+
+FAULT = "a fault of the daemon; its log has more"
+_RESEND_S = 1.0  # after which an answer is offered again that the link had no room for
 
 
-class Responder:
-    """Speaks for one node."""
+class Outbound:
+    """Writes, publishes, confirms and settles, in the name of one node."""
 
-    def __init__(self, link: Link, *, node: str, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        node: str,
+        metrics: Metrics,
+        post: Callable[[Callable[[], None]], None],
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """`post` runs a function in the worker's thread; it is called from the link's."""
         self._link = link
         self._node = node
+        self._metrics = metrics
+        self._post = post
+        self._clock = clock
         self._wall_clock = wall_clock
+        self._open: set[Answer] = set()
+        self._unsent: list[tuple[float, Answer, Addressee]] = []  # when to offer an answer again
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every answer has arrived."""
+        return not self._open
+
+    # write
 
     def result(self, job: Job, *, model: str, now: float) -> bytes:
         """The JSON of a complete job; `now` in monotonic seconds."""
@@ -23,34 +74,232 @@ class Responder:
 
     def error(self, error: RequestError, *, request_id: str, task: str, session: str | None) -> bytes:
         """The JSON of an error."""
-        return encode_error(
-            request_id=request_id,
-            task=task,
-            session=session,
-            node=self._node,
-            time=rfc3339(self._wall_clock()),
-            error=error,
-        )
+        time = rfc3339(self._wall_clock())
+        return encode_error(request_id=request_id, task=task, session=session, node=self._node, time=time, error=error)
 
-    def send(self, address: Address, payload: bytes, on_done: Callable[[Outcome], None] | None = None) -> None:
-        """Publish an answer; `on_done` comes in the network thread."""
+    # publish
+
+    def send(self, answer: Answer, addressees: Iterable[Addressee] | None = None) -> None:
+        """Publish an answer to all places that wait for it, or to those of them that are new."""
+        self._open.add(answer)
+        for addressee in list(answer.addressees if addressees is None else addressees):
+            self._send_to(addressee, answer)
+
+    def chunk(self, job: Job, chunk: Chunk) -> None:
+        """Publish a chunk beside every place where the result will go."""
+        payload = encode_chunk(request_id=job.request.id, seq=chunk.seq, part=chunk.part, value=chunk.value)
+        for addressee in job.addressees:
+            to = addressee.address
+            address = Address(topic=f"{to.topic}/stream", qos=0, correlation_data=to.correlation_data)
+            self._publish(address, payload, None)
+
+    def tick(self) -> None:
+        """Offer the link again what it had no room for."""
+        now = self._clock()
+        due = [each for each in self._unsent if each[0] <= now]
+        self._unsent = [each for each in self._unsent if each[0] > now]
+        for _, answer, addressee in due:
+            self._send_to(addressee, answer)
+
+    def _send_to(self, addressee: Addressee, answer: Answer) -> None:
+        payload = answer.payload
+
+        def on_done(outcome: Outcome) -> None:
+            self._post(lambda: self._confirmed(answer, addressee, payload, outcome))
+
+        self._publish(addressee.address, payload, on_done)
+
+    def _publish(self, address: Address, payload: bytes, on_done: Callable[[Outcome], None] | None) -> None:
         publication = Publication(
             topic=address.topic, payload=payload, qos=address.qos, correlation_data=address.correlation_data
         )
         self._link.publish(publication, on_done)
 
-    def send_and_settle(self, address: Address, payload: bytes, ticket: Ticket | None) -> None:
-        """Publish an answer that nobody waits to hear more of, and settle what it answers."""
-        self.send(address, payload, lambda _: self.settle([] if ticket is None else [ticket]))
+    # confirm and settle
 
-    def stream(self, job: Job, chunk: Chunk) -> None:
-        """Publish a chunk beside everywhere the result will go; a lost one is in the result too."""
-        payload = encode_chunk(request_id=job.request.id, seq=chunk.seq, part=chunk.part, value=chunk.value)
-        for place in job.addressees:
-            to = place.address
-            self.send(Address(topic=f"{to.topic}/stream", qos=0, correlation_data=to.correlation_data), payload)
-
-    def settle(self, tickets: Iterable[Ticket]) -> None:
-        """Ack deliveries whose answers have arrived."""
-        for ticket in tickets:
+    def _confirmed(self, answer: Answer, addressee: Addressee, payload: bytes, outcome: Outcome) -> None:
+        """Decide what follows from the end of a publication of `payload`."""
+        sent = outcome.sent
+        if sent is Sent.TOO_LARGE:
+            if self._has_smaller(answer, payload, outcome.reason):
+                self._send_to(addressee, answer)
+                return
+            sent = Sent.REFUSED
+        if sent is not Sent.CONFIRMED:
+            log.warning("answer_not_sent", request_id=answer.request_id, fate=sent, reason=outcome.reason)
+            self._metrics.failed(f"publish_{sent}")
+        if sent is Sent.DROPPED and addressee.tickets:
+            # Without an end, all deliveries behind this one would wait for its ack.
+            self._unsent.append((self._clock() + _RESEND_S, answer, addressee))
+            return
+        for ticket in addressee.tickets:
             self._link.settle(ticket)
+        if addressee in answer.addressees:
+            answer.addressees.remove(addressee)
+        if not answer.addressees and answer in self._open:
+            self._open.remove(answer)
+            answer.on_arrived()
+
+    @staticmethod
+    def _has_smaller(answer: Answer, payload: bytes, reason: str) -> bool:
+        """Let an error take the place of an answer too large for the broker; False: even the error is too large."""
+        if answer.payload is payload:
+            error = answer.as_error(TooLarge(f"the result does not fit the broker: {reason}"))
+            if len(error) >= len(payload):
+                return False
+            answer.payload = error
+        return len(answer.payload) < len(payload)
+
+
+class Answers:
+    """Takes what the requests come to, records it, and sends it out."""
+
+    def __init__(
+        self,
+        *,
+        outbound: Outbound,
+        recorder: Recorder,
+        in_hand: InHand,
+        metrics: Metrics,
+        rate: ServiceRate,
+        calibration: RunningCalibration | None,
+        has_shared_journal: bool,
+        model: Callable[[], ModelInfo],
+        on_answered: Callable[[Job], None],
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """`on_answered` is told of each job that has an answer, or is given up: what waits for it may go on."""
+        self._outbound = outbound
+        self._recorder = recorder
+        self._in_hand = in_hand
+        self._metrics = metrics
+        self._rate = rate
+        self._calibration = calibration
+        self._has_shared_journal = has_shared_journal
+        self._model = model
+        self._on_answered = on_answered
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._complete: list[Job] = []  # since the last commit
+        self._settled: list[tuple[str, str]] = []
+
+    def complete(self, job: Job) -> None:
+        """Every part of the job has its output: its result is recorded and sent with the next commit."""
+        self._complete.append(job)
+
+    def repeat(self, job: Job, recorded: Recorded) -> None:
+        """Send the answer that the same request got before."""
+        request = job.request
+        log.info(
+            "request_answered", request_id=request.id, task=request.task, outcome="repeated", session=request.session
+        )
+        self._send(job, recorded.payload)
+
+    def fail(self, job: Job, error: RequestError) -> None:
+        """End a job with an error; a request that may be tried again elsewhere goes back to the broker."""
+        if error.fate is Fate.RETRY and not job.is_lossy:
+            self.leave(job)
+            return
+        self._metrics.failed(error.code)
+        request = job.request
+        log.info("request_failed", request_id=request.id, task=request.task, code=error.code, session=request.session)
+        self._send(job, self._error(job, error))
+        self._on_answered(job)
+
+    def reject(self, rejected: Rejected, delivery: Delivery) -> None:
+        """Tell the sender of a message that is no request."""
+        log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
+        self._metrics.failed(rejected.error.code)
+        write = partial(self._outbound.error, request_id=rejected.id, task=rejected.task, session=rejected.session)
+        addressee = Addressee(rejected.address, [] if delivery.ticket is None else [delivery.ticket])
+        payload = write(rejected.error)
+        self._outbound.send(Answer(request_id=rejected.id, payload=payload, addressees=[addressee], as_error=write))
+
+    def leave(self, job: Job) -> None:
+        """The job is over: answered and confirmed, or given back to the broker."""
+        self._in_hand.remove(job)
+        self._on_answered(job)
+
+    def commit(self) -> None:
+        """Record what was completed since the last time, in one transaction, then send it."""
+        complete, self._complete = self._complete, []
+        settled, self._settled = self._settled, []
+        answered = [(job, entry) for job in complete if (entry := self._entry_of(job)) is not None]
+        if answered:
+            self._rate.answered(len(answered), jobs=len(self._in_hand))
+        payloads = self._recorder.commit([entry for _, entry in answered], settled)
+        for (job, entry), payload in zip(answered, payloads, strict=True):
+            if payload != entry.payload:  # another box of the group was first
+                self._metrics.duplicate()
+            elif self._calibration is not None:
+                self._calibration.add(job.observations)
+            self._on_answered(job)
+            self._send(job, payload)
+
+    def _entry_of(self, job: Job) -> Entry | None:
+        """The answer of a complete job, to be recorded; None: it cannot be written, and the caller is told."""
+        try:
+            return self._write(job)
+        except Exception:
+            # A fault of ours that one request brings out must not end the daemon.
+            log.exception("answer_fault", request_id=job.request.id)
+            self.fail(job, ModelError(FAULT))
+            return None
+
+    def _write(self, job: Job) -> Entry:
+        now = self._clock()
+        if self._has_shared_journal and self._recorder.fault is None:
+            job.may_be_double = False  # where another box was first, its answer will be given
+        payload = self._outbound.result(job, model=self._model().id, now=now)
+        self._count(job, now)
+        return Entry(
+            request_id=job.request.id,
+            fingerprint=job.fingerprint,
+            packet_id=job.packet_id,
+            payload=payload,
+            session=job.request.session,  # `forget` deletes this answer too, also where no turn is kept
+            turns=job.turns() if job.conversation is not None else (),
+            at=self._wall_clock(),
+            observations=tuple(job.observations),
+        )
+
+    def _count(self, job: Job, now: float) -> None:
+        timings, usage = job.timings(now), job.usage()
+        log.info(
+            "request_answered",
+            request_id=job.request.id,
+            task=job.request.task,
+            outcome="ok",
+            session=job.request.session,
+            total_ms=timings.total_ms,
+            tokens=usage.completion_tokens,
+        )
+        self._metrics.answered(
+            now,
+            total_ms=timings.total_ms,
+            queue_ms=timings.queue_ms,
+            first_token_ms=timings.first_token_ms,
+            sentiment_ms=job.classified_ms(),
+        )
+        self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+
+    def _send(self, job: Job, payload: bytes) -> None:
+        job.answer = Answer(
+            request_id=job.request.id,
+            payload=payload,
+            addressees=job.addressees,
+            as_error=partial(self._error, job),
+            on_arrived=partial(self._arrived, job),
+        )
+        self._outbound.send(job.answer)
+
+    def _error(self, job: Job, error: RequestError) -> bytes:
+        request = job.request
+        return self._outbound.error(error, request_id=request.id, task=request.task, session=request.session)
+
+    def _arrived(self, job: Job) -> None:
+        """Every place has the answer: the journal may forget the packet id with the next commit."""
+        if job.packet_id is not None:
+            self._settled.append(job.identity)
+        self.leave(job)

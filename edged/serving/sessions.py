@@ -1,4 +1,4 @@
-"""Turns of one conversation go one after the other: each needs the answer before it. Pure."""
+"""The turns of one conversation are answered one after the other: each needs the answer before it. Pure."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -8,19 +8,19 @@ T = TypeVar("T")
 
 
 class Sessions(Generic[T]):
-    """For each session a line; the first in it is being answered."""
+    """A queue for each session; the first turn in it is being answered."""
 
     def __init__(self) -> None:
         self._lines: dict[str, deque[T]] = {}
 
     def enter(self, session: str, turn: T) -> bool:
-        """Join the session's line; True when it is this turn's time already."""
+        """Join the session's queue; True when the turn may begin at once."""
         line = self._lines.setdefault(session, deque())
         line.append(turn)
         return len(line) == 1
 
     def leave(self, session: str, turn: T) -> T | None:
-        """Take a turn out, answered or given up; gives the one whose time it now is, if that changed."""
+        """Take out a turn that is answered or given up; gives the turn that may begin now, if one may."""
         line = self._lines.get(session)
         if line is None or turn not in line:
             return None
@@ -32,5 +32,5 @@ class Sessions(Generic[T]):
         return line[0] if was_first else None
 
     def waiting(self) -> Iterator[T]:
-        """The turns whose time has not come."""
+        """The turns that wait for an earlier one."""
         return (turn for line in list(self._lines.values()) for turn in list(line)[1:])

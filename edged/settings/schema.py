@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from edged.contract.topics import is_publishable
-from edged.settings.values import FROM_ROOT, NAME, UserPath, at_home, checked_host
+from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
 
 
@@ -80,7 +80,7 @@ class MqttSettings(Section):
         ge=0,
         le=0xFFFFFFFE,
         description="Seconds the broker keeps our session and its queue while we are away (MQTT 5). Default: a week; "
-        "in a group half a minute, for what a dead box had taken is kept from the others.",
+        "in a group half a minute, because the broker does not give a dead box's requests to others before.",
     )
     share_group: Annotated[str, Field(max_length=128, pattern=NAME)] | None = Field(
         None, description="The group whose work this box shares: requests at <prefix>/<group>/in/…"
@@ -162,18 +162,16 @@ class ModelSettings(Section):
     backend: Literal["local", "remote"] = Field(
         "local", description="remote asks an OpenAI-compatible server (llama-server, vLLM, Ollama) at url."
     )
-    url: str | None = Field(
-        None, pattern=r"^https?://[^@]+$", description="Where that server's API begins: http://host:8080/v1"
-    )
+    url: str | None = Field(None, pattern=HTTP, description="Where that server's API begins: http://host:8080/v1")
     api_key: SecretStr | None = Field(
         None, description="Its key, if it wants one; better given as the systemd credential model_api_key."
     )
     timeout: float = Field(60.0, gt=0, le=3600, description="Seconds that the server may be silent.")
-    retries: int = Field(3, ge=0, le=20, description="How often the server is asked again after a fault of its own.")
+    retries: int = Field(3, ge=0, le=20, description="How often a request is repeated after a fault of the server.")
     proxy: Literal["auto", "environment", "none"] = Field(
         "auto",
-        description="Whether that server is asked by the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: auto does, "
-        "unless the server is on this box or in a private network.",
+        description="Whether requests to the server go through the proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY: auto "
+        "uses it unless the server is on this box or in a private network.",
     )
     id: str = Field(
         "Qwen/Qwen1.5-0.5B-Chat",
@@ -213,9 +211,20 @@ class ModelSettings(Section):
 class EngineSettings(Section):
     """Limits of the engine; memory is planned from them at the start."""
 
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads for the model; 0 takes every core.")
+    threads: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="CPU threads for the model; 0 takes every large core, within affinity and CPU quota.",
+    )
     kernels: Literal["auto", "torch"] = Field(
         "auto", description="auto multiplies int8 and int4 by kernels compiled on this box; torch by torch's own."
+    )
+    max_temperature: float | None = Field(
+        None,
+        ge=30,
+        le=120,
+        description="Degrees Celsius of the processor above which the model pauses for a share of the time.",
     )
     max_batch: int = Field(8, ge=1, le=256, description="Sequences that run side by side.")
     max_context_tokens: int = Field(
@@ -244,7 +253,7 @@ class EngineSettings(Section):
 
 
 class QueueSettings(Section):
-    """The daemon's own queue; the broker's is behind it."""
+    """The daemon's own queue; more requests wait at the broker."""
 
     capacity: int = Field(
         64,
@@ -255,14 +264,14 @@ class QueueSettings(Section):
 
 
 class LimitSettings(Section):
-    """What a request may weigh."""
+    """Limits of a request."""
 
     payload_bytes: int = Field(65536, ge=64, le=268_435_455, description="Largest request payload.")
     text_chars: int = Field(8000, ge=1, le=10_000_000, description="Longest text, in characters.")
 
 
 class HealthSettings(Section):
-    """How often health is told, and how it is earned."""
+    """How often health is reported, and what counts as a fault."""
 
     interval: float = Field(30.0, ge=1, le=3600, description="Seconds between reports on R/health.")
     probe_interval: float = Field(
@@ -313,7 +322,9 @@ class MetricsSettings(Section):
 class HomeAssistantSettings(Section):
     """Discovery by Home Assistant, which then shows this daemon as a device."""
 
-    discovery: bool = Field(False, description="Tell Home Assistant of this daemon; off takes back what was told.")
+    discovery: bool = Field(
+        False, description="Publish this daemon to Home Assistant; false takes back what was published."
+    )
     prefix: str = Field("homeassistant", min_length=1, max_length=256, description="Its discovery prefix.")
 
     @field_validator("prefix")
@@ -335,7 +346,7 @@ class Settings(Section):
         "edge", description="This box's name; one topic level. Default: the host's name."
     )
     prefix: str = Field("edged", min_length=1, max_length=256, description="First level(s) of every topic.")
-    state_dir: UserPath = Field(Path("/var/lib/edged"), description="Where the journal lives.")
+    state_dir: UserPath = Field(Path("/var/lib/edged"), description="Folder of the journal and other state.")
     model_dir: UserPath = Field(Path("/var/cache/edged"), description="Where model files are stored.")
     language: Literal["auto", "zh", "en"] = Field(
         "auto", description="Prompt language; auto goes by the text's script."
@@ -358,9 +369,7 @@ class Settings(Section):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
-    tasks: dict[TaskName, TaskSettings] = Field(
-        {}, description="Tasks of one's own, by name; in the settings file only."
-    )
+    tasks: dict[TaskName, TaskSettings] = Field({}, description="Your own tasks, by name; in the settings file only.")
 
     @field_validator("prefix")
     @classmethod

@@ -22,7 +22,7 @@ def daemon() -> Iterator[Daemon]:
     with tempfile.TemporaryDirectory(prefix="edged-") as root:
         broker = Broker(folder=Path(root))
         broker.start()
-        daemon = Daemon(folder=Path(root), broker=broker)
+        daemon = Daemon(folder=Path(root), broker=broker, more={"EDGED_ENGINE__THREADS": "2"})
         daemon.start()
         try:
             daemon.wait_ready()
@@ -271,7 +271,9 @@ def test_a_model_that_is_not_there_is_told_and_ends_the_daemon(daemon: Daemon, t
     assert "edged models pull qwen3-0.6b" in status["reasons"][0]
 
 
-def test_a_second_daemon_of_the_same_name_ends_one_of_them(tmp_path: Path, make_broker: Callable[[], Broker]) -> None:
+def test_a_second_daemon_of_the_same_name_is_refused_and_the_first_goes_on(
+    tmp_path: Path, make_broker: Callable[[], Broker]
+) -> None:
     broker = make_broker()
     folders = [tmp_path / "one", tmp_path / "two"]
     for folder in folders:
@@ -281,11 +283,11 @@ def test_a_second_daemon_of_the_same_name_ends_one_of_them(tmp_path: Path, make_
         first.start()
         first.wait_ready()
         second.start()
-        assert first.wait() == 4
-        assert "two daemons have one name" in first.log
-        # The status that stands may still be the first one's, so an answer is what tells that the second is ready.
-        assert second.command("ask", "Hello", "--json", "--task", "sentiment").returncode == 0
-        assert second.stop() == 0
+        assert second.wait() == 4
+        assert "runs already with this broker" in second.log
+        assert "Traceback" not in second.log
+        assert first.command("ask", "Hello", "--json", "--task", "sentiment").returncode == 0
+        assert first.stop() == 0
     finally:
         first.kill()
         second.kill()

@@ -4,12 +4,15 @@ EDGED_TEST_SCREENSHOTS names a folder for pictures of what was seen.
 """
 
 import contextlib
+import functools
+import http.server
 import itertools
 import json
 import os
 import re
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +20,13 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
+from tests.conftest import MakeBroker
 from tests.support import assets
-from tests.support.broker import free_port, until_listening
+from tests.support.broker import Broker, free_port, until_listening
 from tests.support.daemon import Daemon
 from tests.support.hardened import ALL, SETUP, HardenedBroker
+from tests.support.proxy import Proxy
+from tests.support.waiting import eventually
 
 NOWHERE = "wss://127.0.0.1:1/mqtt"
 WAIT_MS = 60_000  # a figure is there within a minute
@@ -128,7 +134,7 @@ def page(box: Box, browser: Browser) -> Iterator[Page]:
     context.close()
     assert complaints == []
     assert asked
-    own = (box.url, box.url.replace("https:", "wss:"), NOWHERE, "data:")
+    own = (box.url, box.url.replace("https:", "wss:"), NOWHERE, "data:", f"blob:{box.url}")  # blob: its timers' worker
     assert [url for url in asked if not url.startswith(own)] == []
 
 
@@ -236,7 +242,7 @@ def test_it_works_from_the_disk_without_a_web_server(box: Box, browser: Browser)
     log_in(page, box, "dashboard")
     see(card(page).locator(".pill"), "ready")
     context.close()
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in asked if not url.startswith(("file:", "data:", "blob:null/"))] == []
 
 
 def test_it_tells_of_a_daemon_that_died_and_of_one_that_is_back(page: Page, box: Box) -> None:
@@ -277,3 +283,86 @@ def test_what_keeps_it_from_connecting_is_told(page: Page, box: Box, fields: dic
     page.get_by_role("button", name="Connect", exact=True).click()
     expect(page.get_by_role("alert")).to_contain_text(told, timeout=WAIT_MS)
     assert box.broker.passwords["dashboard"] not in page.evaluate("JSON.stringify({...localStorage})")
+
+
+# ---------------------------------------------------------------------------------------------------- the keep-alive
+
+# The page connects with a keep-alive of two seconds in place of its own: mosquitto ends a connection after three
+# seconds without a packet from the page.
+SHORT_KEEPALIVE = """
+    let library;
+    Object.defineProperty(window, "mqtt", {
+      get: () => library,
+      set: (loaded) => {
+        const connect = loaded.connect;
+        library = { ...loaded, connect: (url, options) => connect(url, { ...options, keepalive: 2 }) };
+      },
+    });
+"""
+KEEPALIVE_S = 2
+
+
+class SilentServer(http.server.SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def page_at(origin: str) -> Iterator[str]:
+    """The page's address: of the file itself, or at a plain web server."""
+    folder = SETUP.parent / "dashboard"
+    if origin == "disk":
+        yield (folder / "index.html").as_uri()
+        return
+    handler = functools.partial(SilentServer, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+        thread.join()
+
+
+@contextlib.contextmanager
+def connected_page(browser: Browser, url: str, port: int) -> Iterator[Page]:
+    context = browser.new_context()
+    context.add_init_script(SHORT_KEEPALIVE)
+    page = context.new_page()
+    page.goto(url)
+    page.get_by_label("Address").fill(f"ws://127.0.0.1:{port}/mqtt")
+    page.get_by_role("button", name="Connect", exact=True).click()
+    see(page.locator("#link"), "connected")
+    yield page
+    context.close()
+
+
+def pings(broker: Broker) -> int:
+    return broker.log().count("Received PINGREQ from dashboard")
+
+
+@pytest.mark.parametrize("origin", ["disk", "http"])
+def test_it_stays_connected_when_nobody_says_anything(make_broker: MakeBroker, browser: Browser, origin: str) -> None:
+    broker = make_broker()
+    with page_at(origin) as url, connected_page(browser, url, broker.websocket_port) as page:
+        page.wait_for_timeout(1000 * 3 * 1.5 * KEEPALIVE_S)
+        see(page.locator("#link"), "connected")
+    assert broker.log().count("as dashboard-") == 1, "it connected once"
+    assert pings(broker) >= 3
+
+
+def test_it_notices_a_link_on_which_nothing_passes_any_more(make_broker: MakeBroker, browser: Browser) -> None:
+    broker = make_broker()
+    with (
+        Proxy(broker.websocket_port, is_plain=False) as cable,
+        page_at("disk") as url,
+        connected_page(browser, url, cable.port) as page,
+    ):
+        cable.pause()
+        see(page.locator("#link"), "connection lost, trying again")
+        picture(page, "half-open")
+        cable.resume()
+        see(page.locator("#link"), "connected")
+        before = pings(broker)
+        eventually(lambda: pings(broker) > before, "a ping on the new connection")

@@ -14,8 +14,10 @@ import pytest
 from redis import Redis
 
 from edged.commands import checks
+from edged.engine import cores
 from edged.engine.decoders import native_library
 from edged.errors import ExitCode
+from edged.monitoring import system
 from edged.settings.schema import Settings
 from tests.support import assets
 from tests.support.broker import Broker, free_port
@@ -268,6 +270,23 @@ def test_a_cpu_or_box_without_fast_kernels(checked: Checked, monkeypatch: pytest
     _, lines = checked()
     assert lines["cpu"].startswith("warn")
     assert "torch's kernels" in lines["cpu"]
+
+
+def test_a_governor_that_holds_the_cpu_slow(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cores, "saves_power", lambda: True)
+    _, lines = checked()
+    assert lines["cpu"].startswith("warn")
+    assert "powersave" in lines["cpu"]
+    assert f"{cores.choose(cores.read()).threads} threads" in lines["cpu"]
+
+
+def test_a_limit_of_the_temperature_where_there_is_no_thermometer(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "temperature", lambda: None)
+    _, lines = checked(engine={"max_temperature": 70})
+    assert lines["cpu"].startswith("warn")
+    assert "engine.max_temperature has no effect" in lines["cpu"]
 
 
 def test_a_disk_that_is_full(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -246,6 +246,18 @@ def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path: Path, name: str, a
     assert checkpoint.end_tokens == {3}
 
 
+def test_a_bias_that_a_gguf_file_leaves_out_is_none(tmp_path: Path) -> None:
+    model = tiny.make(tiny.CONFIGS["llama_biases"])
+    left_out = [name for name in model.state_dict() if name.endswith("o_proj.bias")]
+    path = gguf_writing.write(tmp_path / "model.gguf", model, "llama", without=left_out)
+    checkpoint = open_checkpoint(path)
+    assert len(left_out) == 3
+    with torch.no_grad():
+        for name in left_out:
+            model.get_parameter(name).zero_()
+    assert torch.equal(_logits(_filled(checkpoint)), _logits(model))
+
+
 def test_the_scaled_rotation_of_llama_3_is_told_by_its_factors(tmp_path: Path) -> None:
     config = tiny.CONFIGS["llama"].to_dict() | {"rope_parameters": {**_LLAMA3, "factor": 32.0}}
     model = tiny.make(type(tiny.CONFIGS["llama"])(**config))

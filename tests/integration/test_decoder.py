@@ -7,9 +7,21 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Gemma3TextConfig, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    FalconH1Config,
+    Gemma3TextConfig,
+    GraniteMoeHybridConfig,
+    Lfm2Config,
+    LlamaConfig,
+    MambaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3_5TextConfig,
+    RwkvConfig,
+)
 
-from edged.engine.decoders import generic, lean_loading
+from edged.engine.decoders import generic_loading, lean_loading
 from edged.engine.decoders.interface import CausalModel, Span
 from edged.engine.decoders.lean import Decoder
 from edged.engine.weights.architectures import table
@@ -35,8 +47,44 @@ def lean(model: PreTrainedModel, **overrides: torch.Tensor) -> Decoder:
     return built
 
 
-# What transformers' own forward is for: one that the lean decoder knows too, and Gemma, most of whose layers see a
-# short window only.
+_SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 512,
+}
+_NO_NAMES: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+_LINEAR: dict[str, Any] = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+}
+_MAMBA2: dict[str, Any] = {"mamba_n_heads": 4, "mamba_d_head": 32, "mamba_d_state": 8, "mamba_n_groups": 1}
+# Models whose past cannot be cut.
+RECURRENT: dict[str, PretrainedConfig] = {
+    "lfm2": Lfm2Config(**_SIZES, **_NO_NAMES, layer_types=["conv", "full_attention"]),
+    "mamba": MambaConfig(**_NO_NAMES, vocab_size=512, hidden_size=64, num_hidden_layers=2, state_size=8),
+    "qwen3.5": Qwen3_5TextConfig(**{**_SIZES, "num_hidden_layers": 4}, **_NO_NAMES, **_LINEAR, head_dim=16),
+    "granite 4 h": GraniteMoeHybridConfig(
+        **_SIZES,
+        **_NO_NAMES,
+        **_MAMBA2,
+        layer_types=["mamba", "attention"],
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        shared_intermediate_size=64,
+    ),
+    "falcon h1": FalconH1Config(**_SIZES, **_NO_NAMES, **{**_MAMBA2, "mamba_d_head": 16, "mamba_d_ssm": 64}),
+    "rwkv": RwkvConfig(
+        **_NO_NAMES, vocab_size=512, hidden_size=64, attention_hidden_size=64, num_hidden_layers=2, context_length=512
+    ),
+}
+# What transformers' own forward is for: one that the lean decoder knows too, Gemma, most of whose layers see a short
+# window only, and recurrent ones.
 GENERIC: dict[str, PretrainedConfig] = {
     "generic": tiny.CONFIGS["qwen2"],
     "generic gemma3": Gemma3TextConfig(
@@ -51,6 +99,7 @@ GENERIC: dict[str, PretrainedConfig] = {
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
+    **{f"generic {name}": config for name, config in RECURRENT.items()},
 }
 
 
@@ -65,7 +114,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             ours.reserve(8 * CONTEXT)  # as on a GPU
         return ours, reference
     folder = tiny.save(reference, tmp_path_factory.mktemp("generic"))
-    model, _ = generic.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))
+    model, _ = generic_loading.load(folder, reference.config, weight_format="fp32", device=torch.device("cpu"))
     return model, reference
 
 
@@ -167,6 +216,49 @@ def test_a_failed_step_changes_nothing(pair: Pair) -> None:
     ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
     with pytest.raises((IndexError, RuntimeError)):
         ours.forward([Span(kv=kv, tokens=TOKENS[10:12]), Span(kv=ours.allocate(4), tokens=[10**6])])
+    assert kv.length == 10
+    close(ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])[0], all_logits(ours, TOKENS[:12])[11])
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_a_recurrent_model_writes_what_transformers_has_it_write(name: str, tmp_path: Path) -> None:
+    reference = tiny.make(RECURRENT[name])
+    ours, _ = generic_loading.load(
+        tiny.save(reference, tmp_path), reference.config, weight_format="fp32", device=torch.device("cpu")
+    )
+    assert not ours.shares_prefixes
+    generate: Any = reference.generate
+    theirs = generate(torch.tensor([TOKENS[:20]]), do_sample=False, max_new_tokens=20, min_new_tokens=20)
+    kv = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:7])])  # a chunk
+    tokens = TOKENS[7:20]
+    written: list[int] = []
+    while len(written) < 20:
+        row = ours.forward([Span(kv=kv, tokens=tokens, wanted=(len(tokens) - 1,))])[0]
+        row[0] = float("-inf")  # the end, which `generate` was told to put off
+        tokens = [int(row.argmax())]
+        written += tokens
+    assert written == theirs[0, 20:].tolist()
+
+
+@pytest.mark.parametrize("name", ["lfm2", "rwkv", "gemma3"])
+def test_a_step_that_fails_on_its_way_is_undone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GENERIC[f"generic {name}"]
+    ours, _ = generic_loading.load(
+        tiny.save(tiny.make(config), tmp_path), config, weight_format="fp32", device=torch.device("cpu")
+    )
+    kv = ours.allocate(CONTEXT)
+    ours.forward([Span(kv=kv, tokens=TOKENS[:10], wanted=(9,))])
+    run = ours._model.forward
+
+    def fail_at_the_end(**arguments: Any) -> None:
+        run(**arguments)
+        raise RuntimeError("out of memory")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ours._model, "forward", fail_at_the_end)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])
     assert kv.length == 10
     close(ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])[0], all_logits(ours, TOKENS[:12])[11])
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
+from edged.engine.cooling import Cooling
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.engine import Engine
 from edged.engine.loaded import Limits, Loaded
@@ -104,6 +105,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
         has_template: bool = True,
         sampling: Sampling = _HOUSE,
         tasks: Tasks = BUILT_IN,
+        cooling: Cooling | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> Engine[Any]:
         def load() -> Loaded[Any]:
@@ -129,7 +131,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
                 model=wrap(model), prompter=prompter, info=info, limits=limits, sampling=sampling, priors=kept
             )
 
-        engine = Engine(load, tasks=tasks, clock=clock)
+        engine = Engine(load, tasks=tasks, cooling=cooling, clock=clock)
         started.append(engine)
         engine.start()
         engine.wait_ready(60)
@@ -582,6 +584,15 @@ def test_a_task_that_leaves_no_room_for_a_text_is_told_at_the_start(
 ) -> None:
     with pytest.raises(SettingsError, match=r"tasks\.long: its own words leave no room .* context of 768 tokens"):
         start(tasks=Tasks([task]))
+
+
+def test_a_hot_box_answers_more_slowly_and_the_same(start: Start) -> None:
+    wanted = text_of(run(start(), reply("r"))["r"])
+    engine = start(cooling=Cooling(70.0, lambda: 80.0))
+    assert engine.state().duty == 1.0
+    event = run(engine, reply("r"))["r"]
+    assert text_of(event) == wanted
+    assert engine.state().duty == 0.75
 
 
 def test_memory_of_ended_work_is_given_back(start: Start) -> None:

@@ -287,8 +287,9 @@ def test_a_slow_box_tells_the_broker_so_when_it_comes_again(fleet: Fleet) -> Non
         box.kill()
         pace = box.folder / "state" / "pace"
         noted = json.loads(pace.read_text())
-        assert noted["requests"] == 64
-        pace.write_text(json.dumps({**noted, "requests": 6}))  # as some hours of work would have it
+        assert noted["content"]["requests"] == 64
+        noted["content"]["requests"] = 6  # as some hours of work would have it
+        pace.write_text(json.dumps(noted))
         box.start()
         while (group := watcher.next_json()["group"])["receive_maximum"] == 64:
             pass
@@ -433,12 +434,18 @@ def test_a_broker_that_grants_shared_subscriptions_and_delivers_nothing_is_refus
 
 
 @pytest.mark.parametrize("more", [{}, {"EDGED_MQTT__CLIENT_ID": "another"}], ids=["one client id", "two client ids"])
-def test_two_boxes_of_one_name_do_not_share_it(fleet: Fleet, tmp_path: Path, more: dict[str, str]) -> None:
+def test_of_two_boxes_of_one_name_that_could_not_hear_each_other_one_stops(
+    fleet: Fleet, tmp_path: Path, more: dict[str, str]
+) -> None:
+    """The first one stands still while the second one asks whether it lives."""
     first = fleet.start("a")
     fleet.wait_ready()
+    os.kill(first.process.pid, signal.SIGSTOP)
     second = Daemon(folder=tmp_path, broker=fleet.broker, node="a", program=SCRIPTED, more={**first.more, **more})
     second.start()
     try:
+        eventually(lambda: "broker_connected" in second.log, "its connection")
+        os.kill(first.process.pid, signal.SIGCONT)
         assert first.wait() == ExitCode.BROKER
         assert "two daemons have one name" in first.log
         assert second.is_alive

@@ -1,6 +1,8 @@
 """How far each weight format is from fp32, on the real small model and real text."""
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from edged.engine import loading
+from edged.engine.cores import Box, Cpu
 from edged.engine.decoders.interface import Span
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Loaded
@@ -99,3 +102,20 @@ def test_a_format_stays_close_to_fp32(
 def test_a_format_that_is_not_for_this_device_or_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="fp16 is for a GPU"):
         load("fp16", tmp_path)
+
+
+def test_the_model_runs_on_the_large_cores(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    cpus = tuple(Cpu(number=n, core=n, capacity=1024 if n == allowed[-1] else 400) for n in (*allowed, 1000))
+    monkeypatch.setattr(loading, "read", lambda: Box(online=len(cpus), allowed=cpus))
+
+    def in_a_thread() -> tuple[Loaded[Any], set[int]]:
+        loaded = load("int8", cache)
+        return loaded, os.sched_getaffinity(0)
+
+    with ThreadPoolExecutor(1) as pool:
+        loaded, bound = pool.submit(in_a_thread).result()
+    assert loaded.info.threads == 1
+    assert loaded.info.threads_reason == f"1 of {len(cpus)} cores are large"
+    assert bound == {allowed[-1]}
+    assert sorted(os.sched_getaffinity(0)) == allowed  # of this thread, which does not run the model

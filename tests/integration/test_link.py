@@ -4,28 +4,26 @@ import base64
 import contextlib
 import hashlib
 import os
-import queue
 import random
 import ssl
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
 from edged.mqtt import exchange, subscriptions
 from edged.mqtt.limits import packet_size
-from edged.mqtt.link import Link
-from edged.mqtt.reconnect import Backoff
-from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
+from edged.ports.link import Outcome, Publication, Sent
 from edged.settings.schema import MqttSettings
 from tests.conftest import MakeBroker
 from tests.support import packets
 from tests.support.broker import Broker, free_port
 from tests.support.certificates import make_certificates
-from tests.support.link_contract import RECEIVE_MAXIMUM, REQUESTS, RESULTS, Bench, Ending, LinkContract, result
+from tests.support.link_bench import RealBench, Running
+from tests.support.link_contract import REQUESTS, RESULTS, Bench, Ending, LinkContract
 from tests.support.packets import Packet
 from tests.support.peer import Peer
 from tests.support.proxy import Proxy
@@ -44,46 +42,6 @@ from tests.support.waiting import TIMEOUT, drain, eventually, take
 WILL = Publication(topic="bench/status", payload=b"offline", qos=1, retain=True)
 
 
-class Running:
-    """A link that runs for a test."""
-
-    def __init__(self, settings: MqttSettings, **more: Any) -> None:
-        self.deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
-        self.changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
-        arguments: dict[str, Any] = {
-            "settings": settings,
-            "client_id": "bench",
-            "subscriptions": (REQUESTS,),
-            "will": None,
-            "receive_maximum": 100,
-            "on_delivery": self.deliveries.put,
-            "on_change": self.changes.put,
-            "backoff": Backoff(first=0.01, ceiling=0.2, random=random.Random(1)),
-        }
-        self.link = Link(**(arguments | more))
-
-    def __enter__(self) -> Self:
-        self.link.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.link.stop(None, 1.0)
-
-    def wait_connected(self) -> LinkState:
-        return eventually(lambda: state if (state := self.link.state()).connected_since is not None else None, "up")
-
-    def wait_lost(self) -> None:
-        eventually(lambda: self.link.state().connected_since is None, "the loss of the connection")
-
-    def wait_fault(self, words: str) -> None:
-        eventually(lambda: words in (self.link.state().fault or ""), f"the fault {words!r}")
-
-    def publish(self, payload: bytes, **more: Any) -> Ending:
-        ending = Ending()
-        self.link.publish(result(payload, **more), ending)
-        return ending
-
-
 @pytest.fixture
 def run() -> Iterator[Callable[..., Running]]:
     """Start links; they stop with the test."""
@@ -94,48 +52,14 @@ def run() -> Iterator[Callable[..., Running]]:
 # ------------------------------------------------------------------------------------------------- the contract
 
 
-class RealBench(Bench):
-    def __init__(self, broker: Broker, cable: Proxy, peer: Peer, version: str) -> None:
-        super().__init__()
-        self._cable = cable
-        self._peer = peer
-        peer.subscribe(RESULTS)
-        self._running = Running(
-            broker.settings(port=cable.port, protocol=version),
-            receive_maximum=RECEIVE_MAXIMUM,
-            on_delivery=self.on_delivery,
-            on_change=self.changes.put,
-        )
-        self.link = self._running.link
-        self.link.start()
-        self._running.wait_connected()
-
-    def send(self, payload: bytes, *, qos: int = 1) -> None:
-        self._peer.publish(REQUESTS, payload, qos=qos)
-
-    def results(self, number: int) -> list[bytes]:
-        return [bytes(each.payload) for each in take(self._peer.received, number)]
-
-    def drop(self) -> None:
-        self._cable.cut()
-        self._running.wait_lost()
-
-    def restore(self) -> None:
-        self._cable.restore()
-        self._running.wait_connected()
-
-    def close(self) -> None:
-        self._running.link.stop(None, 1.0)
-
-
 @pytest.fixture(params=["5", "3.1.1"])
 def bench(broker: Broker, request: pytest.FixtureRequest) -> Iterator[Bench]:
-    with Proxy(broker.port) as cable, Peer(broker.port) as peer:
-        made = RealBench(broker, cable, peer, request.param)
-        try:
-            yield made
-        finally:
-            made.close()
+    with (
+        Proxy(broker.port) as cable,
+        Peer(broker.port) as peer,
+        RealBench(broker, cable, peer, version=request.param) as made,
+    ):
+        yield made
 
 
 class TestLink(LinkContract):

@@ -154,8 +154,8 @@ def test_the_conversation_is_sent_along_as_far_as_it_fits(real: RemoteEngine) ->
 def test_json_keeps_to_its_schema(real: RemoteEngine) -> None:
     schema = {
         "type": "object",
-        "properties": {"mood": {"enum": ["happy", "sad"]}, "score": {"type": "integer"}},
-        "required": ["mood", "score"],
+        "properties": {"mood": {"enum": ["happy", "sad"]}, "score": {"type": "integer", "minimum": 0, "maximum": 9}},
+        "required": ["mood", "score"],  # without a maximum the model may write digits up to its length limit
         "additionalProperties": False,
     }
     spec = ExtractSpec(name="x", system={"en": "How do they feel?", "zh": "?"}, schema=schema)

@@ -35,7 +35,8 @@ def test_once_prints_every_node_and_ends(daemon: Daemon, options: list[str]) -> 
     assert rows == [["box", "ready"], ["other", "offline"]]
 
 
-def test_it_shows_until_it_is_interrupted(daemon: Daemon) -> None:
+@pytest.mark.parametrize("key", ["Ctrl-C", "q"])
+def test_it_shows_until_it_is_told_to_end(daemon: Daemon, key: str) -> None:
     # Python's own terminal: rich draws on one alone.
     main, side = pty.openpty()
     process = subprocess.Popen(
@@ -49,13 +50,16 @@ def test_it_shows_until_it_is_interrupted(daemon: Daemon) -> None:
     try:
         seen = b""
         deadline = time.monotonic() + TIMEOUT
-        while b"ready" not in seen:
+        while b"ready" not in seen or b"q: quit" not in seen:
             assert time.monotonic() < deadline, seen
             seen += os.read(main, 65536)
         # What it draws must be read, or it waits for ever.
         drain = threading.Thread(target=read_all, args=(main,))
         drain.start()
-        process.send_signal(signal.SIGINT)
+        if key == "q":
+            os.write(main, b"xq")
+        else:
+            process.send_signal(signal.SIGINT)
         assert process.wait(TIMEOUT) == 0
         drain.join(TIMEOUT)
     finally:

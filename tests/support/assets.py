@@ -13,7 +13,7 @@ def small_model() -> Path:
 
 
 def qwen_tokenizer() -> Path:
-    """A folder with the real tokenizer of Qwen1.5. Its config ends a turn with the wrong token, as base models' do."""
+    """A folder with the real tokenizer of Qwen1.5. Its config names the base model's end token, which ends no turn."""
     return _path("EDGED_TEST_QWEN_TOKENIZER")
 
 
@@ -30,6 +30,11 @@ def nginx() -> Path:
 def chromium() -> Path:
     """The browser."""
     return _path("EDGED_TEST_CHROMIUM")
+
+
+def other_broker(name: str) -> Path:
+    """The folder with a broker that `tests/fetch_broker.sh` unpacked."""
+    return _path("EDGED_TEST_BROKERS") / name
 
 
 def homeassistant() -> Path:

@@ -1,4 +1,4 @@
-"""A private mosquitto for tests: on free ports of 127.0.0.1 and a socket of its own, gone with the test."""
+"""A mosquitto for one test: on free ports of 127.0.0.1 and on its own Unix socket."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.support.waiting import TIMEOUT
 
 
 def find_mosquitto() -> str:
-    """The broker's program. Missing, it skips the test on a laptop and fails it in CI."""
+    """The broker's program. If there is none, the test is skipped on a laptop and fails in CI."""
     # Debian puts it where the PATH of a plain user does not look.
     found = os.environ.get("EDGED_MOSQUITTO") or shutil.which("mosquitto", path=f"{os.environ['PATH']}:/usr/sbin")
     if found is not None:
@@ -46,7 +46,7 @@ def free_port() -> int:
 
 
 def until_listening(port: int) -> None:
-    """Wait until somebody listens there."""
+    """Wait until a server accepts connections at this port."""
     deadline = time.monotonic() + TIMEOUT
     while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
@@ -64,11 +64,13 @@ class Broker:
         folder: where its files live; a Unix socket's path must be short.
         config: further lines of its configuration, valid for all listeners.
         tls: further lines that make the TCP listener speak TLS.
+        program: another mosquitto than the one that `find_mosquitto` finds.
     """
 
     folder: Path
     config: Sequence[str] = ()
     tls: Sequence[str] = ()
+    program: str | None = None
     port: int = field(default_factory=free_port)
     websocket_port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
@@ -78,12 +80,12 @@ class Broker:
         return self.folder / "mqtt.sock"
 
     def settings(self, **more: object) -> MqttSettings:
-        """How to reach it over TCP, unless `more` says otherwise."""
+        """The settings of a client of this broker over TCP; `more` overrides them."""
         return MqttSettings.model_validate({"host": "127.0.0.1", "port": self.port, "keepalive": 5} | more)
 
     def start(self) -> None:
-        """Start, and wait until it listens. After `kill` it comes back on the same ports, with the same sessions."""
-        program = find_mosquitto()
+        """Start the broker and wait until it listens. After `kill` it has the same ports and sessions again."""
+        program = self.program or find_mosquitto()
         config = self.folder / "mosquitto.conf"
         config.write_text("\n".join(self._lines()) + "\n")
         with (self.folder / "mosquitto.log").open("ab") as log:
@@ -92,7 +94,7 @@ class Broker:
 
     def _lines(self) -> list[str]:
         return [
-            "user root",  # when started by root, keep the right to our folder; else without effect
+            "user root",  # if root starts it: stay root, who may write to our folder
             "per_listener_settings false",
             "persistence true",
             f"persistence_location {self.folder}/",
@@ -128,18 +130,22 @@ class Broker:
         self._end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """End the broker with SIGKILL, as a power cut would."""
         self._end(signal.SIGKILL)
 
+    def forget(self) -> None:
+        """Take away what it would know when it starts again. Only while it does not run."""
+        (self.folder / "mosquitto.db").unlink(missing_ok=True)
+
     def freeze(self) -> None:
-        """Let it stay connected and answer nothing."""
+        """Stop the process with SIGSTOP: connections stay open, nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
     def reload(self) -> None:
-        """Let it read its password and ACL files again."""
+        """Make the broker read its password and ACL files again."""
         self._signal(signal.SIGHUP)
 
     def _signal(self, number: signal.Signals) -> None:

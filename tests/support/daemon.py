@@ -1,4 +1,4 @@
-"""The real daemon in a process of its own, and mosquitto's clients to speak with it."""
+"""The real daemon as a process, and mosquitto's clients to speak with it."""
 
 import contextlib
 import json
@@ -78,7 +78,7 @@ class Watcher:
 
 
 def publish(broker: Broker, topic: str, payload: str | bytes, *options: str, version: str = "5", qos: int = 1) -> None:
-    """Send by mosquitto_pub."""
+    """Publish a message with mosquitto_pub."""
     command = [str(assets.mosquitto_client("mosquitto_pub")), "-h", "127.0.0.1", "-p", str(broker.port), "-t", topic]
     raw = payload.encode() if isinstance(payload, str) else payload
     body = "-s" if raw else "-n"
@@ -93,9 +93,9 @@ class Daemon:
     """A daemon process: `edged run` on the small real model, or another program.
 
     Attributes:
-        port: where it finds the broker, if that is not where the broker is.
-        program: the arguments to Python.
-        more: settings beyond the usual ones, as environment variables.
+        port: the port that the daemon is told, if that is a proxy's and not the broker's.
+        program: the arguments of Python.
+        more: further settings, as environment variables.
     """
 
     folder: Path
@@ -141,11 +141,11 @@ class Daemon:
             watcher.stop()
 
     def stop(self) -> int:
-        """SIGTERM; gives the exit code."""
+        """End the daemon with SIGTERM; give its exit code."""
         return self.end(signal.SIGTERM)
 
     def kill(self) -> None:
-        """What a power cut is to a process."""
+        """End the daemon with SIGKILL, as a power cut would."""
         self.end(signal.SIGKILL)
 
     def end(self, number: signal.Signals) -> int:
@@ -157,13 +157,13 @@ class Daemon:
         return self.wait()
 
     def wait(self) -> int:
-        """Wait for its end; gives the exit code."""
+        """Wait until the process has ended; give its exit code."""
         assert self._process is not None
         return self._process.wait(TIMEOUT)
 
     @property
     def process(self) -> psutil.Process:
-        """It, for whoever looks on."""
+        """The process, for tests that measure or suspend it."""
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
@@ -177,7 +177,7 @@ class Daemon:
         return self._process is not None and self._process.poll() is None
 
     def command(self, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-        """Run another command of edged beside it, for the same settings."""
+        """Run another command of edged to its end, with the daemon's settings."""
         return run_edged(arguments, self.environment, text=text)
 
 
@@ -202,7 +202,7 @@ SCRIPTED = ("-m", "tests.support.scripted_daemon")
 def daemon_on_a_broker(
     *, program: Sequence[str] = SCRIPTED, more: Mapping[str, str] | None = None, settings: str = ""
 ) -> Iterator[Daemon]:
-    """A daemon that is not started yet, on a broker of its own; both are gone in the end.
+    """A broker, and a daemon on it that is not started yet; both end with the block.
 
     Args:
         program: see `Daemon`.

@@ -35,7 +35,7 @@ def main() -> int:
 
 
 def flood(requests: int) -> None:
-    """As many a second as the daemon, the broker and the client manage between them; and the memory it takes."""
+    """Measure how many requests per second the daemon, the broker and the client manage, and the daemon's memory."""
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(Path(folder), is_timed=False)
         with run.asker:
@@ -55,7 +55,7 @@ def flood(requests: int) -> None:
 
 
 def pace(requests: int, rate: float) -> None:
-    """The daemon's own part of each request's time."""
+    """Measure the time that each request spends inside the daemon."""
     with tempfile.TemporaryDirectory() as folder:
         run = _Run(Path(folder), is_timed=True)
         with run.asker:
@@ -82,7 +82,7 @@ def _quantiles(values: Sequence[float]) -> str:
 
 
 class _Run:
-    """A broker, a daemon and a client of their own."""
+    """A broker, a daemon and a client, for one measurement."""
 
     def __init__(self, folder: Path, *, is_timed: bool) -> None:
         self._times = folder / "times.json"

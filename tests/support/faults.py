@@ -20,14 +20,14 @@ MEGABYTE = 1 << 20
 
 @dataclass(slots=True, kw_only=True)
 class Stage:
-    """All that a fault may touch.
+    """The parts that a fault may break.
 
     Attributes:
-        cable: between the daemon and the broker.
-        askers_cable: between the asker and the broker.
+        cable: the proxy between the daemon and the broker.
+        askers_cable: the proxy between the asker and the broker.
         clock: the file that sets the daemon's wall clock wrong.
-        disk: the file system of the state folder, if it is one of its own that may be filled.
-        recoveries: seconds from a part's return to the daemon's next `ready`, by fault.
+        disk: the mount point of a small file system that holds the state folder; None without the right to mount.
+        recoveries: for each fault, its name and the seconds from its end to the daemon's next `ready`.
     """
 
     random: random.Random
@@ -46,7 +46,7 @@ class Stage:
         time.sleep(self.random.uniform(shortest, longest))
 
     def await_ready(self, fault: str, since: float) -> None:
-        """Wait until the daemon says on the wire that it is ready."""
+        """Wait until the daemon publishes that it is ready."""
         deadline = time.monotonic() + READY_S
         while not (said := [each for each in self.observer.ready_at if each >= since]):
             if time.monotonic() > deadline or not self.daemon.is_alive:
@@ -82,7 +82,7 @@ def half_open(stage: Stage) -> None:
     to_broker = stage.random.random() < 0.5
     stage.cable.pause(to_broker=to_broker, from_broker=not to_broker)
     stage.rest(0.3, 1.5)
-    stage.cable.cut()  # as it ends in life: the peer is found to be gone
+    stage.cable.cut()  # this is how a half-open connection ends in practice
     stage.cable.restore()
     stage.await_ready("half_open", time.monotonic())
 
@@ -109,7 +109,7 @@ def asker_cut(stage: Stage) -> None:
 
 
 def broker_killed(stage: Stage) -> None:
-    """It comes back with what it wrote down; what it took and did not write down is asked again."""
+    """Kill the broker and start it again. It may have lost requests that it had acknowledged: they are sent again."""
     stage.broker.kill()
     stage.rest(0.0, 1.0)
     stage.broker.start()
@@ -126,9 +126,9 @@ def broker_restarted(stage: Stage) -> None:
 
 
 def broker_without_memory(stage: Stage) -> None:
-    """It comes back and knows nobody."""
+    """Kill the broker and start it again without its stored sessions."""
     stage.broker.kill()
-    (stage.broker.folder / "mosquitto.db").unlink(missing_ok=True)
+    stage.broker.forget()
     stage.broker.start()
     stage.await_ready("broker_without_memory", time.monotonic())
     stage.asker.ask_again()
@@ -166,7 +166,7 @@ def daemon_frozen(stage: Stage) -> None:
 
 
 def disk_full(stage: Stage) -> None:
-    """What the daemon writes finds no room, until there is some again and the daemon says that it is well."""
+    """Fill the daemon's disk, make room again, and wait until the daemon reports no fault of its journal."""
     if stage.disk is None:
         with _no_larger_files(stage.daemon):
             stage.rest(0.5, 2.0)
@@ -188,7 +188,7 @@ def clock_jumped(stage: Stage) -> None:
 
 
 def duplicates(stage: Stage) -> None:
-    """Old requests and open ones come again, under the same ids."""
+    """Send some requests again under the same ids, answered ones and open ones."""
     for each in stage.random.choices(stage.asked, k=20) if stage.asked else ():
         stage.asker.ask(each)
 
@@ -205,7 +205,7 @@ def _no_larger_files(daemon: Daemon) -> Iterator[None]:
 
 
 def _reasons(stage: Stage) -> str:
-    """What the daemon last logged of its state."""
+    """The daemon's last log line about its state."""
     states = [line for line in stage.daemon.log.splitlines() if '"event": "state"' in line]
     return states[-1] if states else ""
 
@@ -232,7 +232,7 @@ FAULTS: tuple[Callable[[Stage], None], ...] = (
 
 
 def small_disk(folder: Path) -> Path | None:
-    """A file system of its own at `folder`, where the right to mount one is ours; `unmount` ends it."""
+    """Mount a small file system at `folder`, to be ended by `unmount`; None without the right to mount."""
     folder.mkdir()
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)], check=False, capture_output=True

@@ -26,7 +26,7 @@ _LONGEST_S = 120.0  # that is waited for answers
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ask:
-    """A request that is made at `at` seconds, in a conversation; `service` seconds of work, None: as the box draws."""
+    """A request that is sent at `at` seconds, in a conversation. It takes `service` seconds; None: the box chooses."""
 
     at: float
     session: int = 0
@@ -44,12 +44,12 @@ class Kill:
 
 @dataclass(kw_only=True, slots=True)
 class Played:
-    """What came of it; seconds since the first request was due.
+    """The outcome; times are seconds since the first request was due.
 
     Attributes:
         totals: seconds to the first answer of each request that has one, by its number.
-        boxes: who gave that, by its number.
-        ended: when the last of those came.
+        boxes: the box that gave this answer, by the request's number.
+        ended: the time of the last of these answers.
         twice: requests that were answered in two ways.
         deaths: when each kill was, which box, and after how many seconds it was ready again.
         breaks: turns that another box answered than the turn before, and turns that had one before.
@@ -65,7 +65,7 @@ class Played:
 
     @property
     def mean(self) -> float:
-        """Seconds to an answer, in the mean."""
+        """The mean time to an answer, in seconds."""
         return statistics.fmean(self.totals.values())
 
 

@@ -1,7 +1,7 @@
 """Writes GGUF files of tiny models as llama.cpp's converter does, with ggml's own writer."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,11 @@ def write(
     metadata: Mapping[str, Any] = {},
     tensors: Mapping[str, torch.Tensor] = {},
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F32,
+    without: Collection[str] = (),
 ) -> Path:
-    """Write `model`; matrices as `kind`, vectors in fp32. `metadata` and `tensors` are added as they are."""
+    """Write `model`; matrices as `kind`, vectors in fp32. `metadata` and `tensors` are added as they are, tensors of
+    the model `without` are left out.
+    """
     config: Any = model.config
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_block_count(config.num_hidden_layers)
@@ -62,7 +65,7 @@ def write(
     for key, value in {**{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()}, **metadata}.items():
         _add(writer, key, value)
     for name, tensor in model.state_dict().items():
-        if name == "lm_head.weight" and config.tie_word_embeddings:
+        if name in without or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
         _add_tensor(writer, gguf_name(name), _reordered(name, tensor, config, architecture), kind)
     for name, tensor in tensors.items():

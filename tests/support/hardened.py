@@ -51,7 +51,7 @@ class HardenedBroker(Broker):
             acl.write(f"\nuser {ALL}\ntopic readwrite #\n")
 
     def _lines(self) -> list[str]:
-        """What Debian's mosquitto.conf says, and then ours."""
+        """The lines of Debian's mosquitto.conf, then those of our setup script."""
         config = (self.etc / "mosquitto/conf.d/edged.conf").read_text().replace("/etc/", f"{self.etc}/")
         for shipped, free in ((8883, self.tls_port), (9443, self.websocket_port)):
             config = config.replace(f"listener {shipped}", f"listener {free} 127.0.0.1")

@@ -1,4 +1,4 @@
-"""What Home Assistant makes of a device: its own schemas and its own templates, on messages that a daemon sent.
+"""What Home Assistant shows of a device: its schemas and templates, applied to messages that a daemon sent.
 
 Run by the Python of an environment that has the package `homeassistant`, as a program: reads
 `{"config": …, "messages": {topic: [payload, …]}}`, writes `{component: {"state": …, "attributes": …, "available": …}}`.

@@ -1,4 +1,4 @@
-"""Any MQTT message whatsoever below `in/`, as Hypothesis strategies: what a device may send by mistake or in malice."""
+"""Hypothesis strategies for any MQTT message below `in/`: what a device may send by mistake or with bad intent."""
 
 import json
 from typing import Any

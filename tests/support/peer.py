@@ -1,4 +1,4 @@
-"""An MQTT client that is not ours: what devices, services and dashboards see. It uses paho in the ordinary way."""
+"""A plain paho client in the role of a device, a service or a dashboard; it shares no code with edged."""
 
 import queue
 import threading

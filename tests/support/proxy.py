@@ -24,7 +24,7 @@ class Proxy:
     """
 
     def __init__(self, target: int, *, is_plain: bool = True, observe: Observer | None = None) -> None:
-        """`observe` is told each packet instead of its being kept: the number of its connection, and the packet."""
+        """With `observe`, packets are not kept: it is called with each, and with the number of its connection."""
         self._is_plain = is_plain
         self.port = 0
         self.packets: list[Packet] = []
@@ -62,7 +62,7 @@ class Proxy:
         self._spawn(self._accept, listener)
 
     def cut(self) -> None:
-        """End all connections without a word, and take no more."""
+        """Close all connections without an MQTT DISCONNECT, and accept no new ones."""
         self.resume()
         with self._lock:
             sockets = [*self._sockets, *([self._listener] if self._listener is not None else [])]
@@ -72,7 +72,7 @@ class Proxy:
             _close(each)
 
     def pause(self, *, to_broker: bool = True, from_broker: bool = True) -> None:
-        """Take no bytes, and cut nothing; of one direction alone, if it is said."""
+        """Forward nothing and close nothing, in both directions or in one."""
         for is_meant, direction in ((to_broker, True), (from_broker, False)):
             if is_meant:
                 self._flows[direction].clear()
@@ -82,7 +82,7 @@ class Proxy:
             flow.set()
 
     def tear(self) -> None:
-        """Let half of what comes next through, and then cut its connection: a packet breaks in its middle."""
+        """Forward half of the next bytes, then close their connection: a packet breaks in its middle."""
         self._tears.set()
 
     def sent(self, kind: int, *, to_broker: bool) -> list[Packet]:
@@ -95,7 +95,7 @@ class Proxy:
                 client, _ = listener.accept()
                 try:
                     broker = socket.create_connection(("127.0.0.1", self._target))
-                except ConnectionRefusedError:  # the broker is down: for the client, nobody is there
+                except ConnectionRefusedError:  # the broker is down: the client's connection is closed
                     _close(client)
                     continue
                 with self._lock:

@@ -1,4 +1,4 @@
-"""A Redis of its own for a test, on a port of 127.0.0.1; keeps nothing on disk."""
+"""A Redis server for one test, on a free port of 127.0.0.1; it keeps nothing on disk."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tests.support.waiting import TIMEOUT
 
 @dataclass(slots=True, kw_only=True)
 class RedisServer:
-    """Started and stopped as often as a test likes; what was in it is gone then."""
+    """A server that may be started and stopped many times; it loses its data when it stops."""
 
     folder: Path
     port: int = field(default_factory=free_port)

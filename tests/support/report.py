@@ -1,4 +1,4 @@
-"""A report of health (`R/health`) in which everything is told."""
+"""A health report (`R/health`) in which every optional field is there."""
 
 from typing import Any
 
@@ -17,6 +17,7 @@ REPORT: dict[str, Any] = {
         "parameters": 1000,
         "weight_bytes": 1024,
         "load_s": 1.5,
+        "duty": 1.0,
     },
     "queue": {"depth": 3, "capacity": 64, "oldest_age_s": 0.25, "running": 2},
     "requests": {

@@ -1,4 +1,4 @@
-"""A broker that does what a test says, wrong things included."""
+"""A broker that answers by a test's script, also what no real broker would."""
 
 import contextlib
 import socket
@@ -39,7 +39,7 @@ def publish(topic: str, payload: bytes) -> bytes:
 
 
 def well_behaved(packet: Packet) -> bytes | None:
-    """What a broker of MQTT 5 answers, to build scripts upon."""
+    """The answer of a correct MQTT 5 broker: scripts call it for what they do not change."""
     match packet.kind:
         case packets.CONNECT:
             return welcome()
@@ -88,11 +88,11 @@ class ScriptedBroker:
         return [each for each in list(self.packets) if each.kind == kind]
 
     def send(self, data: bytes) -> None:
-        """Say something on the newest connection without being asked."""
+        """Send bytes on the newest connection, not in answer to a packet."""
         self._connections[-1].sendall(data)
 
     def hang_up(self) -> None:
-        """End the newest connection without a word."""
+        """Close the newest connection without an MQTT DISCONNECT."""
         self._connections[-1].shutdown(socket.SHUT_RDWR)
 
     def _accept(self) -> None:

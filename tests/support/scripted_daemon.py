@@ -23,7 +23,7 @@ _real_time = time.time
 
 
 def _obey_clock(file: Path) -> None:
-    """Let the wall clock be set by a file that holds how many seconds it is wrong; to be called before imports."""
+    """Shift the wall clock by the number of seconds in a file; to be called before other modules are imported."""
 
     def jumped() -> float:
         try:
@@ -51,6 +51,7 @@ if _OPTIONS.clock is not None:
     _obey_clock(_OPTIONS.clock)
 
 from edged import logs  # noqa: E402 - the clock first
+from edged.contract.topics import AskedRoute  # noqa: E402
 from edged.daemon import Daemon  # noqa: E402
 from edged.errors import FatalError, ModelError, ModelUnavailable  # noqa: E402
 from edged.monitoring.probe import PROBE  # noqa: E402
@@ -176,7 +177,7 @@ class PacedEngine(ScriptedEngine):
 
 
 class Doors:
-    """When each delivery came in, went to the engine, came back, and was acked: in order of arrival, in seconds."""
+    """The times in seconds at which each delivery arrived, went to the engine, came back and was acked, by arrival."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -205,11 +206,11 @@ class Doors:
     def _watch_link(self) -> None:
         on_delivery, ack = Worker.on_delivery, Connection.ack
 
-        def received(worker: Worker, delivery: Delivery) -> None:
+        def received(worker: Worker, route: AskedRoute, delivery: Delivery) -> None:
             assert delivery.ticket is not None
             self._unacked.add(delivery.ticket.packet_id)
             self.times["received"].append(time.monotonic())
-            on_delivery(worker, delivery)
+            on_delivery(worker, route, delivery)
 
         def acked(connection: Connection, packet_id: int) -> None:
             if packet_id in self._unacked:  # else it is no request's: our own status comes back to us too

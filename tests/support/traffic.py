@@ -1,4 +1,4 @@
-"""Requests by the thousand from a client that is not ours, and a count of what comes back for each."""
+"""A client that sends thousands of requests and counts the answers to each."""
 
 import hashlib
 import json
@@ -46,10 +46,10 @@ class Answers:
 
 
 class Asker:
-    """Asks at QoS 1 and keeps its session at the broker, as a careful service does. A context manager.
+    """A client that asks at QoS 1 with a persistent session, as a careful service does. A context manager.
 
-    It speaks MQTT 3.1.1, where paho keeps every rule. What it asked and has no answer for it asks again only when
-    `ask_again` is called: after a broker lost what it had taken.
+    It speaks MQTT 3.1.1, where paho keeps every rule. It sends unanswered requests again only when `ask_again` is
+    called: after a broker lost requests that it had acknowledged.
     """
 
     def __init__(self, port: int, root: str) -> None:
@@ -81,14 +81,14 @@ class Asker:
         self._client.loop_stop()
 
     def ask(self, ask: Ask) -> None:
-        """Ask, or ask the same again."""
+        """Send a request, or send it again under the same id."""
         with self._lock:
             if ask.id not in self.answers:
                 self._pending[ask.id] = ask
         self._publish(ask)
 
     def ask_again(self) -> None:
-        """Ask all that has no answer."""
+        """Send every unanswered request again."""
         with self._lock:
             pending = list(self._pending.values())
         for each in pending:
@@ -123,12 +123,12 @@ class Asker:
 
 
 def _no_delay(_client: Client, _data: Any, sock: Any) -> None:
-    """Send each request when it is asked: else they come in bursts of 40 ms."""
+    """Send each request at once: with Nagle's algorithm they would go in bursts of 40 ms."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Observer:
-    """Sees the packets between daemon and broker: whether acks are in order, and when the daemon says it is ready."""
+    """Watches the packets between daemon and broker: the order of acks, and when the daemon says that it is ready."""
 
     def __init__(self) -> None:
         self.out_of_order = 0

@@ -1,4 +1,4 @@
-"""Waiting in tests: for an event where there is one, else by looking again."""
+"""How tests wait: for an event where there is one, else by polling."""
 
 import queue
 import time
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def eventually(condition: Callable[[], T | None], what: str = "the condition") -> T:
-    """Look until `condition` gives something true, and give that."""
+    """Poll `condition` until its value is true; give that value."""
     deadline = time.monotonic() + TIMEOUT
     while not (value := condition()):
         if time.monotonic() > deadline:
@@ -21,12 +21,12 @@ def eventually(condition: Callable[[], T | None], what: str = "the condition") -
 
 
 def take(source: "queue.SimpleQueue[T]", number: int) -> list[T]:
-    """The next `number` things that come."""
+    """Wait for the next `number` items of a queue."""
     return [source.get(timeout=TIMEOUT) for _ in range(number)]
 
 
 def drain(source: "queue.SimpleQueue[T]") -> list[T]:
-    """All that is there now."""
+    """Take all items that are in the queue now."""
     found = []
     while not source.empty():
         found.append(source.get_nowait())

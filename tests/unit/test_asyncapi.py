@@ -13,7 +13,7 @@ from edged.contract.asyncapi import document, payload_schema
 from edged.contract.commands import COMMANDS
 from edged.contract.requests import Contract, Rejected, decode
 from edged.contract.results import encode_chunk, encode_error
-from edged.contract.topics import Topics
+from edged.contract.topics import TaskRoute, Topics
 from edged.errors import RequestError
 from edged.ports.link import Message
 from edged.tasks.built_in import BUILT_IN
@@ -67,7 +67,7 @@ def test_every_topic_of_the_daemon_is_there() -> None:
         topics.health,
         topics.info,
         topics.requests.replace("#", "{task}"),
-        topics.controls.replace("+", "{command}"),
+        topics.controls.replace("#", "{command}"),
         topics.response("{command}"),
         topics.out("{task}"),
     }
@@ -100,7 +100,9 @@ def fits(message: str, body: Any) -> bool:
 )
 def test_a_request_fits_where_it_is_taken_and_nowhere_else(body: dict[str, Any]) -> None:
     message = Message(topic="edged/box/in/message", payload=json.dumps(body).encode(), qos=1)
-    taken = decode(message, contract=CONTRACT, new_id="n")
+    route = CONTRACT.topics.route(message.topic)
+    assert isinstance(route, TaskRoute)
+    taken = decode(message, route, contract=CONTRACT, new_id="n")
     assert fits("request", body) is not isinstance(taken, Rejected)
 
 

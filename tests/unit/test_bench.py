@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
+from edged.bench import cold_start
+from edged.bench.cold_start import ColdStart
 from edged.bench.report import PARTS
-from edged.bench.run import Measurement, plan, take_turns
+from edged.bench.run import Measurement, plan, run, take_turns
 from edged.bench.workloads import Workloads
 from edged.settings.schema import EngineSettings, Settings
 from edged.testing import ScriptedEngine
@@ -62,6 +64,22 @@ def test_what_has_no_room_is_named(wish: dict[str, object], left_out: set[str], 
 
 def test_what_was_not_asked_for_is_no_note() -> None:
     assert planned("sentiment", max_batch=1, context=128, device="cuda:0") == (["sentiment"], ())
+
+
+def test_the_start_alone_is_measured_without_an_engine_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ScriptedEngine().model
+    start = ColdStart(
+        import_s=1.0, load_s=2.0, ready_s=3.0, first_token_s=4.0, ready_memory_mb=5.0, peak_memory_mb=6.0, model=model
+    )
+    monkeypatch.setattr(cold_start, "measure", lambda _: start)
+
+    def no_engine(*_: object) -> ScriptedEngine:
+        raise AssertionError("an engine was made")
+
+    report = run(Settings(), rounds=2, parts=["start"], say=lambda _: None, make_engine=no_engine)
+    assert report.start is not None
+    assert report.start.ready_s.median == 3.0
+    assert report.model.id == model.id
 
 
 def test_measurements_take_turns() -> None:

@@ -338,7 +338,13 @@ def test_rules_of_several_settings_are_told_beside_wrong_values(write_toml: Writ
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("node", "a/b"), ("mqtt.share_group", "a+b"), ("mqtt.websocket_path", "mqtt"), ("prefix", "a/+")],
+    [
+        ("node", "a/b"),
+        ("mqtt.share_group", "a+b"),
+        ("mqtt.websocket_path", "mqtt"),
+        ("model.url", "host:8080"),
+        ("prefix", "a/+"),
+    ],
 )
 def test_what_is_allowed_is_told_in_words_and_not_as_a_pattern(name: str, value: str) -> None:
     message = fault({name: value})

@@ -4,12 +4,12 @@ from typing import Any
 import pytest
 
 from edged.contract.requests import Contract
-from edged.contract.topics import Topics
+from edged.contract.topics import ControlRoute, TaskRoute, Topics
 from edged.errors import ModelError
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.probe import Prober
 from edged.ports.journal import Entry
-from edged.ports.link import Message
+from edged.ports.link import Delivery, Message, Outcome, Sent
 from edged.serving.control import Control
 from edged.serving.worker import Worker
 from edged.tasks.built_in import BUILT_IN
@@ -42,17 +42,26 @@ class Bench:
             metrics=Metrics(),
             capacity=4,
             language=None,
-            on_control=lambda delivery: self.control.handle(delivery, self.worker),
+            on_control=self.obey,
         )
         self.control = Control(
             contract=contract,
-            link=self.link,
+            worker=self.worker,
             prober=Prober(self.engine, clock=lambda: 0.0, timeout_s=5.0),
             set_log_level=self.set_level,
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )
-        self.link.on_delivery = self.worker.on_delivery
+        self.topics = contract.topics
+        self.link.on_delivery = self.take
+
+    def take(self, delivery: Delivery) -> None:
+        route = self.topics.route(delivery.message.topic)
+        assert isinstance(route, TaskRoute | ControlRoute)
+        self.worker.on_delivery(route, delivery)
+
+    def obey(self, route: ControlRoute, delivery: Delivery) -> None:
+        self.control.handle(route, delivery)
 
     def set_level(self, level: str) -> None:
         if level not in {"debug", "info"}:
@@ -82,8 +91,8 @@ def bench() -> Bench:
     return Bench()
 
 
-def talk(bench: Bench) -> None:
-    turns = (Turn(role="user", content="hi"), Turn(role="assistant", content="hello"))
+def talk(bench: Bench, reply: str = "hello") -> None:
+    turns = (Turn(role="user", content="hi"), Turn(role="assistant", content=reply))
     entry = Entry(request_id="1", fingerprint="f", packet_id=None, payload=b"{}", session="s", turns=turns, at=0.0)
     bench.journal.record([entry])
 
@@ -172,6 +181,8 @@ def test_the_answer_goes_to_the_response_topic(bench: Bench) -> None:
     ("command", "body", "code"),
     [
         ("explode", None, "bad_request"),
+        ("ping/now", None, "bad_request"),
+        ("PING", None, "bad_request"),
         ("cancel", None, "bad_request"),
         ("cancel", {"id": 5}, "bad_request"),
         ("forget", {"sesion": "s"}, "bad_request"),
@@ -191,3 +202,34 @@ def test_a_response_topic_where_daemons_listen_is_refused(bench: Bench) -> None:
     bench.send("ping", response_topic="edged/box/request/drain")
     assert bench.last("edged/box/response/ping")["error"]["code"] == "forbidden_topic"
     assert bench.drains == 0
+
+
+def test_an_answer_too_large_for_the_broker_becomes_an_error(bench: Bench) -> None:
+    talk(bench, "hello " * 50)
+    bench.link.auto = False
+    bench.send("session", {"session": "s", "transaction": 7})
+    bench.link.finish(Outcome(sent=Sent.TOO_LARGE, reason="the broker takes 100 bytes"))
+    bench.turn()
+    answer = bench.last("edged/box/response/session")
+    assert (answer["error"]["code"], answer["transaction"]) == ("too_large", 7)
+    assert bench.link.acked == []
+    bench.link.finish()
+    bench.turn()
+    assert len(bench.link.acked) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "transaction"),
+    [
+        ({"transaction": "t", "sesion": "s"}, "t"),
+        ({"transaction": "t", "session": 5}, "t"),
+        ({"transaction": [1]}, None),
+        (b"[1]", None),
+        ({"transaction": "t", "session": "s" * 5000}, "t"),
+    ],
+)
+def test_a_refused_command_has_its_transaction(bench: Bench, body: object, transaction: str | None) -> None:
+    bench.send("session", body)
+    answer = bench.last("edged/box/response/session")
+    assert answer["status"] == "error"
+    assert answer.get("transaction") == transaction

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edged.errors import JournalFault
 from edged.journal import sqlite as journal_module
+from edged.journal import sqlite_file as file_module
 from edged.journal.sqlite import SqliteJournal
 from edged.ports.journal import Entry, Journal, JournalLimits, Recorded
 from edged.tasks.calibration import Observation
@@ -156,9 +157,9 @@ def test_the_next_process_knows_what_this_one_did(disk: Disk) -> None:
 def test_what_is_recorded_survives_a_power_cut(disk: Disk) -> None:
     journal = disk.open()
     journal.record([entry("1")])
-    assert journal._connection is not None
+    assert journal._file.connection is not None
     # Nothing short of pulling the plug shows it; FULL syncs the log with every commit.
-    assert journal._connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert journal._file.connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
 def test_processes_that_ended_over_a_request_are_counted(disk: Disk) -> None:
@@ -336,7 +337,7 @@ def test_what_has_expired_is_overwritten(disk: Disk) -> None:
 def test_a_reader_that_holds_the_log_makes_forgetting_fail_until_it_is_gone(
     disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(journal_module, "_BUSY_S", 0.01)
+    monkeypatch.setattr(file_module, "_BUSY_S", 0.01)
     journal = disk.open()
     journal.record([entry("1", session="s", turns=said("XSECRETX"))])
     reader = sqlite3.connect(disk.file, isolation_level=None)
@@ -382,10 +383,10 @@ def test_work_cuts_tidying_short(disk: Disk) -> None:
     journal = disk.open()
     journal.record([entry("1", session="s", turns=said("XSECRETX" * 100))])
     journal.forget("s")
-    assert journal._connection is not None
-    journal._connection.set_progress_handler(journal.hurry, 1)  # as the network thread would
+    assert journal._file.connection is not None
+    journal._file.connection.set_progress_handler(journal.hurry, 1)  # as the network thread would
     journal.tidy(is_quiet=True)
-    journal._connection.set_progress_handler(None, 0)
+    journal._file.connection.set_progress_handler(None, 0)
     vacuums = statements(journal)
     journal.tidy(is_quiet=True)
     assert vacuums() == 0  # not again and again
@@ -399,8 +400,8 @@ def test_work_cuts_tidying_short(disk: Disk) -> None:
 def statements(journal: SqliteJournal) -> Callable[[], int]:
     """How often the file was rewritten from now on."""
     seen: list[str] = []
-    assert journal._connection is not None
-    journal._connection.set_trace_callback(seen.append)
+    assert journal._file.connection is not None
+    journal._file.connection.set_trace_callback(seen.append)
     return lambda: seen.count("VACUUM")
 
 
@@ -453,8 +454,8 @@ def test_a_disk_that_takes_nothing_is_told_in_words_and_still_read(
 ) -> None:
     journal = disk.open()
     journal.record([entry("1", session="s", turns=said("a"))])
-    assert journal._connection is not None
-    heal = spoil(journal._connection)
+    assert journal._file.connection is not None
+    heal = spoil(journal._file.connection)
     large = [entry("2", session="s", turns=said("b")), entry("3", payload=bytes(1 << 20))]
     for _ in range(2):
         with pytest.raises(JournalFault, match=words) as fault:
@@ -469,7 +470,7 @@ def test_a_disk_that_takes_nothing_is_told_in_words_and_still_read(
 
 
 def test_a_database_that_another_program_holds_is_waited_for(disk: Disk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(journal_module, "_BUSY_S", 0.01)
+    monkeypatch.setattr(file_module, "_BUSY_S", 0.01)
     journal = disk.open()
     journal.record([entry("1")])
     other = sqlite3.connect(disk.file, isolation_level=None)
@@ -496,7 +497,7 @@ def test_a_connection_that_broke_is_made_anew(disk: Disk) -> None:
     journal = disk.open()
     journal.record([entry("1")])
     journal.close()
-    journal._connection = Broken()  # type: ignore[assignment]
+    journal._file.connection = Broken()  # type: ignore[assignment]
     with pytest.raises(JournalFault, match="disk I/O error"):
         journal.find("1", "f")
     assert journal.find("1", "f") is not None
@@ -596,8 +597,8 @@ def test_an_older_database_is_brought_forward_with_all_that_is_in_it(
 ) -> None:
     disk.open().record([entry("1", session="s", turns=said("a"))])
     disk.opened[0].close()
-    steps = (*journal_module._MIGRATIONS, "CREATE TABLE more (x);", "ALTER TABLE more ADD COLUMN y;")
-    monkeypatch.setattr(journal_module, "_MIGRATIONS", steps)
+    steps = (*file_module._MIGRATIONS, "CREATE TABLE more (x);", "ALTER TABLE more ADD COLUMN y;")
+    monkeypatch.setattr(file_module, "_MIGRATIONS", steps)
     journal = disk.open()
     assert journal.turns("s") == said("a")
     with sqlite3.connect(disk.file) as other:
@@ -612,8 +613,8 @@ def test_a_migration_that_fails_leaves_the_database_as_it_was(disk: Disk, monkey
     disk.open().record([entry("1")])
     disk.opened[0].close()
     with monkeypatch.context() as broken:
-        steps = (*journal_module._MIGRATIONS, "CREATE TABLE more (x); CREATE TABLE results (x);")
-        broken.setattr(journal_module, "_MIGRATIONS", steps)
+        steps = (*file_module._MIGRATIONS, "CREATE TABLE more (x); CREATE TABLE results (x);")
+        broken.setattr(file_module, "_MIGRATIONS", steps)
         with pytest.raises(JournalFault, match="already exists"):
             disk.open().find("1", "f")
     journal = disk.open()

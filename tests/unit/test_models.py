@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -130,6 +130,14 @@ def test_a_path_that_exists_is_that_folder_or_file(tmp_path: Path) -> None:
 def test_what_is_no_model_is_refused_with_the_presets_named(name: str) -> None:
     with pytest.raises(ModelUnavailable, match="smollm2-135m-instruct"):
         resolve(name)
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, Path.touch])
+def test_an_empty_folder_or_file_is_told(tmp_path: Path, store: Store, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "model")
+    for find in (store.path, store.pull, store.verify):
+        with pytest.raises(ModelUnavailable, match=f"{tmp_path / 'model'} is empty.*EDGED_MODEL__ID"):
+            find(str(tmp_path / "model"))
 
 
 # ------------------------------------------------------------------------------------------------------- the hub

@@ -25,6 +25,7 @@ MONITORING = Path(__file__).parents[2] / "deploy" / "monitoring"
 # What dashboards and alerts of other people ask for: a name that is changed or gone breaks them.
 NAMES = """
     edged_batch_rows_mean edged_build_info edged_cached_tokens_total edged_completion_tokens_per_second
+    edged_model_duty_ratio
     edged_completion_tokens_total edged_model_info edged_model_load_seconds edged_model_parameters edged_model_threads
     edged_model_weight_bytes edged_mqtt_connected edged_mqtt_outbox_messages edged_mqtt_reconnects_total
     edged_mqtt_unacked_messages edged_prefix_cache_bytes edged_prefix_cache_capacity_bytes

@@ -10,7 +10,7 @@ ROOT = Path(edged.__file__).parent
 
 # The folders and files of edged/. A room imports only rooms above it.
 ROOMS = """
-    errors logs
+    errors logs extras progress
     tasks
     ports
     contract
@@ -41,7 +41,7 @@ KEPT_IN = {
     "safetensors": "engine",
     "gguf": "engine.weights",
     "accelerate": "engine",
-    "sqlite3": "journal.sqlite",
+    "sqlite3": "journal",
     "httpx2": "engine.remote",
     "redis": "journal.redis",
     "pydantic_settings": "settings.load",

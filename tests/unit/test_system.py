@@ -65,7 +65,7 @@ def test_the_processors_own_sensor_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sensors: dict[str, list[Sensor]], celsius: float | None
 ) -> None:
     monkeypatch.setattr(psutil, "sensors_temperatures", lambda: sensors)
-    assert system.read(tmp_path).temperature_c == celsius
+    assert system.read(tmp_path).temperature_c == system.temperature() == celsius
 
 
 def test_a_moody_sensor_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,21 @@ from edged.contract.results import (
     error_schema,
     result_schema,
 )
-from edged.contract.topics import MAX_TOPIC_BYTES, MAX_TOPIC_LEVELS, Topics, is_publishable, topic_matches
+from edged.contract.topics import (
+    MAX_TOPIC_BYTES,
+    MAX_TOPIC_LEVELS,
+    BirthRoute,
+    ControlRoute,
+    MemberRoute,
+    ProbeRoute,
+    Route,
+    StatusRoute,
+    StrayRoute,
+    TaskRoute,
+    Topics,
+    is_publishable,
+    topic_matches,
+)
 from edged.errors import Busy, RequestError
 from edged.ports.engine import Params, Usage
 from edged.ports.link import Message
@@ -46,19 +60,29 @@ def read(payload: bytes | str | dict[str, Any], *, tail: str = "message", **fiel
     message = Message(
         topic=f"edged/box/in/{tail}", payload=raw.encode() if isinstance(raw, str) else raw, **{"qos": 1, **fields}
     )
-    return decode(message, contract=CONTRACT, new_id="made")
+    return decoded(message)
+
+
+def task_route(topic: str) -> TaskRoute:
+    route = TOPICS.route(topic)
+    assert isinstance(route, TaskRoute)
+    return route
+
+
+def decoded(message: Message) -> Request | Rejected:
+    return decode(message, task_route(message.topic), contract=CONTRACT, new_id="made")
 
 
 def request(payload: bytes | str | dict[str, Any], **fields: Any) -> Request:
-    decoded = read(payload, **fields)
-    assert isinstance(decoded, Request), decoded
-    return decoded
+    taken = read(payload, **fields)
+    assert isinstance(taken, Request), taken
+    return taken
 
 
 def rejected(payload: bytes | str | dict[str, Any], **fields: Any) -> Rejected:
-    decoded = read(payload, **fields)
-    assert isinstance(decoded, Rejected), decoded
-    return decoded
+    taken = read(payload, **fields)
+    assert isinstance(taken, Rejected), taken
+    return taken
 
 
 # ---------------------------------------------------------------------------------------------------- good requests
@@ -334,10 +358,8 @@ def test_forbidden_places_for_an_answer(topic: str) -> None:
 
 def test_no_setting_opens_the_brokers_own_topics() -> None:
     contract = replace(CONTRACT, reply_topics=("$SYS/#", "#"))
-    decoded = decode(
-        Message(topic="edged/box/in/message", payload=b"a", response_topic="$SYS/x"), contract=contract, new_id="made"
-    )
-    assert isinstance(decoded, Rejected)
+    message = Message(topic="edged/box/in/message", payload=b"a", response_topic="$SYS/x")
+    assert isinstance(decode(message, task_route(message.topic), contract=contract, new_id="made"), Rejected)
 
 
 @pytest.mark.parametrize("topic", ["edged/app/1", "edged/box/out/message", "edged", "home/kitchen/answers", "edged/回"])
@@ -403,14 +425,158 @@ def test_a_topic_is_covered_by_itself_and_by_every_widening_of_it(levels: list[s
 @pytest.mark.parametrize("prefix", ["edged", "site/edged"])
 def test_topics_are_all_below_the_root_and_lead_back(prefix: str) -> None:
     topics = Topics(prefix=prefix, node="box")
-    assert topics.place(f"{prefix}/box/in/message/s").tail == "message/s"
+    route = topics.route(f"{prefix}/box/in/message/s")
+    assert isinstance(route, TaskRoute)
+    assert (route.task, route.session, route.out) == ("message", "s", topics.out("message/s"))
     assert topics.out("message/s") == f"{prefix}/box/out/message/s"
-    assert topics.control(f"{prefix}/box/request/ping") == "ping"
-    assert topics.control(f"{prefix}/box/in/ping") is None
+    assert topics.route(f"{prefix}/box/request/ping") == ControlRoute(command="ping", out=topics.response("ping"))
+    assert isinstance(topics.route(f"{prefix}/box/in/ping"), TaskRoute)
     for topic in (topics.status, topics.health, topics.info, topics.response("ping"), f"{prefix}/any/in/message"):
         assert topics.speaks_for_a_daemon(topic)
     assert not topics.speaks_for_a_daemon(topics.out("message"))
     assert not topics.speaks_for_a_daemon(f"x/{prefix}/box/status")
+
+
+def asked(root: str, task: str, session: str | None = None, *, shared: bool = False, ours: bool = True) -> TaskRoute:
+    tail = "".join(f"/{each}" for each in (task, session) if each)
+    return TaskRoute(task=task, session=session, out=f"{root}/out{tail}", is_shared=shared, is_ours=ours)
+
+
+ALONE = Topics(prefix="edged", node="box", births=("homeassistant/status",))
+MEMBER = Topics(prefix="edged", node="box", group="team")
+SHARDED = Topics(prefix="edged", node="box", group="team", shards=("0", "1"))
+SHARD_0 = TaskRoute(task="reply", session="s", out="edged/team/out/0/reply/s", is_shared=True, is_ours=True)
+
+
+@pytest.mark.parametrize(
+    ("topics", "topic", "route"),
+    [
+        (ALONE, "edged/box/in", asked("edged/box", "")),
+        (ALONE, "edged/box/in/reply", asked("edged/box", "reply")),
+        (ALONE, "edged/box/in/reply/s", asked("edged/box", "reply", "s")),
+        (ALONE, "edged/box/in/reply/a/b", asked("edged/box", "reply", "a/b")),
+        (ALONE, "edged/other/in/reply", asked("edged/other", "reply", ours=False)),
+        (
+            ALONE,
+            "edged/box/in/a\x01",
+            TaskRoute(task="a\x01", session=None, out="edged/box/out", is_shared=False, is_ours=True),
+        ),
+        (MEMBER, "edged/box/in/reply", asked("edged/box", "reply")),
+        (MEMBER, "edged/team/in/reply/s", asked("edged/team", "reply", "s", shared=True)),
+        (ALONE, "edged/team/in/reply", asked("edged/team", "reply", ours=False)),
+        (SHARDED, "edged/team/in/0/reply/s", SHARD_0),
+        (ALONE, "edged/box/request/ping", ControlRoute(command="ping", out="edged/box/response/ping")),
+        (ALONE, "edged/box/request/a/b", ControlRoute(command="a/b", out="edged/box/response/a/b")),
+        (ALONE, "edged/box/request", ControlRoute(command="", out="edged/box/response")),
+        (ALONE, "edged/box/request/", ControlRoute(command="", out="edged/box/response")),
+        (ALONE, "edged/box/request/a\x01", ControlRoute(command="a\x01", out="edged/box/response")),
+        (ALONE, "edged/other/request/ping", StrayRoute()),
+        (ALONE, "homeassistant/status", BirthRoute(topic="homeassistant/status")),
+        (MEMBER, "homeassistant/status", StrayRoute()),
+        (ALONE, "edged/box/status", StatusRoute()),
+        (MEMBER, "edged/box/status", StatusRoute()),
+        (MEMBER, "edged/box/probe", ProbeRoute()),
+        (MEMBER, "edged/other/health", MemberRoute(node="other")),
+        (MEMBER, "edged/other/status", MemberRoute(node="other")),
+        (MEMBER, "edged/other/info", StrayRoute()),
+        (ALONE, "edged/other/health", StrayRoute()),
+        (MEMBER, "elsewhere/other/health", StrayRoute()),
+        (ALONE, "edged/boxes/status", StrayRoute()),
+        (ALONE, "", StrayRoute()),
+    ],
+)
+def test_each_topic_is_one_thing(topics: Topics, topic: str, route: Route) -> None:
+    assert topics.route(topic) == route
+
+
+# What may be wrong with a JSON request whose `id` and `reply_to` are good.
+WRONG: dict[str, dict[str, Any]] = {
+    "empty text": {"text": ""},
+    "no text": {"text": None},
+    "text of another type": {"text": ["hi"]},
+    "long text": {"text": "a" * 2000},
+    "NUL": {"text": "a\0"},
+    "half a character": {"text": "\ud800"},
+    "no number": {"deadline_ms": math.nan},
+    "a number too long to read": {"deadline_ms": 10**4000},
+    "unknown key": {"lang": "en"},
+    "a session of two levels": {"session": "a/b"},
+    "a flag as text": {"stream": "true"},
+    "a parameter out of range": {"params": {"temperature": 3}},
+    "an unknown parameter": {"params": {"heat": 1}},
+    "a deadline of zero": {"deadline_ms": 0},
+    "a system turn": {"history": [{"role": "system", "content": "obey"}]},
+    "an empty turn": {"history": [{"role": "user", "content": ""}]},
+    "depth": {"history": json.loads("[" * 300 + "]" * 300)},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf", b" \n"], ids=["plain", "byte order mark", "space"])
+def test_an_error_of_a_readable_request_has_its_id_and_goes_where_it_says(wrong: dict[str, Any], mark: bytes) -> None:
+    body = {"text": "hi", "id": "job-17", "reply_to": "edged/app/replies", **wrong}
+    taken = rejected(mark + json.dumps(body).encode())
+    assert (taken.id, taken.address.topic) == ("job-17", "edged/app/replies")
+
+
+@pytest.mark.parametrize("field", ["id", "session"])
+def test_a_bad_name_is_told_in_words(field: str) -> None:
+    error = rejected({"text": "hi", field: "a/b"}).error
+    assert (error.field, error.message) == (field, "a name may not have /, +, # or control characters in it")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"retain": True},
+        {"tail": "no-such-task"},
+        {"tail": "message/a/b"},
+        {"response_topic": "elsewhere/x"},
+        {"content_type": JSON_TYPE},
+        {"correlation_data": b"another"},
+    ],
+)
+def test_whatever_else_is_wrong_with_the_message(fields: dict[str, Any]) -> None:
+    body = {"text": "", "id": "job-17", "reply_to": "edged/app/replies"}
+    taken = rejected(body, **fields)
+    assert (taken.id, taken.address.topic) == ("job-17", "edged/app/replies")
+    assert taken.address.correlation_data == fields.get("correlation_data")
+
+
+def test_a_payload_over_the_limit_is_read_for_its_address_up_to_a_bound() -> None:
+    body = {"text": "a" * (CONTRACT.payload_bytes + 1), "id": "job-17", "reply_to": "edged/app/replies"}
+    taken = rejected(body)
+    assert (taken.error.code, taken.id, taken.address.topic) == ("too_large", "job-17", "edged/app/replies")
+    taken = rejected({**body, "text": "a" * (2 << 20)})
+    assert (taken.error.code, taken.id, taken.address.topic) == ("too_large", "made", "edged/box/out/message")
+
+
+def test_bytes_that_are_not_utf_8_do_not_hide_the_address_and_are_no_part_of_it() -> None:
+    taken = rejected(b'{"text": "\xc4\xe3", "id": "job-17", "reply_to": "edged/app/replies"}')
+    assert (taken.error.code, taken.id, taken.address.topic) == ("bad_encoding", "job-17", "edged/app/replies")
+    taken = rejected(b'{"text": "a", "id": "job-\xff", "reply_to": "edged/app/\xff"}')
+    assert (taken.error.code, taken.id, taken.address.topic) == ("bad_encoding", "made", "edged/box/out/message")
+
+
+@pytest.mark.parametrize("bad", ["a/b", "", 5, "x" * 129, None])
+def test_a_good_address_counts_where_the_id_is_bad(bad: object) -> None:
+    taken = rejected({"text": "", "id": bad, "reply_to": "edged/app/replies"}, correlation_data=b"c")
+    assert (taken.id, taken.address.topic) == ("c", "edged/app/replies")
+
+
+@pytest.mark.parametrize("bad", ["elsewhere/x", "edged/+", "", 5, "edged/box/in/reply", None])
+def test_a_good_id_counts_where_the_address_is_bad(bad: object) -> None:
+    taken = rejected({"text": "", "id": "job-17", "reply_to": bad}, response_topic="edged/other")
+    assert (taken.id, taken.address.topic) == ("job-17", "edged/other")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"content_type": "text/plain", "tail": "no-such-task"}, {"retain": True, "content_type": "text/plain"}]
+)
+def test_plain_text_is_not_read_for_an_address(fields: dict[str, Any]) -> None:
+    taken = rejected({"text": "hi", "id": "job-17", "reply_to": "edged/app/replies"}, **fields)
+    assert taken.id == "made"
+    assert taken.address.topic.startswith("edged/box/out/")
 
 
 # ------------------------------------------------------------------------------------------------- ids and times
@@ -430,9 +596,9 @@ def test_topics_are_all_below_the_root_and_lead_back(prefix: str) -> None:
     ],
 )
 def test_correlation_data_serves_as_the_id(data: bytes | None, name: str | None) -> None:
-    decoded = request("a", correlation_data=data)
-    assert (decoded.id, decoded.has_own_id) == (name or "made", name is not None)
-    assert decoded.address.correlation_data == data
+    taken = request("a", correlation_data=data)
+    assert (taken.id, taken.has_own_id) == (name or "made", name is not None)
+    assert taken.address.correlation_data == data
     assert request({"text": "a", "id": "mine"}, correlation_data=data).id == "mine"
 
 
@@ -465,9 +631,9 @@ def test_the_topic_may_name_the_session_and_the_json_may_repeat_it() -> None:
 @given(messages())
 @settings(deadline=None, max_examples=int(os.environ.get("EDGED_TEST_FUZZ") or settings().max_examples))
 def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Message) -> None:
-    decoded = decode(message, contract=CONTRACT, new_id="made")
-    address = decoded.address
-    default = TOPICS.place(message.topic).out
+    taken = decoded(message)
+    address = taken.address
+    default = task_route(message.topic).out
     assert is_publishable(address.topic)
     assert not TOPICS.speaks_for_a_daemon(address.topic)
     assert address.topic in {default, TOPICS.out("")} or any(
@@ -475,20 +641,20 @@ def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Mes
     )
     assert address.qos == min(message.qos, 1)
     assert address.correlation_data == message.correlation_data
-    assert 0 < len(decoded.id) <= MAX_NAME_CHARS
-    if isinstance(decoded, Request):
-        assert decoded.task in BUILT_IN
-        assert decoded.text.strip()
-        assert len(decoded.text) <= CONTRACT.text_chars
-        assert decoded.session is None or not set("/+#\0") & set(decoded.session)
+    assert 0 < len(taken.id) <= MAX_NAME_CHARS
+    if isinstance(taken, Request):
+        assert taken.task in BUILT_IN
+        assert taken.text.strip()
+        assert len(taken.text) <= CONTRACT.text_chars
+        assert taken.session is None or not set("/+#\0") & set(taken.session)
     else:
         payload = encode_error(
-            request_id=decoded.id,
-            task=decoded.task,
-            session=decoded.session,
+            request_id=taken.id,
+            task=taken.task,
+            session=taken.session,
             node="box",
             time="t",
-            error=decoded.error,
+            error=taken.error,
         )
         assert json.loads(payload)["error"]["code"] in CODES
 
@@ -496,12 +662,8 @@ def test_any_message_is_a_good_request_or_an_error_that_can_be_told(message: Mes
 @given(st.text())
 @settings(deadline=None)
 def test_even_a_topic_that_is_no_unicode_is_judged(topic: str) -> None:
-    decoded = decode(
-        Message(topic="edged/box/in/message", payload=b"a", response_topic=topic + "\ud800"),
-        contract=CONTRACT,
-        new_id="made",
-    )
-    assert isinstance(decoded, Rejected)
+    message = Message(topic="edged/box/in/message", payload=b"a", response_topic=topic + "\ud800")
+    assert isinstance(decoded(message), Rejected)
 
 
 # ------------------------------------------------------------------------------------------------------ answers

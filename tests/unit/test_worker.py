@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edged.contract.requests import Contract
-from edged.contract.topics import Topics
+from edged.contract.topics import ControlRoute, TaskRoute, Topics
 from edged.errors import JournalFault, ModelError
 from edged.journal.buffered import KEPT, RETRY_S
 from edged.monitoring.metrics import Metrics
@@ -76,9 +76,10 @@ class Bench:
         calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
         tasks: Tasks = BUILT_IN,
+        link: FakeLink | None = None,
     ) -> None:
         self.now = 100.0
-        self.link = FakeLink(clock=self.clock)
+        self.link = link or FakeLink(clock=self.clock)
         self.engine = ScriptedEngine(auto=auto, clock=self.clock)
         self.journal = journal or MemoryJournal()
         self.metrics = Metrics()
@@ -100,14 +101,20 @@ class Bench:
             capacity=capacity,
             batch=batch,
             language=None,
-            on_control=self.controls.append,
+            on_control=lambda _, delivery: self.controls.append(delivery),
             calibration=calibration,
             has_shared_journal=has_shared_journal,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0 + self.now,
             new_id=lambda: next(self.ids),
         )
-        self.link.on_delivery = self.worker.on_delivery
+        self.topics = contract.topics
+        self.link.on_delivery = self.take
+
+    def take(self, delivery: Delivery) -> None:
+        route = self.topics.route(delivery.message.topic)
+        assert isinstance(route, TaskRoute | ControlRoute)
+        self.worker.on_delivery(route, delivery)
 
     def clock(self) -> float:
         return self.now
@@ -223,6 +230,21 @@ def test_a_repeated_id_gets_the_recorded_answer_without_a_second_inference(bench
     assert len(bench.journal.turns("s")) == 2
 
 
+def test_the_log_says_of_each_request_what_became_of_it(bench: Bench) -> None:
+    with capture_logs() as logged:
+        bench.send({"text": "hello", "id": "a-1"}, tail="sentiment")
+        bench.send({"text": "hello", "id": "a-1"}, tail="sentiment")
+        bench.engine.faults["boom"] = ModelError("it broke")
+        bench.send({"text": "boom", "id": "a-2"}, tail="reply")
+    told = [(each["event"], each["request_id"], each["task"], each.get("outcome", each.get("code"))) for each in logged]
+    assert [each for each in told if each[0] != "request_received"] == [
+        ("request_answered", "a-1", "sentiment", "ok"),
+        ("request_answered", "a-1", "sentiment", "repeated"),
+        ("request_failed", "a-2", "reply", "model_error"),
+    ]
+    assert not any("boom" in str(value) for each in logged for value in each.values())
+
+
 def test_the_same_id_with_another_text_is_another_request(bench: Bench) -> None:
     bench.send({"text": "one", "id": "1"})
     bench.send({"text": "two", "id": "1"})
@@ -247,11 +269,8 @@ def test_a_delivery_that_was_answered_before_a_crash_is_answered_the_same(bench:
     bench.send("hello", tail="reply/s")
     before = bench.answers(f"{ROOT}/out/reply/s")[0]
 
-    after = Bench(journal=bench.journal)
-    after.link = bench.link
+    after = Bench(journal=bench.journal, link=bench.link)
     after.link.auto = True
-    after.worker._responder._link = bench.link
-    bench.link.on_delivery = after.worker.on_delivery
     bench.link.disconnect()
     bench.link.reconnect()
     after.turn()
@@ -582,14 +601,11 @@ def test_a_request_over_which_processes_ended_is_tried_alone_and_then_given_up()
     for text in texts:
         bench.send(text, tail="reply")
     # The process ends and the next one gets them again.
-    again = Bench(journal=journal, auto=False)
+    again = Bench(journal=journal, auto=False, link=bench.link)
     by_text = {
         work.text: fingerprint_of(job.request) for work, job in zip(bench.engine.submitted, jobs(bench), strict=True)
     }
     journal.started = {by_text["once"]: 1, by_text["once too"]: 1, by_text["twice"]: 2}
-    again.link = bench.link
-    bench.link.on_delivery = again.worker.on_delivery
-    again.worker._responder = bench.worker._responder
     bench.link.disconnect()
     bench.link.reconnect()
     again.turn()
@@ -608,7 +624,7 @@ def test_a_request_over_which_processes_ended_is_tried_alone_and_then_given_up()
 
 
 def jobs(bench: Bench) -> list[Job]:
-    return list(bench.worker._jobs.values())
+    return list(bench.worker._in_hand)
 
 
 def test_an_answer_that_the_link_had_no_room_for_is_offered_again(bench: Bench) -> None:
@@ -635,6 +651,48 @@ def test_a_result_too_large_for_the_broker_becomes_an_error(bench: Bench) -> Non
     bench.link.finish()
     bench.turn()
     assert len(bench.link.acked) == 1
+
+
+def test_each_place_for_which_a_result_is_too_large_gets_the_error(bench: Bench) -> None:
+    bench.link.auto = False
+    bench.engine.auto = False
+    for place in ("edged/a", "edged/b"):
+        bench.send({"text": "hello", "id": "1", "reply_to": place}, tail="reply")
+    bench.engine.finish()
+    bench.turn()
+    for _ in range(2):
+        bench.link.finish(Outcome(sent=Sent.TOO_LARGE, reason="the broker takes 100 bytes"))
+        bench.turn()
+    for place in ("edged/a", "edged/b"):
+        assert bench.answers(place)[-1]["error"]["code"] == "too_large"
+    bench.link.finish()
+    bench.link.finish()
+    bench.turn()
+    assert len(bench.link.acked) == 2
+
+
+def test_an_error_that_the_link_had_no_room_for_is_offered_again(bench: Bench) -> None:
+    bench.link.auto = False
+    bench.send({"text": ""})
+    bench.link.finish(Outcome(sent=Sent.DROPPED, reason="1000 publications wait already"))
+    bench.turn()
+    bench.now += 1.0
+    bench.turn()
+    assert bench.link.acked == []
+    bench.link.finish()
+    bench.turn()
+    assert len(bench.link.acked) == 1
+
+
+def test_the_end_waits_until_errors_have_arrived_too(bench: Bench) -> None:
+    bench.link.auto = False
+    bench.send({"text": ""})
+    bench.worker.drain()
+    bench.turn()
+    assert not bench.worker.wait_idle(0)
+    bench.link.finish()
+    bench.turn()
+    assert bench.worker.wait_idle(0)
 
 
 def test_a_refused_answer_is_settled_all_the_same(bench: Bench) -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from edged.contract.requests import Contract
-from edged.contract.topics import Topics
+from edged.contract.topics import TaskRoute, Topics
 from edged.errors import JournalFault
 from edged.journal.buffered import RETRY_S
 from edged.monitoring.metrics import Metrics
@@ -97,11 +97,16 @@ class WorkerMachine(RuleBasedStateMachine):
             metrics=Metrics(),
             capacity=100,
             language="en",
-            on_control=lambda _: None,
+            on_control=lambda _, __: None,
             clock=self.clock,
             wall_clock=self.wall_clock,
         )
-        self.link.on_delivery = self.worker.on_delivery
+        self.link.on_delivery = self.take
+
+    def take(self, delivery: Delivery) -> None:
+        route = CONTRACT.topics.route(delivery.message.topic)
+        assert isinstance(route, TaskRoute)
+        self.worker.on_delivery(route, delivery)
 
     def turn(self) -> None:
         for _ in range(4):

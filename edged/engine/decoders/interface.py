@@ -45,6 +45,17 @@ class Span(Generic[K]):
     words: Sequence[int] = ()
 
 
+def refuse_unknown_tokens(spans: Sequence[Span[K]], vocab_size: int) -> None:
+    """Refuse tokens that the embedding lacks: on a GPU, looking one up would end the use of the device.
+
+    Raises:
+        IndexError: there is one.
+    """
+    asked = [token for span in spans for token in (*span.tokens, *(token for _, token in span.branches))]
+    if asked and not (min(asked) >= 0 and max(asked) < vocab_size):
+        raise IndexError("a token is outside the vocabulary")
+
+
 class CausalModel(Protocol[K]):
     """A causal language model with its weights."""
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
 
 from edged.engine.decoders.cuda_graphs import Attend, Steps
-from edged.engine.decoders.interface import Span
+from edged.engine.decoders.interface import Span, refuse_unknown_tokens
 from edged.engine.decoders.kv_cache import KVShape, SequenceKV
 from edged.engine.decoders.linear import Linear
 from edged.engine.decoders.slab import Slab
@@ -104,6 +104,7 @@ class Decoder:
         return kv
 
     def forward(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:
+        refuse_unknown_tokens(spans, self.vocab_size)
         steps = [span for span in spans if _is_step(span)]
         if self._steps is None or not steps:
             logits = self._run(spans)

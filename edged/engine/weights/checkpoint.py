@@ -5,7 +5,7 @@ Never holds more than the tensor that is asked for; files are mapped.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -17,13 +17,18 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from edged.engine.weights import gguf_model
+from edged.engine.weights.architectures.architecture import tensors_of
+from edged.engine.weights.architectures.table import decoder_shape, find
 from edged.engine.weights.gguf_file import GgufFile, open_gguf
-from edged.engine.weights.gguf_tokenizer import tokenizer_of
+from edged.engine.weights.gguf_tokenizer import adds_beginning, end_tokens_of, tokenizer_of
+from edged.engine.weights.other_kinds import gguf_alone, other_file, other_folder, quantised_by_others
 from edged.errors import ModelUnavailable
 from edged.tasks.specs import SamplingWishes
 
 _REMEDY = "fetch it again with `edged models pull`, or name another in EDGED_MODEL__ID"
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"))
+_FLOATING = frozenset({"F32", "F16", "BF16"})  # safetensors' names
+_NAMED = 5  # tensors in a message
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -33,6 +38,7 @@ class _Tensor:
 
     shape: tuple[int, ...]
     read: Callable[[], torch.Tensor]
+    is_floating: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,6 +49,7 @@ class Checkpoint:
         path: the folder or the GGUF file.
         end_tokens: tokens that end a reply, as the model's makers have it; empty where they do not say.
         sampling: how they sample it, as far as they say.
+        always_begins: whether every prompt begins with the BOS token, also where the chat template leaves it out.
     """
 
     path: Path
@@ -50,12 +57,18 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     end_tokens: frozenset[int]
     sampling: SamplingWishes
+    always_begins: bool
     _tensors: Mapping[str, _Tensor]
 
     @property
     def parameters(self) -> int:
         """How many numbers there are, known without reading them."""
         return sum(prod(tensor.shape) for tensor in self._tensors.values())
+
+    @property
+    def vocab_size(self) -> int:
+        """How many tokens the embedding has."""
+        return int(self.config.get_text_config().vocab_size)
 
     def names(self) -> tuple[str, ...]:
         return tuple(self._tensors)
@@ -82,6 +95,16 @@ class Checkpoint:
             raise self._broken(f"tensor {name} holds NaN or infinity")
         return tensor
 
+    def read_all(self) -> None:
+        """Read every tensor of weights, to see that all are there and are numbers.
+
+        Raises:
+            ModelUnavailable: as `tensor` does.
+        """
+        for name, each in self._tensors.items():
+            if each.is_floating:
+                self.tensor(name)
+
     def expect(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         """Read a tensor that must have this shape.
 
@@ -89,18 +112,48 @@ class Checkpoint:
             ModelUnavailable: as `tensor` does, or it has another shape.
         """
         if name in self._tensors and self._tensors[name].shape != shape:
-            raise self._broken(f"tensor {name} is {self._tensors[name].shape}, where its config means {shape}")
+            raise self._misshapen(name, shape)
         return self.tensor(name)
+
+    def _misshapen(self, name: str, shape: tuple[int, ...]) -> ModelUnavailable:
+        return self._broken(f"tensor {name} is {self._tensors[name].shape}, where its config means {shape}")
 
     def _broken(self, what: str) -> ModelUnavailable:
         return ModelUnavailable(f"the model at {self.path} cannot be used: {what}; {_REMEDY}")
 
+    def refuse_other_tensors(self, expected: Mapping[str, tuple[int, ...]], unknown: Collection[str]) -> None:
+        """Refuse a checkpoint that has not all of the expected tensors in their shapes, or has unknown ones.
+
+        Raises:
+            ModelUnavailable: as it says.
+        """
+        missing = [name for name in expected if name not in self._tensors]
+        if missing:
+            raise self._broken(f"tensor {listed(missing)} is missing{self._quantised_hint()}")
+        for name, shape in expected.items():
+            if self._tensors[name].shape != shape:
+                raise self._misshapen(name, shape)
+        if unknown:
+            raise self._broken(f"tensor {listed(unknown)} is not known to its architecture")
+
+    def refuse_quantised(self) -> None:
+        """Refuse weights that another program rounded.
+
+        Raises:
+            ModelUnavailable: they are; the message says by which program, and what to take instead.
+        """
+        if hint := quantised_by_others(self.config):
+            raise ModelUnavailable(f"the model at {self.path} cannot be used: {hint}, in EDGED_MODEL__ID")
+
     def _quantised_hint(self) -> str:
-        quantised = getattr(self.config, "quantization_config", None)
-        if quantised is None:
-            return ""
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised.quant_method
-        return f" (its weights are quantised by {method}: take the model with plain weights)"
+        hint = quantised_by_others(self.config)
+        return f" ({hint})" if hint else ""
+
+
+def listed(names: Collection[str]) -> str:
+    """The first few names, and the number of the others."""
+    more = f" (and {len(names) - _NAMED} more)" if len(names) > _NAMED else ""
+    return ", ".join(sorted(names)[:_NAMED]) + more
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -109,15 +162,22 @@ def open_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ModelUnavailable: what is missing or broken, and what to do.
     """
-    if path.is_dir():
-        return _open_folder(path)
-    if path.is_file():
-        return _open_file(path)
+    try:
+        if path.is_dir():
+            alone = gguf_alone(path)
+            return _open_folder(path) if alone is None else _open_file(alone)
+        if path.is_file():
+            if what := other_file(path):
+                raise ModelUnavailable(f"{path} {what}")
+            return _open_file(path)
+    except OSError as error:
+        raise ModelUnavailable(f"{path} cannot be read: {error.strerror or error}; {_REMEDY}") from error
     raise ModelUnavailable(f"there is no model at {path}; {_REMEDY}")
 
 
 def _open_file(path: Path) -> Checkpoint:
     file = open_gguf(path)
+    _refuse_parts(file)
     config = gguf_model.config_of(file)
     stored = gguf_model.tensors_of(file, config)
     tokenizer = tokenizer_of(file)
@@ -125,13 +185,36 @@ def _open_file(path: Path) -> Checkpoint:
         path=path,
         config=config,
         tokenizer=tokenizer,
-        end_tokens=_ids(config.eos_token_id),
+        end_tokens=end_tokens_of(file),
         sampling=SamplingWishes(),
-        _tensors={
+        always_begins=adds_beginning(file),
+        _tensors=_biases_left_out(config)
+        | {
             name: _Tensor(shape=file.tensors[each.name].shape, read=partial(_read_stored, file, each))
             for name, each in stored.items()
         },
     )
+
+
+def _biases_left_out(config: PretrainedConfig) -> dict[str, _Tensor]:
+    """Give zeros for the biases that a config means, where a GGUF file may hold a part of them."""
+    family = find(config)
+    if family is None or not family.gguf.may_lack_biases:
+        return {}
+    return {
+        name: _Tensor(shape=shape, read=partial(torch.zeros, shape))
+        for name, shape in tensors_of(decoder_shape(config)).items()
+        if name.endswith(".bias")
+    }
+
+
+def _refuse_parts(file: GgufFile) -> None:
+    number, count = (file.metadata.get(f"split.{key}", 0) for key in ("no", "count"))
+    if isinstance(number, int) and isinstance(count, int) and count > 1:
+        raise ModelUnavailable(
+            f"{file.path} is part {number + 1} of {count} of a GGUF file that was split: join them (llama-gguf-split "
+            "--merge FIRST_PART JOINED.gguf), and name the joined file in EDGED_MODEL__ID"
+        )
 
 
 def _read_stored(file: GgufFile, stored: gguf_model.StoredTensor) -> torch.Tensor:
@@ -146,13 +229,25 @@ def _open_folder(folder: Path) -> Checkpoint:
         path=folder,
         config=config,
         tokenizer=_tokenizer(folder),
-        end_tokens=_end_tokens(generation, config),
+        end_tokens=_end_tokens(folder, generation, config),
         sampling=_sampling(generation),
-        _tensors={name: tensor for file in _weight_files(folder) for name, tensor in _tensors_of(file).items()},
+        always_begins=False,
+        _tensors=_with_prefix(
+            {name: tensor for file in _weight_files(folder) for name, tensor in _tensors_of(file).items()}
+        ),
     )
 
 
+def _with_prefix(tensors: Mapping[str, _Tensor]) -> Mapping[str, _Tensor]:
+    """Give tensors of a model that was saved without its head their full names, as transformers does."""
+    if "model.embed_tokens.weight" in tensors or "embed_tokens.weight" not in tensors:
+        return tensors
+    return {name if name.startswith("lm_head.") else f"model.{name}": each for name, each in tensors.items()}
+
+
 def _config(folder: Path) -> PretrainedConfig:
+    if what := other_folder(folder):
+        raise ModelUnavailable(f"{folder} {what}")
     if not (folder / "config.json").is_file():
         raise ModelUnavailable(f"{folder} has no config.json, so it is no model's folder; {_REMEDY}")
     try:
@@ -185,9 +280,24 @@ def _generation_config(folder: Path) -> Mapping[str, Any]:
     return said if isinstance(said, dict) else {}
 
 
-def _end_tokens(generation: Mapping[str, Any], config: PretrainedConfig) -> frozenset[int]:
-    said = generation.get("eos_token_id")
-    return _ids(said if said is not None else getattr(config.get_text_config(), "eos_token_id", None))
+def _end_tokens(folder: Path, generation: Mapping[str, Any], config: PretrainedConfig) -> frozenset[int]:
+    """Give the tokens that end a turn, by the generation config or else the config.
+
+    Raises:
+        ModelUnavailable: one is beyond the vocabulary.
+    """
+    text_config = config.get_text_config()
+    said, file = generation.get("eos_token_id"), "generation_config.json"
+    if said is None:
+        said, file = getattr(text_config, "eos_token_id", None), "config.json"
+    ends = _ids(said)
+    beyond = sorted(end for end in ends if end >= text_config.vocab_size)
+    if beyond and '"eos_token_id"' in (folder / file).read_text(encoding="utf-8", errors="replace"):
+        raise ModelUnavailable(
+            f"the {file} of {folder} ends a turn with token {beyond[0]}, but the vocabulary ends at "
+            f"{text_config.vocab_size}; mend its eos_token_id, or name another model in EDGED_MODEL__ID"
+        )
+    return ends - set(beyond)  # a value that nobody wrote is transformers' own
 
 
 def _sampling(generation: Mapping[str, Any]) -> SamplingWishes:
@@ -210,7 +320,8 @@ def _sampling(generation: Mapping[str, Any]) -> SamplingWishes:
 
 def _ids(said: Any) -> frozenset[int]:
     """Token ids from a config, where one, several or none may stand."""
-    return frozenset(each for each in (said if isinstance(said, list) else [said]) if isinstance(each, int))
+    listed = said if isinstance(said, list) else [said]
+    return frozenset(each for each in listed if isinstance(each, int) and not isinstance(each, bool) and each >= 0)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -239,9 +350,14 @@ def _weight_files(folder: Path) -> list[Path]:
 def _tensors_of(file: Path) -> dict[str, _Tensor]:
     try:
         mapped: Any = safe_open(file, framework="pt")
+        slices = {name: mapped.get_slice(name) for name in mapped.keys()}  # noqa: SIM118 - no mapping, it has only this
         return {
-            name: _Tensor(shape=tuple(mapped.get_slice(name).get_shape()), read=partial(_read_tensor, file, name))
-            for name in mapped.keys()  # noqa: SIM118 - no mapping, it has only this
+            name: _Tensor(
+                shape=tuple(part.get_shape()),
+                read=partial(_read_tensor, file, name),
+                is_floating=str(part.get_dtype()) in _FLOATING,
+            )
+            for name, part in slices.items()
         }
     except (OSError, SafetensorError) as error:
         raise ModelUnavailable(

@@ -2,23 +2,28 @@
 
 A file holds vocabulary and merges, and only the name of the rule that splits text into words. Each rule is spelled
 out here as the models' own tokenizer.json has it; with another rule the same merges give other tokens, so a name that
-is not known is refused.
+is not known is refused. What a file leaves out is taken as llama.cpp takes it (`llama_vocab::impl::load`).
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
+import structlog
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from edged.engine.weights.gguf_file import GgufFile
 from edged.errors import ModelUnavailable
 
+log = structlog.get_logger(__name__)
+
 
 class _Kind(IntEnum):
     """llama.cpp's types of tokens, as far as they matter here."""
 
+    NORMAL = 1
     CONTROL = 3  # <|im_end|>: in text it is never meant
     USER_DEFINED = 4  # <think>: kept whole wherever it stands
     UNUSED = 5  # a row of padding
@@ -30,6 +35,15 @@ _NAMED_TOKENS = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
+_END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
+# What ends a turn by its text, whatever the file says of it.
+_END_TEXTS = frozenset(
+    {
+        *("<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|eom_id|>", "<|endoftext|>", "<EOT>"),
+        *("_<EOT>", "[EOT]", "[EOS]", "<end_of_turn>", "<|end_of_text|>", "<end_of_utterance>", "<eos>", "</s>"),
+        "<｜end▁of▁sentence｜>",
+    }
+)
 _QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -50,12 +64,45 @@ def _smollm() -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), _gpt2()])
 
 
-_RULES: Mapping[str, Callable[[], pre_tokenizers.PreTokenizer]] = {
-    "default": _gpt2,
-    "gpt-2": _gpt2,
-    "smollm": _smollm,
-    "qwen2": lambda: _words_by(_QWEN2_WORDS),
-    "llama-bpe": lambda: _words_by(_LLAMA3_WORDS),
+def _default() -> pre_tokenizers.PreTokenizer:
+    """llama.cpp's rule for files that name none."""
+    patterns = (
+        r"[\p{P}\$\+<=>\^~\|]+",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+        r"\p{N}+",
+        "[0-9][0-9][0-9]",
+    )
+    splits = [pre_tokenizers.Split(Regex(pattern), behavior="isolated") for pattern in patterns]
+    return pre_tokenizers.Sequence([*splits, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rule:
+    """How text becomes words, and what goes with it.
+
+    Attributes:
+        adds_bos: whether a text begins with the BOS token, where the file does not say.
+        ignores_merges: whether a word that is a token is taken whole, whatever the merges say.
+        normalises: to Unicode's composed form.
+    """
+
+    words: Callable[[], pre_tokenizers.PreTokenizer]
+    adds_bos: bool = False
+    ignores_merges: bool = False
+    normalises: bool = False
+
+
+_QWEN2 = _Rule(words=lambda: _words_by(_QWEN2_WORDS), normalises=True)
+_LLAMA3 = _Rule(words=lambda: _words_by(_LLAMA3_WORDS), adds_bos=True, ignores_merges=True)
+_RULES: Mapping[str, _Rule] = {
+    "default": _Rule(words=_default),
+    "gpt-2": _Rule(words=_gpt2),
+    "smollm": _Rule(words=_smollm),
+    "qwen2": _QWEN2,
+    "deepseek-r1-qwen": _QWEN2,
+    "llama-bpe": _LLAMA3,
+    "llama3": _LLAMA3,
+    "llama-v3": _LLAMA3,
 }
 
 
@@ -65,40 +112,65 @@ def tokenizer_of(file: GgufFile) -> PreTrainedTokenizerBase:
     Raises:
         ModelUnavailable: it is of a kind that is not known here, or incomplete.
     """
-    said = {key.removeprefix("tokenizer.ggml."): value for key, value in file.metadata.items()}
-    kind, rule = said.get("model"), said.get("pre", "default")
-    if kind != "gpt2" or rule not in _RULES:
+    said = _said(file)
+    kind, name = said.get("model"), said.get("pre") or "default"
+    if kind != "gpt2" or name not in _RULES:
         raise ModelUnavailable(
-            f"{file.path} has a tokenizer of kind {kind}/{rule}; byte-level BPE of {', '.join(_RULES)} is read: "
+            f"{file.path} has a tokenizer of kind {kind}/{name}; byte-level BPE of {', '.join(_RULES)} is read: "
             "use the model's folder of safetensors"
         )
+    if not said.get("pre"):
+        log.warning("tokenizer_guessed", missing="tokenizer.ggml.pre", taken=name, reason="as llama.cpp does")
     try:
-        return _build(said, str(rule), file.metadata.get("tokenizer.chat_template"))
+        return _build(said, _RULES[str(name)], file.metadata.get("tokenizer.chat_template"))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ModelUnavailable(f"{file.path} has a tokenizer that makes no sense ({error}); fetch it again") from error
 
 
-def _build(said: Mapping[str, Any], rule: str, chat_template: Any) -> PreTrainedTokenizerBase:
+def end_tokens_of(file: GgufFile) -> frozenset[int]:
+    """Give the tokens that end a turn: those that the file names, and those that llama.cpp knows by their text."""
+    said = _said(file)
+    tokens = said.get("tokens", [])
+    named = {said[key] for key in _END_KEYS if isinstance(said.get(key), int)}
+    by_text = {i for i, token in enumerate(tokens) if token in _END_TEXTS} - named
+    if by_text:
+        log.info("ends_of_turn_guessed", tokens=sorted(tokens[i] for i in by_text), reason="by their text")
+    return frozenset(named | by_text)
+
+
+def adds_beginning(file: GgufFile) -> bool:
+    """Tell whether every text begins with the BOS token."""
+    said = _said(file)
+    rule = _RULES.get(str(said.get("pre") or "default"), _Rule(words=_gpt2))
+    return "bos_token_id" in said and bool(said.get("add_bos_token", rule.adds_bos))
+
+
+def _said(file: GgufFile) -> dict[str, Any]:
+    return {
+        key.removeprefix("tokenizer.ggml."): value
+        for key, value in file.metadata.items()
+        if key.startswith("tokenizer.ggml.")
+    }
+
+
+def _build(said: Mapping[str, Any], rule: _Rule, chat_template: Any) -> PreTrainedTokenizerBase:
     tokens: list[str] = said["tokens"]
-    kinds: list[int] = said.get("token_type", [1] * len(tokens))
+    kinds = _kinds(said, tokens)
     vocab = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != _Kind.UNUSED}
     merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in said["merges"])]
-    # Llama 3 takes a word that is a token whole, whatever the merges say.
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=rule == "llama-bpe"))
-    if rule == "qwen2":
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignores_merges))
+    if rule.normalises:
         backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = _RULES[rule]()
+    backend.pre_tokenizer = rule.words()
     backend.decoder = decoders.ByteLevel()
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _Kind.CONTROL]
     whole = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _Kind.USER_DEFINED]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in whole])
     named = {name: tokens[said[key]] for name, key in _NAMED_TOKENS.items() if key in said}
-    if said.get("add_bos_token") and "bos_token" in named:
-        bos = named["bos_token"]
-        backend.post_processor = processors.TemplateProcessing(
-            single=f"{bos} $A", pair=f"{bos} $A {bos} $B", special_tokens=[(bos, tokens.index(bos))]
-        )
+    processor = _around(said, rule, named, tokens)
+    if processor is not None:
+        backend.post_processor = processor
     make: Any = PreTrainedTokenizerFast  # ships no types
     tokenizer: PreTrainedTokenizerBase = make(
         tokenizer_object=backend,
@@ -108,3 +180,31 @@ def _build(said: Mapping[str, Any], rule: str, chat_template: Any) -> PreTrained
         **named,
     )
     return tokenizer
+
+
+def _kinds(said: Mapping[str, Any], tokens: list[str]) -> list[int]:
+    """Give each token's type. What ends a turn is of type CONTROL, whatever the file says."""
+    kinds: list[int] = list(said.get("token_type") or [_Kind.NORMAL] * len(tokens))
+    ends = {i for i, token in enumerate(tokens) if token in _END_TEXTS}
+    ends |= {said[key] for key in _END_KEYS if isinstance(said.get(key), int) and 0 <= said[key] < len(kinds)}
+    wrong = sorted(i for i in ends if i < len(kinds) and kinds[i] != _Kind.CONTROL)
+    for i in wrong:
+        kinds[i] = _Kind.CONTROL
+    if wrong:
+        log.info("tokens_taken_as_control", tokens=[tokens[i] for i in wrong], reason="they end a turn")
+    return kinds
+
+
+def _around(
+    said: Mapping[str, Any], rule: _Rule, named: Mapping[str, str], tokens: list[str]
+) -> processors.TemplateProcessing | None:
+    """Give what puts BOS before a text and EOS after it, as far as the file or its rule wants them."""
+    bos = named.get("bos_token") if said.get("add_bos_token", rule.adds_bos) else None
+    eos = named.get("eos_token") if said.get("add_eos_token", False) else None
+    if bos is not None and "add_bos_token" not in said:
+        log.info("tokenizer_guessed", missing="tokenizer.ggml.add_bos_token", taken=True, reason="as llama.cpp does")
+    if bos is None and eos is None:
+        return None
+    one, two = (" ".join(filter(None, (bos, text, eos))) for text in ("$A", "$B"))
+    special = [(token, tokens.index(token)) for token in {bos, eos} if token is not None]
+    return processors.TemplateProcessing(single=one, pair=f"{one} {two}", special_tokens=special)

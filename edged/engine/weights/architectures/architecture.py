@@ -69,6 +69,7 @@ class GgufForm:
         names: of the tensors.
         fields: further fields of the config, told by the tensors that the file has.
         reorders_heads: whether the rows of each query and key head are in llama.cpp's order.
+        may_lack_biases: whether a bias that the config means may be left out where it is zero.
     """
 
     architecture: str
@@ -77,6 +78,7 @@ class GgufForm:
     names: TensorNames
     fields: Callable[[Container[str]], Mapping[str, Any]]
     reorders_heads: bool = False
+    may_lack_biases: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -29,5 +29,6 @@ LLAMA = Architecture(
         names=GGUF_NAMES,
         fields=_gguf_fields,
         reorders_heads=True,
+        may_lack_biases=True,
     ),
 )

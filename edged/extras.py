@@ -1,0 +1,39 @@
+"""The optional parts of an installation, pip's extras: which are missing here, and the command that installs them."""
+
+import importlib.metadata
+import importlib.util
+import sys
+from typing import Literal
+
+Extra = Literal["demo", "extract", "fleet", "metrics", "top"]
+
+_LIBRARIES: dict[Extra, str] = {
+    "demo": "amqtt",
+    "extract": "llguidance",
+    "fleet": "redis",
+    "metrics": "prometheus_client",
+    "top": "rich",
+}
+
+
+def is_missing(extra: Extra) -> bool:
+    """Whether the library of an extra is not installed."""
+    return importlib.util.find_spec(_LIBRARIES[extra]) is None
+
+
+def how_to_install(extra: Extra) -> str:
+    """The command that installs an extra into the environment that runs this."""
+    build = " --cuda" if _is_for_gpu() else ""
+    return (
+        f"install it with: {sys.prefix}/bin/python -m pip install 'edged[{extra}]' "
+        f"(from a checkout: sh deploy/install.sh --venv {sys.prefix} --extras {extra}{build})"
+    )
+
+
+def _is_for_gpu() -> bool:
+    """Whether torch is the build for GPUs, which `install.sh` would replace if it were not told."""
+    try:
+        wanted = importlib.metadata.requires("torch") or []
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(("nvidia" in each or "cuda" in each) and "extra ==" not in each for each in wanted)

@@ -1,0 +1,158 @@
+"""What becomes of a request when it comes in: decoded, known already, refused, or given to the engine.
+
+For the worker's thread.
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from edged.contract.requests import Contract, Rejected, Request, decode
+from edged.contract.topics import TaskRoute
+from edged.errors import Busy, Expired, ModelError, RequestError, ShuttingDown
+from edged.journal.buffered import Recorder
+from edged.monitoring.metrics import Metrics
+from edged.ports.link import Delivery
+from edged.serving.answer import Addressee
+from edged.serving.in_hand import InHand
+from edged.serving.job import Job, fingerprint_of
+from edged.serving.outbound import FAULT, Answers, Outbound
+from edged.serving.rate import ServiceRate
+from edged.serving.running import Running
+from edged.tasks.text import Language, language_of
+
+log = structlog.get_logger(__name__)
+
+
+class Intake:
+    """Makes jobs of deliveries.
+
+    Attributes:
+        is_draining: whether no new work is begun.
+    """
+
+    def __init__(
+        self,
+        *,
+        contract: Contract,
+        in_hand: InHand,
+        recorder: Recorder,
+        outbound: Outbound,
+        answers: Answers,
+        running: Running,
+        metrics: Metrics,
+        rate: ServiceRate,
+        capacity: int,
+        language: Language | None,
+        clock: Callable[[], float],
+        new_id: Callable[[], str],
+    ) -> None:
+        """`capacity`: the most requests in hand. `language` None: each text's script decides."""
+        self._contract = contract
+        self._in_hand = in_hand
+        self._recorder = recorder
+        self._outbound = outbound
+        self._answers = answers
+        self._running = running
+        self._metrics = metrics
+        self._rate = rate
+        self._capacity = capacity
+        self._language = language
+        self._clock = clock
+        self._new_id = new_id
+        self._numbers = 0
+        self.is_draining = False
+
+    def take(self, route: TaskRoute, delivery: Delivery) -> None:
+        """Take a request in. Whatever it is, it gets one answer or stays at the broker."""
+        self._metrics.received()
+        if route.is_shared:
+            self._metrics.shared()
+        if delivery.redelivered:
+            self._metrics.redelivered()
+        if self.is_draining and delivery.ticket is not None:
+            return  # unacked: the broker keeps it for the next daemon
+        decoded = decode(delivery.message, route, contract=self._contract, new_id=self._new_id())
+        if isinstance(decoded, Rejected):
+            self._answers.reject(decoded, delivery)
+            return
+        try:
+            self._take_request(decoded, delivery)
+        except Exception:
+            # A fault of ours that one message brings out must not end the daemon: the broker would bring it again.
+            log.exception("request_fault", request_id=decoded.id)
+            for job in self._in_hand:
+                if job.request is decoded:
+                    self._running.cancel(job)
+                    self._answers.leave(job)
+            fault = ModelError(FAULT)
+            rejected = Rejected(id=decoded.id, task=decoded.task, address=decoded.address, error=fault)
+            self._answers.reject(rejected, delivery)
+
+    def _take_request(self, request: Request, delivery: Delivery) -> None:
+        fingerprint = fingerprint_of(request)
+        same = self._in_hand.same_as(request, fingerprint, delivery)
+        if same is not None:
+            self._metrics.duplicate()
+            new_places = same.join(request.address, delivery)
+            if same.answer is not None:
+                self._outbound.send(same.answer, new_places)
+            return
+        job = self._make_job(request, fingerprint, delivery)
+        again = delivery.ticket.packet_id if delivery.redelivered and delivery.ticket is not None else None
+        recorded = self._recorder.answer_before(request, fingerprint, redelivered_packet=again)
+        if recorded is not None:
+            self._metrics.duplicate()
+            job.request = replace(request, id=recorded.request_id)
+            self._add(job)
+            self._answers.repeat(job, recorded)
+            return
+        self._add(job)
+        try:
+            self._check_admissible(job)
+        except RequestError as error:
+            self._answers.fail(job, error)
+            return
+        log.info("request_received", request_id=request.id, task=request.task, session=request.session)
+        self._running.enter(job)
+
+    def _make_job(self, request: Request, fingerprint: str, delivery: Delivery) -> Job:
+        self._numbers += 1
+        ticket = delivery.ticket
+        left = request.time_left_ms
+        is_again = request.attempt > 1 or delivery.redelivered
+        tasks = self._contract.tasks
+        keeps_turns = request.history is None and tasks.keeps_history(request.task)
+        return Job(
+            number=self._numbers,
+            request=request,
+            fingerprint=fingerprint,
+            language=self._language or language_of(request.text),
+            parts={spec.name: spec for spec in tasks.parts(request.task)},
+            conversation=request.session if keeps_turns else None,
+            addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
+            packet_id=ticket.packet_id if ticket is not None else None,
+            received=delivery.received_at,
+            is_left_over=delivery.redelivered and ticket is not None,
+            may_be_double=request.is_shared and is_again,
+            deadline=None if left is None else delivery.received_at + left / 1000,
+        )
+
+    def _add(self, job: Job) -> None:
+        if not self._in_hand:
+            self._rate.begin()
+        self._in_hand.add(job)
+
+    def _check_admissible(self, job: Job) -> None:
+        if self.is_draining:
+            raise ShuttingDown("the daemon is shutting down; send it again when it is back", retry_after_ms=5000)
+        if job.deadline is not None and self._clock() >= job.deadline:
+            raise Expired("the request's time was over when it was received")
+        others = len(self._in_hand) - 1
+        if job.is_lossy and others >= self._capacity:
+            raise Busy(
+                f"{others} requests are in hand and this one came at QoS 0; send it again later, or at QoS 1, where "
+                "the broker keeps it",
+                retry_after_ms=max(100, int(1000 * (self._rate.seconds or 1.0))),
+            )

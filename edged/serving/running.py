@@ -1,0 +1,150 @@
+"""What the engine works on, and what waits for its turn: later turns of a session, and requests under suspicion.
+
+A request that the broker brings again may be the reason why an earlier process ended. Such requests run one after the
+other, so that the one at fault ends the process alone; one over which too many processes ended is given up.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from edged.errors import Expired, ModelError
+from edged.journal.buffered import Recorder
+from edged.ports.engine import Classified, Engine, Work, WorkEvent
+from edged.serving.in_hand import InHand
+from edged.serving.job import Job, lacks_history, seed_of
+from edged.serving.outbound import FAULT, Answers, Outbound
+from edged.serving.sessions import Sessions
+from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.specs import ClassifySpec
+
+log = structlog.get_logger(__name__)
+
+MAX_STARTS = 2  # processes that may end over one request before it is given up
+
+
+class Running:
+    """Gives jobs to the engine and takes what it says of them. For the worker's thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        in_hand: InHand,
+        recorder: Recorder,
+        answers: Answers,
+        outbound: Outbound,
+        calibration: RunningCalibration | None,
+        post: Callable[[Callable[[], None]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`post` runs a function in the worker's thread; it is called from the engine's."""
+        self._engine = engine
+        self._in_hand = in_hand
+        self._recorder = recorder
+        self._answers = answers
+        self._outbound = outbound
+        self._calibration = calibration
+        self._post = post
+        self._clock = clock
+        self._sessions: Sessions[Job] = Sessions()
+        self._suspects: deque[Job] = deque()  # the first one runs
+
+    def enter(self, job: Job) -> None:
+        """Start the job, or let it wait for the earlier turns of its session."""
+        if job.conversation is None or self._sessions.enter(job.conversation, job):
+            self._start(job)
+
+    def leave(self, job: Job) -> None:
+        """The job has its answer, or is given up: the next suspect and the session's next turn may begin."""
+        if job in self._suspects:
+            was_first = self._suspects[0] is job
+            self._suspects.remove(job)
+            if was_first and self._suspects:
+                self._submit(self._suspects[0])
+        following = None if job.conversation is None else self._sessions.leave(job.conversation, job)
+        if following is not None:
+            self._start(following)
+
+    def cancel(self, job: Job) -> None:
+        """Let the engine end the parts that it has not finished."""
+        for part in job.parts:
+            if part not in job.events:
+                self._engine.cancel(f"{job.number}/{part}")
+
+    def expire_waiting(self) -> None:
+        """End jobs whose deadline passed while they waited; the engine watches the deadlines of what it has."""
+        now = self._clock()
+        for job in [*self._sessions.waiting(), *list(self._suspects)[1:]]:
+            if job.deadline is not None and now >= job.deadline:
+                self._answers.fail(job, Expired("the deadline passed before work began"))
+
+    def _start(self, job: Job) -> None:
+        """Give the job to the engine, unless an earlier process may have ended over it."""
+        if job.is_left_over and (starts := self._recorder.starts(job.fingerprint)):
+            if starts >= MAX_STARTS:
+                reason = f"{starts + 1} processes of the daemon ended before they had an answer to this; it is given up"
+                self._answers.fail(job, ModelError(reason))
+                return
+            self._suspects.append(job)
+            if self._suspects[0] is not job:
+                return
+        self._submit(job)
+
+    def _submit(self, job: Job) -> None:
+        if job.is_left_over:
+            self._recorder.begin(job.fingerprint)
+        turns, is_whole = job.request.history or (), True
+        if job.conversation is not None:
+            turns, is_whole = self._recorder.conversation(job.conversation)
+            job.lacks_history = not is_whole or lacks_history(job.request, turns)
+        job.submitted = self._clock()
+        for part, spec in job.parts.items():
+            work = Work(
+                key=f"{job.number}/{part}",
+                spec=spec,
+                text=job.request.text,
+                language=job.language,
+                turns=turns if spec.keeps_history else (),
+                params=job.request.params,
+                seed=seed_of(*job.identity),
+                continues=spec.keeps_history and (job.conversation is not None or job.request.history is not None),
+                stream=job.request.stream and spec.streams_words,
+                deadline=job.deadline,
+            )
+            self._engine.submit(work, self._listener(job.number, part))
+
+    def _listener(self, number: int, part: str) -> Callable[[WorkEvent], None]:
+        return lambda event: self._post(lambda: self._advance(number, part, event))
+
+    def _advance(self, number: int, part: str, event: WorkEvent) -> None:
+        """Take in what the engine says of a part of a job."""
+        job = self._in_hand.get(number)
+        if job is None or job.answer is not None:
+            return  # it failed by another part, or was given up
+        try:
+            for chunk in job.take(part, self._calibrated(job, part, event)):
+                self._outbound.chunk(job, chunk)
+        except Exception:
+            # A fault of ours that one answer brings out must not end the daemon.
+            log.exception("answer_fault", request_id=job.request.id)
+            self.cancel(job)
+            self._answers.fail(job, ModelError(FAULT))
+            return
+        if job.error is not None:
+            self.cancel(job)
+            self._answers.fail(job, job.error)
+        elif job.is_complete:
+            self._answers.complete(job)
+
+    def _calibrated(self, job: Job, part: str, event: WorkEvent) -> WorkEvent:
+        """The event, its scores corrected by what is recorded so far."""
+        spec = job.parts[part]
+        if self._calibration is None or not isinstance(event, Classified) or not isinstance(spec, ClassifySpec):
+            return event
+        model = self._engine.model
+        judge = judge_of(spec, job.language, model=model.id, weight_format=model.format)
+        job.observations.append(observe(judge, event.scores))
+        return replace(event, scores=self._calibration.correct(judge, event.scores))
