@@ -100,7 +100,9 @@ class Probing:
                 self._last = Probe(ok=False, at=now, ms=None)
             return
         # Only a probe can tell that an engine that was away is back: in a group, such a box gets no other work.
-        interval = self._interval if engine.away is None else _AWAY_INTERVAL_S
+        # After a failed probe the next one comes soon too; else a fault that is over would show for a whole interval.
+        is_well = engine.away is None and (last is None or last.ok)
+        interval = self._interval if is_well else _AWAY_INTERVAL_S
         if latest is None or now - latest >= interval:
             self._since = now
             self._prober.probe(self._ended)
