@@ -7,9 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from edged import extras
+from edged.engine.decoders.interface import Logits
 from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
@@ -24,16 +25,15 @@ class Constraint:
         self._matcher = matcher
         self._eos = eos
 
-    def mask(self, row: torch.Tensor, end_tokens: frozenset[int]) -> None:
+    def mask(self, row: Logits, end_tokens: frozenset[int]) -> None:
         """Set the logits (vocab,) of all tokens that may not come next to minus infinity, in place.
 
         The model's end tokens are allowed where the output may end.
         """
-        allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
-        ends = torch.tensor(sorted(end_tokens))
-        allowed[ends] = allowed[self._eos].clone()
-        row[: len(allowed)].masked_fill_(~allowed[: len(row)], float("-inf"))
-        row[len(allowed) :] = float("-inf")
+        allowed = np.frombuffer(self._matcher.compute_logit_bias(), dtype=np.uint8) != 0
+        allowed[list(end_tokens)] = allowed[self._eos]
+        row[: len(allowed)][~allowed[: len(row)]] = -np.inf
+        row[len(allowed) :] = -np.inf
 
     def take(self, token: int) -> bool:
         """Take the token that was drawn.

@@ -16,17 +16,19 @@ import torch
 from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.lean import Decoder
-from edged.engine.decoders.linear import DenseFormat, Format, choose_device, choose_format, compute_dtype
+from edged.engine.decoders.linear import choose_device, choose_format, compute_dtype
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
-from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, rope_angles, tensors_of
+from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
-from edged.engine.weights.packing import QUANTISED, QuantisedFormat
+from edged.engine.weights.formats import QUANTISED, DenseFormat, Format, QuantisedFormat
 from edged.engine.weights.pieces import InputSizes
-from edged.engine.weights.quantised import fits, open_quantised, packed_bytes
+from edged.engine.weights.preparing import open_quantised
+from edged.engine.weights.quantised import fits, packed_bytes
+from edged.engine.weights.rope import rope_of
 from edged.errors import ModelUnavailable
 from edged.models.presets import preset_sampling
 from edged.ports.engine import ModelInfo
@@ -59,6 +61,7 @@ class Plan:
     cache_dir: Path | None = None  # for prepared weights and compiled kernels; without it nothing is kept
 
 
+@torch.inference_mode()
 def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virtual_memory().available) -> Loaded[Any]:
     """Load a model for the engine.
 
@@ -250,13 +253,12 @@ def _quantised(
         smooth=library is not None,
     )
     model: Any
+    rope = rope_of(checkpoint.config, shape)
     if library is None:
-        model = lean_loading.of_quantised(checkpoint.config, weights, max_context_tokens=context)
+        model = lean_loading.of_quantised(shape, weights, rope, max_context_tokens=context)
     else:
-        angles, scale = rope_angles(checkpoint.config, shape, context + SPARE_POSITIONS)
-        rope = torch.stack((angles.cos(), angles.sin())) * scale
-        torch.set_num_threads(1)  # for what little torch still does; more would spin on the cores that we need
-        model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads)
+        positions = context + SPARE_POSITIONS
+        model = NativeDecoder(library, shape, weights, rope, positions=positions, threads=plan.engine.threads)
     return _Built(model=model, weight_format=weight_format, parameters=weights.parameters, weight_bytes=weights.nbytes)
 
 

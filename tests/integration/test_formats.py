@@ -17,7 +17,7 @@ from edged.engine.loaded import Loaded
 from edged.engine.loading import Plan
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings
-from tests.support import assets
+from tests.support import assets, tiny
 
 TEXT = """The lighthouse stood at the end of a long stone pier, and every evening the keeper walked out to light the
 lamp. In winter the waves broke over the wall and froze on the railings. He had a dog, two cats and a radio that
@@ -54,7 +54,7 @@ def load(weight_format: Any, cache: Path, kernels: Any = "auto") -> Loaded[Any]:
 
 def log_probabilities(loaded: Loaded[Any], tokens: list[int]) -> torch.Tensor:
     kv = loaded.model.allocate(len(tokens))
-    logits: torch.Tensor = loaded.model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
+    logits: torch.Tensor = tiny.run(loaded.model, [Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
     return logits.log_softmax(dim=-1)
 
 
