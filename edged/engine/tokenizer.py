@@ -25,11 +25,22 @@ class AddedToken(Protocol):
 class ModelTokenizer(Protocol):
     """The part of transformers' `PreTrainedTokenizerBase` that is used here."""
 
-    chat_template: Any  # a template, several by name, or None
-    eos_token_id: Any
-    bos_token_id: Any
-    unk_token_id: Any
-    unk_token: Any
+    @property
+    def chat_template(self) -> Any:
+        """A template, several by name, or None."""
+        ...
+
+    @property
+    def eos_token_id(self) -> Any: ...
+
+    @property
+    def bos_token_id(self) -> Any: ...
+
+    @property
+    def unk_token_id(self) -> Any: ...
+
+    @property
+    def unk_token(self) -> Any: ...
 
     @property
     def is_fast(self) -> bool:

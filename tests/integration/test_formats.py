@@ -107,7 +107,7 @@ def test_a_format_that_is_not_for_this_device_or_model_is_refused(tmp_path: Path
 def test_the_model_runs_on_the_large_cores(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     cpus = tuple(Cpu(number=n, core=n, capacity=1024 if n == allowed[-1] else 400) for n in (*allowed, 1000))
-    monkeypatch.setattr(loading, "read", lambda: Box(online=len(cpus), allowed=cpus))
+    monkeypatch.setattr("edged.engine.plan.read", lambda: Box(online=len(cpus), allowed=cpus))
 
     def in_a_thread() -> tuple[Loaded[Any], set[int]]:
         loaded = load("int8", cache)

@@ -24,7 +24,6 @@ log = structlog.get_logger(__name__)
 Array = npt.NDArray[Any]
 Entry = tuple[str, tuple[int, ...]]  # a tensor's type, as safetensors names it, and its shape
 
-WEIGHTS = "weights.safetensors"
 LAYOUT = "1"  # of the bytes; another one makes old prepared files void
 _ALIGNMENT = 64  # a cache line
 _MOST_HEADER = 100_000_000  # bytes; safetensors' own limit

@@ -13,8 +13,9 @@ from edged.engine.weights.architectures.architecture import DecoderShape, GetTen
 from edged.engine.weights.formats import QuantisedFormat
 from edged.engine.weights.layout import entries_of, pieces_of
 from edged.engine.weights.pieces import InputSizes, make, smoothing_of
-from edged.engine.weights.prepared_file import WEIGHTS, fingerprint, prepared_folder, read, write
+from edged.engine.weights.prepared_file import fingerprint, prepared_folder, read, write
 from edged.engine.weights.quantised import QuantisedWeights, assemble
+from edged.models.bundle import MANIFEST, WEIGHTS
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ def open_quantised(
         smoothing = smoothing_of(pieces, seen) if smooth else {}
         if file is not None:
             try:
+                (file.parent / MANIFEST).unlink(missing_ok=True)  # of the bundle that was made of the old weights
                 write(file, entries, make(tensor, pieces, seen, smoothing), {"made_of": made})
                 tensors = read(file, made)
             except OSError as error:
