@@ -36,7 +36,7 @@ from edged.engine.weights.prepared_file import Damaged, Entry, fingerprint, map_
 from edged.engine.weights.quantised import QuantisedWeights, assemble
 from edged.engine.weights.rope import Rope
 from edged.errors import ModelUnavailable
-from edged.models.bundle import TOKENIZER, WEIGHTS, Manifest, is_bundle, open_bundle
+from edged.models.bundle import TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_bundle, open_bundle
 from edged.tasks.specs import SamplingWishes
 
 # Where the kernel shows that there is a GPU that torch may have a use for: NVIDIA's driver, its boards, WSL's.
@@ -146,8 +146,8 @@ class Bundle:
     def weight_bytes(self) -> int:
         return sum(map(nbytes, self._entries().values()))
 
-    def damaged(self, what: str) -> ModelUnavailable:
-        return ModelUnavailable(f"the bundle {self.folder} is damaged: {what}; import or prepare it again")
+    def damaged(self, what: str) -> DamagedBundle:
+        return DamagedBundle(f"the bundle {self.folder} is damaged: {what}; import or prepare it again")
 
     def _entries(self) -> dict[str, Entry]:
         return entries_of(pieces_of(self.shape, self.description.weight_format))
@@ -195,14 +195,21 @@ def find(plan: Plan) -> Bundle | None:
     if weight_format is None:
         return None
     folder = prepared_folder(plan.cache_dir / "prepared", plan.path, weight_format, smooth=True)
+    bundle = current(folder, plan.path)
+    if bundle is None or not _computes(bundle, plan) or kernels_of(plan) is None:
+        return None
+    return bundle
+
+
+def current(folder: Path, checkpoint: Path) -> Bundle | None:
+    """Open the bundle of a checkpoint, if there is a whole one that was made of the checkpoint as it is now."""
+    if not is_bundle(folder):
+        return None
     try:
-        if not is_bundle(folder) or kernels_of(plan) is None:
-            return None
         bundle = read_bundle(folder)
-        is_current = bundle.manifest.origin.made_of == fingerprint(plan.path)
+        return bundle if bundle.manifest.origin.made_of == fingerprint(checkpoint) else None
     except (ModelUnavailable, OSError):  # it is made anew
         return None
-    return bundle if is_current and _computes(bundle, plan) else None
 
 
 def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Loaded[Any]:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import structlog
 import torch
 
-from edged.engine import bundle_making
+from edged.engine import bundle_making, bundled
 from edged.engine.decoders import lean_loading
 from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import choose_device, choose_format, compute_dtype
@@ -42,7 +42,7 @@ from edged.engine.weights.prepared_file import prepared_folder
 from edged.engine.weights.preparing import open_quantised
 from edged.engine.weights.quantised import QuantisedWeights, fits, packed_bytes
 from edged.engine.weights.rope import Rope, rope_of
-from edged.models.bundle import WEIGHTS, is_bundle
+from edged.models.bundle import WEIGHTS
 
 log = structlog.get_logger(__name__)
 
@@ -187,9 +187,9 @@ def _quantised(
 def _complete_bundle(
     below: Path, plan: Plan, checkpoint: Checkpoint, shape: DecoderShape, weights: QuantisedWeights, rope: Rope
 ) -> None:
-    """Make a bundle of prepared weights, if they could be kept and no bundle is there."""
+    """Make a bundle of prepared weights, if they could be kept and there is no whole bundle of them."""
     folder = prepared_folder(below, checkpoint.path, weights.weight_format, smooth=True)
-    if (folder / WEIGHTS).is_file() and not is_bundle(folder):
+    if (folder / WEIGHTS).is_file() and bundled.current(folder, checkpoint.path) is None:
         bundle_making.complete(folder, checkpoint, shape, weights, rope, plan.model.id)
 
 

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from typing import Any
 
+import structlog
+
 from edged.engine import bundled
 from edged.engine.loaded import Loaded
 from edged.engine.plan import Plan, free_memory
+from edged.models.bundle import MANIFEST, DamagedBundle
 
 __all__ = ["Plan", "load", "prepare"]
+
+log = structlog.get_logger(__name__)
 
 
 def load(plan: Plan, *, available_bytes: Callable[[], int] = free_memory) -> Loaded[Any]:
@@ -18,7 +23,13 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = free_memory) -> Loa
             small; the message says what to do.
     """
     if (bundle := bundled.find(plan)) is not None:
-        return bundled.load(plan, bundle, available_bytes)
+        try:
+            return bundled.load(plan, bundle, available_bytes)
+        except DamagedBundle as error:
+            if bundle.folder == plan.path:
+                raise
+            log.warning("bundle_damaged", reason=str(error), instead="it is made anew")
+            (bundle.folder / MANIFEST).unlink(missing_ok=True)
     from edged.engine import checkpoint_loading  # noqa: PLC0415 - brings torch, which takes seconds
 
     return checkpoint_loading.load(plan, available_bytes)

@@ -26,6 +26,10 @@ MOST_MANIFEST_BYTES = 4 << 20
 FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # of a file of a bundle: no folder, nothing hidden
 
 
+class DamagedBundle(ModelUnavailable):
+    """A bundle's files are not those that its manifest means."""
+
+
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
