@@ -297,7 +297,7 @@ def test_what_comes_again_under_another_packet_id_is_answered_once(bench: Bench)
     after.turn()
     assert after.engine.submitted == []
     again = bench.answers(f"{ROOT}/out/reply/s")[len(before) :]
-    # The link sends what was never confirmed, and the new process answers what comes again: each of the three both ways.
+    # The link sends what was never confirmed, and the new process answers what comes again: each of the three twice.
     assert sorted(each["id"] for each in again) == sorted(2 * [each["id"] for each in before[1:]])
     assert len(after.journal.turns("s")) == 8
     assert len(bench.link.acked) == 4
