@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from edged.contract.rules import Shape
 from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
 from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.ports.engine import Params
@@ -93,6 +94,10 @@ class Address:
     topic: str
     qos: int
     correlation_data: bytes | None = None
+    retain: bool = False
+    content_type: str = "application/json"
+    user_properties: tuple[tuple[str, str], ...] = ()
+    errors: "Address | None" = None  # where an error goes instead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +112,7 @@ class Request:
         attempt: how often the caller has asked this, counted from 1.
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
+        shape: how its answer is written, if it came by a route of the settings.
     """
 
     id: str
@@ -122,6 +128,7 @@ class Request:
     attempt: int = 1
     is_shared: bool = False
     time_left_ms: int | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +140,7 @@ class Rejected:
     address: Address
     error: RequestError
     session: str | None = None
+    rule: str | None = None  # the route of the settings by which it came
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,9 +180,9 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             id=request_id or new_id,
             has_own_id=request_id is not None,
             task=_known(route, contract.tasks),
-            text=_checked_text(body.text, contract, field="text"),
+            text=checked_text(body.text, contract, field="text"),
             address=address,
-            session=_session(route.session, body.session),
+            session=checked_session(route.session, body.session),
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
@@ -312,7 +320,13 @@ def _known(route: TaskRoute, tasks: Tasks) -> str:
     return route.task
 
 
-def _checked_text(text: str, contract: Contract, *, field: str) -> str:
+def checked_text(text: str, contract: Contract, *, field: str) -> str:
+    """The text, if a model may be asked about it.
+
+    Raises:
+        BadRequest: it is empty, or has a NUL.
+        TooLarge: it is too long.
+    """
     if "\0" in text:
         raise BadRequest("the text has a NUL character", field=field)
     if len(text) > contract.text_chars:
@@ -325,7 +339,12 @@ def _checked_text(text: str, contract: Contract, *, field: str) -> str:
 _NAME: TypeAdapter[str] = TypeAdapter(_Name)
 
 
-def _session(topic_session: str | None, body_session: str | None) -> str | None:
+def checked_session(topic_session: str | None, body_session: str | None) -> str | None:
+    """The session that the topic or the JSON names.
+
+    Raises:
+        BadRequest: it cannot be a name, or the two differ.
+    """
     if topic_session is None:
         return body_session
     try:
@@ -343,7 +362,7 @@ def _history(turns: tuple[TurnBody, ...] | None, contract: Contract) -> tuple[Tu
     if turns is None:
         return None
     return tuple(
-        Turn(role=turn.role, content=_checked_text(turn.content, contract, field=f"history.{i}.content"))
+        Turn(role=turn.role, content=checked_text(turn.content, contract, field=f"history.{i}.content"))
         for i, turn in enumerate(turns)
     )
 

@@ -22,7 +22,9 @@ from edged.tasks.text import Language
 
 def fingerprint_of(request: Request) -> str:
     """A hash of what is asked, without the id: the same id with another question is another request."""
-    asked = (request.task, request.session, request.text, request.params, request.history)
+    asked: tuple[object, ...] = (request.task, request.session, request.text, request.params, request.history)
+    if request.shape is not None:  # the record has the answer in the route's form
+        asked += (request.shape.rule.name, request.address.topic)
     return hashlib.blake2b(repr(asked).encode(), digest_size=16).hexdigest()
 
 
