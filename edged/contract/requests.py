@@ -19,6 +19,7 @@ from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestE
 from edged.ports.engine import Params
 from edged.ports.link import Message
 from edged.tasks.conversation import Turn
+from edged.tasks.shorten import MIN_BYTES
 from edged.tasks.specs import Tasks
 from edged.tasks.text import normalise
 
@@ -84,6 +85,9 @@ class RequestBody(BaseModel):
     params: ParamsBody = ParamsBody()
     history: Annotated[tuple[TurnBody, ...], Field(max_length=MAX_HISTORY_TURNS)] | None = None
     turn: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_bytes: Annotated[int, Field(ge=MIN_BYTES, lt=2**31)] | None = Field(
+        None, description="The most bytes of the reply's text; it is cut after a sentence or a word."
+    )
     attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
 
 
@@ -112,6 +116,7 @@ class Request:
         attempt: how often the caller has asked this, counted from 1.
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
+        max_bytes: of each text that the model writes for it.
         shape: how its answer is written, if it came by a route of the settings.
     """
 
@@ -128,6 +133,7 @@ class Request:
     attempt: int = 1
     is_shared: bool = False
     time_left_ms: int | None = None
+    max_bytes: int | None = None
     shape: Shape | None = None
 
 
@@ -187,6 +193,7 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
+            max_bytes=body.max_bytes,
             attempt=body.attempt,
             is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),

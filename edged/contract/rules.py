@@ -47,6 +47,7 @@ class Rule:
         when: all of them must hold; else the message is none of ours.
         publish: the topic of the answer.
         payload: what is published: None for the whole result, a template, or JSON with templates in it.
+        max_bytes: of each text that the model writes.
         errors: the topic of errors; None for that of other requests.
     """
 
@@ -61,6 +62,7 @@ class Rule:
     errors: Template | None
     retain: bool
     qos: int
+    max_bytes: int | None = None
 
     @property
     def is_text(self) -> bool:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from edged.contract.rules import Condition, Rule
 from edged.contract.templates import Template
 from edged.contract.topics import SPOKEN, filters_overlap, is_filter
+from edged.tasks.shorten import MIN_BYTES
 
 T = TypeVar("T")
 
@@ -20,7 +21,8 @@ EXAMPLE = """\
 # subscribe: one topic filter or several. text: a JSON Pointer into the payload, or a template with {topic}, {topic[1]}
 # (levels count from 0), {payload} and {/a/b}; left out: the whole payload. task, publish (a template). Further keys:
 # when (conditions), session (a template), payload (of the answer: a JSON Pointer into the result, a template, or a
-# table with templates), errors (a topic; R/out/<task> if left out), retain, qos, subscribe_qos.
+# table with templates), errors (a topic; R/out/<task> if left out), retain, qos, subscribe_qos,
+# max_bytes (of a reply's text).
 #[routes.remark]
 #subscribe = "zigbee2mqtt/bridge/logging"
 #text = "/message"
@@ -100,6 +102,9 @@ class RouteSettings(BaseModel):
         None, description="What is published: a JSON Pointer into the result, a template, or a table with templates."
     )
     errors: str | None = Field(None, min_length=1, description="A template: the topic of errors, else R/out/<task>.")
+    max_bytes: int | None = Field(
+        None, ge=MIN_BYTES, description="The most bytes of a reply's text; it is cut after a sentence or a word."
+    )
     retain: bool = Field(False, description="Whether the broker keeps the answer.")
     qos: Literal[0, 1] = Field(1, description="Of the answer.")
 
@@ -146,6 +151,7 @@ class RouteSettings(BaseModel):
             errors=None if self.errors is None else Template.parse(self.errors),
             retain=self.retain,
             qos=self.qos,
+            max_bytes=self.max_bytes,
         )
 
 

@@ -50,6 +50,7 @@ payload.to = "{request/from}"
 payload.channel = "{request/channel}"
 payload.type = "sendtext"
 payload.payload = "{/reply/text}"
+max_bytes = 200
 
 [routes.load]
 subscribe = "load/+"
@@ -113,6 +114,8 @@ def test_devices_are_answered_in_their_own_form(start: Start, broker: Broker) ->
             "type": "sendtext",
             "payload": "You said: Anyone there?",
         }
+        _, answer = ask("msh/EU_868/2/json/LongFast/!12345678", text | {"payload": {"text": "Hello, 你好. " * 40}})
+        assert 100 < len(json.loads(answer)["payload"].encode()) <= 200
 
 
 def test_nothing_that_came_by_a_route_is_lost_or_answered_in_two_ways_when_the_daemon_is_killed(

@@ -18,6 +18,7 @@ from edged.settings.load import load
 from edged.settings.routes import EXAMPLE, RouteSettings
 from edged.settings.schema import Settings
 from edged.settings.text import show
+from edged.tasks.own import GenerateSettings, tasks_of
 from tests.unit.test_worker import Bench
 
 LEVELS = st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=4)
@@ -301,3 +302,23 @@ def test_a_wrong_route_of_the_settings_file_is_named(tmp_path: Path) -> None:
     file.write_text('[routes.a]\nsubscribe = "a/#/b"\ntask = "sentiment"\npublish = "b"\n')
     with pytest.raises(SettingsError, match=rf"routes.a.subscribe in {file} = .* is no topic filter"):
         load(flags={}, config_file=file)
+
+
+@pytest.mark.parametrize("where", ["route", "task", "request"])
+def test_a_reply_is_cut_to_the_bytes_that_the_route_the_task_or_the_request_allows(where: str) -> None:
+    asked = "tell me. More of it is a long story, which does not end here"
+    own = GenerateSettings(kind="generate", system="Talk.", history=True, max_bytes=30 if where == "task" else None)
+    b = Bench(
+        tasks=tasks_of({"talk": own}),
+        routes={"mood": route(task="talk", payload="/talk/text", max_bytes=30 if where == "route" else None)},
+    )
+    if where == "request":
+        b.send({"text": asked, "max_bytes": 30, "session": "ada"}, tail="talk")
+        [result] = b.answers("edged/box/out/talk")
+        assert result["talk"] == {"text": "You said: tell me.", "finish_reason": "length"}
+        assert b.journal.turns("ada")[-1].content == "You said: tell me."
+        b.send({"text": asked, "max_bytes": 15}, tail="talk")
+        assert b.answers("edged/box/out/talk")[-1]["error"]["field"] == "max_bytes"
+    else:
+        send(b, asked.encode())
+        assert [each.payload for each in b.link.published] == [b"You said: tell me."]
