@@ -107,15 +107,27 @@ class Outbound:
         def on_done(outcome: Outcome) -> None:
             self._post(lambda: self._confirmed(answer, addressee, payload, outcome))
 
-        self._publish(addressee.address, payload, on_done)
+        address = addressee.address
+        self._publish((answer.is_error and address.errors) or address, payload, on_done)
 
     def _publish(self, address: Address, payload: bytes, on_done: Callable[[Outcome], None] | None) -> None:
         publication = Publication(
-            topic=address.topic, payload=payload, qos=address.qos, correlation_data=address.correlation_data
+            topic=address.topic,
+            payload=payload,
+            qos=address.qos,
+            retain=address.retain,
+            correlation_data=address.correlation_data,
+            content_type=address.content_type,
+            user_properties=address.user_properties,
         )
         self._link.publish(publication, on_done)
 
     # confirm and settle
+
+    def settle(self, delivery: Delivery) -> None:
+        """Settle a delivery that gets no answer."""
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
 
     def _confirmed(self, answer: Answer, addressee: Addressee, payload: bytes, outcome: Outcome) -> None:
         """Decide what follows from the end of a publication of `payload`."""
@@ -148,6 +160,7 @@ class Outbound:
             if len(error) >= len(payload):
                 return False
             answer.payload = error
+            answer.is_error = True
         return len(answer.payload) < len(payload)
 
 
@@ -204,17 +217,30 @@ class Answers:
         self._metrics.failed(error.code)
         request = job.request
         log.info("request_failed", request_id=request.id, task=request.task, code=error.code, session=request.session)
-        self._send(job, self._error(job, error))
+        self._count_route(None if request.shape is None else request.shape.rule.name)
+        self._send(job, self._error(job, error), is_error=True)
         self._on_answered(job)
 
     def reject(self, rejected: Rejected, delivery: Delivery) -> None:
         """Send an error to the sender of a message that is not a valid request."""
         log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
         self._metrics.failed(rejected.error.code)
+        self._count_route(rejected.rule)
         write = partial(self._outbound.error, request_id=rejected.id, task=rejected.task, session=rejected.session)
         addressee = Addressee(rejected.address, [] if delivery.ticket is None else [delivery.ticket])
         payload = write(rejected.error)
-        self._outbound.send(Answer(request_id=rejected.id, payload=payload, addressees=[addressee], as_error=write))
+        answer = Answer(request_id=rejected.id, payload=payload, addressees=[addressee], as_error=write, is_error=True)
+        self._outbound.send(answer)
+
+    def skip(self, delivery: Delivery, reason: str) -> None:
+        """Settle a message that is no request and gets no answer."""
+        log.debug("message_skipped", topic=delivery.message.topic, reason=reason)
+        self._metrics.skipped()
+        self._outbound.settle(delivery)
+
+    def _count_route(self, rule: str | None) -> None:
+        if rule is not None:
+            self._metrics.route_failed(rule)
 
     def leave(self, job: Job) -> None:
         """The job is over: answered and confirmed, or given back to the broker."""
@@ -241,6 +267,9 @@ class Answers:
         """The answer of a complete job, to be recorded; None: it cannot be written, and the caller is told."""
         try:
             return self._write(job)
+        except RequestError as error:
+            self.fail(job, error)
+            return None
         except Exception:
             # A bug that one request triggers must not end the daemon.
             log.exception("answer_fault", request_id=job.request.id)
@@ -252,6 +281,8 @@ class Answers:
         if self._has_shared_journal and self._recorder.fault is None:
             job.may_be_double = False  # where another box was first, its answer will be given
         payload = self._outbound.result(job, model=self._model().id, now=now)
+        if job.request.shape is not None:
+            payload = job.request.shape.write(payload)
         self._count(job, now)
         return Entry(
             request_id=job.request.id,
@@ -284,12 +315,13 @@ class Answers:
         )
         self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
-    def _send(self, job: Job, payload: bytes) -> None:
+    def _send(self, job: Job, payload: bytes, *, is_error: bool = False) -> None:
         job.answer = Answer(
             request_id=job.request.id,
             payload=payload,
             addressees=job.addressees,
             as_error=partial(self._error, job),
+            is_error=is_error,
             on_arrived=partial(self._arrived, job),
         )
         self._outbound.send(job.answer)

@@ -16,6 +16,7 @@ from edged.contract.topics import (
     ControlRoute,
     MemberRoute,
     ProbeRoute,
+    RuleRoute,
     StatusRoute,
     StrayRoute,
     TaskRoute,
@@ -85,8 +86,8 @@ class Reception:
         """Take a delivery from the link."""
         topic, payload = delivery.message.topic, delivery.message.payload
         route = self._topics.route(topic)
-        if isinstance(route, TaskRoute | ControlRoute):
-            self._came_again += delivery.redelivered and isinstance(route, TaskRoute)
+        if isinstance(route, TaskRoute | ControlRoute | RuleRoute):
+            self._came_again += delivery.redelivered and not isinstance(route, ControlRoute)
             self._on_asked(route, delivery)
             return
         if delivery.ticket is not None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from edged.contract.requests import Contract
-from edged.contract.topics import AskedRoute, ControlRoute, TaskRoute
+from edged.contract.topics import AskedRoute, ControlRoute, RuleRoute, TaskRoute
 from edged.errors import Cancelled, ShuttingDown
 from edged.journal.buffered import Recorder
 from edged.monitoring.metrics import Metrics
@@ -226,7 +226,7 @@ class Worker:
 
     def _take(self, route: AskedRoute, delivery: Delivery) -> None:
         match route:
-            case TaskRoute():
+            case TaskRoute() | RuleRoute():
                 self._intake.take(route, delivery)
             case ControlRoute():
                 self._on_control(route, delivery)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from edged.settings.text import ENVIRONMENT_PREFIX, TASKS, join, names, sections, variable
+from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, ROUTES, TASKS, join, names, sections, variable
 from edged.settings.values import RULES
 
 # What Kubernetes and Docker put into the environment for a service or linked container that is named like edged:
@@ -49,7 +49,7 @@ class Given:
         for each, value in self.variables.items():
             if value and each.upper() == variable(name):
                 return each
-        if name in dict(_leaves(self.file)) or name.startswith(f"{TASKS}."):
+        if name in dict(_leaves(self.file)) or name.startswith(tuple(f"{each}." for each in NAMED)):
             return f"{name} in {self.path}"
         return name
 
@@ -79,7 +79,7 @@ def unknown(given: Given) -> Iterator[str]:
     for name, _ in _leaves(given.file):
         if name in sections():
             yield f"{name} in {given.path} is a group of settings, not a value: write [{name}] above them"
-        elif name not in known and name != TASKS:
+        elif name not in known and name not in NAMED:
             yield f"{name} in {given.path} is no setting of edged{_meant(name, [*known, *sections()])}"
 
 
@@ -136,6 +136,8 @@ def _setting_at(location: tuple[int | str, ...]) -> str:
     if path[:1] == [TASKS]:
         # The third is the kind that was given; among the rest are types that a value was tried as.
         return ".".join(path[:2] + [part for part in path[3:] if re.fullmatch(r"\w+", part)])
+    if path[:1] == [ROUTES]:
+        return ".".join(path[:3])
     while path and ".".join(path) not in (*names(), *sections()):
         path.pop()  # a number in a list, or a part of a union
     return ".".join(path)

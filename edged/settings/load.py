@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from edged.errors import SettingsError
 from edged.settings.faults import Given, is_service_link, unknown, wrong
 from edged.settings.schema import Settings
-from edged.settings.text import ENVIRONMENT_PREFIX, TASKS, join, names, sections
+from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, join, names, sections
 
 _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {  # file -> setting
@@ -115,9 +115,9 @@ def _follows(line: str, told: Iterable[str]) -> bool:
 
 
 def _take_out(values: dict[str, Any], location: Sequence[int | str]) -> bool:
-    """Take the setting, task or group at a place out of the values; False if nothing is there to take."""
+    """Take the setting, task, route or group at a place out of the values; False if nothing is there to take."""
     at: Any = values
-    path = list(location[:2]) if location[:1] == (TASKS,) else list(location)
+    path = list(location[:2]) if location[:1] and location[0] in NAMED else list(location)
     for depth, part in enumerate(path):
         if not isinstance(at, dict) or part not in at:
             return False
@@ -247,6 +247,6 @@ def _known(source: Mapping[str, Any], section: str = "") -> dict[str, Any]:
         if name in sections():
             if isinstance(value, Mapping):
                 values[key] = _known(value, name)
-        elif name in names() or name == TASKS:
+        elif name in names() or name in NAMED:
             values[key] = value
     return values

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from edged.contract.topics import is_publishable
+from edged.settings import routes as route_settings
 from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
 
@@ -371,6 +372,9 @@ class Settings(Section):
     metrics: MetricsSettings = MetricsSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     tasks: dict[TaskName, TaskSettings] = Field({}, description="Your own tasks, by name; in the settings file only.")
+    routes: dict[TaskName, route_settings.RouteSettings] = Field(
+        {}, description="Text of other topics, and where its answers go, by name; in the settings file only."
+    )
 
     @field_validator("prefix")
     @classmethod
@@ -378,8 +382,9 @@ class Settings(Section):
         return _checked_prefix(prefix)
 
     @model_validator(mode="after")
-    def _tasks_fit(self) -> "Settings":
-        tasks_of(self.tasks)
+    def _tasks_and_routes_fit(self) -> "Settings":
+        names = tasks_of(self.tasks).names
+        route_settings.check(self.routes, prefix=self.prefix, node=self.node, tasks=names)
         return self
 
     @model_validator(mode="after")
