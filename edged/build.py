@@ -180,7 +180,7 @@ def link_of(
         client_id=settings.client_id,
         subscriptions=subscriptions,
         temporary=(topics.controls, *topics.members),
-        at_qos_0=(*topics.members, *lossy_filters(settings)),  # a busy box must still receive the reports of the others
+        at_qos_0=topics.members,  # a busy box must still receive the reports of the others
         shared=topics.shared,
         will=Publication(topic=topics.status, payload=encode(identity.last_will().body()), qos=1, retain=True),
         receive_maximum=settings.queue.capacity,

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -23,6 +24,7 @@ from edged.build import (
     identity_of,
     journal_of,
     link_of,
+    lossy_filters,
     make_engine,
     route_filters,
     speed_mark,
@@ -36,6 +38,7 @@ from edged.fleet.instance_lock import InstanceLock
 from edged.fleet.membership import Membership, join
 from edged.fleet.name_clash import NameCheck, NameWatch
 from edged.fleet.pace import Pace
+from edged.journal.sqlite import SqliteJournal
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
@@ -51,12 +54,17 @@ from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.serving.control import Control
 from edged.serving.reception import Reception
+from edged.serving.reload import Reloader
 from edged.serving.worker import Worker
 from edged.settings.load import Systemd
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.own import tasks_of
 from edged.tasks.specs import Tasks
+from edged.tasks.text import Language
+
+if TYPE_CHECKING:
+    from edged.journal.redis import RedisJournal
 
 log = structlog.get_logger(__name__)
 
@@ -72,10 +80,15 @@ class _Signals:
 
     wake: threading.Event
     asked_to_stop: int = 0
+    asked_to_reload: bool = False
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
         log.info("signal", name=signal.Signals(number).name)
         self.ask()
+
+    def on_hangup(self, _number: int, _: FrameType | None) -> None:
+        self.asked_to_reload = True
+        self.wake.set()
 
     def ask(self) -> None:
         self.asked_to_stop += 1
@@ -108,10 +121,12 @@ class Daemon:
         settings: Settings,
         systemd: Systemd,
         *,
+        read_settings: Callable[[], Settings] | None = None,
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
+        self._reloader = Reloader(settings, read=read_settings or (lambda: settings), apply=self._use)
         self._clock = clock
         self._started = clock()
         self._signals = _Signals(threading.Event())
@@ -129,7 +144,7 @@ class Daemon:
         self._link = link_of(
             settings,
             topics,
-            subscriptions=(*_subscriptions(topics), *route_filters(settings)),
+            subscriptions=_subscriptions(topics),
             identity=self._identity,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
@@ -170,6 +185,7 @@ class Daemon:
         """
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._signals.on_signal)
+        signal.signal(signal.SIGHUP, self._signals.on_hangup)
         _make_private(self._settings.state_dir)
         with self._files.lock.held():
             return self._run()
@@ -181,6 +197,7 @@ class Daemon:
         self._notifier.status("connecting")
         if self._membership is not None:
             self._membership.recall(self._files.pace.recall(at_most=self._settings.queue.capacity))
+        self._link.listen(route_filters(self._settings), at_qos_0=lossy_filters(self._settings))
         self._link.start(unsubscribe_from=self._files.subscribed.begin(self._filters()))
         self._link.publish(self._health.status())
         try:
@@ -251,6 +268,7 @@ class Daemon:
             worker=self._worker,
             prober=prober,
             set_log_level=logs.set_level,
+            reload=self._reloader.reload,
             drain=self._signals.ask,
             is_late=self._reception.is_late,
         )
@@ -294,6 +312,9 @@ class Daemon:
             self._discovery.tick()
             self._name_watch.look(self._link.state())
             supervision.check()
+            if self._signals.asked_to_reload:
+                self._signals.asked_to_reload = False
+                self._worker.call(self._reloader.reload_or_log)
             self._tell_what_came_again()
             if self._membership is not None:
                 self._tick_membership(self._membership)
@@ -307,6 +328,18 @@ class Daemon:
     def _tick_membership(self, membership: Membership) -> None:
         if membership.tick():
             self._health.report()
+
+    def _use(self, settings: Settings) -> None:
+        """Have all parts use settings that differ from those of the start only where that is possible."""
+        self._settings = settings
+        self._contract = contract_of(settings, self._contract.tasks)
+        self._reception.topics = self._contract.topics
+        self._control.contract = self._contract
+        self._worker.use(self._contract, _language_of(settings))
+        self._link.listen(route_filters(settings), at_qos_0=lossy_filters(settings))
+        self._files.subscribed.note(self._filters())
+        logs.set_level(settings.log.level)
+        self._publish_info()
 
     def _publish_info(self) -> None:
         info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
@@ -325,12 +358,7 @@ class Daemon:
             self._membership.hear(route, payload)
 
     def _on_link_change(self, state: LinkState) -> None:
-        if state.connected_since is not None:
-            log.info("broker_connected", protocol=state.protocol, reconnects=state.reconnects)
-        elif state.fault == STOPPED:
-            log.info("broker_left")
-        elif state.fault is not None:
-            log.warning("broker_lost", reason=state.fault)
+        _log_link(state)
         self._signals.wake.set()
 
     # -------------------------------------------------------------------------------------------------- shut down
@@ -380,22 +408,36 @@ class Daemon:
 
     def _stop_parts(self, final: Publication | None) -> None:
         self._name_watch.stop()
-        self._worker.call(self._close_journal)
+        self._worker.call(lambda: _close(self._journal))
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
         if self._exporter is not None:
             self._exporter.stop()
 
-    def _close_journal(self) -> None:
-        with contextlib.suppress(JournalFault):
-            self._journal.tidy(is_quiet=True)
-        self._journal.close()
+
+def _close(journal: "SqliteJournal | RedisJournal") -> None:
+    with contextlib.suppress(JournalFault):
+        journal.tidy(is_quiet=True)
+    journal.close()
+
+
+def _log_link(state: LinkState) -> None:
+    if state.connected_since is not None:
+        log.info("broker_connected", protocol=state.protocol, reconnects=state.reconnects)
+    elif state.fault == STOPPED:
+        log.info("broker_left")
+    elif state.fault is not None:
+        log.warning("broker_lost", reason=state.fault)
 
 
 def _subscriptions(topics: Topics) -> tuple[str, ...]:
     """Topic filters of the daemon's own; the group's queue is subscribed to separately, according to load."""
     return (topics.requests, topics.controls, topics.status, *topics.births, *Membership.subscriptions(topics))
+
+
+def _language_of(settings: Settings) -> Language | None:
+    return None if settings.language == "auto" else settings.language
 
 
 def _worker_of(
@@ -417,7 +459,7 @@ def _worker_of(
         metrics=metrics,
         capacity=settings.queue.capacity,
         batch=settings.engine.max_batch,
-        language=None if settings.language == "auto" else settings.language,
+        language=_language_of(settings),
         on_control=on_control,
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,

@@ -136,6 +136,9 @@ class FakeLink:
         """Take from the shared queues, or leave them to others."""
         self.shares = taking
 
+    def listen(self, filters: Sequence[str], *, at_qos_0: Sequence[str] = ()) -> None:
+        """Nothing to do: `deliver` brings messages of any topic."""
+
     def announce(self, receive_maximum: int) -> None:
         """Announce this Receive Maximum from the next connection on."""
         self._receive_maximum = receive_maximum

@@ -10,6 +10,8 @@ from edged.commands.options import add_command, settings_of
 from edged.errors import EdgedError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from structlog.stdlib import BoundLogger
 
     from edged.ports.engine import StoppableEngine
@@ -40,12 +42,12 @@ def _run(options: argparse.Namespace) -> ExitCode:
     loading = _Loading(log, settings.model.id)
     loading.start()
     try:
-        return _serve(settings, loading)
+        return _serve(settings, lambda: settings_of(options, warn=lambda _: None), loading)
     finally:
         loading.end()
 
 
-def _serve(settings: "Settings", loading: "_Loading") -> ExitCode:
+def _serve(settings: "Settings", read_settings: "Callable[[], Settings]", loading: "_Loading") -> ExitCode:
     from edged import build
     from edged.daemon import Daemon
     from edged.settings import load
@@ -58,7 +60,7 @@ def _serve(settings: "Settings", loading: "_Loading") -> ExitCode:
         loading.engine = engine
         return engine
 
-    return Daemon(settings, load.systemd(), make_engine=make_engine).run()
+    return Daemon(settings, load.systemd(), read_settings=read_settings, make_engine=make_engine).run()
 
 
 class _Loading:

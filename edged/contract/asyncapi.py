@@ -229,7 +229,8 @@ def _control_answer() -> Schema:
         status={"enum": ["ok", "error"]},
         data={
             "type": "object",
-            "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level.",
+            "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level; "
+            "reload: changed, restart_required.",
         },
         error=error,
         transaction={"description": "The same as in the command."},

@@ -49,6 +49,10 @@ class Box(Protocol):
         """Raises ValueError for a level that does not exist."""
         ...
 
+    def reload(self) -> Mapping[str, Any]:
+        """Read the settings again; gives what was changed and what needs a restart. Raises BadRequest."""
+        ...
+
     def drain(self) -> None:
         """End the daemon in order."""
         ...
@@ -109,6 +113,10 @@ def _log_level(box: Box, level: str, respond: Respond) -> None:
     respond({"level": level})
 
 
+def _reload(box: Box, _: str, respond: Respond) -> None:
+    respond(box.reload())
+
+
 def _drain(box: Box, _: str, respond: Respond) -> None:
     respond({"state": "draining"})
     box.drain()
@@ -121,6 +129,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "forget": Command(obey=_forget, needs="session"),
         "session": Command(obey=_session, needs="session"),
         "log_level": Command(obey=_log_level, needs="level", only_now=True),
+        "reload": Command(obey=_reload, only_now=True),
         "drain": Command(obey=_drain, only_now=True),
     }
 )

@@ -26,6 +26,14 @@ class Share:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Listen:
+    """Subscribe to these filters instead of those of the last such command, to some of them at QoS 0."""
+
+    filters: tuple[str, ...]
+    at_qos_0: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stop:
     """Send what is left, then `final`, and end at the time `at` at the latest, in the clock's seconds."""
 
@@ -33,7 +41,7 @@ class Stop:
     final: Publication | None
 
 
-Command = Entry | Ticket | Drain | Share | Stop  # an Entry is to be sent, a Ticket to be settled
+Command = Entry | Ticket | Drain | Share | Listen | Stop  # an Entry is to be sent, a Ticket to be settled
 
 
 class CommandQueue:

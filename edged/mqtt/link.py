@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
-from edged.mqtt.commands import CommandQueue, Drain, Share, Stop
+from edged.mqtt.commands import CommandQueue, Drain, Listen, Share, Stop
 from edged.mqtt.delivery import Entry
 from edged.mqtt.events import Identity
 from edged.mqtt.network_thread import STOPPED, Callbacks, NetworkThread
@@ -136,6 +136,10 @@ class Link:
         Before the first call, the session at the broker stays as an earlier process left it.
         """
         self._commands.put(Share(taking=taking))
+
+    def listen(self, filters: Sequence[str], *, at_qos_0: Sequence[str] = ()) -> None:
+        """Subscribe to these filters instead of those of the last call, beside those of the constructor."""
+        self._commands.put(Listen(filters=tuple(filters), at_qos_0=tuple(at_qos_0)))
 
     def announce(self, receive_maximum: int) -> None:
         """Have the broker send, from the next connection on, no more QoS 1 messages at once (MQTT 5).

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from edged.mqtt.commands import CommandQueue, Drain, Share, Stop
+from edged.mqtt.commands import CommandQueue, Drain, Listen, Share, Stop
 from edged.mqtt.connection import Connection
 from edged.mqtt.delivery import Entry, Inbox, MessageFlow, Outbox
 from edged.mqtt.events import Identity
@@ -264,6 +264,8 @@ class NetworkThread:
                     self.subscriptions.drain(keep_shared=command.keep_shared)
                 case Share():
                     self.subscriptions.share(taking=command.taking)
+                case Listen():
+                    self.subscriptions.listen(command.filters, at_qos_0=command.at_qos_0)
                 case Stop():
                     self._stop(command)
 

@@ -61,6 +61,7 @@ class Subscriptions:
         self._filters = filters
         self._has_dots = any("." in each for each in filters.plain)
         self._clock = clock
+        self._listened: tuple[str, ...] = ()  # by `listen`
         self._ended: tuple[str, ...] = ()
         self._takes_shared: bool | None = None  # None: not decided yet; the session stays as an earlier process left it
         self._is_draining = False
@@ -128,6 +129,21 @@ class Subscriptions:
         else:
             self._connection.unsubscribe(self._filters.shared)
             self._refuse({})
+
+    def listen(self, filters: Sequence[str], *, at_qos_0: Sequence[str]) -> None:
+        """Subscribe to `filters` instead of those of the last call; what is subscribed to already stays as it is."""
+        before, self._listened = self._listened, tuple(filters)
+        own = [each for each in self._filters.own if each not in before]
+        lossy = [each for each in self._filters.at_qos_0 if each not in before]
+        changed = {each for each in before if (each in self._filters.at_qos_0) != (each in at_qos_0)}
+        self._filters = replace(self._filters, own=(*own, *filters), at_qos_0=(*lossy, *at_qos_0))
+        self.refused = {each: why for each, why in self.refused.items() if each in self._filters.own}
+        if self._connection is None or self._is_draining:
+            return
+        if ended := [each for each in before if each not in filters]:
+            self._connection.unsubscribe(ended)
+        if new := [each for each in filters if each not in before or each in changed]:
+            self._subscribe(self._connection, new)
 
     def drain(self, *, keep_shared: bool) -> None:
         """End the temporary subscriptions, and the shared ones unless `keep_shared`.

@@ -3,7 +3,7 @@
 How the link keeps its promises (ack, send again, reconnect) is in `edged/mqtt/delivery.py`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -151,6 +151,10 @@ class Link(Protocol):
 
     def share(self, *, taking: bool) -> None:
         """Take from the shared subscriptions, or leave what comes there to other boxes."""
+        ...
+
+    def listen(self, filters: Sequence[str], *, at_qos_0: Sequence[str] = ()) -> None:
+        """Subscribe to these filters instead of those of the last call, beside the link's own."""
         ...
 
     def announce(self, receive_maximum: int) -> None:

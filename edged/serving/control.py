@@ -32,23 +32,26 @@ class Control:
         worker: Worker,
         prober: Prober,
         set_log_level: Callable[[str], None],
+        reload: Callable[[], Mapping[str, Any]],
         drain: Callable[[], None],
         is_late: Callable[[Delivery], bool],
     ) -> None:
         """Assign.
 
         Args:
-            contract: the topics.
+            contract: the topics; may be replaced.
             worker: whose jobs and journal the commands act on, and whose way out the answers take.
             prober: decodes a token.
             set_log_level: raises ValueError for a level that does not exist.
+            reload: reads the settings again; raises BadRequest if they are wrong.
             drain: ends the daemon.
             is_late: whether the broker may have kept a delivery since before this process.
         """
-        self._contract = contract
+        self.contract = contract
         self._worker = worker
         self._prober = prober
         self._set_log_level = set_log_level
+        self._reload = reload
         self._drain = drain
         self._is_late = is_late
 
@@ -59,7 +62,7 @@ class Control:
         body = ControlBody()
         try:
             if message.response_topic is not None:
-                address = redirect(address, message.response_topic, self._contract, field="response_topic")
+                address = redirect(address, message.response_topic, self.contract, field="response_topic")
             if message.retain:
                 raise BadRequest("a retained command would be obeyed at every start; publish it without that flag")
             body = self._read(message.payload)
@@ -72,8 +75,8 @@ class Control:
             self._responder(delivery, address, body)(ModelError(f"the journal cannot be changed now: {fault}"))
 
     def _read(self, payload: bytes) -> ControlBody:
-        if len(payload) > self._contract.payload_bytes:
-            raise TooLarge(f"the payload has {len(payload)} bytes; at most {self._contract.payload_bytes} are taken")
+        if len(payload) > self.contract.payload_bytes:
+            raise TooLarge(f"the payload has {len(payload)} bytes; at most {self.contract.payload_bytes} are taken")
         try:
             text = payload.decode()
         except UnicodeDecodeError as error:
@@ -87,7 +90,7 @@ class Control:
     def _transaction_of(self, payload: bytes) -> ControlBody:
         """A body for a refused request that has only its transaction, if that is valid."""
         try:
-            transaction = read_leniently(payload, limit=self._contract.payload_bytes).get("transaction")
+            transaction = read_leniently(payload, limit=self.contract.payload_bytes).get("transaction")
             return ControlBody.model_validate({"transaction": transaction})
         except ValidationError:
             return ControlBody()
@@ -131,6 +134,9 @@ class Control:
 
     def set_log_level(self, level: str) -> None:
         self._set_log_level(level)
+
+    def reload(self) -> Mapping[str, Any]:
+        return self._reload()
 
     def drain(self) -> None:
         self._drain()

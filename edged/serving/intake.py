@@ -65,6 +65,11 @@ class Intake:
         self._numbers = 0
         self.is_draining = False
 
+    def use(self, contract: Contract, language: Language | None) -> None:
+        """Read requests by another contract from now on; what is in hand goes on by the one before."""
+        self._contract = contract
+        self._language = language
+
     def take(self, route: TaskRoute | RuleRoute, delivery: Delivery) -> None:
         """Take a request in. In every case it gets one answer or stays at the broker."""
         self._metrics.received()

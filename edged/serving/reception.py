@@ -52,7 +52,7 @@ class Reception:
         """Assign.
 
         Args:
-            topics: gives the route of each topic.
+            topics: gives the route of each topic; may be replaced.
             identity: tells our own status from that of another daemon.
             link: settles what is only read.
             health: gets the messages of our status topic.
@@ -63,7 +63,7 @@ class Reception:
             wake: the main thread has something to do now.
             clock: monotonic seconds.
         """
-        self._topics = topics
+        self.topics = topics
         self._identity = identity
         self._link = link
         self._health = health
@@ -85,7 +85,7 @@ class Reception:
     def on_delivery(self, delivery: Delivery) -> None:
         """Take a delivery from the link."""
         topic, payload = delivery.message.topic, delivery.message.payload
-        route = self._topics.route(topic)
+        route = self.topics.route(topic)
         if isinstance(route, TaskRoute | ControlRoute | RuleRoute):
             self._came_again += delivery.redelivered and not isinstance(route, ControlRoute)
             self._on_asked(route, delivery)

@@ -180,6 +180,10 @@ class Worker:
 
     # -------------------------------------------------------------------- for control, in the worker's thread
 
+    def use(self, contract: Contract, language: Language | None) -> None:
+        """Take in requests by another contract from now on."""
+        self._intake.use(contract, language)
+
     def cancel(self, request_id: str) -> int:
         """Cancel the jobs of this id, waiting or running; gives how many there were."""
         jobs = [job for job in self._in_hand if job.request.id == request_id and job.answer is None]

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon
 from tests.support.peer import Peer
-from tests.support.waiting import TIMEOUT
+from tests.support.waiting import TIMEOUT, eventually
 
 SETTINGS = """
 [tasks.category]
@@ -58,6 +59,8 @@ task = "reply"
 publish = "done/{topic[1]}"
 payload = "/reply/text"
 """
+
+NEW_ROUTE = '[routes.new]\nsubscribe = "n"\ntask = "new"\npublish = "m"\n'
 
 Start = Callable[..., Daemon]
 
@@ -153,3 +156,58 @@ def test_what_a_device_retains_is_answered_once(start: Start, broker: Broker) ->
         start()
         peer.publish("load/b", b"next")
         assert peer.received.get(timeout=TIMEOUT).payload == b"You said: next"
+
+
+def test_a_reload_changes_routes_and_limits_at_once_or_nothing(start: Start, broker: Broker, tmp_path: Path) -> None:
+    daemon = start("--work-ms", "200", "--slots", "4")
+    file = tmp_path / "edged.toml"
+    with Peer(broker.port) as peer:
+        for each in ("done/#", "other/#", "edged/box/response/#", "edged/box/out/#"):
+            peer.subscribe(each)
+
+        def reload(settings: str) -> dict[str, Any]:
+            file.write_text(settings)
+            peer.publish("edged/box/request/reload", b"")
+            while (message := peer.received.get(timeout=TIMEOUT)).topic != "edged/box/response/reload":
+                answers[message.topic] = answers.get(message.topic, 0) + 1
+            answer: dict[str, Any] = json.loads(message.payload)
+            return answer
+
+        def ask(topic: str, text: bytes) -> tuple[str, bytes]:
+            peer.publish(topic, text)
+            message = peer.received.get(timeout=TIMEOUT)
+            return message.topic, bytes(message.payload)
+
+        answers: dict[str, int] = {}
+        for i in range(50):
+            peer.publish(f"load/{i}", b"in hand")
+        moved = SETTINGS.replace('"load/+"', '"burden/+"').replace('"done/{', '"other/{')
+        limits = "[limits]\ntext_chars = 20\n[engine]\nthreads = 1\n"
+        assert reload(moved + limits)["data"] == {
+            "changed": ["limits.text_chars", "routes.load"],
+            "restart_required": ["engine.threads"],
+        }
+        while sum(answers.values()) < 50:
+            topic = peer.received.get(timeout=TIMEOUT).topic
+            answers[topic] = answers.get(topic, 0) + 1
+        assert answers == {f"done/{i}": 1 for i in range(50)}
+        assert ask("burden/a", b"hi") == ("other/a", b"You said: hi")
+        peer.publish("load/a", b"nobody listens")
+        topic, payload = ask("burden/a", b"x" * 21)
+        assert (topic, json.loads(payload)["error"]["code"]) == ("edged/box/out/reply", "too_large")
+
+        for wrong, words in (
+            (moved.replace('"other/{', '"burden/{'), "could come in again"),
+            (moved + "[tasks.new]\nkind = 'generate'\nsystem = 'x'\n" + NEW_ROUTE, "there is no task new"),
+            ("[limits", "not valid TOML"),
+        ):
+            refused = reload(wrong)
+            assert refused["status"] == "error"
+            assert words in refused["error"]["message"]
+            assert ask("burden/b", b"hi") == ("other/b", b"You said: hi")
+
+        file.write_text(SETTINGS)
+        daemon.reload()
+        eventually(lambda: daemon.log.count('"event": "reloaded"') == 2)
+        assert ask("load/c", b"x" * 21) == ("done/c", b"You said: " + b"x" * 21)
+    assert daemon.stop() == 0

@@ -151,6 +151,11 @@ class Daemon:
         """End the daemon with SIGKILL, as a power cut would."""
         self.end(signal.SIGKILL)
 
+    def reload(self) -> None:
+        """Have the daemon read its settings again, as `systemctl reload` does."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGHUP)
+
     def end(self, number: signal.Signals) -> int:
         if self._process is None:
             return 0

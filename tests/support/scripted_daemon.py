@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 _real_time = time.time
@@ -243,7 +244,8 @@ def main() -> int:
         return engine
 
     try:
-        return Daemon(settings, config.systemd(), make_engine=make_engine).run()
+        read = partial(config.load, flags={}, config_file=None)
+        return Daemon(settings, config.systemd(), read_settings=read, make_engine=make_engine).run()
     except FatalError as error:
         print(f"edged: {error}", file=sys.stderr)  # noqa: T201 - as the real command does
         return error.exit_code

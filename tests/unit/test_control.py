@@ -49,6 +49,7 @@ class Bench:
             worker=self.worker,
             prober=Prober(self.engine, clock=lambda: 0.0, timeout_s=5.0),
             set_log_level=self.set_level,
+            reload=lambda: {"changed": ["log.level"], "restart_required": []},
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )
@@ -233,3 +234,8 @@ def test_a_refused_command_has_its_transaction(bench: Bench, body: object, trans
     answer = bench.last("edged/box/response/session")
     assert answer["status"] == "error"
     assert answer.get("transaction") == transaction
+
+
+def test_a_reload_is_answered_with_what_came_of_it(bench: Bench) -> None:
+    bench.send("reload")
+    assert bench.last("edged/box/response/reload")["data"] == {"changed": ["log.level"], "restart_required": []}

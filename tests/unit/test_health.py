@@ -266,7 +266,7 @@ def test_the_report_has_the_form_that_dashboards_are_tested_with(bench: Bench) -
     bench.health.tick()
     report = bench.health.snapshot().body()
     assert report["probe"] is not None
-    report["requests"]["errors"] = REPORT["requests"]["errors"]
+    report["requests"] |= {name: REPORT["requests"][name] for name in ("errors", "route_errors")}
     assert shape(report) == shape(REPORT)
 
 

@@ -1,0 +1,64 @@
+"""Which settings differ, and which of them a running daemon can change. Pure."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from edged.settings import routes
+from edged.settings.schema import Settings
+from edged.settings.text import NAMED, ROUTES, names
+from edged.tasks.own import tasks_of
+
+LIVE = frozenset({"language", "limits.payload_bytes", "limits.text_chars", "log.level", "mqtt.reply_topics"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Changes:
+    """What a reload comes to.
+
+    Attributes:
+        settings: in force from now on: the old ones with what can be changed at once.
+        changed: the names of what is changed at once.
+        restart_required: the names of what else differs.
+    """
+
+    settings: Settings
+    changed: tuple[str, ...]
+    restart_required: tuple[str, ...]
+
+
+def changes(old: Settings, new: Settings) -> Changes:
+    """Compare settings.
+
+    Raises:
+        ValueError: a new route needs a task that is there only after a restart.
+    """
+    differing = [name for name in names() if _value(old, name) != _value(new, name)]
+    for table in NAMED:
+        before, after = getattr(old, table), getattr(new, table)
+        entries = dict.fromkeys((*before, *after))
+        differing += [f"{table}.{each}" for each in entries if before.get(each) != after.get(each)]
+        if table == ROUTES and before == after and [*before] != [*after]:
+            differing.append(table)  # the first that fits answers, so their order counts
+    settings = old.model_copy(
+        update={
+            "language": new.language,
+            "limits": new.limits,
+            "log": old.log.model_copy(update={"level": new.log.level}),
+            "mqtt": old.mqtt.model_copy(update={"reply_topics": new.mqtt.reply_topics}),
+            "routes": new.routes,
+        }
+    )
+    routes.check(settings.routes, prefix=old.prefix, node=old.node, tasks=tasks_of(old.tasks).names)
+    changed = [each for each in differing if each in LIVE or each.partition(".")[0] == ROUTES]
+    return Changes(
+        settings=settings,
+        changed=tuple(changed),
+        restart_required=tuple(each for each in differing if each not in changed),
+    )
+
+
+def _value(settings: Settings, name: str) -> Any:
+    value: Any = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
