@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.broker import Broker
+from tests.support.brokers import AnyBroker
 from tests.support.daemon import Daemon, Watcher, publish
 
 LOVE = "I love this phone"
@@ -42,7 +43,7 @@ def out(daemon: Daemon) -> Iterator[Watcher]:
     watcher.stop()
 
 
-def until_subscribed(broker: Broker, watcher: Watcher) -> None:
+def until_subscribed(broker: AnyBroker, watcher: Watcher) -> None:
     """Publish until it is heard: from then on nothing is missed."""
     heard = threading.Event()
 
