@@ -4,7 +4,7 @@
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${EDGED_VENV:-$here/.venv}
-# The test environment holds all that the demo needs; an own one is made only where there is none.
+# The test environment has all that the demo needs; a new one is made only if there is none.
 if [ ! -f "$venv/.edged-tests" ]; then
     sh "$here/deploy/install.sh" --venv "$venv" --extras demo
 fi

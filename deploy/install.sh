@@ -71,13 +71,13 @@ else
 fi
 [ -n "$python" ] || die "no Python 3.11, 3.12 or 3.13 found; on Debian or Ubuntu: apt install python3 python3-venv"
 
-# The stamp holds all that decides what is installed: nothing is done twice.
+# The stamp holds everything that determines what is installed, so that no step is repeated without need.
 stamp=$(
     "$python" -c 'import sys; print(sys.version)'
     echo "$torch,$extras,$editable,$cuda,$newest,$here"
     cksum <"$here/pyproject.toml"
     cksum <"$here/deploy/constraints.txt"
-    # An installed copy is as old as its sources; an editable one looks at them.
+    # An installed copy must be renewed when its sources change; an editable one uses the sources directly.
     [ -n "$editable" ] || find "$here/edged" -name '*.py' -exec cksum {} + | sort
     find "$here/edged/engine/decoders/native" -type f -exec cksum {} + | sort
     command -v g++ c++ clang++ || true
@@ -94,7 +94,7 @@ if [ "$python" != "$venv/bin/python" ]; then
     if [ -n "$(ls -A "$venv" 2>/dev/null)" ] && [ ! -f "$venv/pyvenv.cfg" ]; then
         die "$venv has other things in it; name a folder that is empty or not there with --venv"
     fi
-    # --clear: what a broken-off try or a Python that is gone has left behind.
+    # --clear: removes the rest of an interrupted attempt, or of a Python that was removed.
     made=$("$python" -m venv --clear "$venv" 2>&1) ||
         die "no virtual environment can be made; on Debian or Ubuntu: apt install python3-venv. Python says:
 $made"
@@ -128,12 +128,12 @@ if ! has_torch; then
 fi
 
 echo "install: edged${extras:+[$extras]}"
-# What else is installed must not bring another torch.
+# The other packages must not replace torch.
 "$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-constraints"
 [ -n "$newest" ] || cat "$here/deploy/constraints.txt" >>"$venv/.edged-constraints"
 pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
     ${editable:+-e} "$here${extras:+[$extras]}"
-# The decoder for this CPU; without a compiler torch's kernels do.
+# Compiles the decoder for this CPU; without a compiler torch's kernels are used.
 # -I: the installed edged, not one that lies in the current folder.
 echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine.decoders import native_library; print(native_library.install())' | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"

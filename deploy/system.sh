@@ -1,12 +1,13 @@
 #!/bin/sh
-# Makes an installed edged a service of the box, or takes it away again. Root does it; may be run again at any time.
+# Makes an installed edged a service of the box, or removes the service. Run it as root; it may be run again at any
+# time.
 #
 #   sh deploy/system.sh install [--model ID] [--root DIR]
 #   sh deploy/system.sh uninstall [--purge] [--root DIR]
 #
 # install           the user, the unit, the settings (kept if they are there), the model; then starts the service
 # uninstall         ends and removes the service and /opt/edged; settings, models and the journal stay
-# --purge           with all that: settings, models, journal, user
+# --purge removes settings, models, journal and user too
 # --model ID        the model: a preset, a hub id, a folder or a GGUF file; written into the settings
 # --root DIR        into an image of a box instead of this one: nothing is got or started
 set -eu
@@ -90,7 +91,7 @@ fi
 
 id edged >/dev/null 2>&1 || useradd --system --user-group --home-dir /var/lib/edged --no-create-home \
     --shell /usr/sbin/nologin edged
-# What root got or rounded before there was a user is the service's now.
+# Files that root fetched or prepared before the user existed now belong to the service.
 install -d -m 755 /var/cache/edged
 chown -R edged:edged /var/cache/edged
 echo "edged: getting the model (its settings: $settings/edged.toml)"

@@ -30,6 +30,7 @@ from edged.mqtt.link import Link
 from edged.ports.engine import Engine, StoppableEngine
 from edged.ports.journal import JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication
+from edged.settings.routes import rules_of
 from edged.settings.schema import Settings
 from edged.tasks.specs import Tasks
 
@@ -63,6 +64,7 @@ def topics_of(settings: Settings) -> Topics:
         group=settings.mqtt.share_group,
         shards=settings.mqtt.shards,
         births=births(settings.homeassistant),
+        rules=rules_of(settings.routes),
     )
 
 
@@ -113,6 +115,17 @@ def plan_of(settings: Settings) -> "loading.Plan":
         half_width=settings.half_width,
         cache_dir=settings.model_dir,
     )
+
+
+def route_filters(settings: Settings) -> tuple[str, ...]:
+    """What the routes subscribe to, each filter once."""
+    return tuple(dict.fromkeys(each for route in settings.routes.values() for each in route.subscribe))
+
+
+def lossy_filters(settings: Settings) -> tuple[str, ...]:
+    """Those of `route_filters` that no route wants at QoS 1."""
+    kept = {each for route in settings.routes.values() if route.subscribe_qos for each in route.subscribe}
+    return tuple(each for each in route_filters(settings) if each not in kept)
 
 
 def journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal | RedisJournal":
@@ -167,7 +180,7 @@ def link_of(
         client_id=settings.client_id,
         subscriptions=subscriptions,
         temporary=(topics.controls, *topics.members),
-        at_qos_0=topics.members,  # a busy box must still receive the reports of the others
+        at_qos_0=(*topics.members, *lossy_filters(settings)),  # a busy box must still receive the reports of the others
         shared=topics.shared,
         will=Publication(topic=topics.status, payload=encode(identity.last_will().body()), qos=1, retain=True),
         receive_maximum=settings.queue.capacity,

@@ -24,6 +24,7 @@ from edged.build import (
     journal_of,
     link_of,
     make_engine,
+    route_filters,
     speed_mark,
 )
 from edged.contract.requests import Contract
@@ -128,7 +129,7 @@ class Daemon:
         self._link = link_of(
             settings,
             topics,
-            subscriptions=_subscriptions(topics),
+            subscriptions=(*_subscriptions(topics), *route_filters(settings)),
             identity=self._identity,
             on_delivery=self._on_delivery,
             on_change=self._on_link_change,
@@ -214,7 +215,7 @@ class Daemon:
 
     def _filters(self) -> tuple[str, ...]:
         topics = self._contract.topics
-        return (*_subscriptions(topics), *topics.shared)
+        return (*_subscriptions(topics), *route_filters(self._settings), *topics.shared)
 
     def _make_health(self, metrics: Metrics, prober: Prober) -> Health:
         return health_of(

@@ -1,4 +1,4 @@
-"""Every failure that has a name: its code on the wire, and its fate.
+"""All errors that edged raises on purpose: each has a code on the wire and a fate (answered, handed back, or fatal).
 
 Knows nothing of MQTT, torch or logs. A `RequestError` answers one request; a `FatalError` ends the process.
 """
@@ -8,7 +8,7 @@ from typing import ClassVar
 
 
 class Fate(StrEnum):
-    """What becomes of the delivery (or the process) that met the error."""
+    """What happens to the delivery (or the process) in which the error occurred."""
 
     REJECT = "reject"  # answered with an error and settled: it would fail again
     RETRY = "retry"  # handed back to the broker unacked; answered only where the broker keeps no copy (QoS 0)
@@ -82,7 +82,7 @@ class ForbiddenTopic(RequestError):
 
 
 class Busy(RequestError):
-    """Not now and not here: the queue is full and no broker keeps the request (QoS 0), or it is for another box."""
+    """This box cannot take the request: its queue is full (QoS 0), or another box must do the work."""
 
     code = "busy"
 

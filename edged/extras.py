@@ -1,4 +1,4 @@
-"""The optional parts of an installation, pip's extras: which are missing here, and the command that installs them."""
+"""The optional dependencies (pip's extras): which of them are missing here, and the command that installs them."""
 
 import importlib.metadata
 import importlib.util
@@ -31,7 +31,7 @@ def how_to_install(extra: Extra) -> str:
 
 
 def _is_for_gpu() -> bool:
-    """Whether torch is the build for GPUs, which `install.sh` would replace if it were not told."""
+    """Whether torch is the build for GPUs, which `install.sh` would replace unless an option says otherwise."""
     try:
         wanted = importlib.metadata.requires("torch") or []
     except importlib.metadata.PackageNotFoundError:

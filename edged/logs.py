@@ -1,4 +1,4 @@
-"""Logging, configured once: one event a line, JSON for machines, colour for people. Other modules only log.
+"""Configures logging, once: one event per line, JSON for machines, colour for people. Other modules only log.
 
 Tracebacks are written without the values of variables, which may hold what users wrote, or a password.
 """
@@ -92,6 +92,6 @@ def _loggers_of(libraries: set[str]) -> Iterator[logging.Logger]:
     for logger in logging.root.manager.loggerDict.values():
         if not isinstance(logger, logging.Logger) or logger.name.partition(".")[0] not in libraries:
             continue
-        # Not of a subclass: some of those are taps for tools, with levels that nobody wants to read.
+        # Not of a subclass: some of those only pass records to tools, with very low levels.
         if any(type(handler) is logging.StreamHandler for handler in logger.handlers):
             yield logger

@@ -1,4 +1,4 @@
-"""What a person at a terminal sees while something takes long. Knows nothing of what it is."""
+"""Shows a person at a terminal that something takes long. Knows nothing about the work itself."""
 
 import contextlib
 import sys

@@ -1,8 +1,8 @@
-"""State files: what one process leaves for the next one, a small record in a file.
+"""State files: small records that one process leaves for the next one.
 
 A record is replaced as a whole: written to a temporary file in the same folder, synced, renamed, and the folder
 synced. So a power cut or a full disk leaves either the old record or the new one. Each file names its kind and the
-version of its form. A file that is torn, damaged or not ours is told in the log and counts as none.
+version of its form. A file that is torn, damaged or not ours is reported in the log and ignored.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class _Header(BaseModel):
-    """What every state file begins with."""
+    """The fields with which every state file begins."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -115,7 +115,7 @@ class StateFile(Generic[T]):
 
 
 def sync(path: Path) -> None:
-    """Have a file's content, or a folder's names, on the disk.
+    """Write a file's content, or a folder's names, to the disk (fsync).
 
     Raises:
         OSError: that failed.

@@ -75,7 +75,7 @@ class FakeLink:
     What is asked for while a callback runs is done after that callback has returned, as the network thread does it.
 
     Attributes:
-        on_delivery: takes what `deliver` brings; may be set after the fact.
+        on_delivery: gets the deliveries of `deliver`; may be set later.
         on_change: told when the connection is made or lost.
         limits: what the broker takes; may be changed at any time.
         auto: whether publications are confirmed at once; else by `finish`.

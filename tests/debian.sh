@@ -1,5 +1,5 @@
-# For tests/fetch_*.sh: an apt of its own, below $1, that shares nothing with the machine's but the list of what is
-# installed. Needs no root; apt checks what it downloads.
+# For tests/fetch_*.sh: a private apt below $1, which shares only the list of installed packages with the machine's
+# apt. Needs no root; apt checks what it downloads.
 #
 # With a second argument, the name of a Debian release, apt takes packages of that release from the mirror that this
 # machine uses, and downloads all that they need, the C library too.

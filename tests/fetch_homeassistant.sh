@@ -12,7 +12,7 @@ works && exit 0
 echo "tests: installing Home Assistant's package into $dir" >&2
 rm -rf "$dir"
 "$python" -m venv "$dir"
-# paho of its time: the package names no range for what its integrations need.
+# The paho release of that time: the package does not pin what its integrations need.
 "$dir/bin/python" -m pip install -q --disable-pip-version-check homeassistant "paho-mqtt<2"
 works || {
     "$dir/bin/python" -c 'from homeassistant.components.mqtt import sensor, binary_sensor, text'

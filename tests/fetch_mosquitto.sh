@@ -11,7 +11,7 @@ bin=$dir/bin
 tools="mosquitto mosquitto_pub mosquitto_sub mosquitto_rr mosquitto_passwd"
 PATH=$PATH:/usr/sbin:/usr/local/sbin
 
-# The broker says how it is used (and ends with 3); a client without arguments complains. Both have been loaded then.
+# The broker prints its usage (and ends with 3), a client without arguments an error: then their libraries were found.
 works() {
     "$bin/mosquitto" -h 2>/dev/null | grep -q 'mosquitto version' &&
         "$bin/mosquitto_sub" --help 2>/dev/null | grep -q 'mosquitto_sub version' &&

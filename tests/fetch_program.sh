@@ -38,7 +38,7 @@ use_apt "$dir/apt" || {
     echo "tests: install $name (there is no apt-get here to fetch it)" >&2
     exit 1
 }
-# What is not installed of these and of all that they need.
+# The packages among these and their dependencies that are not installed.
 # shellcheck disable=SC2086 # several words
 apt-get -qq -y --no-install-recommends --download-only install $packages
 # libc stays the machine's own, and so do the libraries that are of one version with it.

@@ -103,7 +103,7 @@ fi
 wait "$style" || true
 [ "$form" != check ] || cat "$cache/style.txt"
 
-# A fault of style or type does not keep the tests from running; it fails the whole all the same.
+# A fault of style or type does not stop the tests, but the whole run fails.
 faults=$(cat "$cache/style.faults")
 [ -z "$faults" ] || echo "FAILED:$faults"
 tail -n 1 "$output" # again: the end of the output tells how it went

@@ -1,5 +1,5 @@
 "use strict";
-// What is known of the daemons below a prefix, from the messages that they publish. Touches no page and no network.
+// Keeps what the daemons below a prefix have published. Touches no page and no network.
 
 const Fleet = (() => {
   const REPORTS = 360; // of one node: three hours at an interval of 30 s

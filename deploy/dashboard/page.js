@@ -75,12 +75,12 @@
     client.on("message", (topic, payload, packet) => hear(topic, new TextDecoder().decode(payload), packet.retain));
     client.on("close", () => client && pill($("link"), "lost", wasConnected ? "connection lost, trying again" : "no answer"));
     client.on("error", (error) => {
-      // 4, 5: MQTT 3.1.1; 134, 135: MQTT 5. What the broker refuses does not mend itself.
+      // 4, 5: MQTT 3.1.1; 134, 135: MQTT 5. After a refusal another attempt does not help.
       if ([4, 5, 134, 135].includes(error.code)) giveUp("The broker refuses this user or password.");
       else if (!wasConnected) giveUp(`The broker cannot be reached: ${error.message || "is the address right?"}`);
     });
     client.on("close", () => {
-      // Browsers do not tell a page why: for their console alone.
+      // Browsers show the reason in their console only, and do not tell it to the page.
       if (client && !wasConnected) {
         const hint = url.startsWith("wss:") ? ` If its certificate is your own authority's, open ${url.replace(/^wss/, "https")} once and accept it.` : "";
         giveUp(`No broker answers at ${url}.${hint}`);

@@ -79,6 +79,18 @@ class RequestFigures(Published):
     shared: Annotated[
         Count, Figure("Those of them that came by the queue of a group.", metric=counter("edged_requests_shared"))
     ]
+    routed: Annotated[
+        Count,
+        Figure("Those of them that came by a route of the settings.", metric=counter("edged_requests_routed")),
+    ]
+    skipped: Annotated[
+        Count,
+        Figure(
+            "Messages of a route that were no requests: its conditions did not hold, they were retained, or an answer "
+            "of this daemon had led to them.",
+            metric=counter("edged_requests_skipped"),
+        ),
+    ]
     answered: Annotated[
         Count,
         Figure(
@@ -103,6 +115,13 @@ class RequestFigures(Published):
             "Requests that got an error, by its code.",
             metric=counter("edged_requests_failed", label="code"),
             entities=(Entity("Errors"),),
+        ),
+    ]
+    route_errors: Annotated[
+        dict[str, Count],
+        Figure(
+            "Requests by routes that got an error, by the route; also counted in `errors`.",
+            metric=counter("edged_route_requests_failed", label="route"),
         ),
     ]
     # Prometheus has these two by the label of the one above.

@@ -13,11 +13,13 @@ from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
+from edged.contract.rules import Shape
 from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
 from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.ports.engine import Params
 from edged.ports.link import Message
 from edged.tasks.conversation import Turn
+from edged.tasks.shorten import MIN_BYTES
 from edged.tasks.specs import Tasks
 from edged.tasks.text import normalise
 
@@ -83,6 +85,9 @@ class RequestBody(BaseModel):
     params: ParamsBody = ParamsBody()
     history: Annotated[tuple[TurnBody, ...], Field(max_length=MAX_HISTORY_TURNS)] | None = None
     turn: Annotated[int, Field(ge=1, lt=2**31)] | None = None
+    max_bytes: Annotated[int, Field(ge=MIN_BYTES, lt=2**31)] | None = Field(
+        None, description="The most bytes of the reply's text; it is cut after a sentence or a word."
+    )
     attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
 
 
@@ -93,6 +98,10 @@ class Address:
     topic: str
     qos: int
     correlation_data: bytes | None = None
+    retain: bool = False
+    content_type: str = "application/json"
+    user_properties: tuple[tuple[str, str], ...] = ()
+    errors: "Address | None" = None  # where an error goes instead
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +116,8 @@ class Request:
         attempt: how often the caller has asked this, counted from 1.
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
+        max_bytes: of each text that the model writes for it.
+        shape: how its answer is written, if it came by a route of the settings.
     """
 
     id: str
@@ -122,6 +133,8 @@ class Request:
     attempt: int = 1
     is_shared: bool = False
     time_left_ms: int | None = None
+    max_bytes: int | None = None
+    shape: Shape | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -133,6 +146,7 @@ class Rejected:
     address: Address
     error: RequestError
     session: str | None = None
+    rule: str | None = None  # the route of the settings by which it came
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,13 +186,14 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             id=request_id or new_id,
             has_own_id=request_id is not None,
             task=_known(route, contract.tasks),
-            text=_checked_text(body.text, contract, field="text"),
+            text=checked_text(body.text, contract, field="text"),
             address=address,
-            session=_session(route.session, body.session),
+            session=checked_session(route.session, body.session),
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
+            max_bytes=body.max_bytes,
             attempt=body.attempt,
             is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
@@ -313,7 +328,13 @@ def _known(route: TaskRoute, tasks: Tasks) -> str:
     return route.task
 
 
-def _checked_text(text: str, contract: Contract, *, field: str) -> str:
+def checked_text(text: str, contract: Contract, *, field: str) -> str:
+    """The text, if a model may be asked about it.
+
+    Raises:
+        BadRequest: it is empty, or has a NUL.
+        TooLarge: it is too long.
+    """
     if "\0" in text:
         raise BadRequest("the text has a NUL character", field=field)
     if len(text) > contract.text_chars:
@@ -326,7 +347,12 @@ def _checked_text(text: str, contract: Contract, *, field: str) -> str:
 _NAME: TypeAdapter[str] = TypeAdapter(_Name)
 
 
-def _session(topic_session: str | None, body_session: str | None) -> str | None:
+def checked_session(topic_session: str | None, body_session: str | None) -> str | None:
+    """The session that the topic or the JSON names.
+
+    Raises:
+        BadRequest: it cannot be a name, or the two differ.
+    """
     if topic_session is None:
         return body_session
     try:
@@ -344,7 +370,7 @@ def _history(turns: tuple[TurnBody, ...] | None, contract: Contract) -> tuple[Tu
     if turns is None:
         return None
     return tuple(
-        Turn(role=turn.role, content=_checked_text(turn.content, contract, field=f"history.{i}.content"))
+        Turn(role=turn.role, content=checked_text(turn.content, contract, field=f"history.{i}.content"))
         for i, turn in enumerate(turns)
     )
 

@@ -5,12 +5,25 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from edged.contract.rules import Rule
+
 MAX_TOPIC_BYTES = 65535  # MQTT 5, section 1.5.4: a UTF-8 string has a two-byte length
 MAX_TOPIC_LEVELS = 200  # mosquitto ends the connection of a client that publishes deeper
 # Wildcards, and what brokers take for malformed UTF-8: mosquitto ends the connection of a client that sends a control
 # character or a non-character (MQTT 5, section 1.5.4, lets it).
 _NON_CHARACTERS = "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
 _UNPUBLISHABLE = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef{_NON_CHARACTERS}]")
+
+
+SPOKEN = (
+    "in",
+    "request",
+    "response",
+    "status",
+    "health",
+    "info",
+    "probe",
+)  # below a node: where daemons listen or report
 
 
 def is_publishable(topic: str) -> bool:
@@ -36,6 +49,27 @@ def topic_matches(topic_filter: str, topic: str) -> bool:
         if i == len(levels) or want not in {"+", levels[i]}:
             return False
     return len(levels) == len(wanted)
+
+
+def filters_overlap(one: str, other: str) -> bool:
+    """Whether there is a topic that both filters cover."""
+    left, right = one.split("/"), other.split("/")
+    for i in range(max(len(left), len(right))):
+        if "#" in (left[i : i + 1] + right[i : i + 1]):
+            return True
+        if i == len(left) or i == len(right):  # "a/#" covers "a" too
+            rest = left[i:] or right[i:]
+            return rest == ["#"]
+        if left[i] != right[i] and "+" not in {left[i], right[i]}:
+            return False
+    return True
+
+
+def is_filter(text: str) -> bool:
+    """Whether `text` is a topic filter: '+' and '#' stand alone in a level, and '#' only in the last one."""
+    levels = text.split("/")
+    bad = not text or "#" in levels[:-1] or any(len(each) > 1 and ("#" in each or "+" in each) for each in levels)
+    return not bad and is_publishable("/".join("x" if each in {"+", "#"} else each for each in levels))
 
 
 def shard_of(session: str, shards: Sequence[str]) -> str:
@@ -100,7 +134,14 @@ class StrayRoute:
     """A topic that this daemon does not serve: the broker had kept a subscription of earlier settings."""
 
 
-AskedRoute = TaskRoute | ControlRoute  # these messages are answered once each; all others are only read and settled
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RuleRoute:
+    """Routes of the settings subscribe to the topic; the first of `rules` whose conditions hold takes the message."""
+
+    rules: tuple[Rule, ...]
+
+
+AskedRoute = TaskRoute | ControlRoute | RuleRoute  # each is answered once; all others are read and settled
 Route = AskedRoute | BirthRoute | StatusRoute | ProbeRoute | MemberRoute | StrayRoute
 
 
@@ -112,6 +153,7 @@ class Topics:
         group: the group whose work queue this box shares; None: it works alone.
         shards: which parts of a sharded queue it takes from; empty: the queue has none.
         births: the topics where Home Assistant tells that it has started; empty: nothing listens to it.
+        rules: the routes of the settings.
     """
 
     prefix: str
@@ -119,6 +161,7 @@ class Topics:
     group: str | None = None
     shards: tuple[str, ...] = ()
     births: tuple[str, ...] = ()
+    rules: tuple[Rule, ...] = ()
 
     @property
     def root(self) -> str:
@@ -184,7 +227,8 @@ class Topics:
             return ProbeRoute()
         if any(topic_matches(each, topic) for each in self.members):
             return MemberRoute(node=name)
-        return StrayRoute()
+        rules = tuple(rule for rule in self.rules if any(topic_matches(each, topic) for each in rule.filters))
+        return RuleRoute(rules=rules) if rules else StrayRoute()
 
     def _parts(self, topic: str) -> tuple[str, str, str | None]:
         """A topic below the prefix as the name of a box or group, the kind of topic, and the rest, if there is one."""
@@ -225,4 +269,9 @@ class Topics:
         if head or not rest:
             return False
         _, _, below_node = rest.partition("/")
-        return below_node.split("/")[0] in {"in", "request", "response", "status", "health", "info", "probe"}
+        return below_node.split("/")[0] in SPOKEN
+
+    def may_answer(self, topic: str) -> bool:
+        """Whether a route of the settings may publish to `topic`: no daemon and no route of this one listens there."""
+        is_heard = any(topic_matches(each, topic) for rule in self.rules for each in rule.filters)
+        return is_publishable(topic) and not is_heard and not self.speaks_for_a_daemon(topic)

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Generic
 
-import torch
-
 from edged.engine.counting import Times
-from edged.engine.decoders.interface import K, Span
+from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.loaded import Prepared
 from edged.engine.prompt import ClassificationPrompt
 from edged.engine.scheduler import Urgency
@@ -70,7 +68,7 @@ class Classifying(Running[K]):
             words=labels.words,
         )
 
-    def accept(self, logits: torch.Tensor, now: float) -> None:
+    def accept(self, logits: Logits, now: float) -> None:
         """Score the labels; end, or ask the next prompt where the scores leave doubt."""
         if not len(logits):
             return

@@ -5,16 +5,18 @@ Source: github.com/guidance-ai/llguidance, docs/json_schema.md.
 
 import json
 from collections.abc import Mapping
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 from edged import extras
+from edged.engine.decoders.interface import Logits
+from edged.engine.tokenizer import ModelTokenizer
 from edged.errors import ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
-    from transformers import PreTrainedTokenizerBase
 
 
 class Constraint:
@@ -24,16 +26,15 @@ class Constraint:
         self._matcher = matcher
         self._eos = eos
 
-    def mask(self, row: torch.Tensor, end_tokens: frozenset[int]) -> None:
+    def mask(self, row: Logits, end_tokens: frozenset[int]) -> None:
         """Set the logits (vocab,) of all tokens that may not come next to minus infinity, in place.
 
         The model's end tokens are allowed where the output may end.
         """
-        allowed = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8).bool()
-        ends = torch.tensor(sorted(end_tokens))
-        allowed[ends] = allowed[self._eos].clone()
-        row[: len(allowed)].masked_fill_(~allowed[: len(row)], float("-inf"))
-        row[len(allowed) :] = float("-inf")
+        allowed = np.frombuffer(self._matcher.compute_logit_bias(), dtype=np.uint8) != 0
+        allowed[list(end_tokens)] = allowed[self._eos]
+        row[: len(allowed)][~allowed[: len(row)]] = -np.inf
+        row[len(allowed) :] = -np.inf
 
     def take(self, token: int) -> bool:
         """Take the token that was drawn.
@@ -53,7 +54,7 @@ class Constraint:
 class Constraints:
     """The schemas of all tasks for one vocabulary; each is compiled once."""
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", vocab_size: int) -> None:
+    def __init__(self, tokenizer: ModelTokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
@@ -68,12 +69,11 @@ class Constraints:
         """
         try:
             from llguidance import LLMatcher  # noqa: PLC0415 - an optional dependency
-            from llguidance.hf import from_tokenizer  # noqa: PLC0415
         except ImportError:
             raise SettingsError(missing(task)) from None
         if self._vocabulary is None:
             try:
-                self._vocabulary = from_tokenizer(self._tokenizer, n_vocab=self._vocab_size)  # type: ignore[arg-type]
+                self._vocabulary = _vocabulary_of(self._tokenizer, self._vocab_size)
             except Exception as error:
                 raise ModelUnavailable(
                     f"tasks.{task} extracts, and llguidance cannot read this model's tokenizer: {error}"
@@ -91,6 +91,18 @@ class Constraints:
 def missing(task: str) -> str:
     """The error message for a task that extracts when llguidance is not installed."""
     return f"tasks.{task} extracts, which needs the library llguidance: {extras.how_to_install('extract')}"
+
+
+def _vocabulary_of(tokenizer: ModelTokenizer, vocab_size: int) -> "LLTokenizer":
+    """What llguidance needs of a tokenizer, as its own `hf.from_tokenizer` makes it, but without transformers."""
+    from llguidance import LLTokenizer  # noqa: PLC0415 - an optional dependency
+
+    if not tokenizer.is_fast:
+        raise ValueError("only fast tokenizers are supported")
+    backend = copy(tokenizer.backend_tokenizer)
+    backend.no_padding()
+    backend.no_truncation()
+    return LLTokenizer(backend.to_str(), n_vocab=vocab_size, eos_token=tokenizer.eos_token_id)
 
 
 def _fault_at_first(matcher: "LLMatcher") -> str:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Generic
 
 import structlog
-import torch
 
 from edged.engine.cooling import Cooling
 from edged.engine.counting import Counts
@@ -152,10 +151,9 @@ class Engine(Generic[K]):
 
     def _main(self) -> None:
         try:
-            with torch.inference_mode():
-                self._begin()
-                self._settled.set()
-                self._run_until_stopped(self._model.stepper)
+            self._begin()
+            self._settled.set()
+            self._run_until_stopped(self._model.stepper)
         except Exception as error:
             # The top of the thread: a fault here must be seen, not lost.
             self._fault = f"the engine stopped: {error}"

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Generic
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from edged.engine.constrain import Constraint
 from edged.engine.counting import Times
-from edged.engine.decoders.interface import K, Span
+from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.detokenize import TextStream
 from edged.engine.loaded import Prepared
 from edged.engine.prompt import MIN_NEW_TOKENS
 from edged.engine.reply_text import reply_text
-from edged.engine.sampling import make_generator, sample
+from edged.engine.sampling import Generator, sample
 from edged.engine.scheduler import Urgency
 from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
 from edged.engine.warm_up import WarmUp
@@ -43,10 +44,10 @@ class Generating(Running[K]):
     max_new_tokens: int
     said: Sequence[int]
     sampling: Sampling
-    generator: torch.Generator
+    generator: Generator
     text: TextStream
     end_tokens: frozenset[int]
-    banned: torch.Tensor
+    banned: npt.NDArray[np.intp]
     constraint: Constraint | None = None
     generated: list[int] = field(default_factory=list)
 
@@ -68,19 +69,19 @@ class Generating(Running[K]):
         tokens = self.prompt[start : start + rows]
         return Span(kv=self.kv, tokens=tokens, wanted=(len(tokens) - 1,) if start + rows >= len(self.prompt) else ())
 
-    def accept(self, logits: torch.Tensor, now: float) -> None:
+    def accept(self, logits: Logits, now: float) -> None:
         """Draw the next token from the wanted row of the last span."""
         if not len(logits):
             return
         row = logits[0]
-        if not math.isfinite(float(row.max())):  # finds a NaN anywhere too, in a thirtieth of the time of isfinite
+        if not math.isfinite(float(row.max())):  # the largest is NaN if any is
             self.fail(ModelError(NO_NUMBERS))
             return
-        row[self.banned] = float("-inf")
+        row[self.banned] = -np.inf
         if self.constraint is not None:
             self.constraint.mask(row, self.end_tokens)
         elif not self.text.has_begun:  # a reply has at least one word
-            row[list(self.end_tokens)] = float("-inf")
+            row[list(self.end_tokens)] = -np.inf
         own_words = (*self.said, *self.generated)
         token = sample(row, how=self.sampling, said=own_words, generator=self.generator)
         if self.times.first_token is None:
@@ -160,7 +161,7 @@ class Writer(Generic[K]):
             max_new_tokens=prompt.max_new_tokens,
             said=prompt.said,
             sampling=sampling_of(loaded.sampling, self.spec.sampling, work.params),
-            generator=make_generator(work.params.seed if work.params.seed is not None else work.seed),
+            generator=Generator(work.params.seed if work.params.seed is not None else work.seed),
             text=TextStream(loaded.prompter.decode, reply_text(self.spec, work.params, roles=prompt.roles)),
             end_tokens=self.prepared.end_tokens,
             banned=self.prepared.banned,

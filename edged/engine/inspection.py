@@ -3,8 +3,9 @@
 Reads every tensor once and renders every task's prompt; runs nothing.
 """
 
+from edged.engine.checkpoint_loading import lean_shape, opened_of
 from edged.engine.decoders.linear import choose_device, choose_format
-from edged.engine.loading import Plan, context_tokens, lean_shape, prompter_of
+from edged.engine.plan import Plan, context_tokens, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.engine.weights.checkpoint import open_checkpoint
 from edged.engine.weights.quantised import fits
@@ -25,8 +26,9 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
     """
     device = choose_device(plan.model.device)
     checkpoint = open_checkpoint(plan.path)
-    context = context_tokens(checkpoint, plan.engine)
-    prompter = prompter_of(checkpoint, plan, context)
+    opened = opened_of(checkpoint)
+    context = context_tokens(opened.max_context, plan.engine)
+    prompter = prompter_of(opened, plan, context)
     shape = lean_shape(checkpoint, context)
     can_quantise = shape is not None and fits(shape)
     choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=False)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Generic
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
 from edged.engine.constrain import Constraints
 from edged.engine.decoders.interface import CausalModel, K
@@ -65,7 +66,7 @@ class Prepared(Generic[K]):
 
     loaded: Loaded[K]
     end_tokens: frozenset[int]
-    banned: torch.Tensor
+    banned: npt.NDArray[np.intp]
     constraints: Constraints
     priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
@@ -77,6 +78,6 @@ class Prepared(Generic[K]):
         return cls(
             loaded=loaded,
             end_tokens=prompter.end_tokens(),
-            banned=torch.tensor(sorted(prompter.banned_tokens(vocab_size)), dtype=torch.long),
+            banned=np.array(sorted(prompter.banned_tokens(vocab_size)), dtype=np.intp),
             constraints=prompter.constraints(vocab_size),
         )

@@ -8,19 +8,16 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
 
 from edged.engine.constrain import Constraints
 from edged.engine.prefix_cache import shared_length
 from edged.engine.scoring import LabelTrie
+from edged.engine.tokenizer import ModelTokenizer
 from edged.engine.tokens import Piece, TextTokens, token_of_mark
 from edged.errors import ModelUnavailable, TooLong
 from edged.tasks.conversation import Role, Turn, trim
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, TextSpec, solved_cases
 from edged.tasks.text import Language, normalise
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
 
@@ -80,7 +77,7 @@ class Prompter:
 
     def __init__(
         self,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: ModelTokenizer,
         *,
         max_context_tokens: int,
         half_width: bool,

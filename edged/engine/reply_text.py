@@ -7,8 +7,8 @@ whole sentences are wanted) an unfinished sentence.
 
 from collections.abc import Sequence
 
-from edged.engine.sentences import last_end
 from edged.ports.engine import Params
+from edged.tasks.sentences import last_end
 from edged.tasks.specs import TextSpec
 
 

@@ -7,7 +7,9 @@ of any length costs one forward pass.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
+import numpy as np
+
+from edged.engine.decoders.interface import Logits
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,7 +62,7 @@ class LabelTrie:
         return () if self.branches else tuple(token for path in self.steps for _, token in path)
 
 
-def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: int) -> list[float]:
+def label_log_probabilities(logits: Logits, trie: LabelTrie, *, labels: int) -> list[float]:
     """The log-probability of each label, given that the answer is one of them.
 
     A label may have several words. The first words of all labels are one reading, the second words another (each is a
@@ -76,11 +78,17 @@ def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: in
     Returns:
         Natural logarithms of probabilities that sum to 1.
     """
-    first, *branches = logits.double().unbind() if trie.branches else (logits[0],)
-    at = [first, *(torch.log_softmax(row, dim=-1) for row in branches)]
-    raw = [sum(float(at[node + 1][token]) for node, token in path) for path in trie.steps]
-    readings = torch.tensor(raw, dtype=torch.float64).view(-1, labels)
-    return torch.log_softmax(readings.sum(dim=0), dim=0).tolist()
+    # What is to be subtracted at each node; at the end of the prompt it is the same for all labels, and cancels.
+    totals = (0.0, *map(_log_sum, logits[1:]))
+    raw = [sum(float(logits[node + 1, token]) - totals[node + 1] for node, token in path) for path in trie.steps]
+    readings = np.array(raw, dtype=np.float64).reshape(-1, labels).sum(axis=0)
+    return [float(each) for each in readings - np.logaddexp.reduce(readings)]
+
+
+def _log_sum(row: Logits) -> float:
+    """The logarithm of the sum of e^logit: the exponentials in fp32, their sum in fp64."""
+    top = float(row.max())
+    return top + float(np.log(np.exp(row - np.float32(top)).sum(dtype=np.float64)))
 
 
 def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
@@ -101,12 +109,14 @@ def pooled(evidence: Sequence[float], prompts: int) -> list[float]:
 
     It takes the mean and not the sum, because all prompts ask the same model and their errors are not independent.
     """
-    return torch.softmax(torch.tensor(evidence, dtype=torch.float64) / prompts, dim=0).tolist()
+    means = np.array(evidence, dtype=np.float64) / prompts
+    shares = np.exp(means - means.max())
+    return [float(each) for each in shares / shares.sum()]
 
 
 def mean_prior(observed: Sequence[Sequence[float]]) -> list[float]:
     """The prior of a prompt: the mean log-probability of each label over texts that favour no label."""
-    return torch.tensor(observed, dtype=torch.float64).mean(dim=0).tolist()
+    return [float(each) for each in np.array(observed, dtype=np.float64).mean(axis=0)]
 
 
 def by_label(names: Sequence[str], probabilities: Sequence[float]) -> Mapping[str, float]:

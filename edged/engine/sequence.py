@@ -9,10 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic
 
-import torch
-
 from edged.engine.counting import Times
-from edged.engine.decoders.interface import K, Span
+from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.scheduler import Candidate, Urgency
 from edged.errors import Cancelled, Expired, RequestError
 from edged.ports.engine import Failed, Usage, Work, WorkEvent
@@ -72,7 +70,7 @@ class Running(ABC, Generic[K]):
         """The next `rows` tokens to run."""
 
     @abstractmethod
-    def accept(self, logits: torch.Tensor, now: float) -> None:
+    def accept(self, logits: Logits, now: float) -> None:
         """Take the logits of the wanted rows of the last span."""
 
     @abstractmethod

@@ -8,10 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Generic
 
 import structlog
-import torch
 
 from edged.engine.counting import Counts
-from edged.engine.decoders.interface import K, Span
+from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.loaded import Loaded
 from edged.engine.memory import SequenceMemory
 from edged.engine.scheduler import admit, plan
@@ -82,29 +81,29 @@ class Stepper(Generic[K]):
         )
         return [(sequence := self._running[key], sequence.span(count)) for key, count in rows.items()]
 
-    def _run(self, batch: Sequence[tuple[Running[K], Span[K]]]) -> list[tuple[Running[K], torch.Tensor]]:
+    def _run(self, batch: Sequence[tuple[Running[K], Span[K]]]) -> list[tuple[Running[K], Logits]]:
         """Run the spans in one step; gives the logits of the wanted rows of each sequence."""
         try:
             return self._forward(batch)
-        except Exception as error:  # noqa: BLE001 - torch raises RuntimeError for anything; the request is answered
+        except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the request is answered
             log.warning("step_failed", sequences=len(batch), error=str(error))
         self.memory.cache.clear()
         return self._run_one_by_one(batch)
 
-    def _run_one_by_one(self, batch: Sequence[tuple[Running[K], Span[K]]]) -> list[tuple[Running[K], torch.Tensor]]:
+    def _run_one_by_one(self, batch: Sequence[tuple[Running[K], Span[K]]]) -> list[tuple[Running[K], Logits]]:
         """Run each span of a failed step alone; a sequence whose span fails again gets the error."""
-        results: list[tuple[Running[K], torch.Tensor]] = []
+        results: list[tuple[Running[K], Logits]] = []
         for sequence, span in batch:
             try:
                 # A copy: a model may write the next step's logits to the same place.
-                results += [(sequence, logits.clone()) for _, logits in self._forward([(sequence, span)])]
+                results += [(sequence, logits.copy()) for _, logits in self._forward([(sequence, span)])]
             except Exception as error:
-                # As in _run: whatever torch raised, this request has an answer and the others go on.
+                # As in _run: whatever was raised, this request has an answer and the others go on.
                 log.exception("request_failed", key=sequence.key)
                 sequence.fail(_model_failed(error))
         return results
 
-    def _forward(self, batch: Sequence[tuple[Running[K], Span[K]]]) -> list[tuple[Running[K], torch.Tensor]]:
+    def _forward(self, batch: Sequence[tuple[Running[K], Span[K]]]) -> list[tuple[Running[K], Logits]]:
         logits = self._model.forward([span for _, span in batch])
         results = []
         first = 0
@@ -118,7 +117,7 @@ class Stepper(Generic[K]):
             self.counts.last_token_at = self._clock()
         return results
 
-    def _postprocess(self, results: Sequence[tuple[Running[K], torch.Tensor]]) -> None:
+    def _postprocess(self, results: Sequence[tuple[Running[K], Logits]]) -> None:
         """Let each sequence take its logits, and let go of those that are done."""
         now = self._clock()
         for sequence, logits in results:

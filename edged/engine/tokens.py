@@ -10,12 +10,9 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+from edged.engine.tokenizer import ModelTokenizer
 from edged.errors import ModelUnavailable
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 # What marks something in a prompt: <think>, <|im_end|>, [INST].
 _MARK = re.compile(r"<[^\s<>]+>|\[/?[A-Z][A-Z_]*\]")
@@ -51,7 +48,7 @@ class TextTokens:
 
     def __init__(
         self,
-        tokenizer: "PreTrainedTokenizerBase",
+        tokenizer: ModelTokenizer,
         *,
         vocab_size: int | None = None,
         ends: Collection[int] = (),
@@ -287,7 +284,7 @@ def _theirs(pieces: Sequence[Piece]) -> list[tuple[int, int]]:
     return spans
 
 
-def token_of_mark(tokenizer: "PreTrainedTokenizerBase", text: str) -> int | None:
+def token_of_mark(tokenizer: ModelTokenizer, text: str) -> int | None:
     """Give the token that the mark at the beginning of `text` is, special or not, if it is one of the vocabulary."""
     added = [(token, each.content) for token, each in tokenizer.added_tokens_decoder.items()]
     for token, content in sorted(added, key=lambda each: -len(each[1])):

@@ -1,4 +1,4 @@
-"""What `edged eval` is told and tells: labelled texts, how a task judged them, and what that adds up to. Pure.
+"""The data of `edged eval`: labelled texts, the label that a task gave each, and the figures made from these. Pure.
 
 The calibration error is that of Guo et al. 2017 (expected calibration error over equal bins of confidence).
 """
@@ -13,7 +13,7 @@ from edged.errors import SettingsError
 from edged.tasks.specs import ClassifySpec, Label
 
 BINS = 10
-UNREADABLE = "unreadable"  # the label of what got none, or several
+UNREADABLE = "unreadable"  # stands for a text that got no label, or several
 _NUMBERED = {"0": "negative", "1": "positive"}  # as SST-2, ChnSentiCorp and others have it
 
 
@@ -27,7 +27,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What a text got; `scores` is empty where nothing was scored."""
+    """The label and scores that a text got; `scores` is empty if nothing was scored."""
 
     case: Case
     label: str
@@ -48,7 +48,7 @@ class _Record(BaseModel):
 
 
 class LabelReport(_Record):
-    """One label."""
+    """The figures of one label."""
 
     texts: int
     precision: float | None = Field(description="Null if nothing got this label.")
@@ -57,7 +57,7 @@ class LabelReport(_Record):
 
 
 class WayReport(_Record):
-    """One way of judging the texts."""
+    """The figures of one way to label the texts."""
 
     accuracy: float
     macro_f1: float
@@ -66,7 +66,9 @@ class WayReport(_Record):
         description="Texts that were given no label (too long for the model), or several; they count as wrong."
     )
     seconds_per_text: float = Field(description="Median, one text at a time.")
-    mean_seconds_per_text: float = Field(description="A text in doubt takes longer: further prompts are asked.")
+    mean_seconds_per_text: float = Field(
+        description="Mean; a text in doubt takes longer, because further prompts are asked."
+    )
     labels: dict[str, LabelReport]
     confusion: dict[str, dict[str, int]] = Field(description="True label, then given label, then texts.")
 
@@ -93,14 +95,14 @@ def labelled(text: str, spec: ClassifySpec, *, names: Mapping[str, str], source:
     """Labelled texts: two columns with a tab between them, text and label in either order, a header or none.
 
     Args:
-        text: of the file.
+        text: the file's content.
         spec: its labels are known by canonical name, by their names in each language, and by 0 and 1 where they are
             negative and positive.
         names: further names of labels, to canonical names.
-        source: what errors call the file.
+        source: the name of the file in error messages.
 
     Raises:
-        SettingsError: it cannot be read as that; the message has the line.
+        SettingsError: a line cannot be read so; the message names the line.
     """
     known = _known_names(spec) | dict(names)
     if wrong := sorted({*names.values()} - {*_canonical(spec)}):
@@ -145,7 +147,7 @@ def _rows(text: str, source: str) -> Iterator[tuple[int, list[str]]]:
 
 
 def _label_column(rows: Sequence[tuple[int, list[str]]], known: Mapping[str, str], source: str) -> int:
-    """The column with the labels: the one in which most values are some."""
+    """The column with the labels: the one in which most values are known labels."""
     hits = [sum(_fold(row[column]) in known for _, row in rows) for column in (0, 1)]
     if max(hits) == 0:
         few = [*dict.fromkeys(row[1] for _, row in rows)][:3]
@@ -179,7 +181,7 @@ def _fold(text: str) -> str:
 
 
 def report(verdicts: Sequence[Verdict]) -> WayReport:
-    """Add up how the texts were judged."""
+    """Compute the figures of all verdicts."""
     names = sorted({each.case.label for each in verdicts} | {each.label for each in verdicts} - {UNREADABLE})
     labels = {name: _label_report(name, verdicts) for name in names}
     true = {each.case.label for each in verdicts}
@@ -198,7 +200,7 @@ def report(verdicts: Sequence[Verdict]) -> WayReport:
 
 
 def calibration_error(verdicts: Sequence[Verdict]) -> float:
-    """How far confidence is from being right, over `BINS` equal bins of confidence."""
+    """The mean difference between confidence and accuracy, over `BINS` equal bins of confidence."""
     bins: dict[int, list[Verdict]] = {}
     for each in verdicts:
         bins.setdefault(min(int(each.confidence * BINS), BINS - 1), []).append(each)

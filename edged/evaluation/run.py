@@ -1,4 +1,4 @@
-"""`edged eval`: how right a classifying task is on labelled texts, on the daemon's own engine."""
+"""`edged eval`: measures the accuracy of a classifying task on labelled texts, with the daemon's own engine."""
 
 import queue
 import time
@@ -37,7 +37,7 @@ def run(
     """Judge the texts of `data`, one at a time.
 
     Raises:
-        SettingsError: the file or the task is not fit for it.
+        SettingsError: the file cannot be read, or the task gives no label.
         ModelUnavailable: the model cannot be started.
         RequestError: a text cannot be judged.
     """
@@ -86,7 +86,7 @@ def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Ca
     """The labelled texts of a UTF-8 file; see `edged.evaluation.labelled`.
 
     Raises:
-        SettingsError: it cannot be read as that.
+        SettingsError: the file cannot be read.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -150,7 +150,7 @@ def judge(
 
 
 def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:
-    """Have the label written, and look for it in what was written."""
+    """Let the model write a label, and look for it in the text that it wrote."""
     language = language or language_of(case.text)
     words = {each.canonical: each.names[language] for each in spec.labels}
     prompt = _question(words.values(), normalise(case.text, half_width=half_width), language)

@@ -1,7 +1,8 @@
-"""One daemon of a name in a state folder at a time, and whether the one before ended in order.
+"""Lets only one daemon of a name use a state folder, and tells whether the process before this one ended in order.
 
-The lock is the kernel's (flock), which releases it when a process ends in whatever way. The text of the file is of the
-process that holds the lock: it is emptied at an end in order, so text that is found is of a process that had none.
+The lock is the kernel's (flock), which releases it when a process ends in whatever way. The file's
+text describes the process that holds the lock. A process that ends in order empties the file, so text that is found was
+left by a process that did not.
 """
 
 import contextlib
@@ -21,12 +22,12 @@ from edged.errors import ExitCode, FatalError, NameTaken
 
 log = structlog.get_logger(__name__)
 
-_MAX_BYTES = 4096  # of the file that are read
+_MAX_BYTES = 4096  # bytes of the file that are read
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Instance:
-    """A process as the file tells of it; None for what it does not tell."""
+    """A process as described in the file; None for a value that the file lacks."""
 
     boot_id: str | None = None
     pid: int | None = None
@@ -50,7 +51,7 @@ class InstanceLock:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Hold the lock, and see whether this process ends in order; see `acquire`."""
+        """Hold the lock, and note at the end whether this process ended in order; see `acquire`."""
         self.acquire()
         is_in_order = False
         try:
@@ -64,7 +65,7 @@ class InstanceLock:
             self.release(in_order=is_in_order)
 
     def acquire(self) -> None:
-        """Take the lock. Where no lock can be taken, as on a full or foreign disk, the daemon goes on without.
+        """Take the lock. If the disk allows no lock (it is full, or a network disk), the daemon goes on without one.
 
         Raises:
             NameTaken: another process has it.
@@ -94,7 +95,7 @@ class InstanceLock:
         self._write(json.dumps(told).encode())
 
     def release(self, *, in_order: bool) -> None:
-        """Let go of the lock; an end that is not `in_order` is left to be found by the next process."""
+        """Release the lock; without `in_order` the file's text stays, so that the next process finds it."""
         if self._file is None:
             return
         if in_order:
@@ -115,7 +116,7 @@ class InstanceLock:
 
 
 def _read(file: int) -> Instance | None:
-    """What the file says; None: it is empty."""
+    """Read the file; None if it is empty."""
     text = os.pread(file, _MAX_BYTES, 0)
     if not text:
         return None

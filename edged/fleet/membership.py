@@ -1,6 +1,7 @@
-"""A box's part in a group: whether the broker shares at all, what the others say, and when to take work.
+"""A box's membership in a group: tests the broker, listens to the other boxes, and subscribes to the group's work or
+not.
 
-What follows from that is decided in `policy`.
+The decisions are made in `policy`.
 """
 
 import json
@@ -19,15 +20,15 @@ from edged.settings.schema import Settings
 
 log = structlog.get_logger(__name__)
 
-_SILENT_REPORTS = 3  # missing health reports of another box, after which no work is left to it
+_SILENT_REPORTS = 3  # missing health reports of another box, after which this box does not rely on it
 _PROBE_S = 2.0  # between two probes
-_NOTE_S = 60.0  # between two notes of what changes all the time
+_NOTE_S = 60.0  # between two writes of a number that changes all the time
 _GREET_S = 1.0  # between two greetings: many may come at once
 _PROBE_TIMEOUT_S = 20.0  # of connection without a probe that came back
 
 
 def nothing_shared(topics: Topics) -> BrokerUnavailable:
-    """Why there can be no group: a message to a shared subscription does not come back."""
+    """Say in words why there can be no group: a message to a shared subscription does not come back."""
     return BrokerUnavailable(
         f"the broker delivers nothing by shared subscriptions, or its access list forbids {topics.probe} to this user: "
         "a group (mqtt.share_group) needs a broker that has them, as mosquitto, EMQX, HiveMQ and VerneMQ do"
@@ -44,7 +45,7 @@ def join(
     note: Callable[[int], None],
     clock: Callable[[], float],
 ) -> "Membership | None":
-    """This box's part in the group of the settings; None: there is no group."""
+    """Make the membership in the group of the settings; None if there is no group."""
     if topics.group is None:
         return None
     group = Group(
@@ -59,7 +60,7 @@ def join(
 
 
 class Membership:
-    """For the main thread; `hear` is for the link's."""
+    """The membership of this box. For the main thread; only `hear` is called in the link's thread."""
 
     def __init__(
         self,
@@ -98,12 +99,12 @@ class Membership:
 
     @staticmethod
     def subscriptions(topics: Topics) -> tuple[str, ...]:
-        """What a member listens to beside the work itself; of no use later, so the broker need not keep it."""
+        """The filters of a member beside the work itself. Their messages are of no use later."""
         # In a share group of this box alone, so that the broker gives our probe to no other box.
         return () if topics.group is None else (f"$share/{topics.node}/{topics.probe}", *topics.members)
 
     def recall(self, receive_maximum: int | None) -> None:
-        """Announce what an earlier process noted, until it is measured anew; before the link starts."""
+        """Announce the number of an earlier process, until it is measured again; before the link starts."""
         if receive_maximum is not None:
             self._noted = receive_maximum
             self._group.recall(receive_maximum)
@@ -118,7 +119,7 @@ class Membership:
         """Decide whether to go on taking work; about once a second, once there is a model.
 
         Returns:
-            Whether the others must know something new at once.
+            Whether the health report must be published at once, because it has something new for the others.
 
         Raises:
             BrokerUnavailable: see `check_broker`.
@@ -150,7 +151,7 @@ class Membership:
         return self._greets() or is_news
 
     def _announce(self, receive_maximum: int | None) -> None:
-        """Let the next CONNECT, also that of the next process, announce what was measured."""
+        """Let the next CONNECT, also that of the next process, announce the number that was measured."""
         if receive_maximum is None:
             return
         self._link.announce(receive_maximum)
@@ -163,7 +164,7 @@ class Membership:
             self._has_newcomer |= self._group.hear(*self._heard.get())
 
     def _greets(self) -> bool:
-        """Whether a box that has just come must be told of this one now, and not with the next regular report."""
+        """Whether a new box must be told of this one now, and not only with the next regular report."""
         if not self._has_newcomer or self._clock() - self._greeted_at < _GREET_S:
             return False
         self._has_newcomer = False
@@ -171,20 +172,21 @@ class Membership:
         return True
 
     def is_last(self) -> bool:
-        """Whether no other box is known that could take the work: the broker must keep for us what comes meanwhile."""
+        """Whether no other box is known that could take the work; then the broker must keep new work for this box."""
         self._listen()
         return self._group.is_alone
 
     @property
     def must_hand_over(self) -> bool:
-        """Whether other boxes may rely on this one to keep the queue, even a new box that was not heard yet."""
+        """Whether other boxes may rely on this one as a keeper; a new box may, even if it has not reported yet."""
         return self._group.keeps
 
     def check_broker(self) -> None:
-        """See whether a message to a shared subscription comes back; some brokers grant them and deliver nothing.
+        """Check that a message to a shared subscription came back; some brokers accept these subscriptions and deliver
+        nothing.
 
         Raises:
-            BrokerUnavailable: it does not.
+            BrokerUnavailable: it did not come back.
         """
         if self._is_proven or self._link.state().connected_since is None:
             self._probed_at = None
@@ -200,7 +202,7 @@ class Membership:
         self._link.publish(Publication(topic=self._topics.probe, payload=b"{}"))
 
     def hear(self, route: ProbeRoute | MemberRoute, payload: bytes) -> None:
-        """Take in what came back of our probe, or what a box tells of itself."""
+        """Take in our own probe that came back, or the report of another box."""
         if isinstance(route, ProbeRoute):
             if not self._is_proven:
                 log.info("group_probe_returned")
@@ -216,7 +218,7 @@ class Membership:
                 self._hear_namesake(report)
 
     def _hear_namesake(self, report: Mapping[str, Any]) -> None:
-        """Warn of a box that has the group's name: the group's topics are its own, so it answers each request too."""
+        """Warn of a box that is named like the group: it serves the same topics, so it answers each request too."""
         is_there = report.get("state") in {"ready", "degraded"}
         if is_there and not self._has_namesake:
             words = (
@@ -227,6 +229,6 @@ class Membership:
         self._has_namesake = is_there
 
     def snapshot(self) -> dict[str, Any]:
-        """What `R/health` says of the group, JSON-ready."""
+        """The figures of the group for `R/health`, ready to be written as JSON."""
         told = self._link.state().receive_maximum
         return self._group.snapshot() | ({} if told is None else {"receive_maximum": told})

@@ -1,4 +1,4 @@
-"""Whether another daemon has our client id or our name. While there is a doubt, a second connection listens.
+"""Finds out whether another daemon has our client id or our name. While that is in doubt, a second connection listens.
 
 Two boxes with one client id take the connection from each other, and not every broker says so. Our own connection
 tells nothing then: the box that holds the client id holds the session, so it receives its own publications, and old
@@ -24,11 +24,11 @@ _ANSWER_S = 5.0  # for a daemon that lives to correct a status that is not its o
 _TURN_S = 0.1
 _LIVE = {State.LOADING, State.READY, State.DEGRADED}
 _ECHO = "asked-"
-_SUSPICION_S = 60.0  # in which another daemon with our name will have spoken again
+_SUSPICION_S = 60.0  # in which another daemon with our name will have published its status again
 
 
 class NameCheck:
-    """Asks the broker, before the daemon takes the session of its client id, whether a daemon of its name lives.
+    """Finds out, before the daemon takes the session of its client id, whether a daemon of its name runs.
 
     What the status topic retains may be old: the last will of a daemon that lost its power comes late. So the same
     status is published again under another boot id, not retained: a daemon that lives corrects it at once.
@@ -40,7 +40,7 @@ class NameCheck:
         self._clock = clock
         self._news = threading.Event()
         self._retained: dict[str, Any] | None = None
-        self._heard: dict[str, Any] | None = None  # the last that was said while we listened
+        self._heard: dict[str, Any] | None = None  # the last status that came while we listened
         self._link = Link(
             settings=settings.mqtt,
             client_id=f"edged-lookout-{uuid.uuid4().hex[:12]}",
@@ -53,14 +53,14 @@ class NameCheck:
         )
 
     def run(self, *, ended: str | None, is_stopping: Callable[[], bool]) -> None:
-        """Look, for some seconds at most. A broker that cannot be reached now tells nothing, and stops nothing.
+        """Look, for some seconds at most. If the broker cannot be reached now, the daemon starts all the same.
 
         Args:
             ended: the boot id of a process that is known to have ended, whatever its status says.
             is_stopping: whether to give up.
 
         Raises:
-            NameTaken: such a daemon lives.
+            NameTaken: such a daemon runs.
         """
         self._link.start()
         try:
@@ -105,7 +105,7 @@ def _claims_life(status: Mapping[str, Any]) -> bool:
 
 
 class NameWatch:
-    """For the main thread; `suspect` may be called in any thread.
+    """Watches for another daemon while this one runs. For the main thread; `suspect` may be called in any thread.
 
     Attributes:
         has_namesake: whether another daemon lives with our name, and is not the one to give way.
@@ -186,12 +186,12 @@ class NameWatch:
         message = delivery.message
         if delivery.ticket is not None and self._link is not None:
             self._link.settle(delivery.ticket)
-        if message.retain:  # of an unknown time, perhaps of a box that has ended since
+        if message.retain:  # retained: of unknown age, perhaps from a box that has ended since
             return
         self._hear(message.topic.split("/")[-2], _json_object(message.payload))
 
     def _hear(self, node: str, status: dict[str, Any]) -> None:
-        """Take in what a box says of itself now."""
+        """Take in the status that a box has just published."""
         if not self._identity.is_rival(status):
             return
         if node == self._settings.node:
@@ -202,7 +202,7 @@ class NameWatch:
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:
-    """What a payload says; nothing, if it is no JSON object."""
+    """Read a payload; an empty object if it is not a JSON object."""
     try:
         body = json.loads(payload)
     except (ValueError, RecursionError):

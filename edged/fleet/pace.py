@@ -1,4 +1,4 @@
-"""How many requests this box has use for at a time: a file, for the next process. Knows no broker."""
+"""Keeps the measured number of requests that this box can use at a time, in a file for the next process."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from edged.state_files import StateFile
 
 
 class _Record(BaseModel):
-    """A pace, and what it was measured of."""
+    """The number, and the settings with which it was measured."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -20,7 +20,7 @@ class Pace:
     """The number of requests in a state file."""
 
     def __init__(self, file: Path, *, of: str) -> None:
-        """`of` names what is measured: the model and its settings. Numbers of other settings are not used."""
+        """`of` is a hash of the model and its settings. A number that was measured with others is not used."""
         self._file = StateFile(file, _Record, kind="pace", earlier=_Record.model_validate_json)
         self._of = of
 

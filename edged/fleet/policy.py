@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 TARGET_S = 2.0  # of work that a box keeps in hand
-HANDOVER_S = 3.0  # in which all boxes have heard what one of them says, and have acted on it
+HANDOVER_S = 3.0  # in which all boxes have got a report of one of them, and have acted on it
 _SETTLED_S = 0.5  # between two looks: a delivery that has just come is counted as unacked before it is a job
 _HALF_LIFE_S = 600.0  # of work, in which the remembered number of answers that waited for an ack halves
 _WELL = "ready"
@@ -27,7 +27,7 @@ _ALIVE = {_WELL, "degraded"}
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Member:
-    """What another box said last.
+    """The last report of another box.
 
     Attributes:
         keeper: its rank (its speed, then its name) if it says that it is a keeper and how fast it is; else None.
@@ -52,7 +52,7 @@ class Group:
             shards: the parts of the work that it takes; empty: all of it.
             batch: requests that the model answers side by side: the fewest that a box wants in hand.
             capacity: the most requests in hand.
-            silence_s: a box that was not heard for so long is not counted on.
+            silence_s: a box that has not reported for so long is not relied on.
         """
         self.name = name
         self._node = node
@@ -62,7 +62,7 @@ class Group:
         self._silence_s = silence_s
         self._window = self._batch
         self._waiting = 0  # answered and not acked, at the last look
-        self._held = float(capacity)  # the most of those of late; until the first look, as many as there can be
+        self._held = float(capacity)  # the most of those lately; until the first look, as many as possible
         self._looked_at = float("-inf")
         self._recalled: int | None = None
         self._speed: int | None = None
@@ -100,11 +100,11 @@ class Group:
         return min(self._window + max(self._batch, math.ceil(self._held)), self._capacity)
 
     def recall(self, receive_maximum: int) -> None:
-        """Begin with what an earlier process measured, as soon as the window (a part of it) is known again."""
+        """Begin with the number that an earlier process measured; it counts once the speed of this process is known."""
         self._recalled = receive_maximum
 
     def hear(self, node: str, report: Mapping[str, Any], now: float) -> bool:
-        """Take in what a box says in its `health` or `status`, or what its last will says for it.
+        """Take in a box's `health` or `status`, which may be its last will.
 
         Returns:
             Whether that box seems not to know this one: it is new, or this one is not among those it says it knows.
@@ -145,7 +145,7 @@ class Group:
         return can_count_on_us and self._node not in members
 
     def forget(self) -> None:
-        """Drop what was heard of the others: it is outdated."""
+        """Drop the reports of the others: they are outdated."""
         self._others.clear()  # `_met` stays: the others know this box
 
     def decide(
@@ -199,7 +199,7 @@ class Group:
         """Learn how many answers wait for an ack."""
         if (since := now - self._looked_at) < _SETTLED_S:
             return
-        if has_work and since < self._silence_s:  # an idle box learns nothing, and forgets nothing
+        if has_work and since < self._silence_s:  # an idle box measures nothing, and keeps its number
             self._held *= 0.5 ** (since / _HALF_LIFE_S)
         self._held = max(min(waiting, self._waiting), self._held)  # seen twice
         self._waiting, self._looked_at = waiting, now
@@ -218,7 +218,7 @@ class Group:
             self._keeps_not_since = now
 
     def snapshot(self) -> dict[str, Any]:
-        """What `R/health` says of the group, JSON-ready."""
+        """The figures of the group for `R/health`, ready to be written as JSON."""
         told = {} if self._speed is None else {"speed": self._speed}
         return {
             "name": self.name,

@@ -1,4 +1,4 @@
-"""The journal as the worker uses it: a fault of the disk is noted and reported, and stops no answer.
+"""The journal as the worker uses it: answers go out even if the disk has a fault, which is reported.
 
 Entries that cannot be written now wait here. Meanwhile they are found as if they were written, and writing is tried
 again a moment later.
@@ -25,7 +25,7 @@ _SETTLED = 1000  # settled requests that may wait for a quiet moment to be noted
 
 
 class Asked(Protocol):
-    """What the journal must know of a request to find its answer."""
+    """The fields of a request by which the journal finds its answer."""
 
     @property
     def id(self) -> str: ...
@@ -35,7 +35,9 @@ class Asked(Protocol):
 
 
 class Recorder:
-    """Keeps a journal in use. For the worker's thread; other threads may read `fault` and call `hurry`.
+    """Writes to a journal and reads from it, also while the journal has a fault.
+
+    For the worker's thread; other threads may read `fault` and call `hurry`.
 
     Attributes:
         fault: what is wrong with the journal, in words; None while nothing is.
@@ -165,12 +167,12 @@ class Recorder:
         return self._journal.forget(session) + lost
 
     def commit(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]]) -> list[bytes]:
-        """Write answers, in one transaction, and note whose deliveries were acked.
+        """Write answers, in one transaction, and note which requests' deliveries were acked.
 
         Little is lost by an ack that is not noted, so acks wait for the next answers or for a quiet moment.
 
         Returns:
-            The answers that count, in the order of `entries`: where another box was first, its own.
+            The answers that count, in the order of `entries`: if another box was first, the answer of that box.
         """
         self._settled += settled
         self._unwritten += entries
@@ -198,7 +200,7 @@ class Recorder:
             self._note(fault)
 
     def hurry(self) -> None:
-        """There is work: cut `tidy` short."""
+        """Cut `tidy` short, because there is work."""
         self._journal.hurry()
 
     def _may_retry(self) -> bool:

@@ -1,4 +1,4 @@
-"""Results and conversations on disk (SQLite): what was answered is known after a crash. Used by one thread.
+"""Results and conversations on disk (SQLite), so that answers are known after a crash. Used by one thread.
 
 With `keep_text` off nothing is kept: a repeated request runs again (its seed is made of the request, so it gets the
 same text), and sessions have no history. How the file is opened, and what happens to one that is broken, is in
@@ -32,7 +32,7 @@ class SqliteJournal:
         self._file = DatabaseFile(path, on_opened=self._on_opened, clock=clock)
         self._pruned_at = float("-inf")
         self._process = uuid.uuid4().hex
-        self._erase_since: float | None = None  # when something was forgotten that the file still has traces of
+        self._erase_since: float | None = None  # when a session was deleted of which the file still has traces
         self._erase_tried_at = float("-inf")
         self._lock = threading.Lock()  # guards the next one
         self._may_be_cut_short = False
@@ -157,7 +157,7 @@ class SqliteJournal:
     # ------------------------------------------------------------------------------------------------- contents
 
     def _keep(self, db: sqlite3.Connection, entry: Entry) -> bytes:
-        """Keep of an answer what `keep_text` allows; gives the payload that counts."""
+        """Record the parts of an answer that `keep_text` allows; gives the payload that counts."""
         if self._limits.keep_text:
             return self._insert(db, entry)
         self._observe(db, entry)

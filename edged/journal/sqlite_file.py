@@ -23,7 +23,7 @@ _CORRUPT = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _STILL_READABLE = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_BUSY}
 _PERHAPS_READABLE = {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
 
-# One step a version; a new step is added, none is ever changed.
+# One step for each version. New steps are added; existing ones are never changed.
 _MIGRATIONS = (
     """
     CREATE TABLE results (
@@ -103,14 +103,14 @@ class DatabaseFile:
 
     @staticmethod
     def megabytes(db: sqlite3.Connection) -> float:
-        """The size of what is kept."""
+        """The size of the kept data."""
         pages, free, size = (
             db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
         )
         return float((pages - free) * size / (1 << 20))
 
     def erase_deleted(self, db: sqlite3.Connection) -> None:
-        """Leave nothing of deleted rows in the files.
+        """Erase all traces of deleted rows from the files.
 
         `secure_delete` alone does not: pages that were rebuilt earlier keep copies of rows that moved away.
         """
@@ -198,7 +198,7 @@ class DatabaseFile:
             db.executescript(f"BEGIN IMMEDIATE; {step} PRAGMA user_version = {number}; COMMIT;")
 
     def _fault_of(self, error: sqlite3.DatabaseError) -> JournalFault:
-        """Close or move aside what is broken; gives the fault in words."""
+        """Close the database, or move a corrupt one aside; gives the fault in words."""
         if self._is_read_only and self.connection is not None:
             return JournalFault(self._fault)  # why it could only be opened to read
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code

@@ -1,4 +1,4 @@
-"""What the store does with files, wherever they come from: checksums, sizes, and the bar of a download."""
+"""Checksums, sizes and the progress bar of a download, for files from any source."""
 
 import hashlib
 import os

@@ -102,7 +102,7 @@ def _hub_faults(model: HubModel) -> Iterator[None]:
 
 
 def check_file(path: Path, file: HubFile) -> None:
-    """Hold a download against what the hub says of it; one that differs is deleted, so that it is fetched anew."""
+    """Compare a download with the hub's checksum; a file that differs is deleted, so that it is fetched again."""
     if not path.is_file():
         raise ModelUnavailable(f"{file.name} did not come from the hub: pull it again")
     actual = sha256(path) if file.sha256 else git_sha1(path)

@@ -1,4 +1,5 @@
-"""The model store: what a model's name means, where its files are, and getting them here whole. Loads no model.
+"""The model store: what a model's name means, where its files are, and how they are fetched and checked. Loads no
+model.
 
 A download grows in a folder beside its place, is checked against the checksums of its source and is renamed last: a
 folder with a model's name is whole. A model that is here needs no network.
@@ -67,7 +68,8 @@ def _existing(name: str) -> Path | None:
     try:
         path = Path(name).expanduser()
         return path if path.exists() else None
-    except (OSError, RuntimeError, ValueError):  # nothing that could be a path: too long, nobody's home, a NUL
+    except (OSError, RuntimeError, ValueError):  # it cannot be a path: it is too long, names an unknown user's home, or
+        # has a NUL
         return None
 
 
@@ -77,7 +79,7 @@ def _not_empty(path: Path) -> Path:
     Raises:
         ModelUnavailable: it is empty.
     """
-    with suppress(PermissionError):  # what opens it tells that
+    with suppress(PermissionError):  # the code that opens it reports that
         if path.is_dir() and not any(path.iterdir()):
             raise ModelUnavailable(
                 f"the folder {path} is empty; copy a model's files there (config.json, tokenizer.json, *.safetensors), "
@@ -130,10 +132,10 @@ class Store:
         return self._place(source)
 
     def verify(self, model_id: str, revision: str | None = None) -> str:
-        """Read every file of a pulled model and hold it against its checksum; gives a line that says so.
+        """Read every file of a pulled model and compare its checksum; gives a line that says so.
 
         Raises:
-            ModelUnavailable: a file is missing or differs, or there is nothing to hold it against.
+            ModelUnavailable: a file is missing or differs, or there are no checksums.
         """
         path = self.path(model_id, revision)
         folder = path if path.is_dir() else path.parent
@@ -261,7 +263,7 @@ class Store:
 
 
 def _name_of(source: Remote) -> str:
-    """What `pull` takes."""
+    """The model's name for `edged models pull`."""
     name = next((name for name, preset in PRESETS.items() if preset == source), None)
     return name or (source.repo if isinstance(source, HubModel) else source.package)
 

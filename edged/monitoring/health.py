@@ -1,4 +1,5 @@
-"""The state that the daemon tells the world, and when it tells it. It looks at the parts and changes nothing in them.
+"""Decides the state of the daemon and publishes status and report. It reads the parts' states and changes nothing in
+them.
 
 Health is earned: `ready` means that a real token was decoded lately, that the threads make progress and that the queue
 moves.
@@ -91,7 +92,7 @@ class Health:
         return self._parts.look().silence_s(self._clock()) <= self._stall_after
 
     def tick(self) -> None:
-        """Look at every part, tell what has changed, send the report when it is due, and probe the engine."""
+        """Look at every part, publish a changed state, send the report when it is due, and probe the engine."""
         now = self._clock()
         if self.state in {State.READY, State.DEGRADED}:
             self._probing.tick(self._parts.engine.state())
@@ -110,7 +111,7 @@ class Health:
             self.report()
 
     def become(self, state: State, reasons: tuple[str, ...] = ()) -> None:
-        """Go to a state; if it or its reasons are other ones than before, tell it."""
+        """Go to a state, and publish it if the state or its reasons have changed."""
         with self._lock:
             before = self._standing
             if (state, reasons) == (before.state, before.reasons):

@@ -1,4 +1,4 @@
-"""Home Assistant's MQTT discovery: when the daemon is announced, with what, and how that is taken back.
+"""Home Assistant's MQTT discovery: announces the daemon as a device, and takes old announcements back.
 
 One retained message describes a device with its entities, which all read the topics of the contract.
 Source: home-assistant.io/integrations/mqtt, "Device discovery payload" (Home Assistant 2024.12 and later).

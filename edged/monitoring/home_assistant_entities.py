@@ -19,7 +19,7 @@ from edged.tasks.specs import ClassifySpec, Tasks
 
 _LONGEST_STATE = 255  # characters; Home Assistant takes no longer state
 _LONGEST_ID = 40  # characters of a task's name in its id
-_SESSION = "homeassistant"  # the conversation of what is typed into the text entity
+_SESSION = "homeassistant"  # the session of messages that are typed into the text entity
 
 Component = dict[str, Any]
 
@@ -101,7 +101,7 @@ def _expression(place: Place, entity: Entity) -> str:
 
 
 def _of_conversation(topics: Topics, tasks: Tasks) -> Iterator[tuple[str, Component]]:
-    """A field to write into, and what was answered there."""
+    """The text field for a message, and the sensor with its answer."""
     if "message" not in tasks.names:
         return
     yield (

@@ -1,4 +1,4 @@
-"""What `R/info` says: what this daemon is, what it can do, and on which topics. Pure; it is given no secret."""
+"""Makes the message of `R/info`: what this daemon is, what it can do, and on which topics. Pure; it gets no secret."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Counts and latencies of the requests: since the start of the process, and over a sliding window. Time comes in.
+"""Counts and latencies of the requests, since the start of the process and over a sliding window. Reads no clock.
 
 The worker's thread writes and the main thread reads, so one lock guards all. Holds numbers only, never text.
 """
@@ -17,7 +17,7 @@ _MAX_SAMPLES = 2048  # of one kind in the window: bounds the memory of a busy ho
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What the requests give to the report of health; the rates are tokens per second."""
+    """The figures of the requests for the health report; the rates are tokens per second."""
 
     requests: RequestFigures
     latency_ms: LatencyFigures
@@ -65,6 +65,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._counts: Counter[str] = Counter()  # by the fields of `RequestFigures`
         self._errors: Counter[str] = Counter()
+        self._route_errors: Counter[str] = Counter()
         self._latencies = {name: _Window() for name in LatencyFigures.model_fields}
         self._prompt = _Window()
         self._completion = _Window()
@@ -80,6 +81,19 @@ class Metrics:
     def shared(self) -> None:
         """A message came by the queue of a group."""
         self._count("shared")
+
+    def routed(self) -> None:
+        """A message came by a route of the settings."""
+        self._count("routed")
+
+    def skipped(self) -> None:
+        """A message of a route was none of its requests."""
+        self._count("skipped")
+
+    def route_failed(self, name: str) -> None:
+        """A request of this route got an error."""
+        with self._lock:
+            self._route_errors[name] += 1
 
     def duplicate(self) -> None:
         """A request was answered from the journal, or together with the same request in hand."""
@@ -123,12 +137,14 @@ class Metrics:
         with self._lock:
             counts = {name: self._counts[name] for name in RequestFigures.model_fields}
             errors = dict(sorted(self._errors.items()))
+            route_errors = dict(sorted(self._route_errors.items()))
             latencies = {name: window.values(now) for name, window in self._latencies.items()}
             prompt_per_s = round(self._prompt.per_second(now), 1)
             completion_per_s = round(self._completion.per_second(now), 1)
-        by_code = {"errors": errors, "expired": errors.get("expired", 0), "cancelled": errors.get("cancelled", 0)}
+        by_code = {"expired": errors.get("expired", 0), "cancelled": errors.get("cancelled", 0)}
+        by_name = {"errors": errors, "route_errors": route_errors}
         return Measured(
-            requests=RequestFigures.model_validate(counts | by_code),
+            requests=RequestFigures.model_validate(counts | by_code | by_name),
             latency_ms=LatencyFigures(**{name: quantiles(values) for name, values in latencies.items()}),
             prompt_per_s=prompt_per_s,
             completion_per_s=completion_per_s,

@@ -1,4 +1,4 @@
-"""The parts of the daemon that health looks at, and what is wrong with them. It changes nothing in them."""
+"""Reads the states of engine, worker and link, and says in words what is wrong with them. Changes nothing in them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Whether the engine can decode: when that is tried, and what the last try gave.
+"""Probes the engine by decoding a token: decides when, and keeps the last result.
 
 A token that was decoded for a request proves as much as one that was decoded for a probe, so a busy engine is not
 probed.
@@ -99,8 +99,10 @@ class Probing:
             if now - self._since > self._give_up_after:
                 self._last = Probe(ok=False, at=now, ms=None)
             return
-        # Whether an engine that was away is back, only a probe can tell: in a group, such a box gets no other work.
-        interval = self._interval if engine.away is None else _AWAY_INTERVAL_S
+        # Only a probe can tell that an engine that was away is back: in a group, such a box gets no other work.
+        # After a failed probe the next one comes soon too; else a fault that is over would show for a whole interval.
+        is_well = engine.away is None and (last is None or last.ok)
+        interval = self._interval if is_well else _AWAY_INTERVAL_S
         if latest is None or now - latest >= interval:
             self._since = now
             self._prober.probe(self._ended)

@@ -1,4 +1,4 @@
-"""Makes the report of `R/health` from what the parts tell. What each figure means is in `contract/health.py`."""
+"""Makes the report of `R/health` from the states of the parts. What each figure means is in `contract/health.py`."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether the process can go on: a part that died does not come back by itself."""
+"""Ends the process if a part has died or stands still, since such a part does not come back by itself."""
 
 from collections.abc import Callable
 
@@ -30,10 +30,10 @@ class Supervision:
         self._progress_at = clock()
 
     def check(self) -> None:
-        """See that every part lives.
+        """Check that every part runs.
 
         Raises:
-            FatalError: one does not.
+            FatalError: a part has ended or stands still.
         """
         died = self._engine().fault or self._worker().died
         if died is not None:

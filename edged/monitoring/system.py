@@ -1,4 +1,4 @@
-"""Readings of the box: processor, memory, disk, temperature. A figure that the box does not tell is None.
+"""Readings of the box: processor, memory, disk, temperature. A figure that the box does not provide is None.
 
 A reading never raises: sandboxes hide parts of /proc, and drivers of sensors fail now and then.
 """

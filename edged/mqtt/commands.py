@@ -1,4 +1,4 @@
-"""What other threads ask the network thread to do: a queue of commands, and a socket that wakes the thread up."""
+"""The commands of other threads to the network thread: a queue, and a socket that wakes the network thread up."""
 
 import contextlib
 import socket
@@ -60,7 +60,7 @@ class CommandQueue:
         return self._wakeup
 
     def put(self, command: Command) -> bool:
-        """Leave a command for the network thread; gives False if that thread has ended."""
+        """Queue a command for the network thread; gives False if that thread has ended."""
         with self._lock:
             if self._is_closed:
                 return False

@@ -253,6 +253,7 @@ class Connection:
             correlation_data=getattr(message.properties, "CorrelationData", None),
             content_type=getattr(message.properties, "ContentType", None),
             expiry_s=getattr(message.properties, "MessageExpiryInterval", None),
+            user_properties=tuple(getattr(message.properties, "UserProperty", ())),
         )
         self._events.append(Arrived(message=received, packet_id=message.mid, redelivered=message.dup))
 
@@ -407,6 +408,8 @@ def _describe(publication: Publication, packet_type: int) -> Properties:
         properties.ContentType = publication.content_type
     if publication.expiry_s is not None:
         properties.MessageExpiryInterval = publication.expiry_s
+    if publication.user_properties:
+        properties.UserProperty = list(publication.user_properties)
     return properties
 
 

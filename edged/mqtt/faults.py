@@ -9,7 +9,7 @@ from edged.settings.text import variable
 
 _CLOCK = (9, 10)  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)  # self-signed, or without the certificate of the authority
-_STRICT = range(80, 95)  # found only by VERIFY_X509_STRICT: X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA and after
+_STRICT = range(80, 95)  # reported only with VERIFY_X509_STRICT: X509_V_ERR_PATHLEN_INVALID_FOR_NON_CA and higher codes
 _NO_TLS = {"WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE", "HTTP_REQUEST", "UNKNOWN_PROTOCOL"}
 _ALERTS = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": "wants a client certificate: set mqtt.tls.cert and mqtt.tls.key",
@@ -67,7 +67,7 @@ def unanswered_in_words(settings: MqttSettings) -> str:
 
 
 def other_protocol_in_words(first_bytes: bytes, settings: MqttSettings) -> str | None:
-    """What speaks at the broker's address, by the first bytes that it sent; None if that may be MQTT."""
+    """The protocol at the broker's address, judged by its first bytes; None if that may be MQTT."""
     where = address_of(settings)
     if not first_bytes or first_bytes.startswith(_CONNACK):
         return None

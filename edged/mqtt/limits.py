@@ -1,4 +1,4 @@
-"""What a broker takes: the limits of its CONNACK, the size of a packet, and what MQTT itself does not allow. Pure."""
+"""The limits of a publication: those of the broker's CONNACK, its packet's size, and those of MQTT. Pure."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ MAX_EXPIRY_S = 0xFFFFFFFF
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What the broker takes on this connection, as its CONNACK says (MQTT 5, section 3.2.2.3)."""
+    """The broker's limits on this connection, as its CONNACK says (MQTT 5, section 3.2.2.3)."""
 
     receive_maximum: int = 65535
     maximum_packet_size: int | None = None
@@ -81,6 +81,8 @@ def unsendable(publication: Publication) -> str | None:
         value = getattr(publication, name)
         if value is not None and not _is_string(value):
             return f"its {name} is not an MQTT string"
+    if not all(_is_string(each) for pair in publication.user_properties for each in pair):
+        return "one of its user properties is not an MQTT string"
     if publication.correlation_data is not None and len(publication.correlation_data) > MAX_STRING_BYTES:
         return f"its correlation data has more than {MAX_STRING_BYTES} bytes"
     if publication.expiry_s is not None and not 0 <= publication.expiry_s <= MAX_EXPIRY_S:
@@ -93,6 +95,7 @@ def unsendable(publication: Publication) -> str | None:
 def _properties_size(publication: Publication) -> int:
     strings = (publication.response_topic, publication.content_type)
     size = sum(3 + len(string.encode()) for string in strings if string is not None)
+    size += sum(5 + len(name.encode()) + len(value.encode()) for name, value in publication.user_properties)
     size += 0 if publication.correlation_data is None else 3 + len(publication.correlation_data)
     return size + (0 if publication.expiry_s is None else 5)
 

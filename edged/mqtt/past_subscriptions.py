@@ -1,4 +1,4 @@
-"""The topic filters that this box subscribed to at the broker: a file that outlives the settings which said so.
+"""Keeps the topic filters that this box subscribed to at the broker, in a file that stays when the settings change.
 
 The broker keeps a session's subscriptions for the next connection with the same client id. So a box that left its
 group would go on getting the group's work until it unsubscribes. Knows no broker.
@@ -21,7 +21,7 @@ class Subscribed:
         self._file = StateFile(file, list[str], kind="subscriptions", earlier=_FILTERS.validate_json)
 
     def begin(self, filters: Sequence[str]) -> tuple[str, ...]:
-        """Note these filters too; gives those noted before that are not among them, which are to be unsubscribed."""
+        """Note these filters too; gives the earlier ones that are not among them, which should be unsubscribed."""
         left = tuple(each for each in self._file.read() or () if each not in filters)
         self.note((*filters, *left))
         return left

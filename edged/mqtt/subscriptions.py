@@ -62,7 +62,7 @@ class Subscriptions:
         self._has_dots = any("." in each for each in filters.plain)
         self._clock = clock
         self._ended: tuple[str, ...] = ()
-        self._takes_shared: bool | None = None  # None: nobody said yet; the session stays as an earlier process left it
+        self._takes_shared: bool | None = None  # None: not decided yet; the session stays as an earlier process left it
         self._is_draining = False
         self._were_granted = False  # all of them, at some time since the link started
         self._connection: Subscriber | None = None  # None until the broker accepted us
@@ -157,7 +157,7 @@ class Subscriptions:
     # ----------------------------------------------------------------------------------------------------------- parts
 
     def _is_temporary(self, topic_filter: str) -> bool:
-        """Whether the broker is to keep nothing of it for us while we are away: others take it, or it would be late."""
+        """Whether the broker should keep no such messages for us: others take them, or they come too late."""
         return topic_filter.startswith(_SHARED) or topic_filter in self._filters.temporary
 
     def _subscribe(self, connection: Subscriber, filters: Sequence[str]) -> None:

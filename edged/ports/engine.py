@@ -1,4 +1,4 @@
-"""What an engine is asked, and what it answers: the records between the worker and any engine. Pure."""
+"""The records between the worker and any engine: work, its events, and the engine's state. Pure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from edged.tasks.text import Language
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Params:
-    """A caller's wishes for generation; None leaves the task's own value."""
+    """A caller's values for sampling and length; None leaves the task's own value."""
 
     max_tokens: int | None = None
     temperature: float | None = None
@@ -124,8 +124,8 @@ class EngineState:
 
     Attributes:
         last_token_at: when a token was last decoded or a label scored; None before the first.
-        last_progress: when the step loop last turned; a watchdog's food.
-        fault: why the engine does not work, in words; None while all is well. It does not come back.
+        last_progress: when the step loop last made a round; the watchdog depends on it.
+        fault: why the engine has stopped for good, in words; None while it runs.
         away: why it can answer nothing just now, in words; None while it can, as far as it knows.
         duty: the share of the time that the model may run; below 1 while the box is too hot.
     """
@@ -198,9 +198,9 @@ class StoppableEngine(Engine, Protocol):
         ...
 
     def wait_ready(self, timeout: float | None = None) -> bool:
-        """Wait for the end of warm-up; False when `timeout` seconds were not enough. Raises why it cannot be."""
+        """Wait for the end of warm-up; False if `timeout` seconds were not enough. Raises why it failed."""
         ...
 
     def stop(self, timeout: float = 10.0) -> None:
-        """End; work left over fails with ShuttingDown."""
+        """Stop the engine; unfinished work fails with ShuttingDown."""
         ...

@@ -1,4 +1,4 @@
-"""What an answered request leaves behind, and what keeps it. Pure."""
+"""The record of an answered request, and the port of the journal that keeps it. Pure."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Entry:
         payload: the result or error as published.
         session: whose turns these are; None stores no turns.
         turns: added to the session in the same transaction.
-        observations: what its text got, for the calibration of later ones; in the same transaction too.
+        observations: the scores of its text, for the calibration of later texts; in the same transaction too.
         at: wall-clock seconds since the epoch.
     """
 
@@ -60,7 +60,7 @@ class Journal(Protocol):
     """Results and conversations that outlive the process. Used by one thread; raises `edged.errors.JournalFault`."""
 
     def open(self) -> None:
-        """See whether entries can be kept now; a journal that is not opened opens itself when it is used."""
+        """Check whether entries can be kept now; a journal that is not opened opens itself when it is used."""
         ...
 
     def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
@@ -69,8 +69,8 @@ class Journal(Protocol):
         `settled` is noted in the same transaction; see the method of that name.
 
         Returns:
-            For each of `entries` in order what stands now: itself, or the answer that was first. Where several boxes
-            record in one journal, that is the one that counts.
+            For each of `entries` in order the entry that counts: itself, or one that was recorded before it for the
+            same request, perhaps by another box.
         """
         ...
 
@@ -103,7 +103,7 @@ class Journal(Protocol):
         ...
 
     def hand_back(self) -> None:
-        """Note that this process ends in order: that it leaves requests without an answer is no fault of theirs."""
+        """Note that this process ends in order: its requests without an answer are not suspected."""
         ...
 
     def turns(self, session: str) -> tuple[Turn, ...]:
@@ -111,7 +111,7 @@ class Journal(Protocol):
         ...
 
     def observations(self) -> tuple[Observation, ...]:
-        """What texts got, oldest first: the last `OBSERVED` of them at least."""
+        """The scores of texts, oldest first: at least the last `OBSERVED` of them."""
         ...
 
     def forget(self, session: str) -> int:
@@ -122,7 +122,7 @@ class Journal(Protocol):
         ...
 
     def tidy(self, *, is_quiet: bool) -> None:
-        """Do what takes its time, if now is the moment for it or if it has waited for too long."""
+        """Do slow maintenance, if the moment is quiet or if the maintenance has waited for too long."""
         ...
 
     def hurry(self) -> None:

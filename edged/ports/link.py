@@ -20,6 +20,7 @@ class Message:
         correlation_data: bytes that the result is to carry again.
         content_type: of the payload, as the sender says.
         expiry_s: seconds after which the message is of no use, counted from its arrival here.
+        user_properties: names and values that senders add, in order.
     """
 
     topic: str
@@ -30,6 +31,7 @@ class Message:
     correlation_data: bytes | None = None
     content_type: str | None = None
     expiry_s: int | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +46,7 @@ class Publication:
     response_topic: str | None = None
     content_type: str | None = "application/json"
     expiry_s: int | None = None
+    user_properties: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,4 +1,4 @@
-"""An answer on its way out, and who waits for it. Pure: `outbound` sends it."""
+"""An answer on its way out, and the places that wait for it. Pure: `outbound` sends it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -29,6 +29,7 @@ class Answer:
         payload: what is published; an error takes its place when the broker does not take so large a packet.
         addressees: the places that do not have it yet.
         as_error: writes an error in the form of this answer.
+        is_error: whether the payload is an error, which may have an address of its own.
         on_arrived: called in the worker's thread when every place has it.
     """
 
@@ -36,4 +37,5 @@ class Answer:
     payload: bytes
     addressees: list[Addressee]
     as_error: Callable[[RequestError], bytes]
+    is_error: bool = False
     on_arrived: Callable[[], None] = _nothing

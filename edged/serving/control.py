@@ -1,7 +1,7 @@
 """Control requests: `R/request/<command>` in, `R/response/<command>` out. Runs in the worker's thread.
 
-What a command does is said in `contract.commands`. Who may give one is decided by the broker's access list on
-`R/request/#`.
+What a command does is said in `contract.commands`. The broker's access list on `R/request/#` decides which clients may
+send commands.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +85,7 @@ class Control:
             raise BadRequest(first["msg"], field=".".join(map(str, first["loc"])) or None) from error
 
     def _transaction_of(self, payload: bytes) -> ControlBody:
-        """A body of a refused request with nothing but its transaction, where that is good."""
+        """A body for a refused request that has only its transaction, if that is valid."""
         try:
             transaction = read_leniently(payload, limit=self._contract.payload_bytes).get("transaction")
             return ControlBody.model_validate({"transaction": transaction})
@@ -117,7 +117,7 @@ class Control:
     # --------------------------------------------------------------------------------- what commands act on
 
     def probe(self, on_done: Callable[[float | None], None]) -> None:
-        # The engine's thread tells the end of it; answers go out in the worker's.
+        # The callback comes in the engine's thread; answers go out in the worker's.
         self._prober.probe(lambda ms: self._worker.call(lambda: on_done(ms)))
 
     def cancel(self, request_id: str) -> int:

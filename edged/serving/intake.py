@@ -1,4 +1,4 @@
-"""What becomes of a request when it comes in: decoded, known already, refused, or given to the engine.
+"""Takes a request in: decodes it, then repeats a known answer, refuses it, or makes a job of it.
 
 For the worker's thread.
 """
@@ -9,11 +9,12 @@ from dataclasses import replace
 import structlog
 
 from edged.contract.requests import Contract, Rejected, Request, decode
-from edged.contract.topics import TaskRoute
+from edged.contract.topics import RuleRoute, TaskRoute
 from edged.errors import Busy, Expired, ModelError, RequestError, ShuttingDown
 from edged.journal.buffered import Recorder
 from edged.monitoring.metrics import Metrics
 from edged.ports.link import Delivery
+from edged.serving import routes
 from edged.serving.answer import Addressee
 from edged.serving.in_hand import InHand
 from edged.serving.job import Job, fingerprint_of
@@ -64,23 +65,28 @@ class Intake:
         self._numbers = 0
         self.is_draining = False
 
-    def take(self, route: TaskRoute, delivery: Delivery) -> None:
-        """Take a request in. Whatever it is, it gets one answer or stays at the broker."""
+    def take(self, route: TaskRoute | RuleRoute, delivery: Delivery) -> None:
+        """Take a request in. In every case it gets one answer or stays at the broker."""
         self._metrics.received()
-        if route.is_shared:
+        if isinstance(route, RuleRoute):
+            self._metrics.routed()
+        elif route.is_shared:
             self._metrics.shared()
         if delivery.redelivered:
             self._metrics.redelivered()
         if self.is_draining and delivery.ticket is not None:
             return  # unacked: the broker keeps it for the next daemon
-        decoded = decode(delivery.message, route, contract=self._contract, new_id=self._new_id())
+        decoded = self._decode(route, delivery)
+        if isinstance(decoded, routes.Skipped):
+            self._answers.skip(delivery, decoded.reason)
+            return
         if isinstance(decoded, Rejected):
             self._answers.reject(decoded, delivery)
             return
         try:
             self._take_request(decoded, delivery)
         except Exception:
-            # A fault of ours that one message brings out must not end the daemon: the broker would bring it again.
+            # A bug that one message triggers must not end the daemon: the broker would send the message again.
             log.exception("request_fault", request_id=decoded.id)
             for job in self._in_hand:
                 if job.request is decoded:
@@ -89,6 +95,11 @@ class Intake:
             fault = ModelError(FAULT)
             rejected = Rejected(id=decoded.id, task=decoded.task, address=decoded.address, error=fault)
             self._answers.reject(rejected, delivery)
+
+    def _decode(self, route: TaskRoute | RuleRoute, delivery: Delivery) -> Request | Rejected | routes.Skipped:
+        if isinstance(route, RuleRoute):
+            return routes.read(delivery.message, route, contract=self._contract, new_id=self._new_id())
+        return decode(delivery.message, route, contract=self._contract, new_id=self._new_id())
 
     def _take_request(self, request: Request, delivery: Delivery) -> None:
         fingerprint = fingerprint_of(request)

@@ -5,7 +5,7 @@ The worker moves jobs along; a job knows what is still missing and how the resul
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 from edged.contract.requests import Address, Request
 from edged.contract.results import Result, ResultTimings
@@ -16,13 +16,18 @@ from edged.serving.answer import Addressee, Answer
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
 from edged.tasks.outputs import Output
-from edged.tasks.specs import PartSpec
+from edged.tasks.shorten import shorten
+from edged.tasks.specs import GenerateSpec, PartSpec
 from edged.tasks.text import Language
 
 
 def fingerprint_of(request: Request) -> str:
     """A hash of what is asked, without the id: the same id with another question is another request."""
-    asked = (request.task, request.session, request.text, request.params, request.history)
+    asked: tuple[object, ...] = (request.task, request.session, request.text, request.params, request.history)
+    if request.shape is not None:  # the record has the answer in the route's form
+        asked += (request.shape.rule.name, request.address.topic)
+    if request.max_bytes is not None:
+        asked += (request.max_bytes,)
     return hashlib.blake2b(repr(asked).encode(), digest_size=16).hexdigest()
 
 
@@ -46,7 +51,7 @@ def lacks_history(request: Request, known: Sequence[Turn]) -> bool:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chunk:
-    """A piece of a stream: `value` as it stands under `part`."""
+    """A chunk of a stream: the `value` for the key `part`."""
 
     seq: int
     part: str
@@ -55,7 +60,7 @@ class Chunk:
 
 @dataclass(slots=True)
 class _Stream:
-    """The chunks of a request that are sent already, by their number, and the words that wait to be sent."""
+    """The number of the next chunk of a request, and the words that wait to be sent."""
 
     sent: int = 0
     waiting: list[tuple[str, str]] = field(default_factory=list)  # part, text
@@ -122,11 +127,11 @@ class Job:
 
     @property
     def is_lossy(self) -> bool:
-        """Whether it came at QoS 0 alone, so that the broker keeps no copy."""
+        """Whether it came at QoS 0 only, so that the broker keeps no copy."""
         return self.packet_id is None
 
     def join(self, address: Address, delivery: Delivery) -> list[Addressee]:
-        """Note that the same was asked again, by the same sender or another; gives the places that are new."""
+        """Note that the same request came again, from the same sender or another; gives the places that are new."""
         place = next((each for each in self.addressees if each.address == address), None)
         new = [] if place is not None else [Addressee(address)]
         self.addressees += new
@@ -143,6 +148,7 @@ class Job:
         if isinstance(event, TextDelta):
             self._stream.waiting.append((part, event.text))
         else:
+            event = self._bounded(part, event)
             self.events[part] = event
             self._read(part, event)
         if not self.request.stream:
@@ -153,6 +159,15 @@ class Job:
     def is_complete(self) -> bool:
         """Whether the result can be written."""
         return self.error is not None or len(self.events) == len(self.parts)
+
+    def _bounded(self, part: str, event: Classified | Generated) -> Classified | Generated:
+        """The event, its text within the bytes that the request and the task allow."""
+        spec = self.parts[part]
+        if not isinstance(event, Generated) or not isinstance(spec, GenerateSpec):
+            return event
+        allowed = [each for each in (self.request.max_bytes, spec.max_bytes) if each is not None]
+        text = shorten(event.text, min(allowed)) if allowed else event.text
+        return event if text == event.text else replace(event, text=text, finish_reason="length")
 
     def _read(self, part: str, event: Classified | Generated) -> None:
         try:

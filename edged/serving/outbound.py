@@ -1,9 +1,9 @@
-"""The one way out of the daemon for all that is asked of it, and the delivery guarantee that is kept on this way.
+"""The only way out for results, errors and answers to commands, and how it keeps the delivery guarantee.
 
 1. A result is recorded in the journal before it is published, together with the turns of its conversation: many
    results in one transaction. After a crash, the same request gets the recorded result (`Answers.commit`).
-2. A delivery is settled when its answer has the broker's PUBACK, and not before (`Outbound._confirmed`). What is not
-   settled, the broker brings again.
+2. A delivery is settled when its answer has the broker's PUBACK, and not before (`Outbound._confirmed`). The broker
+   sends a delivery again that is not settled.
 3. An answer that the link had no room for is offered again. In place of an answer that is too large for the broker,
    an error is sent that says so. An answer that the broker refuses would be refused again: its delivery is settled,
    and the log and the metrics tell the operator.
@@ -94,7 +94,7 @@ class Outbound:
             self._publish(address, payload, None)
 
     def tick(self) -> None:
-        """Offer the link again what it had no room for."""
+        """Offer the answers again that the link had no room for."""
         now = self._clock()
         due = [each for each in self._unsent if each[0] <= now]
         self._unsent = [each for each in self._unsent if each[0] > now]
@@ -107,15 +107,27 @@ class Outbound:
         def on_done(outcome: Outcome) -> None:
             self._post(lambda: self._confirmed(answer, addressee, payload, outcome))
 
-        self._publish(addressee.address, payload, on_done)
+        address = addressee.address
+        self._publish((answer.is_error and address.errors) or address, payload, on_done)
 
     def _publish(self, address: Address, payload: bytes, on_done: Callable[[Outcome], None] | None) -> None:
         publication = Publication(
-            topic=address.topic, payload=payload, qos=address.qos, correlation_data=address.correlation_data
+            topic=address.topic,
+            payload=payload,
+            qos=address.qos,
+            retain=address.retain,
+            correlation_data=address.correlation_data,
+            content_type=address.content_type,
+            user_properties=address.user_properties,
         )
         self._link.publish(publication, on_done)
 
     # confirm and settle
+
+    def settle(self, delivery: Delivery) -> None:
+        """Settle a delivery that gets no answer."""
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
 
     def _confirmed(self, answer: Answer, addressee: Addressee, payload: bytes, outcome: Outcome) -> None:
         """Decide what follows from the end of a publication of `payload`."""
@@ -142,17 +154,18 @@ class Outbound:
 
     @staticmethod
     def _has_smaller(answer: Answer, payload: bytes, reason: str) -> bool:
-        """Let an error take the place of an answer too large for the broker; False: even the error is too large."""
+        """Replace an answer that is too large for the broker by an error; False: even the error is too large."""
         if answer.payload is payload:
             error = answer.as_error(TooLarge(f"the result does not fit the broker: {reason}"))
             if len(error) >= len(payload):
                 return False
             answer.payload = error
+            answer.is_error = True
         return len(answer.payload) < len(payload)
 
 
 class Answers:
-    """Takes what the requests come to, records it, and sends it out."""
+    """Takes results and errors of the requests, records the results, and sends all of them."""
 
     def __init__(
         self,
@@ -169,7 +182,7 @@ class Answers:
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """`on_answered` is told of each job that has an answer, or is given up: what waits for it may go on."""
+        """`on_answered` gets each job that has an answer or is given up, so that jobs that wait for it may begin."""
         self._outbound = outbound
         self._recorder = recorder
         self._in_hand = in_hand
@@ -204,17 +217,30 @@ class Answers:
         self._metrics.failed(error.code)
         request = job.request
         log.info("request_failed", request_id=request.id, task=request.task, code=error.code, session=request.session)
-        self._send(job, self._error(job, error))
+        self._count_route(None if request.shape is None else request.shape.rule.name)
+        self._send(job, self._error(job, error), is_error=True)
         self._on_answered(job)
 
     def reject(self, rejected: Rejected, delivery: Delivery) -> None:
-        """Tell the sender of a message that is no request."""
+        """Send an error to the sender of a message that is not a valid request."""
         log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
         self._metrics.failed(rejected.error.code)
+        self._count_route(rejected.rule)
         write = partial(self._outbound.error, request_id=rejected.id, task=rejected.task, session=rejected.session)
         addressee = Addressee(rejected.address, [] if delivery.ticket is None else [delivery.ticket])
         payload = write(rejected.error)
-        self._outbound.send(Answer(request_id=rejected.id, payload=payload, addressees=[addressee], as_error=write))
+        answer = Answer(request_id=rejected.id, payload=payload, addressees=[addressee], as_error=write, is_error=True)
+        self._outbound.send(answer)
+
+    def skip(self, delivery: Delivery, reason: str) -> None:
+        """Settle a message that is no request and gets no answer."""
+        log.debug("message_skipped", topic=delivery.message.topic, reason=reason)
+        self._metrics.skipped()
+        self._outbound.settle(delivery)
+
+    def _count_route(self, rule: str | None) -> None:
+        if rule is not None:
+            self._metrics.route_failed(rule)
 
     def leave(self, job: Job) -> None:
         """The job is over: answered and confirmed, or given back to the broker."""
@@ -241,8 +267,11 @@ class Answers:
         """The answer of a complete job, to be recorded; None: it cannot be written, and the caller is told."""
         try:
             return self._write(job)
+        except RequestError as error:
+            self.fail(job, error)
+            return None
         except Exception:
-            # A fault of ours that one request brings out must not end the daemon.
+            # A bug that one request triggers must not end the daemon.
             log.exception("answer_fault", request_id=job.request.id)
             self.fail(job, ModelError(FAULT))
             return None
@@ -252,6 +281,8 @@ class Answers:
         if self._has_shared_journal and self._recorder.fault is None:
             job.may_be_double = False  # where another box was first, its answer will be given
         payload = self._outbound.result(job, model=self._model().id, now=now)
+        if job.request.shape is not None:
+            payload = job.request.shape.write(payload)
         self._count(job, now)
         return Entry(
             request_id=job.request.id,
@@ -284,12 +315,13 @@ class Answers:
         )
         self._metrics.tokens(now, usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
-    def _send(self, job: Job, payload: bytes) -> None:
+    def _send(self, job: Job, payload: bytes, *, is_error: bool = False) -> None:
         job.answer = Answer(
             request_id=job.request.id,
             payload=payload,
             addressees=job.addressees,
             as_error=partial(self._error, job),
+            is_error=is_error,
             on_arrived=partial(self._arrived, job),
         )
         self._outbound.send(job.answer)

@@ -8,7 +8,7 @@ _KEPT = 0.9  # of the mean so far, at each answer
 class ServiceRate:
     """A moving mean of the time between two answers.
 
-    A box with a few requests does not show what it can do: its time counts as a part of a full batch's.
+    A box with few requests runs below its full speed, so its time is scaled down to that of a full batch.
 
     Attributes:
         seconds: between two answers of a box that has all the work that it can do side by side; None before the first.

@@ -1,4 +1,4 @@
-"""Where every delivery comes in: its topic is read once, and the message goes to the part that it is for.
+"""Takes every delivery, reads its topic once, and passes the message to the part that handles it.
 
 For the network thread, so nothing here waits.
 """
@@ -16,6 +16,7 @@ from edged.contract.topics import (
     ControlRoute,
     MemberRoute,
     ProbeRoute,
+    RuleRoute,
     StatusRoute,
     StrayRoute,
     TaskRoute,
@@ -27,12 +28,12 @@ from edged.ports.link import Delivery, Link
 
 log = structlog.get_logger(__name__)
 
-_BACKLOG_S = 30.0  # in which the broker brings what it kept for us
+_BACKLOG_S = 30.0  # in which the broker sends the messages that it kept for us
 _CORRECT_S = 1.0
 
 
 class Reception:
-    """Hands on what is asked of the daemon; reads and settles all else."""
+    """Passes requests and commands on; reads and settles all other messages."""
 
     def __init__(
         self,
@@ -51,10 +52,10 @@ class Reception:
         """Assign.
 
         Args:
-            topics: what each topic is.
+            topics: gives the route of each topic.
             identity: tells our own status from that of another daemon.
             link: settles what is only read.
-            health: is told what stands on our status topic.
+            health: gets the messages of our status topic.
             discovery: is told that Home Assistant started.
             on_asked: takes requests and commands, and settles them.
             on_member: takes what the boxes of a group say.
@@ -85,8 +86,8 @@ class Reception:
         """Take a delivery from the link."""
         topic, payload = delivery.message.topic, delivery.message.payload
         route = self._topics.route(topic)
-        if isinstance(route, TaskRoute | ControlRoute):
-            self._came_again += delivery.redelivered and isinstance(route, TaskRoute)
+        if isinstance(route, TaskRoute | ControlRoute | RuleRoute):
+            self._came_again += delivery.redelivered and not isinstance(route, ControlRoute)
             self._on_asked(route, delivery)
             return
         if delivery.ticket is not None:
@@ -129,14 +130,14 @@ class Reception:
             self._wake()
 
     def _correct_while_loading(self, now: float) -> None:
-        """Say at once that this process lives; later, the main thread does so. Not more often than once a second."""
+        """Publish at once that this process runs; later, the main thread does so. At most once a second."""
         if self._health.state is State.LOADING and now - self._corrected_at >= _CORRECT_S:
             self._corrected_at = now
             self._link.publish(self._health.status())
 
 
 def _json_object(payload: bytes) -> dict[str, Any]:
-    """What a payload says; nothing, if it is no JSON object."""
+    """Read a payload; an empty object if it is not a JSON object."""
     try:
         body = json.loads(payload)
     except (ValueError, RecursionError):

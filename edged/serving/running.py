@@ -1,7 +1,7 @@
-"""What the engine works on, and what waits for its turn: later turns of a session, and requests under suspicion.
+"""Gives jobs to the engine, and lets later turns of a session and suspected requests wait for their turn.
 
-A request that the broker brings again may be the reason why an earlier process ended. Such requests run one after the
-other, so that the one at fault ends the process alone; one over which too many processes ended is given up.
+A request that the broker sends again may be the reason why an earlier process crashed (a suspect). Suspects run one
+after the other, so that a crash shows which one causes it. A request on which too many processes crashed is given up.
 """
 
 from collections import deque
@@ -22,7 +22,7 @@ from edged.tasks.specs import ClassifySpec
 
 log = structlog.get_logger(__name__)
 
-MAX_STARTS = 2  # processes that may end over one request before it is given up
+MAX_STARTS = 2  # processes that may crash on one request before it is given up
 
 
 class Running:
@@ -82,7 +82,7 @@ class Running:
                 self._answers.fail(job, Expired("the deadline passed before work began"))
 
     def _start(self, job: Job) -> None:
-        """Give the job to the engine, unless an earlier process may have ended over it."""
+        """Give the job to the engine, unless it is given up because too many processes crashed on it."""
         if job.is_left_over and (starts := self._recorder.starts(job.fingerprint)):
             if starts >= MAX_STARTS:
                 reason = f"{starts + 1} processes of the daemon ended before they had an answer to this; it is given up"
@@ -123,12 +123,12 @@ class Running:
         """Take in what the engine says of a part of a job."""
         job = self._in_hand.get(number)
         if job is None or job.answer is not None:
-            return  # it failed by another part, or was given up
+            return  # another part of it failed, or it was given up
         try:
             for chunk in job.take(part, self._calibrated(job, part, event)):
                 self._outbound.chunk(job, chunk)
         except Exception:
-            # A fault of ours that one answer brings out must not end the daemon.
+            # A bug that one answer triggers must not end the daemon.
             log.exception("answer_fault", request_id=job.request.id)
             self.cancel(job)
             self._answers.fail(job, ModelError(FAULT))

@@ -1,7 +1,8 @@
-"""The worker: one thread that owns every job. Others only put events in; between two waits it commits once for all.
+"""The worker: one thread that owns every job. Other threads only queue events. It commits once for all events of a
+round.
 
 Its parts: `intake` makes jobs of deliveries, `running` has the engine work on them, `outbound` records, publishes and
-settles. Where each of them decides, it does so in this thread.
+settles. All of them run in this thread.
 """
 
 import queue
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import structlog
 
 from edged.contract.requests import Contract
-from edged.contract.topics import AskedRoute, ControlRoute, TaskRoute
+from edged.contract.topics import AskedRoute, ControlRoute, RuleRoute, TaskRoute
 from edged.errors import Cancelled, ShuttingDown
 from edged.journal.buffered import Recorder
 from edged.monitoring.metrics import Metrics
@@ -196,7 +197,7 @@ class Worker:
             while not self._is_stopping:
                 self.turn(_TICK_S)
         except Exception as error:
-            # The top of the thread: whoever supervises must see that it is gone.
+            # The top of the thread: the supervision must see that the thread has ended.
             self._died = f"the worker stopped: {type(error).__name__}: {error}"
             log.exception("worker_died")
 
@@ -225,7 +226,7 @@ class Worker:
 
     def _take(self, route: AskedRoute, delivery: Delivery) -> None:
         match route:
-            case TaskRoute():
+            case TaskRoute() | RuleRoute():
                 self._intake.take(route, delivery)
             case ControlRoute():
                 self._on_control(route, delivery)

@@ -1,6 +1,7 @@
 """What is wrong with settings, in words: names that are not known, values that are not allowed. Pure.
 
-Each is named as the user wrote it, and with what is allowed. A secret is never repeated, not even a wrong one.
+Each message names the setting as the user wrote it, and says what is allowed. It never repeats a secret, not even a
+wrong one.
 """
 
 import difflib
@@ -12,7 +13,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from edged.settings.text import ENVIRONMENT_PREFIX, TASKS, join, names, sections, variable
+from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, ROUTES, TASKS, join, names, sections, variable
 from edged.settings.values import RULES
 
 # What Kubernetes and Docker put into the environment for a service or linked container that is named like edged:
@@ -33,7 +34,7 @@ _SHOWN = 80  # characters of a wrong value
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """What the user wrote, to name things as the user does; `secrets` are names of settings."""
+    """The values that the user wrote, and where; `secrets` are names of settings."""
 
     flags: Mapping[str, str]
     file: Mapping[str, Any]
@@ -48,7 +49,7 @@ class Given:
         for each, value in self.variables.items():
             if value and each.upper() == variable(name):
                 return each
-        if name in dict(_leaves(self.file)) or name.startswith(f"{TASKS}."):
+        if name in dict(_leaves(self.file)) or name.startswith(tuple(f"{each}." for each in NAMED)):
             return f"{name} in {self.path}"
         return name
 
@@ -64,7 +65,7 @@ def _leaves(table: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, 
 
 
 def unknown(given: Given) -> Iterator[str]:
-    """Names that are no settings: pydantic-settings overlooks some, and a slip must not pass in silence."""
+    """Names that are not settings: pydantic-settings ignores some of them, and a typing error must be reported."""
     known = names()
     for flag in given.flags:
         if flag not in known:
@@ -78,7 +79,7 @@ def unknown(given: Given) -> Iterator[str]:
     for name, _ in _leaves(given.file):
         if name in sections():
             yield f"{name} in {given.path} is a group of settings, not a value: write [{name}] above them"
-        elif name not in known and name != TASKS:
+        elif name not in known and name not in NAMED:
             yield f"{name} in {given.path} is no setting of edged{_meant(name, [*known, *sections()])}"
 
 
@@ -110,7 +111,7 @@ def wrong(faults: Iterable[ErrorDetails], given: Given) -> dict[str, str]:
             line = f"{given.origin(name)} = {shown} is not allowed: {rule}"
             if isinstance(value, str) and re.fullmatch(r"(['\"]).*\1", value, re.DOTALL):
                 line += " (the quotes are part of the value: leave them out)"
-        told.setdefault(name, line)  # what else is said of the same value follows from the first
+        told.setdefault(name, line)  # further faults of the same value follow from the first
     return told
 
 
@@ -125,7 +126,7 @@ def _rule(fault: ErrorDetails) -> str:
 
 
 def _says_little(fault: ErrorDetails) -> bool:
-    """Whether it is that a value of a task is of another type: where it may be of several, the others say more."""
+    """Whether the fault is only that a value of a task has the wrong type; other faults may say more."""
     return fault["loc"][:1] == (TASKS,) and fault["type"].endswith("_type")
 
 
@@ -135,6 +136,8 @@ def _setting_at(location: tuple[int | str, ...]) -> str:
     if path[:1] == [TASKS]:
         # The third is the kind that was given; among the rest are types that a value was tried as.
         return ".".join(path[:2] + [part for part in path[3:] if re.fullmatch(r"\w+", part)])
+    if path[:1] == [ROUTES]:
+        return ".".join(path[:3])
     while path and ".".join(path) not in (*names(), *sections()):
         path.pop()  # a number in a list, or a part of a union
     return ".".join(path)

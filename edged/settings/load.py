@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from edged.errors import SettingsError
 from edged.settings.faults import Given, is_service_link, unknown, wrong
 from edged.settings.schema import Settings
-from edged.settings.text import ENVIRONMENT_PREFIX, TASKS, join, names, sections
+from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, join, names, sections
 
 _OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {  # file -> setting
@@ -32,7 +32,7 @@ _CREDENTIALS = {  # file -> setting
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Systemd:
-    """How systemd wants to be spoken to; None outside of it."""
+    """The variables that systemd sets for sd_notify and the watchdog; None outside systemd."""
 
     notify_socket: str | None
     watchdog_s: float | None
@@ -56,7 +56,7 @@ def load(
     Args:
         flags: values by dotted name, e.g. `mqtt.host`.
         config_file: a TOML file that must be there; None takes $EDGED_CONFIG or the first of the usual places.
-        warn: is told of variables that look like settings and are not.
+        warn: gets a line about variables that look like settings and are not.
 
     Raises:
         SettingsError: settings are not known or not allowed; the message has a line for each, named as it was written.
@@ -87,10 +87,10 @@ def load(
 
 
 def _validated(values: dict[str, Any], given: Given) -> tuple[Settings | None, list[str]]:
-    """Make the settings, or tell all that is wrong with them.
+    """Make the settings, or report all that is wrong with them.
 
-    A rule that concerns several settings is looked at only where each by itself is right. So what is wrong is taken
-    out, and the rest looked at again, until nothing new is found.
+    A rule for several settings is checked only if each of them is right by itself. So wrong settings are removed and
+    the rest is checked again, until nothing new is found.
     """
     told: dict[str, str] = {}
     while True:
@@ -100,7 +100,7 @@ def _validated(values: dict[str, Any], given: Given) -> tuple[Settings | None, l
             found = error.errors()
         else:
             return (None if told else settings), list(told.values())
-        # Not from the error: it has the values, and a traceback of it would show secrets.
+        # Not raised from the pydantic error: it has the values, and its traceback would show secrets.
         new = {name: line for name, line in wrong(found, given).items() if not _follows(line, told)}
         told |= {name: line for name, line in new.items() if name not in told}
         taken_out = [_take_out(values, each["loc"]) for each in found]
@@ -115,9 +115,9 @@ def _follows(line: str, told: Iterable[str]) -> bool:
 
 
 def _take_out(values: dict[str, Any], location: Sequence[int | str]) -> bool:
-    """Take the setting, task or group at a place out of the values; False if nothing is there to take."""
+    """Take the setting, task, route or group at a place out of the values; False if nothing is there to take."""
     at: Any = values
-    path = list(location[:2]) if location[:1] == (TASKS,) else list(location)
+    path = list(location[:2]) if location[:1] and location[0] in NAMED else list(location)
     for depth, part in enumerate(path):
         if not isinstance(at, dict) or part not in at:
             return False
@@ -207,7 +207,7 @@ def _machine_defaults() -> dict[str, Any]:
 
 
 def _folder(of_systemd: str, of_user: str, below_home: str, of_root: str) -> Path:
-    """Where systemd says (systemd.exec(5)), else the system's place for root and the user's own for others."""
+    """The folder that systemd names (systemd.exec(5)), else the system's for root and the user's own for others."""
     if os.environ.get(of_systemd):
         return Path(os.environ[of_systemd].split(":")[0])
     if os.geteuid() == 0 and not os.environ.get(of_user):
@@ -240,13 +240,13 @@ def _merge(weak: Mapping[str, Any], strong: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _known(source: Mapping[str, Any], section: str = "") -> dict[str, Any]:
-    """What a source says of settings that there are."""
+    """The values of a source that belong to known settings."""
     values: dict[str, Any] = {}
     for key, value in source.items():
         name = join(section, key)
         if name in sections():
             if isinstance(value, Mapping):
                 values[key] = _known(value, name)
-        elif name in names() or name == TASKS:
+        elif name in names() or name in NAMED:
             values[key] = value
     return values

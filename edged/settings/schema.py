@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from edged.contract.topics import is_publishable
+from edged.settings import routes as route_settings
 from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
 
@@ -98,7 +99,7 @@ class MqttSettings(Section):
     @field_validator("host")
     @classmethod
     def _bare(cls, host: str, info: ValidationInfo) -> str:
-        # A password in an address would be told with it in logs and errors.
+        # A password in an address would be shown with the address in logs and errors.
         if "://" in host or "@" in host:
             raise ValueError("only the name; mqtt.transport, port, username and password say the rest of an address")
         if "/" in host or host.startswith("~"):  # the path of a socket
@@ -119,7 +120,7 @@ class MqttSettings(Section):
     @classmethod
     def _in_topics(cls, names: "str | tuple[str, ...] | None") -> "str | tuple[str, ...] | None":
         for each in (names,) if isinstance(names, str) else names or ():
-            if not is_publishable(each):  # brokers end the connection of who asks for it
+            if not is_publishable(each):  # brokers close the connection of a client that subscribes to such a topic
                 raise ValueError("a name in topics has no control characters and no non-characters of Unicode")
         return names
 
@@ -190,7 +191,8 @@ class ModelSettings(Section):
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        # The line end of a file is no part of it. HTTP refuses the rest, with words that have the key in them.
+        # The line end of a file is not part of the key. HTTP refuses other such characters, with an error that shows
+        # the key.
         bare = None if key is None else key.get_secret_value().strip()
         if bare and not (bare.isascii() and bare.isprintable() and " " not in bare):
             raise ValueError("a key has neither spaces nor control characters, and is ASCII")
@@ -370,6 +372,9 @@ class Settings(Section):
     metrics: MetricsSettings = MetricsSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     tasks: dict[TaskName, TaskSettings] = Field({}, description="Your own tasks, by name; in the settings file only.")
+    routes: dict[TaskName, route_settings.RouteSettings] = Field(
+        {}, description="Text of other topics, and where its answers go, by name; in the settings file only."
+    )
 
     @field_validator("prefix")
     @classmethod
@@ -377,8 +382,9 @@ class Settings(Section):
         return _checked_prefix(prefix)
 
     @model_validator(mode="after")
-    def _tasks_fit(self) -> "Settings":
-        tasks_of(self.tasks)
+    def _tasks_and_routes_fit(self) -> "Settings":
+        names = tasks_of(self.tasks).names
+        route_settings.check(self.routes, prefix=self.prefix, node=self.node, tasks=names)
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Settings as text: their names, an example file, what is in force, the schema. Pure; all made from `schema.py`.
+"""Settings as text: their names, an example file, the values in force, the schema. Pure; all made from `schema.py`.
 
 Never shows a secret.
 """
@@ -11,11 +11,14 @@ from typing import Any
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
+from edged.settings import routes as route_settings
 from edged.settings.schema import Settings
 from edged.tasks import own as task_settings
 
 ENVIRONMENT_PREFIX = "EDGED_"
 TASKS = "tasks"
+ROUTES = "routes"
+NAMED = (TASKS, ROUTES)  # tables whose names are the user's
 BY_MACHINE = ("node", "state_dir", "model_dir")  # their defaults depend on the box
 _MASK = "***"
 _HEAD = """\
@@ -25,7 +28,7 @@ _HEAD = """\
 
 
 def sections() -> dict[str, type[BaseModel]]:
-    """The groups of settings by dotted name, in order; the first, without a name, holds those of no group."""
+    """The groups of settings by dotted name, in order; the first has no name and holds the settings without a group."""
     return dict(_sections(Settings, ""))
 
 
@@ -55,7 +58,7 @@ def example() -> str:
             default = None if join(section, name) in BY_MACHINE else field.get_default()
             setting = f"# {name} =" if default is None else f"#{name} = {_toml(default)}"
             blocks.append(f"# {' '.join([field.description or '', *_bounds(allowed[name])])}\n{setting}\n")
-    return "\n".join([*blocks, task_settings.EXAMPLE])
+    return "\n".join([*blocks, task_settings.EXAMPLE, route_settings.EXAMPLE])
 
 
 def show(settings: Settings) -> str:
@@ -68,10 +71,11 @@ def show(settings: Settings) -> str:
         values = {name: getattr(group, name) for name in _plain_fields(kind)}
         lines = [f"# {name} =" if value is None else f"{name} = {_toml(value)}" for name, value in values.items()]
         blocks.append("\n".join([f"[{section}]", *lines] if section else lines) + "\n")
-    for name, task in settings.tasks.items():
-        given = task.model_dump(exclude_unset=True)
-        lines = [f"{_key(key)} = {_toml(value)}" for key, value in given.items()]
-        blocks.append("\n".join([f"[tasks.{_key(name)}]", *lines]) + "\n")
+    for table, entries in ((TASKS, settings.tasks), (ROUTES, settings.routes)):
+        for name, entry in entries.items():
+            given = entry.model_dump(exclude_unset=True)
+            lines = [f"{_key(key)} = {_toml(value)}" for key, value in given.items() if value is not None]
+            blocks.append("\n".join([f"[{table}.{_key(name)}]", *lines]) + "\n")
     return "\n".join(blocks)
 
 
@@ -93,8 +97,8 @@ def _section_of(field: FieldInfo) -> type[BaseModel] | None:
 
 
 def _plain_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields with one value: neither groups nor the tasks, whose names are the user's."""
-    return {name: each for name, each in kind.model_fields.items() if _section_of(each) is None and name != TASKS}
+    """The fields with one value: neither groups nor the tables whose names are the user's."""
+    return {name: each for name, each in kind.model_fields.items() if _section_of(each) is None and name not in NAMED}
 
 
 def _bounds(schema: Mapping[str, Any]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, ValidationInfo
 NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"  # one topic level
 FROM_ROOT = r"^/"
 HTTP = r"^https?://[^@]+$"
-# What the patterns ask for, in words; also those of the settings of tasks.
+# The rules of the patterns in words; the settings of tasks use them too.
 RULES: Mapping[str, str] = {
     NAME: "it is one level of a topic: at least one character, no '/', '+', '#' or control character, "
     "and no '$' at the beginning",

@@ -1,4 +1,4 @@
-"""What a task gives: the model's plain answer, and the output that a result has for it. Pure."""
+"""The answers of the model to a task, and the outputs that a result has for them. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -46,7 +46,7 @@ class Reply:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Extraction:
-    """What was found in a text, as JSON of the task's schema."""
+    """The data found in a text, as JSON of the task's schema."""
 
     data: Mapping[str, Any]
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edged.tasks.built_in import BUILT_IN
+from edged.tasks.shorten import MIN_BYTES
 from edged.tasks.specs import (
     ClassifyPrompt,
     ClassifySpec,
@@ -63,7 +64,7 @@ class _Part(BaseModel):
 
 
 def _as_it_is_read(text: str) -> str:
-    """Refuse white space around a label's words: they end a line of the prompt, and it would be another token."""
+    """Refuse white space around a label's words, which end a line of the prompt: it would change the tokens."""
     if text != text.strip() or len(text.splitlines()) != 1:
         raise ValueError("white space at its ends, or a line break in it")
     return text
@@ -181,6 +182,9 @@ class GenerateSettings(_Part):
         description="Whether an answer that max_tokens or a deadline cuts short ends with its last whole sentence. A "
         "stream then comes sentence by sentence.",
     )
+    max_bytes: int | None = Field(
+        None, ge=MIN_BYTES, description="The most bytes of an answer; it is cut after a sentence or a word."
+    )
     history: bool = Field(False, description="Whether it is a conversation, in which the model sees the earlier turns.")
 
     def spec(self, name: str) -> GenerateSpec:
@@ -198,6 +202,7 @@ class GenerateSettings(_Part):
             keeps_history=self.history,
             stop=self.stop,
             whole_sentences=self.whole_sentences,
+            max_bytes=self.max_bytes,
         )
 
 

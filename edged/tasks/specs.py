@@ -228,6 +228,7 @@ class GenerateSpec:
         stop: strings that end the text and are not part of it.
         whole_sentences: whether a text that a limit cuts short ends with its last whole sentence, if it has one.
         keeps_history: whether the task is a conversation, so that the model sees the earlier turns.
+        max_bytes: of the text; a longer one is cut after a sentence or a word.
     """
 
     name: str
@@ -237,6 +238,7 @@ class GenerateSpec:
     stop: tuple[str, ...] = ()
     whole_sentences: bool = False
     keeps_history: bool = True
+    max_bytes: int | None = None
 
     kind: ClassVar[str] = "generate"
     schema: ClassVar[None] = None

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
-import torch
 from transformers import AutoTokenizer
 
 from edged.engine.constrain import Constraints
@@ -48,10 +48,10 @@ SCHEMAS = {
 
 def drawn(constraints: Constraints, prompter: Prompter, name: str, schema: dict[str, Any], seed: int) -> str | None:
     """An output of a model that knows nothing; None if it is not complete after TOKENS."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = np.random.default_rng(seed)
     constraint, ends, tokens = constraints.begin(name, schema), prompter.end_tokens(), []
     for _ in range(TOKENS):
-        row = torch.randn(151936, generator=generator)
+        row = generator.standard_normal(151936, dtype=np.float32)
         constraint.mask(row, ends)
         token = int(row.argmax())
         if token in ends:

@@ -125,7 +125,7 @@ def reference_logits(model: PreTrainedModel, tokens: Sequence[int]) -> torch.Ten
 
 def all_logits(model: CausalModel[Any], tokens: Sequence[int]) -> torch.Tensor:
     kv = model.allocate(CONTEXT)
-    return model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
+    return tiny.run(model, [Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +147,7 @@ def test_chunked_equals_whole(pair: Pair) -> None:
     ours, _ = pair
     kv = ours.allocate(CONTEXT)
     chunks = [
-        ours.forward([Span(kv=kv, tokens=TOKENS[a:b], wanted=range(b - a))])
+        tiny.run(ours, [Span(kv=kv, tokens=TOKENS[a:b], wanted=range(b - a))])
         for a, b in ((0, 1), (1, 20), (20, 21), (21, 60))
     ]
     close(torch.cat(chunks), all_logits(ours, TOKENS))
@@ -157,15 +157,15 @@ def test_chunked_equals_whole(pair: Pair) -> None:
 def test_cached_equals_uncached_and_the_source_stays_as_it_was(pair: Pair) -> None:
     ours, _ = pair
     source = ours.allocate(CONTEXT)
-    ours.forward([Span(kv=source, tokens=TOKENS)])
+    tiny.run(ours, [Span(kv=source, tokens=TOKENS)])
     other = [*TOKENS[:25], *tiny.random_tokens(20, 512, seed=1)]
     fork = ours.fork(source, 25, CONTEXT)
     close(
-        ours.forward([Span(kv=fork, tokens=other[25:], wanted=range(20))]),
+        tiny.run(ours, [Span(kv=fork, tokens=other[25:], wanted=range(20))]),
         all_logits(ours, other)[25:],
     )
     again = ours.fork(source, 59, CONTEXT)
-    close(ours.forward([Span(kv=again, tokens=TOKENS[59:], wanted=(0,))])[0], all_logits(ours, TOKENS)[59])
+    close(tiny.run(ours, [Span(kv=again, tokens=TOKENS[59:], wanted=(0,))])[0], all_logits(ours, TOKENS)[59])
 
 
 def test_alone_equals_in_a_batch(pair: Pair) -> None:
@@ -173,9 +173,9 @@ def test_alone_equals_in_a_batch(pair: Pair) -> None:
     lengths = (60, 1, 17, 33)
     prompts = [tiny.random_tokens(length, 512, seed=length) for length in lengths]
     started = ours.allocate(CONTEXT)
-    ours.forward([Span(kv=started, tokens=TOKENS[:40])])
+    tiny.run(ours, [Span(kv=started, tokens=TOKENS[:40])])
     spans = [Span(kv=ours.allocate(CONTEXT), tokens=each, wanted=(len(each) - 1,)) for each in prompts]
-    together = ours.forward([spans[0], Span(kv=started, tokens=TOKENS[40:41], wanted=(0,)), *spans[1:]])
+    together = tiny.run(ours, [spans[0], Span(kv=started, tokens=TOKENS[40:41], wanted=(0,)), *spans[1:]])
     close(together[1], all_logits(ours, TOKENS[:41])[40])
     for row, prompt in zip(together[[0, 2, 3, 4]], prompts, strict=True):
         close(row, all_logits(ours, prompt)[-1])
@@ -187,10 +187,10 @@ def test_steps_of_many_equal_each_alone(pair: Pair) -> None:
     sequences = [ours.allocate(CONTEXT) for _ in prompts]
     for sequence, prompt in zip(sequences, prompts, strict=True):
         if prompt[:-1]:
-            ours.forward([Span(kv=sequence, tokens=prompt[:-1])])
+            tiny.run(ours, [Span(kv=sequence, tokens=prompt[:-1])])
     for step in range(3):
-        logits = ours.forward(
-            [Span(kv=kv, tokens=prompt[-1:], wanted=(0,)) for kv, prompt in zip(sequences, prompts, strict=True)]
+        logits = tiny.run(
+            ours, [Span(kv=kv, tokens=prompt[-1:], wanted=(0,)) for kv, prompt in zip(sequences, prompts, strict=True)]
         )
         for row, prompt in zip(logits, prompts, strict=True):
             close(row, all_logits(ours, prompt)[-1])
@@ -200,24 +200,24 @@ def test_steps_of_many_equal_each_alone(pair: Pair) -> None:
 def test_branches_are_lines_of_their_own(pair: Pair) -> None:
     ours, theirs = pair
     kv = ours.allocate(CONTEXT)
-    ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
+    tiny.run(ours, [Span(kv=kv, tokens=TOKENS[:10])])
     span = Span(kv=kv, tokens=TOKENS[10:13], branches=[(2, 7), (3, 8), (2, 9)], wanted=(2, 3, 4, 5))
-    rows = ours.forward([span])
+    rows = tiny.run(ours, [span])
     stem = TOKENS[:13]
     long, short = reference_logits(theirs, [*stem, 7, 8]), reference_logits(theirs, [*stem, 9])
     close(rows, torch.stack((long[12], long[13], long[14], short[13])))
     assert kv.length == 13
-    close(ours.forward([Span(kv=kv, tokens=[TOKENS[13]], wanted=(0,))])[0], reference_logits(theirs, TOKENS[:14])[13])
+    close(tiny.run(ours, [Span(kv=kv, tokens=[TOKENS[13]], wanted=(0,))])[0], reference_logits(theirs, TOKENS[:14])[13])
 
 
 def test_a_failed_step_changes_nothing(pair: Pair) -> None:
     ours, _ = pair
     kv = ours.allocate(CONTEXT)
-    ours.forward([Span(kv=kv, tokens=TOKENS[:10])])
+    tiny.run(ours, [Span(kv=kv, tokens=TOKENS[:10])])
     with pytest.raises((IndexError, RuntimeError)):
-        ours.forward([Span(kv=kv, tokens=TOKENS[10:12]), Span(kv=ours.allocate(4), tokens=[10**6])])
+        tiny.run(ours, [Span(kv=kv, tokens=TOKENS[10:12]), Span(kv=ours.allocate(4), tokens=[10**6])])
     assert kv.length == 10
-    close(ours.forward([Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])[0], all_logits(ours, TOKENS[:12])[11])
+    close(tiny.run(ours, [Span(kv=kv, tokens=TOKENS[10:12], wanted=(1,))])[0], all_logits(ours, TOKENS[:12])[11])
 
 
 @pytest.mark.parametrize("name", RECURRENT)
@@ -230,11 +230,11 @@ def test_a_recurrent_model_writes_what_transformers_has_it_write(name: str, tmp_
     generate: Any = reference.generate
     theirs = generate(torch.tensor([TOKENS[:20]]), do_sample=False, max_new_tokens=20, min_new_tokens=20)
     kv = ours.allocate(CONTEXT)
-    ours.forward([Span(kv=kv, tokens=TOKENS[:7])])  # a chunk
+    tiny.run(ours, [Span(kv=kv, tokens=TOKENS[:7])])  # a chunk
     tokens = TOKENS[7:20]
     written: list[int] = []
     while len(written) < 20:
-        row = ours.forward([Span(kv=kv, tokens=tokens, wanted=(len(tokens) - 1,))])[0]
+        row = tiny.run(ours, [Span(kv=kv, tokens=tokens, wanted=(len(tokens) - 1,))])[0]
         row[0] = float("-inf")  # the end, which `generate` was told to put off
         tokens = [int(row.argmax())]
         written += tokens

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
 from edged.engine.cooling import Cooling
 from edged.engine.decoders import lean_loading, native_library
+from edged.engine.decoders.interface import Logits
 from edged.engine.engine import Engine
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.priors import PriorStore
@@ -463,10 +464,10 @@ class Failing:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def forward(self, spans: Any) -> torch.Tensor:
+    def forward(self, spans: Any) -> Logits:
         if any(self._token in span.tokens for span in spans):
             raise RuntimeError("a kernel failed")
-        logits: torch.Tensor = self._model.forward(spans)
+        logits: Logits = self._model.forward(spans)
         return logits
 
 
@@ -487,8 +488,8 @@ def test_one_request_that_breaks_the_model_does_not_harm_its_neighbours(
 class Narrow(Failing):
     """A model whose logits, on a certain token, are of another vocabulary."""
 
-    def forward(self, spans: Any) -> torch.Tensor:
-        logits: torch.Tensor = self._model.forward(spans)
+    def forward(self, spans: Any) -> Logits:
+        logits: Logits = self._model.forward(spans)
         return logits[:, :2] if any(self._token in span.tokens for span in spans) else logits
 
 
@@ -523,8 +524,8 @@ class Saying(Failing):
         super().__init__(model, -1)
         self.script: list[int] = []
 
-    def forward(self, spans: Any) -> torch.Tensor:
-        logits: torch.Tensor = self._model.forward(spans)
+    def forward(self, spans: Any) -> Logits:
+        logits: Logits = self._model.forward(spans)
         if self.script and len(logits):
             logits[:, self.script.pop(0)] = 1e4
         return logits

@@ -295,7 +295,9 @@ def test_a_slow_box_tells_the_broker_so_when_it_comes_again(fleet: Fleet) -> Non
             pass
         watcher.stop()
         assert group["receive_maximum"] == 6
-        told = [packets.receive_maximum(each) for each in cable.sent(packets.CONNECT, to_broker=True)]
+        connects = cable.sent(packets.CONNECT, to_broker=True)
+        # At each start another client looks whether a daemon of this name lives.
+        told = [packets.receive_maximum(each) for each in connects if b"edged-lookout" not in each.body]
         assert told == [64, 6]
 
 

@@ -17,7 +17,7 @@ from edged.engine.loaded import Loaded
 from edged.engine.loading import Plan
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings
-from tests.support import assets
+from tests.support import assets, tiny
 
 TEXT = """The lighthouse stood at the end of a long stone pier, and every evening the keeper walked out to light the
 lamp. In winter the waves broke over the wall and froze on the railings. He had a dog, two cats and a radio that
@@ -54,7 +54,7 @@ def load(weight_format: Any, cache: Path, kernels: Any = "auto") -> Loaded[Any]:
 
 def log_probabilities(loaded: Loaded[Any], tokens: list[int]) -> torch.Tensor:
     kv = loaded.model.allocate(len(tokens))
-    logits: torch.Tensor = loaded.model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
+    logits: torch.Tensor = tiny.run(loaded.model, [Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))])
     return logits.log_softmax(dim=-1)
 
 
@@ -107,7 +107,7 @@ def test_a_format_that_is_not_for_this_device_or_model_is_refused(tmp_path: Path
 def test_the_model_runs_on_the_large_cores(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = sorted(os.sched_getaffinity(0))
     cpus = tuple(Cpu(number=n, core=n, capacity=1024 if n == allowed[-1] else 400) for n in (*allowed, 1000))
-    monkeypatch.setattr(loading, "read", lambda: Box(online=len(cpus), allowed=cpus))
+    monkeypatch.setattr("edged.engine.plan.read", lambda: Box(online=len(cpus), allowed=cpus))
 
     def in_a_thread() -> tuple[Loaded[Any], set[int]]:
         loaded = load("int8", cache)

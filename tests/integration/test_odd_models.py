@@ -111,7 +111,7 @@ def opens(path: Path) -> torch.Tensor:
     assert inspection.inspect(plan(path), tasks_of({})) > 0
     with torch.inference_mode():
         model = loading.load(plan(path)).model
-        logits: torch.Tensor = model.forward([Span(kv=model.allocate(8), tokens=[5, 6, 7], wanted=(0, 1, 2))])
+        logits: torch.Tensor = tiny.run(model, [Span(kv=model.allocate(8), tokens=[5, 6, 7], wanted=(0, 1, 2))])
     return logits
 
 

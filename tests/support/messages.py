@@ -15,7 +15,20 @@ _VALUES: SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-KEYS = ("text", "id", "session", "stream", "reply_to", "deadline_ms", "params", "history", "turn", "attempt", "other")
+KEYS = (
+    "text",
+    "id",
+    "session",
+    "stream",
+    "reply_to",
+    "deadline_ms",
+    "params",
+    "history",
+    "turn",
+    "attempt",
+    "max_bytes",
+    "other",
+)
 _BODIES = st.dictionaries(st.sampled_from(KEYS), _VALUES, max_size=5)
 _GOODISH = st.fixed_dictionaries({"text": st.text(min_size=1)}, optional=dict.fromkeys(KEYS[1:], _VALUES))
 _PAYLOADS = st.one_of(

@@ -8,10 +8,11 @@ import torch
 from transformers import PreTrainedModel
 
 from edged.engine.decoders import lean_loading, native, native_library
-from edged.engine.weights.architectures.architecture import rope_angles
 from edged.engine.weights.architectures.table import decoder_shape
-from edged.engine.weights.packing import QuantisedFormat
-from edged.engine.weights.quantised import QuantisedWeights, open_quantised
+from edged.engine.weights.formats import QuantisedFormat
+from edged.engine.weights.preparing import open_quantised
+from edged.engine.weights.quantised import QuantisedWeights
+from edged.engine.weights.rope import rope_of
 from tests.support import tiny
 
 POSITIONS = 1024
@@ -50,6 +51,5 @@ def native_model(
     except native_library.NotBuilt as error:
         pytest.skip(str(error))
     shape = decoder_shape(model.config)
-    angles, scale = rope_angles(model.config, shape, POSITIONS)
-    rope = torch.stack((angles.cos(), angles.sin())) * scale
-    return native.NativeDecoder(library, shape, weights, rope, threads=threads)
+    rope = rope_of(model.config, shape)
+    return native.NativeDecoder(library, shape, weights, rope, positions=POSITIONS, threads=threads)

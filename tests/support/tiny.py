@@ -1,6 +1,6 @@
 """Tiny random models, made on the spot: the real architectures and code paths, no weights to fetch."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from edged.engine.decoders.interface import CausalModel, Span
 
 _SIZES: dict[str, Any] = {
     "hidden_size": 64,
@@ -69,3 +71,8 @@ def random_tokens(count: int, vocab_size: int, *, seed: int = 0) -> list[int]:
     generator = torch.Generator().manual_seed(seed)
     tokens: Iterable[int] = torch.randint(0, vocab_size, (count,), generator=generator).tolist()
     return list(tokens)
+
+
+def run(model: CausalModel[Any], spans: Sequence[Span[Any]]) -> torch.Tensor:
+    """Run one step; gives a copy of the logits, which the next step does not overwrite."""
+    return torch.tensor(model.forward(spans))

@@ -127,6 +127,18 @@ def test_an_engine_that_is_away_degrades_and_is_probed_often(bench: Bench) -> No
     assert bench.health.state is State.READY
 
 
+def test_after_a_failed_probe_the_next_one_comes_soon(bench: Bench) -> None:
+    bench.engine.faults["OK"] = ModelError("broken")
+    bench.health.tick()
+    bench.health.tick()
+    assert bench.told("status")[-1]["state"] == "degraded"
+    bench.engine.faults.clear()
+    bench.now += 6.0
+    bench.health.tick()
+    bench.health.tick()
+    assert bench.told("status")[-1]["state"] == "ready"
+
+
 def test_a_probe_that_never_ends_degrades(bench: Bench) -> None:
     bench.engine.auto = False
     bench.health.tick()

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.engine.weights.packing import QUANTISED, QuantisedFormat, apart, interleave, pack, packed_shape, rows, unpack
+from edged.engine.weights.formats import QUANTISED, QuantisedFormat, packed_shape
+from edged.engine.weights.packing import apart, interleave, pack, rows, unpack
 
 WORST_STEPS = {"int8": 1 / 127, "int4": 1 / 7}  # of a group's largest value: half a step, and the scale's own rounding
 

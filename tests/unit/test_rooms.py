@@ -41,6 +41,8 @@ KEPT_IN = {
     "safetensors": "engine",
     "gguf": "engine.weights",
     "accelerate": "engine",
+    "tokenizers": "engine",
+    "jinja2": "engine.chat_template",
     "sqlite3": "journal",
     "httpx2": "engine.remote",
     "redis": "journal.redis",

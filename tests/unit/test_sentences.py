@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.sentences import last_end
+from edged.tasks.sentences import last_end
 
 
 @pytest.mark.parametrize(

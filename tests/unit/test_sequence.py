@@ -1,12 +1,12 @@
 """What a sequence makes of the logits it gets."""
 
+import numpy as np
 import pytest
-import torch
 
 from edged.engine.counting import Times
 from edged.engine.detokenize import TextStream
 from edged.engine.generation import Generating
-from edged.engine.sampling import make_generator
+from edged.engine.sampling import Generator
 from edged.ports.engine import Work
 from edged.tasks.built_in import REPLY
 from edged.tasks.specs import Sampling
@@ -25,12 +25,12 @@ def test_what_was_said_in_an_earlier_turn_is_less_likely(said: tuple[int, ...], 
         max_new_tokens=8,
         said=said,
         sampling=Sampling(temperature=0, repetition_penalty=penalty),
-        generator=make_generator(0),
+        generator=Generator(0),
         text=TextStream(lambda tokens: "x" * len(tokens)),
         end_tokens=frozenset({0}),
-        banned=torch.tensor([], dtype=torch.long),
+        banned=np.array([], dtype=np.intp),
     )
-    logits = torch.zeros((1, 8))
+    logits = np.zeros((1, 8), dtype=np.float32)
     logits[0, 3], logits[0, 4] = 3.0, 2.5
     reply.accept(logits, now=1.0)
     assert reply.generated == [drawn]

@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from edged.contract.requests import Contract
-from edged.contract.topics import ControlRoute, TaskRoute, Topics
+from edged.contract.topics import ControlRoute, RuleRoute, TaskRoute, Topics
 from edged.errors import JournalFault, ModelError
 from edged.journal.buffered import KEPT, RETRY_S
 from edged.monitoring.metrics import Metrics
@@ -19,6 +19,7 @@ from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, Message, Outcome, Publication, Sent
 from edged.serving.job import Job, fingerprint_of
 from edged.serving.worker import Worker
+from edged.settings.routes import RouteSettings, rules_of
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.conversation import Turn
@@ -77,6 +78,7 @@ class Bench:
         has_shared_journal: bool = False,
         tasks: Tasks = BUILT_IN,
         link: FakeLink | None = None,
+        routes: dict[str, RouteSettings] | None = None,
     ) -> None:
         self.now = 100.0
         self.link = link or FakeLink(clock=self.clock)
@@ -86,7 +88,7 @@ class Bench:
         self.controls: list[Delivery] = []
         self.ids = iter(f"made-{i}" for i in range(1000))
         contract = Contract(
-            topics=Topics(prefix="edged", node="box", group=group, shards=shards),
+            topics=Topics(prefix="edged", node="box", group=group, shards=shards, rules=rules_of(routes or {})),
             tasks=tasks,
             reply_topics=("edged/#",),
             payload_bytes=40960,
@@ -113,7 +115,7 @@ class Bench:
 
     def take(self, delivery: Delivery) -> None:
         route = self.topics.route(delivery.message.topic)
-        assert isinstance(route, TaskRoute | ControlRoute)
+        assert isinstance(route, TaskRoute | ControlRoute | RuleRoute)
         self.worker.on_delivery(route, delivery)
 
     def clock(self) -> float:

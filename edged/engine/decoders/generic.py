@@ -13,7 +13,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
-from edged.engine.decoders.interface import Span, refuse_unknown_tokens
+from edged.engine.decoders.interface import Logits, Span, refuse_unknown_tokens
 
 _SPREAD = 128  # tokens over which the memory of a recurrent state is counted
 
@@ -78,6 +78,7 @@ class GenericModel:
     def allocate(self, capacity: int) -> GenericKV:  # noqa: ARG002 - transformers grows the cache itself
         return GenericKV(past=self._kind.make(), bytes_per_token=self.bytes_per_token)
 
+    @torch.inference_mode()
     def fork(self, source: GenericKV, length: int, capacity: int, *, borrow: bool = False) -> GenericKV:
         del borrow  # transformers changes a cache in place
         kv = self.allocate(capacity)
@@ -88,7 +89,8 @@ class GenericModel:
             kv.computed, kv.has_begun = min(length, source.computed), source.has_begun
         return kv
 
-    def forward(self, spans: Sequence[Span[GenericKV]]) -> torch.Tensor:
+    @torch.inference_mode()
+    def forward(self, spans: Sequence[Span[GenericKV]]) -> Logits:
         refuse_unknown_tokens(spans, self.vocab_size)
         ends: list[int] = []
         logits: list[torch.Tensor] = []
@@ -99,7 +101,7 @@ class GenericModel:
         for span, end in zip(spans, ends, strict=True):
             span.kv.tokens += span.tokens
             span.kv.computed = end
-        return torch.stack(logits) if logits else torch.empty((0, self.vocab_size))
+        return (torch.stack(logits) if logits else torch.empty((0, self.vocab_size))).numpy()
 
     def _run_span(self, span: Span[GenericKV]) -> list[torch.Tensor]:
         """Give the logits of the span's wanted rows. Each branch is run as a line of its own and taken back."""

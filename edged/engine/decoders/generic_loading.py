@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache, PretrainedConfig, PreTrainedModel
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
@@ -20,8 +21,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from edged.engine.decoders.generic import GenericModel, PastKind, measured_bytes_per_token
 from edged.engine.decoders.interface import Span
-from edged.engine.decoders.linear import DenseFormat, compute_dtype
+from edged.engine.decoders.linear import compute_dtype
 from edged.engine.weights.checkpoint import listed
+from edged.engine.weights.formats import DenseFormat
 from edged.errors import ModelUnavailable
 
 _REMEDY = "choose another model in EDGED_MODEL__ID"
@@ -184,8 +186,8 @@ def _refuse_other_steps(path: Path, model: GenericModel) -> None:
     for token in tokens:
         found = model.forward([Span(kv=stepped, tokens=[token], wanted=(0,))])[0]
         model.forward([Span(kv=other, tokens=[(token + 1) % model.vocab_size], wanted=(0,))])
-    off = float((found - expected).square().mean().sqrt())
-    if not off <= _MOST_OFF * float(expected.std()) + 1e-6:
+    off = float(np.sqrt(np.square(found - expected).mean()))
+    if not off <= _MOST_OFF * float(expected.std(ddof=1)) + 1e-6:
         raise ModelUnavailable(
             f"the model at {path} gives other numbers token by token than for a text at once, so its replies could "
             f"not be trusted: {_REMEDY}"

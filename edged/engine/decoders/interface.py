@@ -1,13 +1,16 @@
-"""What the step loop needs of a model: spans in, logits out. The lean decoder and transformers' models keep it.
+"""What the step loop needs of a model: spans in, logits out. Every decoder keeps it, whatever it computes with.
 
-Knows no request, no text and no sampling.
+Knows no request, no text and no sampling, and no torch: logits are numpy's.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import torch
+import numpy as np
+import numpy.typing as npt
+
+Logits = npt.NDArray[np.float32]
 
 
 class KeyValues(Protocol):
@@ -74,10 +77,11 @@ class CausalModel(Protocol[K]):
         """
         ...
 
-    def forward(self, spans: Sequence[Span[K]]) -> torch.Tensor:
+    def forward(self, spans: Sequence[Span[K]]) -> Logits:
         """Run one step and extend each span's `kv` by its `tokens` (only if the whole step succeeds).
 
         Returns:
-            Logits of the wanted rows, in order, fp32 on the CPU: (sum of wanted, vocab_size).
+            Logits of the wanted rows, in order: (sum of wanted, vocab_size). Whoever gets them may change them; the
+            next step may overwrite them.
         """
         ...

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
 
 from edged.engine.decoders.cuda_graphs import Attend, Steps
-from edged.engine.decoders.interface import Span, refuse_unknown_tokens
+from edged.engine.decoders.interface import Logits, Span, refuse_unknown_tokens
 from edged.engine.decoders.kv_cache import KVShape, SequenceKV
 from edged.engine.decoders.linear import Linear
 from edged.engine.decoders.slab import Slab
@@ -97,13 +97,15 @@ class Decoder:
         kv = None if self._steps is None else self._steps.slab.allocate(capacity)
         return self._kv_shape.allocate(capacity) if kv is None else kv
 
+    @torch.inference_mode()
     def fork(self, source: SequenceKV, length: int, capacity: int, *, borrow: bool = False) -> SequenceKV:
         del borrow  # torch's attention wants keys and values in one piece
         kv = self.allocate(capacity)
         kv.begin_with(source, length)
         return kv
 
-    def forward(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:
+    @torch.inference_mode()
+    def forward(self, spans: Sequence[Span[SequenceKV]]) -> Logits:
         refuse_unknown_tokens(spans, self.vocab_size)
         steps = [span for span in spans if _is_step(span)]
         if self._steps is None or not steps:
@@ -114,7 +116,7 @@ class Decoder:
                 logits = _in_order(spans, iter(logits), iter(self._run(others)))
         for span in spans:
             span.kv.length += len(span.tokens)
-        return logits
+        return logits.numpy()
 
     def _run(self, spans: Sequence[Span[SequenceKV]]) -> torch.Tensor:
         """Run spans of any kind; gives the logits of their wanted rows."""

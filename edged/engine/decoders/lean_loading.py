@@ -9,12 +9,14 @@ from transformers import PretrainedConfig
 from edged.engine.decoders.interface import Span
 from edged.engine.decoders.kv_cache import KVShape
 from edged.engine.decoders.lean import Decoder, Layer
-from edged.engine.decoders.linear import Dense, DenseFormat, Linear, compute_dtype, padded_rows, quantised_linear
-from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, GetTensor, rope_angles
+from edged.engine.decoders.linear import Dense, Linear, compute_dtype, padded_rows, quantised_linear
+from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, GetTensor
 from edged.engine.weights.architectures.table import decoder_shape
-from edged.engine.weights.packing import apart, rows
+from edged.engine.weights.formats import DenseFormat
+from edged.engine.weights.packing import apart, as_tensor, rows
 from edged.engine.weights.pieces import InputSizes
-from edged.engine.weights.quantised import LayerWeights, Matrix, QuantisedWeights
+from edged.engine.weights.quantised import LayerWeights, Matrix, QuantisedWeights, Vector
+from edged.engine.weights.rope import Rope, rope_of
 
 
 def load(
@@ -49,7 +51,7 @@ def load(
         layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=device
     )
     # Branches of a last step may stand a few positions past the limit.
-    rope = _rope_table(config, shape, max_context_tokens + SPARE_POSITIONS, reader.dtype).to(device)
+    rope = _rope_table(rope_of(config, shape), max_context_tokens + SPARE_POSITIONS, reader.dtype).to(device)
     decoder = Decoder(
         shape=shape,
         kv_shape=kv_shape,
@@ -99,16 +101,16 @@ def input_sizes(config: PretrainedConfig, *, tensor: GetTensor, tokens: Sequence
         layers=layers(),
         norm=reader.read(f"{shape.names.norm}.weight", (shape.hidden,)),
         head=watched("head", lambda x: x),
-        rope=_rope_table(config, shape, len(tokens), reader.dtype),
+        rope=_rope_table(rope_of(config, shape), len(tokens), reader.dtype),
     )
     decoder.forward([Span(kv=decoder.allocate(len(tokens)), tokens=tokens, wanted=range(len(tokens)))])
     return sizes
 
 
-def of_quantised(config: PretrainedConfig, weights: QuantisedWeights, *, max_context_tokens: int) -> Decoder:
+def of_quantised(shape: DecoderShape, weights: QuantisedWeights, rope: Rope, *, max_context_tokens: int) -> Decoder:
     """Build a decoder of prepared weights on torch's own kernels, for boxes where `native` cannot be built."""
-    shape = decoder_shape(config)
     dtype = compute_dtype(weights.weight_format)
+    scale = as_tensor(weights.embedding_scale)
     kv_shape = KVShape(
         layers=shape.layers,
         kv_heads=shape.kv_heads,
@@ -119,37 +121,40 @@ def of_quantised(config: PretrainedConfig, weights: QuantisedWeights, *, max_con
     return Decoder(
         shape=shape,
         kv_shape=kv_shape,
-        embed=lambda tokens: (rows(weights.embedding, tokens) * weights.embedding_scale).to(dtype),
+        embed=lambda tokens: (rows(weights.embedding, tokens) * scale).to(dtype),
         layers=[_quantised_layer(layer, dtype) for layer in weights.layers],
-        norm=weights.norm.to(dtype),
+        norm=as_tensor(weights.norm).to(dtype),
         head=quantised_linear(weights.head, None, dtype),
-        rope=_rope_table(config, shape, max_context_tokens + SPARE_POSITIONS, dtype),
+        rope=_rope_table(rope, max_context_tokens + SPARE_POSITIONS, dtype),
     )
 
 
 def _quantised_layer(layer: LayerWeights, dtype: torch.dtype) -> Layer:
     def linear(matrix: Matrix) -> Linear:
-        return quantised_linear(matrix.packed, matrix.bias, dtype)
+        bias = None if matrix.bias is None else as_tensor(matrix.bias)
+        return quantised_linear(matrix.packed, bias, dtype)
+
+    def vector(norm: Vector) -> torch.Tensor:
+        return as_tensor(norm).to(dtype)
 
     def stacked(gate_up: Linear) -> Linear:  # its outputs are gate and up in turn; the decoder wants all of gate first
         return lambda x: torch.cat(apart(gate_up(x).T.contiguous())).T
 
     return Layer(
-        attention_norm=layer.attention_norm.to(dtype),
+        attention_norm=vector(layer.attention_norm),
         qkv=linear(layer.qkv),
-        q_norm=None if layer.q_norm is None else layer.q_norm.to(dtype),
-        k_norm=None if layer.k_norm is None else layer.k_norm.to(dtype),
+        q_norm=None if layer.q_norm is None else vector(layer.q_norm),
+        k_norm=None if layer.k_norm is None else vector(layer.k_norm),
         out=linear(layer.out),
-        mlp_norm=layer.mlp_norm.to(dtype),
+        mlp_norm=vector(layer.mlp_norm),
         gate_up=stacked(linear(layer.gate_up)),
         down=linear(layer.down),
     )
 
 
-def _rope_table(config: PretrainedConfig, shape: DecoderShape, positions: int, dtype: torch.dtype) -> torch.Tensor:
+def _rope_table(rope: Rope, positions: int, dtype: torch.dtype) -> torch.Tensor:
     """Give cosines and sines of every position, the sines of the left half negative: (2, positions, head_dim)."""
-    angles, scale = rope_angles(config, shape, positions)
-    cos, sin = angles.cos() * scale, angles.sin() * scale
+    cos, sin = torch.from_numpy(rope.table(positions))
     return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))).to(dtype)
 
 

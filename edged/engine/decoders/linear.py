@@ -4,16 +4,14 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch.nn import functional as F  # noqa: N812 - the name that everybody knows it by
 
-from edged.engine.weights.packing import GROUP, QUANTISED, Packed, QuantisedFormat, unpack, values4
+from edged.engine.weights.formats import GROUP, QUANTISED, DenseFormat, Format, Packed
+from edged.engine.weights.packing import unpack, values4
 from edged.errors import ModelUnavailable
 
-DenseFormat = Literal["fp32", "bf16", "fp16"]
-Format = DenseFormat | QuantisedFormat
 _DTYPES: dict[DenseFormat, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 

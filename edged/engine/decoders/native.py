@@ -7,11 +7,14 @@ import ctypes
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy as np
+import numpy.typing as npt
 
-from edged.engine.decoders.interface import Span
+from edged.engine.decoders.interface import Logits, Span
 from edged.engine.decoders.native_structures import (
     BlockStruct,
     LayerStruct,
@@ -23,40 +26,52 @@ from edged.engine.decoders.native_structures import (
     pointer,
 )
 from edged.engine.weights.architectures.architecture import DecoderShape
-from edged.engine.weights.packing import BLOCK
+from edged.engine.weights.formats import BLOCK
 from edged.engine.weights.quantised import Matrix, QuantisedWeights
+from edged.engine.weights.rope import Rope
 
 _TILE = 16  # positions whose keys stand together
 _BF16 = 2  # bytes
 
 
+_CACHE_LINE = 64  # bytes
+
+
+def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Memory that begins at a cache line; what it holds is not defined."""
+    wanted = np.dtype(dtype)
+    nbytes = prod(shape) * wanted.itemsize
+    room = np.empty(nbytes + _CACHE_LINE, np.uint8)
+    first = -room.ctypes.data % _CACHE_LINE
+    return room[first : first + nbytes].view(wanted).reshape(shape)
+
+
 @dataclass(slots=True)
 class NativeKV:
-    """Keys and values of one sequence, bf16.
+    """Keys and values of one sequence, bf16, which numpy holds as 16 bits that it does not read.
 
     Attributes:
         keys: (layers, kv_heads, own capacity / 16, head_dim, 16), so that sixteen scores are made at a time.
         values: (layers, kv_heads, own capacity, head_dim).
         lent: another sequence, of which this one reads its first `shared` positions (whole sixteens).
         length: positions held, the shared ones included.
+        block: where keys and values are, for the library.
     """
 
-    keys: torch.Tensor
-    values: torch.Tensor
+    keys: npt.NDArray[np.uint16]
+    values: npt.NDArray[np.uint16]
+    block: BlockStruct
     lent: "NativeKV | None" = None
     shared: int = 0
     length: int = 0
 
     @property
     def capacity(self) -> int:
-        return self.shared + self.values.shape[2]
+        return self.shared + int(self.values.shape[2])
 
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
-
-    def block(self) -> BlockStruct:
-        return BlockStruct(keys=self.keys.data_ptr(), values=self.values.data_ptr(), capacity=self.values.shape[2])
 
 
 class NativeDecoder:
@@ -65,9 +80,9 @@ class NativeDecoder:
     shares_prefixes = True
 
     def __init__(
-        self, library: Path, shape: DecoderShape, weights: QuantisedWeights, rope: torch.Tensor, *, threads: int
+        self, library: Path, shape: DecoderShape, weights: QuantisedWeights, rope: Rope, *, positions: int, threads: int
     ) -> None:
-        """`rope` is fp32, (2, positions, head_dim / 2): cosines and sines.
+        """Hand the weights to the library; sequences may have so many `positions`.
 
         Raises:
             MemoryError: no room for the threads.
@@ -76,8 +91,9 @@ class NativeDecoder:
         self.bytes_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * _BF16
         self._shape = shape
         self._library = open_library(library)
-        self._kept = (weights, rope)  # the library has pointers into them
-        self._logits = torch.empty((0, shape.vocab))
+        cos, sin = table = rope.table(positions)
+        self._kept = (weights, table)  # the library has pointers into them
+        self._logits: Logits = _aligned((0, shape.vocab), np.float32)
         layers = (LayerStruct * shape.layers)(*map(layer_struct, weights.layers))
         described = ShapeStruct(
             layers=shape.layers,
@@ -92,8 +108,8 @@ class NativeDecoder:
             layer=layers,
             embedding_scale=pointer(weights.embedding_scale),
             norm=pointer(weights.norm),
-            cos=rope[0].data_ptr(),
-            sin=rope[1].data_ptr(),
+            cos=pointer(cos),
+            sin=pointer(sin),
             embedding=matrix_struct(Matrix(packed=weights.embedding, bias=None)),
             head=matrix_struct(Matrix(packed=weights.head, bias=None)),
         )
@@ -108,10 +124,10 @@ class NativeDecoder:
     def allocate(self, capacity: int) -> NativeKV:
         s = self._shape
         tiles = -(-capacity // _TILE)
-        return NativeKV(
-            keys=torch.empty((s.layers, s.kv_heads, tiles, s.head_dim, _TILE), dtype=torch.bfloat16),
-            values=torch.empty((s.layers, s.kv_heads, tiles * _TILE, s.head_dim), dtype=torch.bfloat16),
-        )
+        keys = _aligned((s.layers, s.kv_heads, tiles, s.head_dim, _TILE), np.uint16)
+        values = _aligned((s.layers, s.kv_heads, tiles * _TILE, s.head_dim), np.uint16)
+        block = BlockStruct(keys=pointer(keys), values=pointer(values), capacity=tiles * _TILE)
+        return NativeKV(keys=keys, values=values, block=block)
 
     def fork(self, source: NativeKV, length: int, capacity: int, *, borrow: bool = False) -> NativeKV:
         if source.lent is not None:
@@ -121,12 +137,12 @@ class NativeDecoder:
         if lent:
             kv.lent, kv.shared = source, lent * _TILE
         tiles = -(-length // _TILE)
-        kv.keys[:, :, : tiles - lent].copy_(source.keys[:, :, lent:tiles])
-        kv.values[:, :, : length - kv.shared].copy_(source.values[:, :, kv.shared : length])
+        kv.keys[:, :, : tiles - lent] = source.keys[:, :, lent:tiles]
+        kv.values[:, :, : length - kv.shared] = source.values[:, :, kv.shared : length]
         kv.length = length
         return kv
 
-    def forward(self, spans: Sequence[Span[NativeKV]]) -> torch.Tensor:
+    def forward(self, spans: Sequence[Span[NativeKV]]) -> Logits:
         """Run one step; see `CausalModel.forward`. The next step overwrites the logits."""
         rows = _Rows()
         described = [rows.add(span) for span in spans]
@@ -136,7 +152,7 @@ class NativeDecoder:
         blocks = array("i", sorted({word // BLOCK for word in rows.words or ()}))
         count = len(rows.wanted)
         if count > len(self._logits):
-            self._logits = torch.empty((count, self.vocab_size))
+            self._logits = _aligned((count, self.vocab_size), np.float32)
         failed = self._library.edged_step(
             self._handle,
             len(rows.tokens),
@@ -149,7 +165,7 @@ class NativeDecoder:
             rows.wanted.buffer_info()[0],
             len(blocks),
             blocks.buffer_info()[0],
-            self._logits.data_ptr(),
+            pointer(self._logits),
         )
         if failed:
             raise MemoryError("no memory for the step")
@@ -195,8 +211,8 @@ class _Rows:
         if span.wanted:
             self.words = self.words | set(span.words) if self.words is not None and span.words else None
         return SpanStruct(
-            lent=BlockStruct() if kv.lent is None else kv.lent.block(),
-            own=kv.block(),
+            lent=BlockStruct() if kv.lent is None else kv.lent.block,
+            own=kv.block,
             shared=kv.shared,
             past=past,
             first=first,

@@ -1,15 +1,16 @@
 """What the native decoder hands to its compiled library: the structures of `native/interface.h`, and its functions.
 
-The library is called through ctypes, so that no build needs torch's headers. A structure points into tensors; who
-makes one keeps the tensors.
+The library is called through ctypes, so that no build needs headers of Python or torch. A structure points into
+arrays; whoever makes one keeps the arrays.
 """
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
-import torch
+import numpy.typing as npt
 
-from edged.engine.weights.packing import BLOCK
+from edged.engine.weights.formats import BLOCK
 from edged.engine.weights.quantised import LayerWeights, Matrix
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
@@ -59,8 +60,8 @@ class SpanStruct(ctypes.Structure):
     ]
 
 
-def pointer(tensor: torch.Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+def pointer(array: npt.NDArray[Any] | None) -> int | None:
+    return None if array is None else int(array.ctypes.data)
 
 
 def matrix_struct(matrix: Matrix) -> MatrixStruct:

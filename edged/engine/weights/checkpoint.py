@@ -50,6 +50,7 @@ class Checkpoint:
         end_tokens: tokens that end a reply, as the model's makers have it; empty where they do not say.
         sampling: how they sample it, as far as they say.
         always_begins: whether every prompt begins with the BOS token, also where the chat template leaves it out.
+        licence: as a GGUF file names it; empty where nothing is said.
     """
 
     path: Path
@@ -58,6 +59,7 @@ class Checkpoint:
     end_tokens: frozenset[int]
     sampling: SamplingWishes
     always_begins: bool
+    licence: str
     _tensors: Mapping[str, _Tensor]
 
     @property
@@ -188,6 +190,7 @@ def _open_file(path: Path) -> Checkpoint:
         end_tokens=end_tokens_of(file),
         sampling=SamplingWishes(),
         always_begins=adds_beginning(file),
+        licence=str(file.metadata.get("general.license", "")),
         _tensors=_biases_left_out(config)
         | {
             name: _Tensor(shape=file.tensors[each.name].shape, read=partial(_read_stored, file, each))
@@ -232,6 +235,7 @@ def _open_folder(folder: Path) -> Checkpoint:
         end_tokens=_end_tokens(folder, generation, config),
         sampling=_sampling(generation),
         always_begins=False,
+        licence="",
         _tensors=_with_prefix(
             {name: tensor for file in _weight_files(folder) for name, tensor in _tensors_of(file).items()}
         ),

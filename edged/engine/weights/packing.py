@@ -4,48 +4,20 @@ Each group of 32 inputs of an output has its own scale, as in GGUF's Q8_0, and f
 matrix which came in such groups is hardly rounded a second time. Knows no model and no file.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
-QuantisedFormat = Literal["int8", "int4"]
-QUANTISED: tuple[QuantisedFormat, ...] = ("int8", "int4")
-GROUP = 32  # inputs that share a scale
-_ROWS_AT_ONCE = 2048
-BLOCK = 32  # outputs that stand side by side; a matrix is filled up to a multiple of this
+from edged.engine.weights.formats import BLOCK, GROUP, Packed, QuantisedFormat, packed_shape
 
-_GROUP_BYTES: dict[QuantisedFormat, int] = {
-    "int8": BLOCK * (GROUP + 2),  # bf16 scales
-    "int4": BLOCK * (GROUP // 2 + 4),  # and minima
-}
+_ROWS_AT_ONCE = 2048
 _SHRINKS = (1.0, 0.9, 0.75)  # of a group's range: cutting off its ends can make the rest more exact
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Packed:
-    """A matrix of (outputs, inputs) in 8 or 4 bits.
-
-    Attributes:
-        blocks: uint8, (outputs / 32, inputs / 32, bytes of a group), outputs rounded up to 32.
-        outputs: how many there are without the filling.
-    """
-
-    blocks: torch.Tensor
-    outputs: int
-
-    @property
-    def inputs(self) -> int:
-        return self.blocks.shape[1] * GROUP
-
-    @property
-    def weight_format(self) -> QuantisedFormat:
-        return "int8" if self.blocks.shape[2] == _GROUP_BYTES["int8"] else "int4"
-
-
-def packed_shape(outputs: int, inputs: int, weight_format: QuantisedFormat) -> tuple[int, int, int]:
-    """The shape of `Packed.blocks`."""
-    return -(-outputs // BLOCK), inputs // GROUP, _GROUP_BYTES[weight_format]
+def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
+    """Give an array to torch; one that may not be written to, as a mapped file's, is copied."""
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 def pack(weight: torch.Tensor, weight_format: QuantisedFormat, *, importance: torch.Tensor | None = None) -> Packed:
@@ -71,7 +43,7 @@ def pack(weight: torch.Tensor, weight_format: QuantisedFormat, *, importance: to
         order = _order8 if weight_format == "int8" else _order4
         ordered = torch.cat((order(values.flatten(1)), _order_ends(*ends)), dim=2)
         blocks[start // BLOCK : start // BLOCK + ordered.shape[0]] = ordered
-    return Packed(blocks=blocks, outputs=outputs)
+    return Packed(blocks=blocks.numpy(), outputs=outputs)
 
 
 def unpack(packed: Packed) -> torch.Tensor:
@@ -87,25 +59,27 @@ def unpack(packed: Packed) -> torch.Tensor:
 
 def rows(packed: Packed, index: torch.Tensor) -> torch.Tensor:
     """A few rows of the matrix as it was rounded: fp32, (len(index), inputs)."""
-    picked = unpack(Packed(blocks=packed.blocks[index // BLOCK], outputs=BLOCK * len(index)))
+    picked = unpack(Packed(blocks=packed.blocks[(index // BLOCK).numpy()], outputs=BLOCK * len(index)))
     return picked.view(len(index), BLOCK, -1)[torch.arange(len(index)), index % BLOCK]
 
 
 def _values8(packed: Packed) -> tuple[torch.Tensor, torch.Tensor]:
     """The integers of an int8 matrix, plus 128, (outputs with filling, inputs), and its scales, (.., groups)."""
-    blocks, groups, _ = packed.blocks.shape
-    quadruples = packed.blocks[..., : BLOCK * GROUP].reshape(blocks, groups, GROUP // 4, BLOCK, 4)
+    stored = as_tensor(packed.blocks)
+    blocks, groups, _ = stored.shape
+    quadruples = stored[..., : BLOCK * GROUP].reshape(blocks, groups, GROUP // 4, BLOCK, 4)
     values = quadruples.permute(0, 3, 1, 2, 4).reshape(blocks * BLOCK, groups * GROUP)
-    (scale,) = _ends(packed.blocks[..., BLOCK * GROUP :])
+    (scale,) = _ends(stored[..., BLOCK * GROUP :])
     return values, scale
 
 
 def values4(packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The integers of an int4 matrix, (outputs with filling, inputs), and its scales and minima, (.., groups)."""
-    blocks, groups, _ = packed.blocks.shape
-    nibbles = packed.blocks[..., : BLOCK * GROUP // 2].reshape(blocks, groups, GROUP // 8, BLOCK, 1, 4)
+    stored = as_tensor(packed.blocks)
+    blocks, groups, _ = stored.shape
+    nibbles = stored[..., : BLOCK * GROUP // 2].reshape(blocks, groups, GROUP // 8, BLOCK, 1, 4)
     values = torch.cat((nibbles & 15, nibbles >> 4), dim=4)  # (blocks, groups, eights, channels, 2, 4)
-    scale, minimum = _ends(packed.blocks[..., BLOCK * GROUP // 2 :])
+    scale, minimum = _ends(stored[..., BLOCK * GROUP // 2 :])
     return values.permute(0, 3, 1, 2, 4, 5).reshape(blocks * BLOCK, groups * GROUP), scale, minimum
 
 

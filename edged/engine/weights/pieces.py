@@ -1,18 +1,18 @@
-"""Which tensors of a checkpoint make which quantised matrix, and how they are rounded.
+"""How the vectors and matrices of a quantised decoder are made from a checkpoint's tensors, and how they are rounded.
 
 Knows no file: `prepared_file.py` keeps what is made here.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
-from edged.engine.weights.architectures.architecture import DecoderShape, GetTensor
-from edged.engine.weights.packing import BLOCK, QuantisedFormat, interleave, pack, packed_shape
-from edged.engine.weights.prepared_file import Entry
-
-EMBEDDING_SCALE = "embedding_scale"
+from edged.engine.weights.architectures.architecture import GetTensor
+from edged.engine.weights.formats import BLOCK
+from edged.engine.weights.layout import EMBEDDING_SCALE, Piece
+from edged.engine.weights.packing import interleave, pack
+from edged.engine.weights.prepared_file import Array
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,108 +23,12 @@ class InputSizes:
     mean_square: torch.Tensor
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Piece:
-    """A vector or a matrix of ours, and the tensors of the checkpoint from which it is made.
-
-    Attributes:
-        parts: (Hugging Face name without its ending, outputs), stacked in this order.
-        weight_format: of a matrix; None for a vector.
-        inputs: of a matrix.
-        norm: the norm whose output is the only input of the matrix, if there is one.
-        in_turn: its rows are half a block of the first part and half a block of the second in turn.
-        has_bias: whether each part has one.
-    """
-
-    name: str
-    parts: tuple[tuple[str, int], ...]
-    weight_format: QuantisedFormat | None = None
-    inputs: int = 0
-    norm: str | None = None
-    in_turn: bool = False
-    has_bias: bool = False
-
-    @property
-    def outputs(self) -> int:
-        return sum(outputs for _, outputs in self.parts)
-
-
-def pieces_of(shape: DecoderShape, weight_format: QuantisedFormat) -> list[Piece]:
-    """Give all vectors and matrices of a decoder, in the order in which they are kept."""
-    names = shape.names
-
-    def matrix(
-        name: str,
-        parts: Sequence[tuple[str, int]],
-        inputs: int,
-        *,
-        norm: str | None = None,
-        in_turn: bool = False,
-        has_bias: bool = False,
-    ) -> Piece:
-        return Piece(
-            name=name,
-            parts=tuple(parts),
-            weight_format=weight_format,
-            inputs=inputs,
-            norm=norm,
-            in_turn=in_turn,
-            has_bias=has_bias,
-        )
-
-    def layer(index: int) -> list[Piece]:
-        to, at = f"layers.{index}.", names.layer(index)
-        queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-        head_norms = (("q_norm", at.q_norm), ("k_norm", at.k_norm)) if shape.normalises_heads else ()
-        attention, mlp, biases = f"{to}attention_norm", f"{to}mlp_norm", shape.biases
-        qkv = [(at.q, queries), (at.k, keys), (at.v, keys)]
-        gate_up = [(at.gate, shape.mlp), (at.up, shape.mlp)]
-        return [
-            Piece(name=attention, parts=((at.attention_norm, shape.hidden),)),
-            matrix(f"{to}qkv", qkv, shape.hidden, norm=attention, has_bias=biases.qkv),
-            *(Piece(name=f"{to}{name}", parts=((theirs, shape.head_dim),)) for name, theirs in head_norms),
-            matrix(f"{to}out", [(at.out, shape.hidden)], queries, has_bias=biases.out),
-            Piece(name=mlp, parts=((at.mlp_norm, shape.hidden),)),
-            matrix(f"{to}gate_up", gate_up, shape.hidden, norm=mlp, in_turn=True, has_bias=biases.mlp),
-            matrix(f"{to}down", [(at.down, shape.hidden)], shape.mlp, has_bias=biases.mlp),
-        ]
-
-    has_own_head = shape.tied and weight_format == "int4"  # an int8 embedding is no head beside int4 matrices
-    embedding = matrix("embedding", [(names.embedding, shape.vocab)], shape.hidden)
-    pieces = [
-        # The one that is in no checkpoint stands first.
-        Piece(name=EMBEDDING_SCALE, parts=(("", shape.hidden),)),
-        # As input it is int8 always: of a mapped file only the rows that are looked up take memory.
-        replace(embedding, weight_format="int8", norm="norm" if shape.tied and not has_own_head else None),
-        *(piece for index in range(shape.layers) for piece in layer(index)),
-        Piece(name="norm", parts=((names.norm, shape.hidden),)),
-    ]
-    if has_own_head or not shape.tied:
-        head = names.embedding if shape.tied else names.head
-        pieces.append(matrix("head", [(head, shape.vocab)], shape.hidden, norm="norm"))
-    return pieces
-
-
-def entries_of(pieces: Sequence[Piece]) -> dict[str, Entry]:
-    """Give type and shape of every tensor that `make` makes, in the same order."""
-    entries: dict[str, Entry] = {}
-    for piece in pieces:
-        if piece.weight_format is None:
-            entries[piece.name] = (torch.float32, (piece.outputs,))
-            continue
-        shape = packed_shape(piece.outputs, piece.inputs, piece.weight_format)
-        entries[f"{piece.name}.blocks"] = (torch.uint8, shape)
-        if piece.has_bias:
-            entries[f"{piece.name}.bias"] = (torch.float32, (shape[0] * BLOCK,))
-    return entries
-
-
 def make(
     tensor: GetTensor,
     pieces: Sequence[Piece],
     sizes: Mapping[str, InputSizes],
     smoothing: Mapping[str, torch.Tensor],
-) -> Iterator[tuple[str, torch.Tensor]]:
+) -> Iterator[tuple[str, Array]]:
     """Make every tensor of ours, one piece at a time, so that memory for one piece is enough.
 
     Where `smoothing` has a norm, its weights are divided by that, (hidden,), and the matrix after it is multiplied.
@@ -132,12 +36,13 @@ def make(
     smoothed_embedding = smoothing and any(piece.name == "embedding" and piece.norm for piece in pieces)
     for piece in pieces:
         if piece.name == EMBEDDING_SCALE:
-            yield piece.name, 1 / smoothing["norm"] if smoothed_embedding else torch.ones(piece.outputs)
+            scale = 1 / smoothing["norm"] if smoothed_embedding else torch.ones(piece.outputs)
+            yield piece.name, scale.numpy()
             continue
         if piece.weight_format is None:
             (name, outputs), *_ = piece.parts
             vector = tensor(f"{name}.weight", (outputs,)).float()
-            yield piece.name, vector / smoothing[piece.name] if piece.name in smoothing else vector
+            yield piece.name, (vector / smoothing[piece.name] if piece.name in smoothing else vector).numpy()
             continue
         weights = [tensor(f"{name}.weight", (outputs, piece.inputs)) for name, outputs in piece.parts]
         weight = interleave(*weights) if piece.in_turn else torch.cat(weights)
@@ -153,7 +58,7 @@ def make(
         if piece.has_bias:
             biases = [tensor(f"{name}.bias", (outputs,)).float() for name, outputs in piece.parts]
             bias = interleave(*biases) if piece.in_turn else torch.cat(biases)
-            yield f"{piece.name}.bias", torch.nn.functional.pad(bias, (0, -piece.outputs % BLOCK))
+            yield f"{piece.name}.bias", torch.nn.functional.pad(bias, (0, -piece.outputs % BLOCK)).numpy()
 
 
 def smoothing_of(pieces: Sequence[Piece], sizes: Mapping[str, InputSizes]) -> dict[str, torch.Tensor]:

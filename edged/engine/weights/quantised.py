@@ -1,22 +1,17 @@
-"""A decoder's weights in 8 or 4 bits: opened from their prepared file, which is made at the first start.
+"""A decoder's weights in 8 or 4 bits, as the decoders take them. Knows no file, no kernel and no torch."""
 
-Rounding takes much longer than reading, so it is done once; later starts only map the file. Knows no kernel.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
-from pathlib import Path
 
-import structlog
-import torch
+import numpy as np
+import numpy.typing as npt
 
-from edged.engine.weights.architectures.architecture import DecoderShape, GetTensor, tensors_of
-from edged.engine.weights.packing import BLOCK, GROUP, Packed, QuantisedFormat
-from edged.engine.weights.pieces import EMBEDDING_SCALE, InputSizes, entries_of, make, pieces_of, smoothing_of
-from edged.engine.weights.prepared_file import file_name, fingerprint, nbytes, read, write
+from edged.engine.weights.architectures.architecture import DecoderShape
+from edged.engine.weights.formats import BLOCK, GROUP, Packed, QuantisedFormat
+from edged.engine.weights.layout import EMBEDDING_SCALE, entries_of, pieces_of
+from edged.engine.weights.prepared_file import Array, nbytes
 
-log = structlog.get_logger(__name__)
+Vector = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,19 +19,19 @@ class Matrix:
     """A matrix and what is added to its outputs: `bias` is fp32, (outputs with filling,)."""
 
     packed: Packed
-    bias: torch.Tensor | None
+    bias: Vector | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerWeights:
     """One layer; the vectors are fp32. `gate_up` has half a block of gate and half a block of up in turn."""
 
-    attention_norm: torch.Tensor
+    attention_norm: Vector
     qkv: Matrix
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
+    q_norm: Vector | None
+    k_norm: Vector | None
     out: Matrix
-    mlp_norm: torch.Tensor
+    mlp_norm: Vector
     gate_up: Matrix
     down: Matrix
 
@@ -54,9 +49,9 @@ class QuantisedWeights:
 
     weight_format: QuantisedFormat
     embedding: Packed
-    embedding_scale: torch.Tensor
+    embedding_scale: Vector
     layers: list[LayerWeights]
-    norm: torch.Tensor
+    norm: Vector
     head: Packed
     parameters: int
     nbytes: int
@@ -73,56 +68,10 @@ def packed_bytes(shape: DecoderShape, weight_format: QuantisedFormat) -> int:
     return sum(nbytes(entry) for entry in entries_of(pieces_of(shape, weight_format)).values())
 
 
-def open_quantised(
-    path: Path,
-    shape: DecoderShape,
-    weight_format: QuantisedFormat,
-    *,
-    tensor: GetTensor,
-    folder: Path | None,
-    sizes: Callable[[], Mapping[str, InputSizes]],
-    smooth: bool,
+def assemble(
+    tensors: Mapping[str, Array], shape: DecoderShape, weight_format: QuantisedFormat, parameters: int
 ) -> QuantisedWeights:
-    """Map the prepared file, and make it first if it is not there. Without a folder for it, hold the weights in memory.
-
-    Args:
-        path: the checkpoint.
-        shape: its sizes, which `fits` accepts.
-        weight_format: into which they are rounded.
-        tensor: reads a tensor of the checkpoint by name and checks its shape; raises ModelUnavailable.
-        folder: where prepared files are kept.
-        sizes: see `lean_loading.input_sizes`; called only when the weights are rounded.
-        smooth: whether the activations will be rounded too, so that outliers among them must be made smaller.
-
-    Raises:
-        ModelUnavailable: a tensor of the checkpoint is missing or broken.
-    """
-    pieces = pieces_of(shape, weight_format)
-    made = fingerprint(path)
-    kind = weight_format if smooth else f"{weight_format}-plain"
-    file = None if folder is None else folder / file_name(path, kind)
-    entries = entries_of(pieces)
-    tensors = None if file is None else read(file, made)
-    if tensors is None or tensors.keys() != entries.keys():
-        log.info("preparing_weights", format=weight_format, once=file is not None)
-        tensors = None
-        seen = sizes()
-        smoothing = smoothing_of(pieces, seen) if smooth else {}
-        if file is not None:
-            try:
-                write(file, entries, make(tensor, pieces, seen, smoothing), made)
-                tensors = read(file, made)
-            except OSError as error:
-                log.warning("weights_not_kept", file=str(file), reason=error.strerror or str(error))
-        if tensors is None:
-            tensors = dict(make(tensor, pieces, seen, smoothing))
-    parameters = sum(prod(each) for each in tensors_of(shape).values())
-    return _assemble(tensors, shape, weight_format, parameters)
-
-
-def _assemble(
-    tensors: Mapping[str, torch.Tensor], shape: DecoderShape, weight_format: QuantisedFormat, parameters: int
-) -> QuantisedWeights:
+    """Sort prepared tensors, which have the names and shapes of `layout.entries_of`, into a decoder's weights."""
     queries = shape.heads * shape.head_dim
 
     def packed(name: str, outputs: int) -> Packed:

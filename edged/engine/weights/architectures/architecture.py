@@ -5,13 +5,13 @@ Each family has a file beside this one, and a row in `table.py`. Knows no weight
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from transformers import PretrainedConfig
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+if TYPE_CHECKING:
+    import torch
+    from transformers import PretrainedConfig
 
-GetTensor = Callable[[str, tuple[int, ...]], torch.Tensor]  # by Hugging Face name; checks the shape
+GetTensor = Callable[[str, tuple[int, ...]], "torch.Tensor"]  # by Hugging Face name; checks the shape
 SPARE_POSITIONS = 64  # branches of a last step may stand a few positions past the limit
 
 
@@ -95,7 +95,7 @@ class Architecture:
 
     classes: frozenset[str]
     names: TensorNames
-    biases: Callable[[PretrainedConfig], Biases]
+    biases: Callable[["PretrainedConfig"], Biases]
     gguf: GgufForm
     normalises_heads: bool = False
 
@@ -160,7 +160,7 @@ GGUF_NAMES = TensorNames(
 )
 
 
-def shape_of(architecture: Architecture, config: PretrainedConfig) -> DecoderShape:
+def shape_of(architecture: Architecture, config: "PretrainedConfig") -> DecoderShape:
     """Give the sizes that a config of this family means."""
     heads = config.num_attention_heads
     return DecoderShape(
@@ -207,15 +207,3 @@ def tensors_of(shape: DecoderShape) -> dict[str, tuple[int, ...]]:
         expected |= {f"{name}.weight": (outputs, inputs) for name, outputs, inputs, _ in matrices}
         expected |= {f"{name}.bias": (outputs,) for name, outputs, _, has_bias in matrices if has_bias}
     return expected
-
-
-def rope_angles(config: PretrainedConfig, shape: DecoderShape, positions: int) -> tuple[torch.Tensor, float]:
-    """Give the angle of every position and frequency, (positions, head_dim / 2), and the factor of cosine and sine."""
-    parameters = config.rope_parameters
-    kind = parameters.get("rope_type", "default")
-    if kind == "default":
-        exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
-        frequencies, scale = 1.0 / parameters["rope_theta"] ** exponents, 1.0
-    else:
-        frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
-    return torch.outer(torch.arange(positions, dtype=torch.float32), frequencies), scale

@@ -1,14 +1,15 @@
 """Llama, and what is built as it is: Mistral, SmolLM2, TinyLlama."""
 
 from collections.abc import Container, Mapping
-from typing import Any
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING, Any
 
 from edged.engine.weights.architectures.architecture import GGUF_NAMES, LLAMA_NAMES, Architecture, Biases, GgufForm
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
-def _biases(config: PretrainedConfig) -> Biases:
+
+def _biases(config: "PretrainedConfig") -> Biases:
     """Mistral's config has neither field, and Mistral no bias."""
     attention = bool(getattr(config, "attention_bias", False))
     return Biases(qkv=attention, out=attention, mlp=bool(getattr(config, "mlp_bias", False)))

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Iterable
-
-from transformers import PretrainedConfig
+from typing import TYPE_CHECKING
 
 from edged.engine.weights.architectures.architecture import Architecture, DecoderShape, shape_of, tensors_of
 from edged.engine.weights.architectures.llama import LLAMA
 from edged.engine.weights.architectures.qwen2 import QWEN2
 from edged.engine.weights.architectures.qwen3 import QWEN3
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, QWEN2, QWEN3)
 
@@ -16,13 +18,13 @@ _STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
 _HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # computed from the config
 
 
-def find(config: PretrainedConfig) -> Architecture | None:
+def find(config: "PretrainedConfig") -> Architecture | None:
     """Give the family of a config; None where it has none here."""
     name = (config.architectures or [""])[0]
     return next((each for each in ARCHITECTURES if name in each.classes), None)
 
 
-def supports(config: PretrainedConfig, *, max_context_tokens: int) -> bool:
+def supports(config: "PretrainedConfig", *, max_context_tokens: int) -> bool:
     """Tell whether the lean decoders compute exactly what this config means."""
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     return (
@@ -33,7 +35,7 @@ def supports(config: PretrainedConfig, *, max_context_tokens: int) -> bool:
     )
 
 
-def decoder_shape(config: PretrainedConfig) -> DecoderShape:
+def decoder_shape(config: "PretrainedConfig") -> DecoderShape:
     """Give the sizes of a config that `supports` accepts."""
     architecture = find(config)
     if architecture is None:

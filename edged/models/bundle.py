@@ -1,0 +1,151 @@
+"""A bundle: one folder with all that serving a model needs, and its manifest. Knows no tensors and loads no model.
+
+The folder holds `bundle.json` (the manifest: schema version, size and sha256 of every other file, what the bundle was
+made from and by which release, and what the engine must know of the model), `weights.safetensors`, `tokenizer.json`,
+and the licence where the model came with one. The manifest is written last: a folder with one is whole.
+A bundle depends on no CPU: one that was made on x86 serves on ARM.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edged import __version__
+from edged.errors import ModelUnavailable
+from edged.models.files import sha256
+from edged.state_files import sync
+
+SCHEMA = 1  # of the manifest and of what the files mean
+MANIFEST = "bundle.json"
+WEIGHTS = "weights.safetensors"
+TOKENIZER = "tokenizer.json"
+MOST_MANIFEST_BYTES = 4 << 20
+FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # of a file of a bundle: no folder, nothing hidden
+
+
+class DamagedBundle(ModelUnavailable):
+    """A bundle's files are not those that its manifest means."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KnownFile(_Record):
+    """A file as it was when the bundle was made."""
+
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"[0-9a-f]{64}")
+
+
+class Origin(_Record):
+    """Where a bundle comes from.
+
+    Attributes:
+        model: what the settings called the model.
+        made_of: a mark of the checkpoint's files at that time.
+        made_by: the release of edged that made it.
+        licence: what the checkpoint says of its licence; empty where it says nothing.
+    """
+
+    model: str
+    made_of: str
+    made_by: str = __version__
+    licence: str = ""
+
+
+class Manifest(_Record):
+    """The manifest of a bundle.
+
+    Attributes:
+        model: what the engine must know; see `edged.engine.bundled.Description`.
+    """
+
+    edged_bundle: int
+    origin: Origin
+    files: dict[str, KnownFile]
+    model: dict[str, Any]
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path is the folder of a bundle."""
+    return (path / MANIFEST).is_file()
+
+
+def parse_manifest(content: bytes, where: str) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        ModelUnavailable: it is damaged, or of a schema that this release does not know.
+    """
+    try:
+        said = json.loads(content)
+        schema = said.get("edged_bundle") if isinstance(said, dict) else None
+        if isinstance(schema, int) and schema > SCHEMA:
+            raise ModelUnavailable(
+                f"the bundle {where} has schema {schema}, and this release of edged ({__version__}) knows none above "
+                f"{SCHEMA}: update edged here, or make the bundle with this release"
+            )
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ModelUnavailable(f"the {MANIFEST} of {where} is damaged: {place}: {fault['msg']}") from error
+    except ValueError as error:
+        raise ModelUnavailable(f"the {MANIFEST} of {where} is damaged: it is no JSON") from error
+    if manifest.edged_bundle != SCHEMA:
+        raise ModelUnavailable(f"the bundle {where} has schema {manifest.edged_bundle}; this release reads {SCHEMA}")
+    if missing := {WEIGHTS, TOKENIZER} - manifest.files.keys():
+        raise ModelUnavailable(f"the {MANIFEST} of {where} is damaged: it names no {', '.join(sorted(missing))}")
+    return manifest
+
+
+def open_bundle(folder: Path) -> Manifest:
+    """Read the manifest of a bundle's folder, and see that every file is there in its full size.
+
+    Raises:
+        ModelUnavailable: it is damaged, or of a schema that this release does not know.
+    """
+    try:
+        content = (folder / MANIFEST).read_bytes()
+    except OSError as error:
+        raise ModelUnavailable(f"{folder / MANIFEST} cannot be read: {error.strerror or error}") from error
+    manifest = parse_manifest(content, str(folder))
+    for name, known in manifest.files.items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != known.size:
+            state = "cut short or changed" if file.is_file() else "missing"
+            raise ModelUnavailable(f"the bundle {folder} is damaged: {name} is {state}; import or prepare it again")
+    return manifest
+
+
+def verify(folder: Path) -> Manifest:
+    """Read every file of a bundle and hold it against its checksum.
+
+    Raises:
+        ModelUnavailable: as `open_bundle` does, or a file differs.
+    """
+    manifest = open_bundle(folder)
+    for name, known in manifest.files.items():
+        if sha256(folder / name) != known.sha256:
+            raise ModelUnavailable(
+                f"the bundle {folder} is damaged: {name} has another checksum; import or prepare it again"
+            )
+    return manifest
+
+
+def write_manifest(folder: Path, names: Iterable[str], origin: Origin, model: Mapping[str, Any]) -> Manifest:
+    """Write the manifest of a folder whose files are all there; with it, the folder is a bundle."""
+    files = {name: KnownFile(size=(folder / name).stat().st_size, sha256=sha256(folder / name)) for name in names}
+    manifest = Manifest(edged_bundle=SCHEMA, origin=origin, files=files, model=dict(model))
+    half = folder / f".{MANIFEST}.part"
+    half.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    for name in names:
+        sync(folder / name)
+    sync(half)
+    half.replace(folder / MANIFEST)
+    sync(folder)
+    return manifest
