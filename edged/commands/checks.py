@@ -13,6 +13,7 @@ import psutil
 from edged import extras, progress
 from edged.build import plan_of, shared_journal, topics_of
 from edged.client import Client, wait_connected
+from edged.commands import broker_check
 from edged.errors import (
     BrokerUnavailable,
     EdgedError,
@@ -207,10 +208,22 @@ def _broker(settings: Settings, timeout: float | None, say: Say) -> ExitCode:
         codes = (
             [_try("group", lambda: _group(settings, timeout or _CONNECT_S), say)] if settings.mqtt.share_group else []
         )
-        patience = timeout or (_ANSWER_S if asking[0].is_served(_STATUS_S) else _CONNECT_S)
+        is_served = asking[0].is_served(_STATUS_S)
+        codes.append(_try("features", lambda: _features(settings, timeout or _CONNECT_S, is_served=is_served), say))
+        patience = timeout or (_ANSWER_S if is_served else _CONNECT_S)
         say(f"wait  daemon: asked for one answer, for {patience:g} s at most")
         codes.append(_try("daemon", lambda: _answer(asking[0], patience), say))
         return next(filter(None, codes), ExitCode.DONE)
+
+
+def _features(settings: Settings, timeout: float, *, is_served: bool) -> str:
+    """What this broker can do of what the daemon uses."""
+    found = broker_check.features(settings, timeout=timeout, is_served=is_served)
+    if found.lacks:
+        raise _Warning(f"the broker has {'; '.join(found.lacks)}")
+    if found.in_flight is None:
+        return "nothing that the broker lacks, as far as this user may try"
+    return f"nothing that the broker lacks; {found.in_flight} messages without an ack"
 
 
 def _group(settings: Settings, timeout: float) -> str:

@@ -14,6 +14,12 @@ class Accepted:
     limits: Limits
     has_shared: bool = True
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What the broker says that it cannot do, each in words."""
+        words = self.limits.lacks
+        return words if self.has_shared else (*words, "no shared subscriptions, so boxes cannot share work as a group")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:

@@ -24,6 +24,7 @@ class Exchange:
     Attributes:
         connected_at: when CONNECT was sent, in the clock's seconds; None before.
         accepted_at: when the broker accepted the connection; None if it did not (yet).
+        lacks: what the broker said that it cannot do, each in words.
         rejected: the broker's answer if it refused the connection.
         closed: how the connection ended; None while it is open.
     """
@@ -33,6 +34,7 @@ class Exchange:
     ) -> None:
         self.connected_at: float | None = None
         self.accepted_at: float | None = None
+        self.lacks: tuple[str, ...] = ()
         self.rejected: Rejected | None = None
         self.closed: Closed | None = None
         self._connection = connection
@@ -80,6 +82,7 @@ class Exchange:
         match event:
             case Accepted():
                 self.accepted_at = self._clock()
+                self.lacks = event.lacks
                 self._flow.connected(self._connection, event.limits)
                 self._subscriptions.connected(self._connection, event)
             case Rejected():

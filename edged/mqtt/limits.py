@@ -20,6 +20,25 @@ class Limits:
     retain_available: bool = True
     properties: bool = True  # false on MQTT 3.1.1, where a publication is sent without them
 
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What the broker does not offer, each in words."""
+        return tuple(
+            words
+            for is_lacking, words in (
+                (
+                    not self.properties,
+                    "only MQTT 3.1.1, so no Response Topic, no expiry of messages and no will delay",
+                ),
+                (self.maximum_qos < 1, "only QoS 0, so results may be lost"),
+                (
+                    not self.retain_available,
+                    "no retained messages, so status, health and info are seen only when they are sent",
+                ),
+            )
+            if is_lacking
+        )
+
     def adapt(self, publication: Publication) -> Publication:
         """Give `publication` with its QoS and retain flag lowered to what the broker takes."""
         return replace(

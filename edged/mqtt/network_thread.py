@@ -52,6 +52,7 @@ class _Status:
     receive_maximum: int | None = None  # what the broker was told on this connection
     fault: str | None = None
     taken_over: bool = False
+    lacks: tuple[str, ...] = ()
 
 
 class NetworkThread:
@@ -108,6 +109,7 @@ class NetworkThread:
             contended=self._contention.is_suspected(connected_for=None if since is None else self._clock() - since),
             taken_over=status.taken_over,
             last_progress=status.last_progress,
+            lacks=status.lacks,
         )
 
     # -------------------------------------------------------------------------------------------------- the loop
@@ -164,14 +166,14 @@ class NetworkThread:
                 return STOPPED
             exchange.turn(readable=readable, writable=writable)
             if exchange.is_up:
-                self._connected()
+                self._connected(exchange)
         return exchange.closed.reason if exchange.rejected is None else exchange.rejected.reason
 
-    def _connected(self) -> None:
+    def _connected(self, exchange: Exchange) -> None:
         """Note that the connection is up, and tell of refused subscriptions."""
         refused = ", ".join(f"{each} ({why})" for each, why in self.subscriptions.refused.items())
         fault = f"the broker refuses to subscribe us to {refused}" if refused else None
-        status = replace(self._status, fault=fault)
+        status = replace(self._status, fault=fault, lacks=exchange.lacks)
         if status.connected_since is None:
             version, number = self._versions.current, status.connections + 1
             status = replace(status, protocol=version, connections=number, connected_since=self._clock())
@@ -205,9 +207,11 @@ class NetworkThread:
             return
         if self._contention.is_suspected(connected_for=None):
             fault += f"; perhaps another client is connected as {self._identity.client_id!r}"
-        is_news = self._change(replace(lost, fault=fault))
         if self._tries_another_version(exchange):
+            # Not told as a fault yet: a command gives up at the first one, and the broker may know the other version.
+            self._change(replace(lost, fault=self._status.fault))
             return
+        is_news = self._change(replace(lost, fault=fault))
         wait = self._backoff.next(lived=lived)
         (log.warning if was_up or is_news else log.debug)("link_lost", fault=fault, retry_in=round(wait, 1))
         self._pause(wait)

@@ -112,6 +112,7 @@ class LinkState:
         contended: several connections in a row ended soon after they were made. Another client may have our client
             id, and the broker does not say so.
         taken_over: another client connected twice in a row with our client id; the link does not connect again.
+        lacks: what the broker says that it cannot do, each in words; empty before the first connection.
         last_progress: when the network thread last did anything, in monotonic seconds. A watchdog looks at it.
     """
 
@@ -125,6 +126,7 @@ class LinkState:
     contended: bool
     taken_over: bool
     last_progress: float
+    lacks: tuple[str, ...] = ()
 
 
 class Link(Protocol):

@@ -61,7 +61,7 @@ def test_all_is_well(checked: Checked, broker: Broker, tmp_path: Path) -> None:
     finally:
         daemon.kill()
     assert code is ExitCode.DONE, lines
-    assert list(lines) == ["settings", "clock", "disk", "cpu", "model", "broker", "daemon"]
+    assert list(lines) == ["settings", "clock", "disk", "cpu", "model", "broker", "features", "daemon"]
     assert all(line.startswith(("ok", "warn")) for line in lines.values())
     assert not (tmp_path / "models").exists()  # nothing was changed
 

@@ -275,7 +275,9 @@ def test_a_broker_that_knows_no_mqtt_5_is_spoken_to_in_3_1_1(
         return packets.encode(packets.SUBACK, packet.body[:2] + b"\1") if packet.kind == packets.SUBSCRIBE else b""
 
     with ScriptedBroker(old) as broker:
-        assert run(settings_of(broker)).wait_connected().protocol == "3.1.1"
+        running = run(settings_of(broker))
+        assert running.wait_connected().protocol == "3.1.1"
+        assert [each.fault for each in drain(running.changes) if each.fault] == [], "a command gives up at a fault"
         assert [version_of(each) for each in broker.received(packets.CONNECT)] == [5, 4]
 
 
