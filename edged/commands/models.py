@@ -1,11 +1,12 @@
-"""`edged models`: fetch, prepare, list and verify models."""
+"""`edged models`: fetch, prepare, carry, list and verify models."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from edged import progress
 from edged.commands.options import add_command, quiet_settings, settings_of
-from edged.errors import ExitCode
+from edged.errors import ExitCode, ModelUnavailable
 
 
 def add(commands: Any) -> None:
@@ -22,6 +23,20 @@ def add(commands: Any) -> None:
         "edged models prepare --set model.format=int4",
     )
     prepare.add_argument("id", nargs="?", help="preset, hub id, folder or GGUF file (default: the settings' model)")
+    export = add_command(
+        actions,
+        "export",
+        _export,
+        "write a prepared model as one file",
+        "edged models export qwen3-0.6b qwen.tar",
+    )
+    export.add_argument("id", help="preset, hub id, folder or GGUF file that was prepared, or an imported bundle")
+    export.add_argument("file", type=Path, help="the file to write")
+    imported = add_command(
+        actions, "import", _import, "take in a model that another box exported", "edged models import qwen.tar"
+    )
+    imported.add_argument("file", type=Path, help="as `edged models export` wrote it")
+    imported.add_argument("--name", help="what to call it (default: the file's name without its ending)")
     add_command(actions, "list", _list, "the models that are here, and those that have a name", "edged models list")
     verify = add_command(actions, "verify", _verify, "check a model's files", "edged models verify")
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
@@ -53,6 +68,34 @@ def _prepare(options: argparse.Namespace) -> ExitCode:
     with progress.waiting(f"preparing {settings.model.id}"):
         done = loading.prepare(plan_of(settings))
     print(done)
+    return ExitCode.DONE
+
+
+def _export(options: argparse.Namespace) -> ExitCode:
+    from edged.build import plan_of
+    from edged.engine import bundled
+    from edged.models import bundle
+
+    settings = quiet_settings(options)
+    settings = settings.model_copy(update={"model": settings.model.model_copy(update={"id": options.id})})
+    found = bundled.find(plan_of(settings))
+    if found is None:
+        raise ModelUnavailable(f"{options.id} is not prepared here; prepare it with: edged models prepare {options.id}")
+    with progress.waiting(f"writing {options.file}"):
+        bundle.export(found.folder, options.file)
+    print(options.file)
+    return ExitCode.DONE
+
+
+def _import(options: argparse.Namespace) -> ExitCode:
+    from edged.engine import bundled
+    from edged.models.store import Store
+
+    settings = settings_of(options)
+    bundled.refuse_without_kernels(settings.model_dir / "kernels")
+    with progress.waiting(f"reading {options.file}"):
+        name = Store(settings.model_dir).import_bundle(options.file, options.name, check=bundled.try_out)
+    print(f"{name}: imported; serve it with EDGED_MODEL__ID={name}")
     return ExitCode.DONE
 
 

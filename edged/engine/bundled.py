@@ -3,6 +3,7 @@
 Serving takes the compiled kernels. Where there are none, torch's kernels run the same weights.
 """
 
+import importlib.util
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
+from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Loaded
 from edged.engine.plan import (
@@ -28,6 +30,7 @@ from edged.engine.plan import (
     prompter_of,
     with_threads,
 )
+from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import BundleTokenizer, TokenizerConfig
 from edged.engine.weights.architectures.architecture import LLAMA_NAMES, SPARE_POSITIONS, Biases, DecoderShape
 from edged.engine.weights.formats import QuantisedFormat
@@ -40,6 +43,7 @@ from edged.models.bundle import TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_
 from edged.tasks.specs import SamplingWishes
 
 # Where the kernel shows that there is a GPU that torch may have a use for: NVIDIA's driver, its boards, WSL's.
+_TRIED_TOKENS = 2048  # of the context for which a template is tried
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"), Path("/dev/dxg"))
 
 
@@ -174,6 +178,31 @@ def read_bundle(folder: Path) -> Bundle:
         reason = " ".join(str(error).split())[:300]
         raise ModelUnavailable(f"the manifest of the bundle {folder} is damaged: model: {reason}") from error
     return Bundle(folder=folder, manifest=manifest, description=description)
+
+
+def try_out(folder: Path) -> None:
+    """See that a bundle can be served: the tokenizer and the template work, the weights are those of its shape.
+
+    Raises:
+        ModelUnavailable: it cannot.
+    """
+    bundle = read_bundle(folder)
+    opened = bundle.opened()
+    bundle.weights()
+    Prompter(opened.tokenizer, max_context_tokens=_TRIED_TOKENS, half_width=True).try_template()
+
+
+def refuse_without_kernels(folder: Path) -> None:
+    """Refuse bundles on a box that can serve none: it has no kernels, can compile none, and torch is not installed.
+
+    Raises:
+        ModelUnavailable: it can serve none.
+    """
+    try:
+        native_library.prospect(folder)
+    except native_library.NotBuilt as error:
+        if importlib.util.find_spec("torch") is None:
+            raise ModelUnavailable(f"a bundle cannot be served here: {error}, and torch is not installed") from error
 
 
 def find(plan: Plan) -> Bundle | None:

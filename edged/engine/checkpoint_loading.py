@@ -77,6 +77,27 @@ def load(plan: Plan, available_bytes: Callable[[], int]) -> Loaded[Any]:
     return loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
 
 
+def examine(plan: Plan) -> tuple[Opened, int]:
+    """See that a checkpoint can be loaded; reads every tensor, runs nothing. Gives its number of parameters too.
+
+    Raises:
+        ModelUnavailable: as `loading.load` says it.
+    """
+    device = choose_device(plan.model.device)
+    checkpoint = open_checkpoint(plan.path)
+    opened = opened_of(checkpoint)
+    context = context_tokens(opened.max_context, plan.engine)
+    prompter_of(opened, plan, context)  # a template that cannot be used is told before the tensors are read
+    shape = lean_shape(checkpoint, context)
+    choose_format(plan.model.format, device, can_quantise=shape is not None and fits(shape), has_kernels=False)
+    if shape is None:
+        from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
+
+        generic_loading.examine(checkpoint.path, checkpoint.config)
+    checkpoint.read_all()
+    return opened, checkpoint.parameters
+
+
 def opened_of(checkpoint: Checkpoint) -> Opened:
     """What a checkpoint says of its model."""
     return Opened(

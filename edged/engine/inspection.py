@@ -1,15 +1,13 @@
 """Checks a model without loading it: `edged check` refuses every model that a start would refuse.
 
-Reads every tensor once and renders every task's prompt; runs nothing.
+Reads every tensor of a checkpoint, or every file of a bundle, once, and renders every task's prompt; runs nothing.
 """
 
-from edged.engine.checkpoint_loading import lean_shape, opened_of
-from edged.engine.decoders.linear import choose_device, choose_format
+from edged.engine import bundled
 from edged.engine.plan import Plan, context_tokens, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
-from edged.engine.weights.checkpoint import open_checkpoint
-from edged.engine.weights.quantised import fits
 from edged.errors import SettingsError, TooLong
+from edged.models.bundle import verify
 from edged.tasks.conversation import Turn
 from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
 from edged.tasks.text import LANGUAGES, Language
@@ -24,24 +22,20 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
         ModelUnavailable: the model is missing, broken or of another kind; the message is that of `loading.load`.
         SettingsError: a task's own words leave no room for a text.
     """
-    device = choose_device(plan.model.device)
-    checkpoint = open_checkpoint(plan.path)
-    opened = opened_of(checkpoint)
+    if (bundle := bundled.find(plan)) is not None:
+        verify(bundle.folder)
+        opened, parameters = bundle.opened(), bundle.weights().parameters
+    else:
+        from edged.engine import checkpoint_loading  # noqa: PLC0415 - brings torch, which takes seconds
+
+        opened, parameters = checkpoint_loading.examine(plan)
     context = context_tokens(opened.max_context, plan.engine)
     prompter = prompter_of(opened, plan, context)
-    shape = lean_shape(checkpoint, context)
-    can_quantise = shape is not None and fits(shape)
-    choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=False)
-    if shape is None:
-        from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
-
-        generic_loading.examine(checkpoint.path, checkpoint.config)
-    checkpoint.read_all()
     for name in tasks.names:
         for spec in tasks.parts(name):
             for language in LANGUAGES:
                 _render(prompter, spec, language, context)
-    return checkpoint.parameters
+    return parameters
 
 
 def _render(prompter: Prompter, spec: PartSpec, language: Language, context: int) -> None:

@@ -8,7 +8,7 @@ import structlog
 from edged.engine import bundled
 from edged.engine.loaded import Loaded
 from edged.engine.plan import Plan, free_memory
-from edged.models.bundle import MANIFEST, DamagedBundle
+from edged.models.bundle import MANIFEST, DamagedBundle, verify
 
 __all__ = ["Plan", "load", "prepare"]
 
@@ -41,6 +41,10 @@ def prepare(plan: Plan) -> str:
     Raises:
         ModelUnavailable: as `load` does.
     """
+    if (bundle := bundled.find(plan)) is not None:
+        verify(bundle.folder)
+        said = bundle.description
+        return f"{plan.model.id}: {said.weight_format}, a whole bundle at {bundle.folder}, ready to be loaded"
     from edged.engine import checkpoint_loading  # noqa: PLC0415 - brings torch, which takes seconds
 
     return checkpoint_loading.prepare(plan)

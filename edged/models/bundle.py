@@ -6,10 +6,14 @@ and the licence where the model came with one. The manifest is written last: a f
 A bundle depends on no CPU: one that was made on x86 serves on ARM.
 """
 
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+import shutil
+import tarfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,7 +27,9 @@ MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
 MOST_MANIFEST_BYTES = 4 << 20
-FILE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"  # of a file of a bundle: no folder, nothing hidden
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$")]  # no folder, and nothing hidden
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of an imported bundle
+_COPIED_AT_ONCE = 1 << 20
 
 
 class DamagedBundle(ModelUnavailable):
@@ -38,7 +44,7 @@ class KnownFile(_Record):
     """A file as it was when the bundle was made."""
 
     size: int = Field(ge=0)
-    sha256: str = Field(pattern=r"[0-9a-f]{64}")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Origin(_Record):
@@ -66,7 +72,7 @@ class Manifest(_Record):
 
     edged_bundle: int
     origin: Origin
-    files: dict[str, KnownFile]
+    files: dict[FileName, KnownFile]
     model: dict[str, Any]
 
 
@@ -149,3 +155,107 @@ def write_manifest(folder: Path, names: Iterable[str], origin: Origin, model: Ma
     half.replace(folder / MANIFEST)
     sync(folder)
     return manifest
+
+
+def export(folder: Path, file: Path) -> Manifest:
+    """Write a bundle as one file, an uncompressed tar with the manifest first; a file that is there is replaced.
+
+    Raises:
+        ModelUnavailable: the bundle is damaged, or the file cannot be written.
+    """
+    manifest = verify(folder)
+    half = file.with_name(f".{file.name}.part")
+    try:
+        with tarfile.open(half, "w", format=tarfile.USTAR_FORMAT) as archive:
+            for name in (MANIFEST, *sorted(manifest.files)):
+                member = tarfile.TarInfo(name)  # the same bundle gives the same bytes: no owner and no time
+                member.size, member.mode = (folder / name).stat().st_size, 0o644
+                with (folder / name).open("rb") as opened:
+                    archive.addfile(member, opened)
+        sync(half)
+        half.replace(file)
+    except OSError as error:
+        raise ModelUnavailable(f"{file} cannot be written: {error.strerror or error}") from error
+    finally:
+        half.unlink(missing_ok=True)
+    return manifest
+
+
+def import_bundle(file: Path, folder: Path, check: Callable[[Path], object] = lambda _: None) -> Manifest:
+    """Unpack an exported bundle; each file is checked against its checksum while it is read.
+
+    What is there already is replaced only by a whole bundle, in one rename.
+
+    Args:
+        file: as `export` wrote it.
+        folder: where the bundle goes.
+        check: called with the unpacked folder before it is put in place; refuses it by raising.
+
+    Raises:
+        ModelUnavailable: the file is no bundle, is damaged, or is of a schema that this release does not know.
+    """
+    work = folder.with_name(f".{folder.name}.partial")
+    try:
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        with file.open("rb") as opened, tarfile.open(fileobj=opened, mode="r|") as archive:
+            manifest = _unpack(archive, work, file)
+        for each in work.iterdir():
+            sync(each)
+        sync(work)
+        check(work)
+        _put(work, folder)
+    except tarfile.TarError as error:
+        raise ModelUnavailable(f"{file} is cut short, or no exported bundle ({error})") from error
+    except OSError as error:
+        raise ModelUnavailable(f"{file} cannot be imported: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def _unpack(archive: tarfile.TarFile, work: Path, file: Path) -> Manifest:
+    first = archive.next()
+    if first is None or first.name != MANIFEST or not first.isreg() or first.size > MOST_MANIFEST_BYTES:
+        raise ModelUnavailable(f"{file} is no exported bundle: it does not begin with {MANIFEST}")
+    content = _content(archive, first).read()
+    manifest = parse_manifest(content, str(file))
+    (work / MANIFEST).write_bytes(content)
+    missing = dict(manifest.files)
+    while (member := archive.next()) is not None:
+        known = missing.pop(member.name, None)
+        if known is None or not member.isreg():
+            raise ModelUnavailable(f"{file} is damaged: its manifest does not name {member.name[:100]!r}")
+        if member.size != known.size or _copied(_content(archive, member), work / member.name) != known.sha256:
+            raise ModelUnavailable(f"{file} is damaged: {member.name} has another size or checksum than it should")
+    if missing:
+        raise ModelUnavailable(f"{file} is cut short: it holds no {', '.join(missing)}")
+    return manifest
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    content = archive.extractfile(member)
+    if content is None:
+        raise tarfile.ReadError(f"{member.name} has no content")
+    return content
+
+
+def _copied(content: IO[bytes], to: Path) -> str:
+    """Copy a file; gives its sha256."""
+    digest = hashlib.sha256()
+    with to.open("wb") as target:
+        while block := content.read(_COPIED_AT_ONCE):
+            digest.update(block)
+            target.write(block)
+    return digest.hexdigest()
+
+
+def _put(work: Path, folder: Path) -> None:
+    """Rename a folder into place; one that is there is moved away first, and goes in the end."""
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    work.rename(folder)
+    sync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)

@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from edged import progress
 from edged.errors import ModelUnavailable
-from edged.models import wheel
+from edged.models import bundle, wheel
 from edged.models.files import bytes_below, sha256
 from edged.models.hub import Hub, HuggingFaceHub, check_file
 from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
@@ -36,6 +36,7 @@ _WANTED = re.compile(
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
 _MIB = 1 << 20
+_BUNDLES = "bundles"  # the folder of those that were imported
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -100,9 +101,13 @@ class Store:
     def path(self, model_id: str, revision: str | None = None) -> Path:
         """Give the folder or GGUF file of a model that is here; a path stands for itself. Needs no network.
 
+        An imported bundle of this name comes before a preset of the same name.
+
         Raises:
             ModelUnavailable: it is not here, or not whole; the message names the command that gets it.
         """
+        if (imported := self._imported(model_id)) is not None:
+            return imported
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
             return _not_empty(source.path)
@@ -119,6 +124,8 @@ class Store:
         Raises:
             ModelUnavailable: it cannot be fetched, with the remedy.
         """
+        if (imported := self._imported(model_id)) is not None:
+            return imported
         source = resolve(model_id, revision)
         if isinstance(source, LocalModel):
             return _not_empty(source.path)
@@ -138,6 +145,8 @@ class Store:
             ModelUnavailable: a file is missing or differs, or there are no checksums.
         """
         path = self.path(model_id, revision)
+        if bundle.is_bundle(path):
+            return f"{model_id}: a whole bundle, {len(bundle.verify(path).files)} files as they were made"
         folder = path if path.is_dir() else path.parent
         files = _manifest(folder)
         if files is None:
@@ -157,7 +166,31 @@ class Store:
         presets = {source.folder for source in PRESETS.values()}
         others = sorted(self._root.glob(f"*/{MANIFEST}")) if self._root.is_dir() else []
         names = [each.parent.name for each in others if not each.parent.name.startswith(".")]
-        return lines + [f"{name:24} here" for name in names if name not in presets]
+        bundles = sorted(self._root.glob(f"{_BUNDLES}/*/{bundle.MANIFEST}"))
+        lines += [f"{name:24} here" for name in names if name not in presets]
+        return lines + [f"{each.parent.name:24} here      an imported bundle" for each in bundles]
+
+    def import_bundle(self, file: Path, name: str | None = None, *, check: Callable[[Path], object]) -> str:
+        """Take a bundle in that `bundle.export` wrote; gives its name, by which the settings may call it.
+
+        Args:
+            file: the exported bundle.
+            name: None takes that of the file, without its ending.
+            check: called with the unpacked folder; refuses it by raising.
+
+        Raises:
+            ModelUnavailable: the file is no whole bundle, or the name cannot be one.
+        """
+        chosen = name or file.name.removesuffix(".tar").removesuffix(".edged")
+        if not bundle.NAME.fullmatch(chosen):
+            raise ModelUnavailable(f"{chosen!r} cannot name a bundle: take up to 64 letters, digits, and . _ -")
+        bundle.import_bundle(file, self._root / _BUNDLES / chosen, check)
+        return chosen
+
+    def _imported(self, model_id: str) -> Path | None:
+        """The folder of an imported bundle; None if there is none of this name."""
+        folder = self._root / _BUNDLES / model_id
+        return folder if bundle.NAME.fullmatch(model_id) and bundle.is_bundle(folder) else None
 
     def _folder(self, source: Remote) -> Path:
         return self._root / source.folder
