@@ -7,6 +7,7 @@ import torch
 
 from edged.engine.constrain import Constraints
 from edged.engine.decoders.interface import CausalModel, K
+from edged.engine.neutrality import Neutrality
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.ports.engine import ModelInfo
@@ -61,6 +62,8 @@ class Prepared(Generic[K]):
         priors: by prompt and language, what the prompt itself leans to. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
+        neutralities: by task and language, how a plain text is known, after one prompt, after two, and so on. The
+            warm-up fills it for tasks that can learn it.
     """
 
     loaded: Loaded[K]
@@ -69,6 +72,7 @@ class Prepared(Generic[K]):
     constraints: Constraints
     priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
+    neutralities: dict[tuple[str, Language], tuple[Neutrality, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: Loaded[K]) -> "Prepared[K]":

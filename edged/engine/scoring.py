@@ -50,6 +50,13 @@ class LabelTrie:
             steps.append(tuple(path))
         return cls(branches=tuple(branches), steps=tuple(steps))
 
+    def with_words(self, words: Sequence[Sequence[int]]) -> "LabelTrie":
+        """The trie with further words at its end, if they cost nothing: they and all labels are one token each."""
+        tokens = [*(path[0][1] for path in self.steps), *(token for word in words for token in word)]
+        if self.branches or any(len(word) != 1 for word in words) or len({*tokens}) < len(tokens):
+            return self
+        return LabelTrie(branches=(), steps=(*self.steps, *(((-1, word[0]),) for word in words)))
+
     @property
     def words(self) -> tuple[int, ...]:
         """The tokens whose logits are needed; empty means the whole vocabulary.
@@ -60,7 +67,20 @@ class LabelTrie:
         return () if self.branches else tuple(token for path in self.steps for _, token in path)
 
 
-def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: int) -> list[float]:
+def read_words(logits: torch.Tensor, trie: LabelTrie) -> list[float]:
+    """The log-probability of each word of a trie; where all are one token, but for a constant.
+
+    Args:
+        logits: (1 + len(trie.branches), vocab): first at the end of the prompt, where only `trie.words` are read, then
+            at each branch.
+        trie: of the words.
+    """
+    first, *branches = logits.double().unbind() if trie.branches else (logits[0],)
+    at = [first, *(torch.log_softmax(row, dim=-1) for row in branches)]
+    return [sum(float(at[node + 1][token]) for node, token in path) for path in trie.steps]
+
+
+def label_log_probabilities(words: Sequence[float], *, labels: int) -> list[float]:
     """The log-probability of each label, given that the answer is one of them.
 
     A label may have several words. The first words of all labels are one reading, the second words another (each is a
@@ -68,19 +88,28 @@ def label_log_probabilities(logits: torch.Tensor, trie: LabelTrie, *, labels: in
     (Hinton 2002).
 
     Args:
-        logits: (1 + len(trie.branches), vocab): first at the end of the prompt, where only `trie.words` are read, then
-            at each branch.
-        trie: of the words: those of all labels by the first reading, then those by the next.
+        words: log-probabilities of the words of all labels by the first reading, then of those by the next.
         labels: how many labels there are.
 
     Returns:
         Natural logarithms of probabilities that sum to 1.
     """
-    first, *branches = logits.double().unbind() if trie.branches else (logits[0],)
-    at = [first, *(torch.log_softmax(row, dim=-1) for row in branches)]
-    raw = [sum(float(at[node + 1][token]) for node, token in path) for path in trie.steps]
-    readings = torch.tensor(raw, dtype=torch.float64).view(-1, labels)
+    readings = torch.tensor(words, dtype=torch.float64).view(-1, labels)
     return torch.log_softmax(readings.sum(dim=0), dim=0).tolist()
+
+
+def plain_evidence(words: Sequence[float], *, plain: int, named: Sequence[int]) -> float:
+    """How far plain words are more probable than the names of the labels, as a difference of log-probabilities.
+
+    Args:
+        words: log-probabilities of the words of the labels, then of the plain words.
+        plain: how many plain words there are; none gives 0.
+        named: which of the words are the names of the labels.
+    """
+    if not plain:
+        return 0.0
+    found = torch.tensor(words, dtype=torch.float64)
+    return float(torch.logsumexp(found[-plain:], dim=0) - torch.logsumexp(found[list(named)], dim=0))
 
 
 def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
