@@ -160,7 +160,7 @@ class ClassifySpec:
         if self.neutral is None or self.neutral.canonical in scores:
             return scores
         first, second = sorted(scores.values(), reverse=True)[:2]
-        weight = first * (1 - (first - second)) / (1 - self.neutral_margin)
+        weight = first * ((1 - (first - second)) / (1 - self.neutral_margin)) ** 2
         return {name: value / (1 + weight) for name, value in scores.items()} | {
             self.neutral.canonical: weight / (1 + weight)
         }
