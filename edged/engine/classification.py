@@ -5,19 +5,29 @@ Where the first prompt leaves doubt, further prompts ask the same question in ot
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Generic
 
+from edged.engine.calibration import Calibration
 from edged.engine.counting import Times
 from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.loaded import Prepared
+from edged.engine.neutrality import Neutrality, Reading
 from edged.engine.prompt import ClassificationPrompt
 from edged.engine.scheduler import Urgency
-from edged.engine.scoring import add_opinion, by_label, label_log_probabilities, mean_prior, pooled
+from edged.engine.scoring import (
+    add_opinion,
+    by_label,
+    label_log_probabilities,
+    plain_evidence,
+    pooled,
+    read_words,
+)
 from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
 from edged.engine.warm_up import WarmUp
 from edged.errors import ModelError, TooLong
-from edged.ports.engine import NO_USAGE, Classified, Failed, Usage, Work
+from edged.ports.engine import NO_USAGE, Classified, Usage, Work
+from edged.tasks.instruments import EVIDENCE, is_reading
 from edged.tasks.outputs import FinishReason
 from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language
@@ -38,6 +48,9 @@ class Classifying(Running[K]):
     Attributes:
         further: the prompts that are left to ask. When one is asked, `memory` is None until there is room again.
         evidence: of each label, from the `asked` prompts so far.
+        plain: evidence for a text without feeling, from the same.
+        neutralities: judge that evidence after one prompt, after two, and so on; empty where nothing was learned.
+        further_plain: such evidence that does not come from the model, in nats.
         spent: tokens of the prompts before the present one.
     """
 
@@ -48,6 +61,9 @@ class Classifying(Running[K]):
     opinion: Opinion
     further: Iterator[Opinion]
     evidence: list[float]
+    neutralities: Sequence[Neutrality] = ()
+    plain: float = 0.0
+    further_plain: float = 0.0
     asked: int = 0
     spent: Usage = NO_USAGE
 
@@ -72,26 +88,44 @@ class Classifying(Running[K]):
         """Score the labels; end, or ask the next prompt where the scores leave doubt."""
         if not len(logits):
             return
-        found = label_log_probabilities(logits, self.opinion.prompt.labels, labels=len(self.spec.labels))
+        prompt = self.opinion.prompt
+        words = read_words(logits, prompt.labels)
+        found = label_log_probabilities(words[: len(words) - prompt.plain], labels=len(self.spec.labels))
         if not all(map(math.isfinite, found)):
             self.fail(ModelError(NO_NUMBERS))
             return
         self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
+        self.plain += plain_evidence(words, plain=prompt.plain, named=prompt.named)
         self.asked += 1
         scores = pooled(self.evidence, self.asked)
+        neutral = self._neutral()
         usage = self.spent + self._usage()
-        if self.spec.is_in_doubt(scores) and (opinion := next(self.further, None)) is not None:
+        if self.spec.is_in_doubt(scores, neutral) and (opinion := next(self.further, None)) is not None:
             self._ask(opinion, spent=usage)
             return
         self.times.first_token = now
         self._end(
             Classified(
                 key=self.key,
-                scores=dict(by_label([label.canonical for label in self.spec.labels], scores)),
+                scores=self._named(scores, neutral),
                 usage=usage,
                 timings=self.times.timings(now),
             )
         )
+
+    def _neutral(self) -> float | None:
+        """The probability that the text has no feeling, by the prompts so far; None where that was not learned."""
+        if not self.neutralities:
+            return None
+        first, second = self.evidence
+        reading = Reading(odds=(first - second) / self.asked, plain=self.plain / self.asked)
+        return self.neutralities[self.asked - 1].probability(reading, further=self.further_plain)
+
+    def _named(self, scores: Sequence[float], neutral: float | None) -> dict[str, float]:
+        named = by_label([label.canonical for label in self.spec.labels], scores)
+        if neutral is None or self.spec.neutral is None:
+            return dict(named)
+        return {name: value * (1 - neutral) for name, value in named.items()} | {self.spec.neutral.canonical: neutral}
 
     def _ask(self, opinion: Opinion, *, spent: Usage) -> None:
         self.spent = spent
@@ -135,22 +169,32 @@ class Classifier(Generic[K]):
             opinion=first,
             further=opinions,
             evidence=[0.0] * len(self.spec.labels),
+            neutralities=self.prepared.neutralities.get((self.spec.name, work.language), ()),
+            further_plain=self._further_plain(work),
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
-        """Pin the beginning of every prompt, run each prompt, and measure its bias.
+        """Pin the beginning of every prompt, run each prompt, and learn what it leans to by itself.
 
         Raises:
             TooLong: a prompt leaves no room for a text.
         """
         ask = self.prepared.loaded.prompter.classification
+        calibration = Calibration(spec=self.spec, prepared=self.prepared, run=warm_up.run)
         opinions = self.spec.opinions(language)
         for opinion in opinions:
             if (opinion.name, language) not in self.prepared.priors:
                 warm_up.pin(ask(opinion, text="", language=language).prefix)
-                self.prepared.priors[opinion.name, language] = self._prior(opinion, language, warm_up)
+                self.prepared.priors[opinion.name, language] = calibration.prior(opinion, language)
+        if self.spec.neutral is not None and len(self.spec.labels) == 2:
+            self.prepared.neutralities[self.spec.name, language] = calibration.neutralities(language)
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
+
+    def _further_plain(self, work: Work) -> float:
+        if self.spec.knows_instruments and is_reading(self.spec.read(work.text, work.language)):
+            return EVIDENCE
+        return 0.0
 
     def _opinions(self, work: Work) -> Iterator[Opinion]:
         """The prompts to ask, in order, each made when it is needed: for most texts only the first is.
@@ -166,33 +210,3 @@ class Classifier(Generic[K]):
                     raise
             else:
                 yield Opinion(prompt=prompt, prior=self.prepared.priors[each.name, work.language])
-
-    def _prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> list[float]:
-        """The bias of a prompt: from the file if the model is still the same, else measured with its neutral texts."""
-        prompter, kept = self.prepared.loaded.prompter, self.prepared.loaded.priors
-        # While the bias is being measured, it counts as zero, and no further prompt is asked.
-        self.prepared.priors[opinion.name, language] = [0.0] * len(opinion.labels)
-        asked_once = replace(opinion, doubt=0.0)
-        texts = opinion.prompts[language].neutral_texts
-        works = [
-            Work(key=f"warm-up {n}", spec=asked_once, text=text, language=language) for n, text in enumerate(texts)
-        ]
-        prompts = [prompter.classification(opinion, text=text, language=language).tokens for text in texts]
-        [first] = _label_log_probabilities(works[:1], warm_up)
-        prior = kept.find(prompts, first)
-        if prior is None or len(prior) != len(first):
-            prior = mean_prior([first, *_label_log_probabilities(works[1:], warm_up)])
-            kept.keep(prompts, first, prior)
-        return prior
-
-
-def _label_log_probabilities(works: Sequence[Work], warm_up: WarmUp[K]) -> list[list[float]]:
-    """Run classifications; gives the log-probabilities of the labels for each text."""
-    observed = []
-    for event in warm_up.run(works):
-        if isinstance(event, Failed):
-            raise event.error
-        if not isinstance(event, Classified):
-            raise ModelError(f"warm-up of task {works[0].spec.name} failed: {event}")
-        observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
-    return observed

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from edged.engine.constrain import Constraints
 from edged.engine.decoders.interface import CausalModel, K
+from edged.engine.neutrality import Neutrality
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.ports.engine import ModelInfo
@@ -62,6 +63,8 @@ class Prepared(Generic[K]):
         priors: the bias of each prompt, by prompt and language. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
+        neutralities: by task and language, how a plain text is known, after one prompt, after two, and so on. The
+            warm-up fills it for tasks that can learn it.
     """
 
     loaded: Loaded[K]
@@ -70,6 +73,7 @@ class Prepared(Generic[K]):
     constraints: Constraints
     priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
+    neutralities: dict[tuple[str, Language], tuple[Neutrality, ...]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: Loaded[K]) -> "Prepared[K]":

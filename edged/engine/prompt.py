@@ -39,12 +39,17 @@ class ClassificationPrompt:
     """The prompt of a classification as tokens: `prefix` is the same for every text, `suffix` has the text.
 
     Attributes:
-        labels: the tokens of all labels for the first reading, then for the next (see `Label.said`).
+        labels: the tokens of all labels for the first reading, then for the next (see `Label.said`), then those of the
+            plain words.
+        plain: how many plain words there are (see `ClassifyPrompt.plain_words`).
+        named: where in `labels` the names of the labels stand, or their first words.
     """
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     labels: LabelTrie
+    plain: int = 0
+    named: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -114,14 +119,18 @@ class Prompter:
         before, after = _around_text(prompt)
         head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
         question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
-        cleaned = self._clean(text)
+        cleaned = spec.read(self._clean(text), language)
         # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
         words = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
+        labels = self._labels(spec, language, question, label_space)
+        with_plain = labels.with_words([self._following(question, label_space + word) for word in prompt.plain_words])
         result = ClassificationPrompt(
             prefix=self._beginning + self._literal(prompt.role + shown),
             suffix=self._tokens.after(head, words + question),
-            labels=self._labels(spec, language, question, label_space),
+            labels=with_plain,
+            plain=len(with_plain.steps) - len(labels.steps),
+            named=_named(spec, language),
         )
         room = self._max_context_tokens - result.capacity
         if room < 0:
@@ -338,6 +347,14 @@ def _around_text(prompt: ClassifyPrompt) -> tuple[str, str]:
     question, _, _ = prompt.case.partition("{label}")
     before, _, after = question.partition("{text}")
     return before, after
+
+
+def _named(spec: ClassifySpec, language: Language) -> tuple[int, ...]:
+    """Where among the words of all readings the names of the labels stand; where none is read, the first reading."""
+    readings = [*zip(*(each.words(language) for each in spec.labels), strict=True)]
+    names = tuple(each.names[language] for each in spec.labels)
+    first = readings.index(names) if names in readings else 0
+    return tuple(range(first * len(names), (first + 1) * len(names)))
 
 
 def _with_system(system: str, turns: Sequence[Turn], *, fold: bool) -> list[Turn]:

@@ -33,6 +33,7 @@ class Verdict:
     label: str
     scores: Mapping[str, float]
     seconds: float
+    is_called_neutral: bool = False  # in a result of the daemon, also where the data have no neutral texts
 
     @property
     def is_right(self) -> bool:
@@ -64,6 +65,11 @@ class WayReport(_Record):
     calibration_error: float | None = Field(description="Expected, of the texts that were scored; null for none.")
     unreadable: int = Field(
         description="Texts that were given no label (too long for the model), or several; they count as wrong."
+    )
+    called_neutral: int = Field(
+        0,
+        description="Texts that the daemon would call neutral. Where no text of the data is neutral, accuracy counts "
+        "the better of the other labels.",
     )
     seconds_per_text: float = Field(description="Median, one text at a time.")
     mean_seconds_per_text: float = Field(
@@ -192,6 +198,7 @@ def report(verdicts: Sequence[Verdict]) -> WayReport:
         macro_f1=round(sum(labels[name].f1 for name in true) / len(true), 4),
         calibration_error=calibration_error(scored) if scored else None,
         unreadable=sum(each.label == UNREADABLE for each in verdicts),
+        called_neutral=sum(each.is_called_neutral for each in verdicts),
         seconds_per_text=round(sorted(each.seconds for each in verdicts)[len(verdicts) // 2], 5),
         mean_seconds_per_text=round(sum(each.seconds for each in verdicts) / len(verdicts), 5),
         labels=labels,
@@ -238,6 +245,9 @@ def table(found: EvalReport) -> str:
         error = "–" if way.calibration_error is None else f"{way.calibration_error:.3f}"
         times = f"{1000 * way.seconds_per_text:9.1f}{1000 * way.mean_seconds_per_text:7.1f}"
         lines.append(f"{name:20}{way.accuracy:9.3f}{way.macro_f1:9.3f}{error:>7}{way.unreadable:11}{times}")
+    if found.scored.called_neutral:
+        share = found.scored.called_neutral / found.texts
+        lines += ["", f"called neutral where that is an answer: {found.scored.called_neutral} ({share:.1%})"]
     for name, way in ways.items():
         columns = sorted({label for row in way.confusion.values() for label in row})
         lines += ["", f"{name}: texts by true label (rows) and given label"]

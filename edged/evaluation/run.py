@@ -12,7 +12,7 @@ from edged.errors import SettingsError, TooLong
 from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
 from edged.settings.schema import Settings
-from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
 from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import Language, language_of, normalise
@@ -140,13 +140,18 @@ def judge(
     scores = event.scores
     if calibration is not None:
         by = judge_of(spec, language, model=engine.model.id, weight_format=engine.model.format)
-        scores = calibration.correct(by, scores)
-        calibration.add([observe(by, event.scores)])
-    label = max(scores, key=lambda name: scores[name])
-    if with_neutral:
-        told = spec.output(Scored(scores=scores), language)
-        label, scores = told.label, {**scores, told.label: told.score}
-    return Verdict(case=case, label=label, scores=scores, seconds=seconds)
+        seen = labels_alone(spec, scores)
+        scores = with_others(calibration.correct(by, seen), scores)
+        calibration.add([observe(by, seen)])
+    told = spec.output(Scored(scores=scores), language)
+    scores = told.scores if with_neutral else labels_alone(spec, scores)
+    return Verdict(
+        case=case,
+        label=max(scores, key=lambda name: scores[name]),
+        scores=scores,
+        seconds=seconds,
+        is_called_neutral=spec.neutral is not None and told.label == spec.neutral.canonical,
+    )
 
 
 def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:

@@ -124,7 +124,9 @@ class LabelScorer:
         self, work: OpenWork, spec: ClassifySpec, text: str, language: Language
     ) -> tuple[dict[str, float], Usage]:
         """Log-probability of each label, summed over the readings."""
-        prompt = completion_prompt(spec, text=normalise(text, half_width=self._half_width), language=language)
+        prompt = completion_prompt(
+            spec, text=spec.read(normalise(text, half_width=self._half_width), language), language=language
+        )
         words = [label.words(language) for label in spec.labels]
         flat = [f"{prompt.space}{word}" for each in words for word in each]
         found, usage = self._log_probabilities(work, prompt.text, flat, depth=0)

@@ -1,0 +1,130 @@
+"""What the small real model answers: neutral, clear and hostile texts, and the tasks of the README."""
+
+import queue
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from edged import build
+from edged.ports.engine import Classified, Generated, StoppableEngine, Work, WorkEvent
+from edged.settings.schema import Settings
+from edged.tasks.built_in import SENTIMENT
+from edged.tasks.outputs import Classification, Extraction, Output
+from edged.tasks.own import tasks_of
+from edged.tasks.specs import PartSpec, Tasks
+from tests.support import assets
+from tests.support.attacks import attacks, forms
+from tests.support.plain_lines import CLEAR_EN, PLAIN_EN
+
+README = Path(__file__).parents[2] / "README.md"
+OPPOSITE = {"positive": "negative", "negative": "positive"}
+
+
+@pytest.fixture(scope="module")
+def tasks() -> Tasks:
+    """The tasks that the README writes down, beside the built-in ones."""
+    written = re.search(r"```toml\n(\[tasks\.urgency\].*?)```", README.read_text(), re.DOTALL)
+    assert written is not None
+    return tasks_of(Settings.model_validate({"tasks": tomllib.loads(written[1])["tasks"]}).tasks)
+
+
+@pytest.fixture(scope="module")
+def engine(tasks: Tasks) -> Iterator[StoppableEngine]:
+    settings = Settings.model_validate({"model": {"id": str(assets.small_model()), "format": "int8"}})
+    engine = build.make_engine(settings, Tasks([SENTIMENT, *tasks.parts("urgency"), *tasks.parts("order")]))
+    engine.start()
+    engine.wait_ready()
+    yield engine
+    engine.stop()
+
+
+def answers(engine: StoppableEngine, spec: PartSpec, texts: Sequence[str]) -> list[Output]:
+    ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    for n, text in enumerate(texts):
+        engine.submit(Work(key=str(n), spec=spec, text=text, language="en"), ended.put)
+    found: dict[str, Output] = {}
+    while len(found) < len(texts):
+        event = ended.get(timeout=120)
+        assert isinstance(event, Classified | Generated), event
+        found[event.key] = spec.output(event, "en")
+    return [found[str(n)] for n in range(len(texts))]
+
+
+def labels(engine: StoppableEngine, texts: Sequence[str]) -> list[str]:
+    found = answers(engine, SENTIMENT, texts)
+    return [each.label for each in found if isinstance(each, Classification)]
+
+
+def test_plain_lines_are_neutral_and_clear_ones_are_not(engine: StoppableEngine) -> None:
+    plain = labels(engine, PLAIN_EN)
+    assert plain.count("neutral") >= 0.8 * len(plain)
+    clear = labels(engine, [text for text, _ in CLEAR_EN])
+    right = sum(found == label for found, (_, label) in zip(clear, CLEAR_EN, strict=True))
+    assert right >= 0.95 * len(clear)
+
+
+def test_three_probabilities_sum_to_one(engine: StoppableEngine) -> None:
+    for each in answers(engine, SENTIMENT, [*PLAIN_EN[:4], CLEAR_EN[0][0]]):
+        assert isinstance(each, Classification)
+        assert {*each.scores} == {"positive", "negative", "neutral"}
+        assert sum(each.scores.values()) == pytest.approx(1.0, abs=2e-4)
+        assert each.score == max(each.scores.values())
+
+
+def test_a_text_cannot_name_its_own_label(engine: StoppableEngine) -> None:
+    chosen = CLEAR_EN[::3]
+    alone = labels(engine, [text for text, _ in chosen])
+    cases = [(found, text, label) for found, (text, label) in zip(alone, chosen, strict=True) if found == label]
+    hostile = [(label, tried) for _, text, label in cases for tried in attacks(text, OPPOSITE[label]).values()]
+    found = labels(engine, [tried for _, tried in hostile])
+    assert len(attacks("", "positive")) >= 15
+    moved = sum(got != label for got, (label, _) in zip(found, hostile, strict=True))
+    assert moved <= 0.1 * len(hostile)
+    odd = [(label, written) for _, text, label in cases for written in forms(text).values()]
+    found = labels(engine, [written for _, written in odd])
+    moved = sum(got != label for got, (label, _) in zip(found, odd, strict=True))
+    assert moved <= 0.03 * len(odd)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("Water drips from my ceiling", "urgent"),
+        ("smoke in the cellar and the alarm is on", "urgent"),
+        ("Somebody is stuck in the lift!", "urgent"),
+        ("I smell gas in the hallway", "urgent"),
+        ("When is the next meeting of the tenants?", "routine"),
+        ("Please put a new name on my letterbox.", "routine"),
+        ("Could the hedge be trimmed next month?", "routine"),
+        ("Can I paint my balcony door?", "routine"),
+    ],
+)
+def test_the_readmes_urgency_is_right_about_its_own_kind(
+    engine: StoppableEngine, tasks: Tasks, text: str, label: str
+) -> None:
+    [spec] = tasks.parts("urgency")
+    [found] = answers(engine, spec, [text])
+    assert isinstance(found, Classification)
+    assert found.label == label
+
+
+@pytest.mark.parametrize(
+    ("text", "item", "count"),
+    [
+        ("three large pizzas", "pizza", 3),
+        ("Two coffees, please", "coffee", 2),
+        ("five bottles of water", "water", 5),
+        ("4 tickets to Leeds", "ticket", 4),
+    ],
+)
+def test_the_readmes_order_is_right_about_its_own_kind(
+    engine: StoppableEngine, tasks: Tasks, text: str, item: str, count: int
+) -> None:
+    [spec] = tasks.parts("order")
+    [found] = answers(engine, spec, [text])
+    assert isinstance(found, Extraction)
+    assert item in found.data["item"].lower()
+    assert found.data["count"] == count
