@@ -44,6 +44,7 @@ _CONNECT_S = 5.0
 _STATUS_S = 0.5  # to wait for a daemon's retained status
 _ANSWER_S = 60.0  # for the answer of a running daemon: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
+_SERVING_MB = 120  # a process that serves a bundle, without them
 
 
 class _Warning(Exception):
@@ -164,10 +165,13 @@ def _model(settings: Settings) -> str:
         raise ModelUnavailable(f"{path} does not exist")
     if not os.access(path, os.R_OK):
         raise ModelUnavailable(f"{path} may not be read by user {_user()}")
+    from edged.engine import bundled
     from edged.engine.inspection import inspect
 
-    parameters = inspect(plan_of(settings), tasks_of(settings.tasks))
-    needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB
+    plan = plan_of(settings)
+    parameters = inspect(plan, tasks_of(settings.tasks))
+    process_mb = _TORCH_MB if bundled.find(plan) is None else _SERVING_MB
+    needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + process_mb
     free_mb = psutil.virtual_memory().available // _MIB
     told = f"{settings.model.id} at {path}, {parameters / 1e6:.0f} million parameters"
     if needed_mb > free_mb:
