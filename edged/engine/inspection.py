@@ -3,14 +3,18 @@
 Reads every tensor once and renders every task's prompt; runs nothing.
 """
 
-from edged.engine.decoders.linear import choose_device, choose_format
-from edged.engine.loading import Plan, context_tokens, lean_shape, prompter_of
+import psutil
+
+from edged.engine.decoders.linear import Format, choose_device, choose_format, compute_dtype
+from edged.engine.loading import Plan, context_tokens, kv_bytes_of, lean_shape, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
+from edged.engine.weights.architectures.architecture import DecoderShape
 from edged.engine.weights.checkpoint import open_checkpoint
+from edged.engine.weights.packing import QUANTISED
 from edged.engine.weights.quantised import fits
 from edged.errors import SettingsError, TooLong
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
+from edged.tasks.specs import ClassifySpec, ExtractSpec, PartSpec, Tasks
 from edged.tasks.text import LANGUAGES, Language
 
 _TURNS = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello"))
@@ -29,17 +33,29 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
     prompter = prompter_of(checkpoint, plan, context)
     shape = lean_shape(checkpoint, context)
     can_quantise = shape is not None and fits(shape)
-    choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=False)
+    weight_format = choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=False)
+    if shape is not None and device.type == "cpu":
+        _see_memory(plan, shape, weight_format, context)
     if shape is None:
         from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
 
         generic_loading.examine(checkpoint.path, checkpoint.config)
     checkpoint.read_all()
+    constraints = prompter.constraints(checkpoint.vocab_size)
     for name in tasks.names:
         for spec in tasks.parts(name):
             for language in LANGUAGES:
                 _render(prompter, spec, language, context)
+            if isinstance(spec, ExtractSpec):
+                constraints.begin(spec.name, spec.schema)
     return checkpoint.parameters
+
+
+def _see_memory(plan: Plan, shape: DecoderShape, weight_format: Format, context: int) -> None:
+    """Refuse sizes of the settings that this box could not hold if all its memory were free."""
+    itemsize = 2 if weight_format in QUANTISED else compute_dtype(weight_format).itemsize
+    one_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
+    kv_bytes_of(plan.engine, context * one_token, psutil.virtual_memory().total)
 
 
 def _render(prompter: Prompter, spec: PartSpec, language: Language, context: int) -> None:

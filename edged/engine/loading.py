@@ -76,7 +76,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
     if chosen.stay_on:
         _bind(chosen.stay_on)
     built = _build(plan, checkpoint, device, context, free)
-    kv_bytes = _kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
+    kv_bytes = kv_bytes_of(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
     if device.type != "cpu" and isinstance(built.model, Decoder):
         built.model.reserve((kv_bytes + plan.engine.prefix_cache_mb * _MIB) // built.model.bytes_per_token)
     info = ModelInfo(
@@ -316,8 +316,12 @@ def _check_memory(what: str, needed: int, free: int) -> None:
         )
 
 
-def _kv_bytes(engine: EngineSettings, one_context: int, free: int) -> int:
-    """Memory for running sequences: the setting, or full contexts for the batch within a quarter of what is free."""
+def kv_bytes_of(engine: EngineSettings, one_context: int, free: int) -> int:
+    """Memory for running sequences: the setting, or full contexts for the batch within a quarter of what is free.
+
+    Raises:
+        ModelUnavailable: there is too little memory.
+    """
     wanted = engine.kv_mb * _MIB or max(min(engine.max_batch * one_context, free // 4), one_context)
     _check_memory("keys and values of one full context", one_context, wanted)
     _check_memory(
