@@ -42,6 +42,7 @@ from edged import build, daemon
 from edged.commands import checks, cli
 from edged.engine import loading
 from edged.engine.decoders.interface import Span
+from edged.engine.loaded import Loaded
 from edged.errors import ExitCode
 from edged.fleet import name_clash
 from edged.testing import ScriptedEngine
@@ -525,7 +526,12 @@ def test_a_model_that_is_ready_answers_with_the_numbers_of_its_makers(
 ) -> None:
     plans: list[loading.Plan] = []
     load = loading.load
-    monkeypatch.setattr(loading, "load", lambda plan: (plans.append(plan), load(plan))[1])
+
+    def watched(plan: loading.Plan) -> Loaded[Any]:
+        plans.append(plan)
+        return load(plan)
+
+    monkeypatch.setattr(loading, "load", watched)
     chosen = _chosen(case, bases, tmp_path)
     agree(commands.check(*chosen), commands.run(*chosen), code=DONE, words="^$")
     tokens = [5, 6, 7]
