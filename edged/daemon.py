@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from edged import __version__, logs
+from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
     discovery_of,
@@ -469,7 +469,10 @@ def _worker_of(
 
 def _make_private(folder: Path) -> None:
     """Make the state folder. One that cannot be made shows as a fault of the journal; the daemon goes on."""
+    fault = state_files.fault_of(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        log.warning("state_dir", path=str(folder), reason=error.strerror)
+        fault = fault or str(error.strerror)
+    if fault is not None:
+        log.warning("state_dir", path=str(folder), reason=fault)
