@@ -1,4 +1,4 @@
-"""Settings → parts: which engine, journal, link, topics and contract the settings ask for."""
+"""Makes the parts that the settings ask for: engine, journal, link, topics, contract, health and metrics."""
 
 import hashlib
 import time
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from edged.journal.redis import RedisJournal
 
 
-_OVERSIZE = 16 << 20  # bytes over the largest request that are read, to be answered; beyond, nothing is
+_OVERSIZE = 16 << 20  # a payload that is too large by up to so many bytes is read, to answer with an error
 
 
 def missing_extras(settings: Settings) -> list[str]:
-    """What these settings need and is not installed: a line for each, with the command that installs it."""
+    """Name the missing libraries that these settings need: a line for each, with the command that installs it."""
     extracting = [name for name, task in settings.tasks.items() if task.kind == "extract"]
     wanted: dict[extras.Extra, str] = {}
     if extracting and settings.model.backend == "local":
@@ -56,7 +56,7 @@ def missing_extras(settings: Settings) -> list[str]:
 
 
 def topics_of(settings: Settings) -> Topics:
-    """Where everything is on the broker by these settings."""
+    """Make the topics of these settings."""
     return Topics(
         prefix=settings.prefix,
         node=settings.node,
@@ -67,7 +67,7 @@ def topics_of(settings: Settings) -> Topics:
 
 
 def contract_of(settings: Settings, tasks: Tasks) -> Contract:
-    """The contract with the outside that these settings make."""
+    """Make the limits that requests are checked against."""
     return Contract(
         topics=topics_of(settings),
         tasks=tasks,
@@ -78,12 +78,12 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
 
 
 def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
-    """The engine of the settings: on a model here, or on a server's."""
+    """Make the engine: with a model on this box, or with the model of a server."""
     if settings.model.backend == "remote":
         from edged.engine.remote.engine import RemoteEngine  # noqa: PLC0415 - brings an HTTP client
 
         return RemoteEngine(settings, tasks=tasks)
-    # torch takes seconds to import, and an engine that is handed in needs none of it.
+    # Imported here: torch takes seconds to import, and an engine that the caller brings does not need it.
     from edged.engine import loading  # noqa: PLC0415
     from edged.engine.cooling import Cooling  # noqa: PLC0415
     from edged.engine.engine import Engine  # noqa: PLC0415
@@ -99,7 +99,7 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
 
 
 def plan_of(settings: Settings) -> "loading.Plan":
-    """What the settings say of the model.
+    """Read which model, format and device the settings choose.
 
     Raises:
         ModelUnavailable: it is not here.
@@ -123,10 +123,10 @@ def journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal
 
 
 def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[], float]) -> "RedisJournal":
-    """The journal of the group, at `journal.url`.
+    """Make the journal of the group, at `journal.url`.
 
     Raises:
-        SettingsError: that cannot be read, or what reads it is not installed.
+        SettingsError: the URL cannot be read, or the library for it is not installed.
     """
     url = settings.journal.url or SecretStr("")
     try:
@@ -143,7 +143,7 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
 
 
 def identity_of(settings: Settings) -> Identity:
-    """A new start of the daemon of these settings."""
+    """Make the identity of a new start of the daemon."""
     return Identity(
         boot_id=uuid.uuid4().hex[:12],
         started=rfc3339(time.time()),
@@ -161,13 +161,13 @@ def link_of(
     on_delivery: Callable[[Delivery], None],
     on_change: Callable[[LinkState], None],
 ) -> Link:
-    """The daemon's connection to the broker, with its last will."""
+    """Make the daemon's connection to the broker, with its last will."""
     return Link(
         settings=settings.mqtt,
         client_id=settings.client_id,
         subscriptions=subscriptions,
         temporary=(topics.controls, *topics.members),
-        at_qos_0=topics.members,  # a box with much to do must hear the others still
+        at_qos_0=topics.members,  # a busy box must still receive the reports of the others
         shared=topics.shared,
         will=Publication(topic=topics.status, payload=encode(identity.last_will().body()), qos=1, retain=True),
         receive_maximum=settings.queue.capacity,
@@ -180,7 +180,7 @@ def link_of(
 def discovery_of(
     settings: Settings, contract: Contract, *, link: Link, engine: Engine, report: Callable[[], HealthReport]
 ) -> Discovery:
-    """What announces this box to Home Assistant."""
+    """Make the part that announces this box to Home Assistant."""
 
     def device() -> dict[str, Any]:
         return describe_device(
@@ -209,7 +209,7 @@ def health_of(
     clock: Callable[[], float],
     wall_clock: Callable[[], float],
 ) -> Health:
-    """What watches the parts and publishes their state; `started` in monotonic seconds."""
+    """Make the part that watches the others and publishes their state; `started` in monotonic seconds."""
     stall_after = settings.health.stall_after
     probing = Probing(prober, interval=settings.health.probe_interval, give_up_after=stall_after, clock=clock)
     reporter = Reporter(
@@ -237,7 +237,7 @@ def health_of(
 
 
 def exporter_of(settings: Settings, health: Health) -> Exporter | None:
-    """What serves Prometheus, if a port is set; it listens at once."""
+    """Make the part that serves Prometheus, if a port is set; it listens at once."""
     if settings.metrics.port == 0:
         return None
     return Exporter(
@@ -246,7 +246,7 @@ def exporter_of(settings: Settings, health: Health) -> Exporter | None:
 
 
 def speed_mark(settings: Settings) -> str:
-    """A mark of all settings on which the speed of this box depends."""
+    """Make a hash of all settings on which the speed of this box depends."""
     model = settings.model
     what = (model.backend, model.url, model.id, model.revision, model.format, model.device)
     return hashlib.sha256(repr((what, settings.engine.model_dump_json())).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A client of the daemon over MQTT: sends a request and waits for its result. For the commands, the demo and tests."""
+"""A client of the daemon over MQTT: sends a request and waits for its result. For commands, demo and tests."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from edged.ports.link import Delivery, LinkState, Outcome, Publication, Sent
 from edged.settings.schema import Settings
 
 _GONE = {State.STOPPED, State.OFFLINE}
-_CANCEL_S = 1.0  # for the broker to confirm that a request is cancelled
+_CANCEL_S = 1.0  # to wait until the broker confirms the publication of a cancel command
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,7 +70,8 @@ class Client:
         self._attempts = attempts
         self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
         name = f"edged-client-{uuid.uuid4().hex[:12]}"
-        # The user's name is in the topic, for an access list can grant each user its own (deploy/mosquitto/acl).
+        # The topic contains the user's name, so that an access list can grant each user its own topics
+        # (deploy/mosquitto/acl).
         address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
         self._replies = f"{self._topics.root}/reply/{address}"
         self._answers: queue.SimpleQueue[Answer | BrokerUnavailable] = queue.SimpleQueue()
@@ -101,7 +102,7 @@ class Client:
         self._link.stop(None, 1.0)
 
     def is_served(self, seconds: float) -> bool:
-        """Whether a daemon's status says that it is there; waits for the status, but not longer than `seconds`."""
+        """Whether the status says that a daemon is running; waits for the status, at most `seconds`."""
         try:
             status = self._states.get(timeout=seconds)
         except queue.Empty:
@@ -112,12 +113,12 @@ class Client:
     def ask(
         self, text: str, *, task: str = "message", timeout: float | None = None, **fields: Any
     ) -> Mapping[str, Any]:
-        """Give the result or error of one request; `fields` are further fields of the request's JSON.
+        """Send one request and return its result or error; `fields` are further fields of the request's JSON.
 
-        `timeout` is in place of the client's.
+        `timeout` replaces the client's own.
 
         Raises:
-            BrokerUnavailable: no answer came in time; the message has what the daemon's status says.
+            BrokerUnavailable: no answer came in time; the message says what the daemon's status is.
         """
         *_, last = self.stream(text, task=task, timeout=timeout, **fields)
         return last.body
@@ -125,10 +126,10 @@ class Client:
     def stream(
         self, text: str, *, task: str = "message", timeout: float | None = None, **fields: Any
     ) -> Generator[Answer, None, None]:
-        """Give the chunks of one request, if `stream=True`, and then its result or error.
+        """Send one request and yield its chunks, if `stream=True`, and then its result or error.
 
-        A further attempt makes the same chunks again, if the same model answers: each chunk is given once. If the
-        caller closes the iterator before the end, or the user presses Ctrl-C, the daemon is told to cancel.
+        A repeated attempt makes the same chunks again, if the same model answers; each chunk is yielded once. If the
+        caller closes the iterator before the end, or the user presses Ctrl-C, the daemon is told to cancel the request.
         """
         request_id = uuid.uuid4().hex
         reply_to = f"{self._replies}/{request_id[:8]}"
@@ -163,7 +164,7 @@ class Client:
     def _answers_to(
         self, request_id: str, ask_again: Callable[[int], None], timeout: float
     ) -> Generator[Answer, None, None]:
-        """Give what comes back for one request, until its result or error."""
+        """Yield the messages that come back for one request, until its result or error."""
         attempt = 1
         chunks = 0
         while True:
@@ -184,19 +185,19 @@ class Client:
             if not answer.is_chunk:
                 yield answer
                 return
-            if answer.body["seq"] >= chunks:  # else it was given in an earlier attempt
+            if answer.body["seq"] >= chunks:  # else it was yielded in an earlier attempt
                 chunks = answer.body["seq"] + 1
                 yield answer
 
     def _cancel(self, request_id: str) -> None:
-        """Tell the daemon that nobody waits for the answer any more; of a group, every box that may have it."""
+        """Tell the daemon to cancel the request; in a group, tell every box that may have it."""
         confirmed: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         roots = [*self._roots]  # the network thread adds to it
         for root in roots:
             cancel = Publication(topic=f"{root}/request/cancel", payload=encode({"id": request_id}), qos=1)
             self._link.publish(cancel, confirmed.put)
         until = time.monotonic() + _CANCEL_S
-        with contextlib.suppress(queue.Empty):  # then the broker is away, and nothing can be cancelled
+        with contextlib.suppress(queue.Empty):  # without a broker nothing can be cancelled
             for _ in roots:
                 confirmed.get(timeout=max(0.0, until - time.monotonic()))
 
@@ -210,7 +211,7 @@ class Client:
         while not self._states.empty():
             status = self._states.get()
         if status is None:
-            return "no daemon of this name was ever there (EDGED_NODE, EDGED_PREFIX); start one with `edged run`"
+            return "no daemon of this name has ever reported (EDGED_NODE, EDGED_PREFIX); start one with `edged run`"
         reasons = "; ".join(map(str, status.get("reasons", ())))
         return f"its status says: {status.get('state')}" + (f" ({reasons})" if reasons else "")
 
@@ -221,7 +222,7 @@ class Client:
         try:
             body = json.loads(message.payload)
         except (ValueError, RecursionError):
-            return  # of somebody who is no daemon
+            return  # sent by a client that is not a daemon
         if not isinstance(body, dict):
             return
         if topic_matches(self._status_filter, message.topic):

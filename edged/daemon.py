@@ -60,14 +60,14 @@ from edged.tasks.specs import Tasks
 log = structlog.get_logger(__name__)
 
 _TICK_S = 1.0
-_LOAD_GRACE_S = 30.0  # more time, asked of systemd again and again while the model loads
+_LOAD_GRACE_S = 30.0  # seconds of further time that systemd is asked for, repeatedly, while the model loads
 _FINAL_S = 5.0  # for the last message and the last disk write
-_HANDOVER_S = 1.0  # for another box of the group to take the queue over
+_HANDOVER_S = 1.0  # for another box of the group to take over the queue
 
 
 @dataclass(slots=True)
 class _Signals:
-    """What the outside asked of the main thread."""
+    """The requests of signals and other threads to the main thread."""
 
     wake: threading.Event
     asked_to_stop: int = 0
@@ -83,7 +83,7 @@ class _Signals:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _StateFiles:
-    """What this process tells the next one of its name."""
+    """The state files that this process leaves for the next process with its name."""
 
     lock: InstanceLock
     subscribed: Subscribed
@@ -188,13 +188,13 @@ class Daemon:
                 self._serve()
             return self._shut_down(is_loaded=is_loaded)
         except FatalError as error:
-            if not self._name_watch.has_namesake:  # else the name and the status are the other daemon's
+            if not self._name_watch.has_namesake:  # else the name and the status belong to the other daemon
                 self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
 
     def _take_name(self) -> None:
-        """See that no other daemon of our name lives, and note that this one does."""
+        """Check that no other daemon of our name runs, and record that this one does."""
         lock = self._files.lock
         unended = lock.unended
         if unended is not None:
@@ -206,7 +206,7 @@ class Daemon:
         lock.note()
 
     def _tell_what_came_again(self) -> None:
-        """After an unclean end: say once how many requests the broker brought again."""
+        """After a crash of the process before: log once how many requests the broker sent again."""
         came_again = self._reception.came_again
         if self._files.lock.unended is not None and came_again is not None:
             self._files.lock.unended = None
@@ -272,9 +272,9 @@ class Daemon:
         self._discovery.start()
         if self._membership is not None:
             self._membership.start()
-        if self._link.state().connected_since is not None:  # and so the broker has heard what is to end
+        if self._link.state().connected_since is not None:  # then it got the UNSUBSCRIBE
             self._files.subscribed.note(self._filters())
-        away = self._engine.state().away  # a server may be there and fail all that it is asked
+        away = self._engine.state().away  # a server may be there and fail every request
         self._health.become(*((State.READY, ()) if away is None else (State.DEGRADED, (away,))))
         self._notifier.ready()
         log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
@@ -335,9 +335,9 @@ class Daemon:
     # -------------------------------------------------------------------------------------------------- shut down
 
     def _shut_down(self, *, is_loaded: bool) -> ExitCode:
-        """Finish what is in hand, or give it back to the broker; then stop in the reverse order of start.
+        """Finish the requests in hand or leave them to the broker, then stop the parts in the reverse order of start.
 
-        Without a model nothing can be finished; the worker starts all the same, to answer requests at QoS 0.
+        Without a model no request can be finished, but the worker is started to answer requests at QoS 0 with an error.
         """
         begin = self._clock()
         asked = self._signals.asked_to_stop
@@ -365,7 +365,7 @@ class Daemon:
     def _hand_over(self) -> None:
         """Go on taking work for a moment, if other boxes of the group may have left the queue to this one.
 
-        They hear that this box goes, and take the queue over.
+        The others learn that this box stops, and take over the queue.
         """
         until = self._clock() + _HANDOVER_S
         while (
@@ -393,7 +393,7 @@ class Daemon:
 
 
 def _subscriptions(topics: Topics) -> tuple[str, ...]:
-    """What the daemon listens to by itself; the group's queue is subscribed and left as the work goes."""
+    """Topic filters of the daemon's own; the group's queue is subscribed to separately, according to load."""
     return (topics.requests, topics.controls, topics.status, *topics.births, *Membership.subscriptions(topics))
 
 

@@ -1,9 +1,9 @@
-"""How fast this box reads its memory. Knows processors and memory, nothing of models.
+"""How fast this box reads its memory. Knows processors and memory, and nothing about models.
 
-The method: a buffer that is much larger than the last-level cache is split into pieces, and as many threads as the
-engine has reduce them with exclusive or, one 64-bit word after the other, which costs the processor next to nothing:
-what is timed is the read. The best of a few passes is the figure, as in STREAM (McCalpin 1995): other work on the box
-makes a pass slower, nothing makes it faster.
+The method: a buffer much larger than the last-level cache is split into pieces. As many threads as the engine has
+combine the 64-bit words of the pieces by exclusive or. That costs the processor almost nothing, so the time measured is
+the time of reading. The best of a few passes is the figure, as in STREAM (McCalpin 1995): other work on the box can
+only make a pass slower.
 """
 
 import time
@@ -15,9 +15,9 @@ import psutil
 
 _MIB = 1 << 20
 _LEAST = 256 * _MIB
-_TIMES_CACHE = 8  # the buffer against the last-level cache
-_OF_FREE_MEMORY = 4  # never more than this part of it
-_PIECES_PER_THREAD = 8  # so that a thread that was held up holds up no other for long
+_TIMES_CACHE = 8  # size of the buffer relative to the last-level cache
+_OF_FREE_MEMORY = 4  # the buffer takes at most this share of it
+_PIECES_PER_THREAD = 8  # many small pieces: a thread that is delayed does not delay the others for long
 _PASSES = 5
 _CPU = Path("/sys/devices/system/cpu/cpu0")
 
@@ -32,7 +32,7 @@ def read_bandwidth(threads: int) -> float:
 
 def _seconds(pool: ThreadPoolExecutor, pieces: list[np.ndarray]) -> float:
     begin = time.perf_counter()
-    for _ in pool.map(np.bitwise_xor.reduce, pieces):  # numpy lets go of the interpreter's lock
+    for _ in pool.map(np.bitwise_xor.reduce, pieces):  # numpy releases the interpreter's lock
         pass
     return time.perf_counter() - begin
 

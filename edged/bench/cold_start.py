@@ -1,9 +1,9 @@
-"""From the spawn of a process to a ready engine: one process that starts a model, and the one that times it.
+"""Times the start of a model in a fresh process, from the spawn of the process until its engine is ready.
 
-Run as a program (`python -m edged.bench.cold_start`, settings as JSON on standard input) it is the process that is
-timed: it imports what the daemon imports, starts the engine as the daemon does, works a little and tells its peak
-memory. It speaks JSON lines on standard output. Broker and journal are left out: their time is that of the network and
-disk.
+Run as a program (`python -m edged.bench.cold_start`, settings as JSON on standard input), this module is the process
+that is timed: it imports what the daemon imports, starts the engine as the daemon does, runs a few jobs and reports its
+peak memory, as JSON lines on standard output. Broker and journal are left out: their time depends on the network and
+the disk.
 """
 
 import contextlib
@@ -20,14 +20,14 @@ from edged.errors import EdgedError, ModelUnavailable
 from edged.ports.engine import ModelInfo
 from edged.settings.schema import Settings
 
-MESSAGES = 8  # of the work before the last reading of memory, side by side
-_WHAT_IT_NEEDS = {"model", "engine", "model_dir", "half_width"}  # no secret leaves for another process
+MESSAGES = 8  # run side by side before memory is read for the last time
+_WHAT_IT_NEEDS = {"model", "engine", "model_dir", "half_width"}  # secrets are not passed to another process
 _IMPORT = "import torch, transformers; print('{}', flush=True)"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColdStart:
-    """One start; seconds from the spawn (but `load_s`: of the engine alone), memory in MiB."""
+    """One start. Times are seconds from the spawn (`load_s`: of the engine alone), memory is in MiB."""
 
     import_s: float
     load_s: float
@@ -42,7 +42,7 @@ def measure(settings: Settings) -> ColdStart:
     """Start the model of the settings in a fresh process, and a bare Python beside it for comparison.
 
     Raises:
-        ModelUnavailable: it does not start; the message is that of the process.
+        ModelUnavailable: the model does not start; the message comes from the process.
     """
     with contextlib.closing(_told([sys.executable, "-c", _IMPORT], "")) as steps:
         import_s, _ = next(steps)
@@ -74,7 +74,7 @@ def _told(command: list[str], given: str) -> Generator[tuple[float, Mapping[str,
             for line in process.stdout:
                 seconds = time.perf_counter() - begin
                 if not line.startswith("{"):
-                    continue  # some library's word
+                    continue  # a line that a library printed
                 body: Mapping[str, Any] = json.loads(line)
                 if "error" in body:
                     raise ModelUnavailable(body["error"])
@@ -85,8 +85,8 @@ def _told(command: list[str], given: str) -> Generator[tuple[float, Mapping[str,
 
 
 def _main() -> int:
-    """Be the process that is timed."""
-    # Here, so that the process that times this one does not load torch for it.
+    """Run as the process that is timed."""
+    # Imported here, so that the process that does the timing does not load torch.
     from edged import logs  # noqa: PLC0415
     from edged.bench.workloads import Workloads  # noqa: PLC0415
     from edged.build import make_engine  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The report of `edged bench`: its figures, its JSON form and its table. Pure: measures nothing, knows no engine.
+"""The report of `edged bench`: its figures, its JSON form and its table. Pure: measures nothing and knows no engine.
 
 The JSON is for scripts that compare boxes and versions: names and units stay as they are within a `schema_version`;
 `edged bench --schema` prints its JSON Schema. What was not measured is null or an empty list.
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 History = Literal["new", "known"]
 HISTORIES: tuple[History, ...] = ("new", "known")
 PARTS = ("start", "prefill", "decode", "first_token", "sentiment", "message", "bandwidth")
-_DIGITS = 4  # significant ones; more would be noise
+_DIGITS = 4  # significant digits; more would be noise
 
 
 class _Record(BaseModel):
@@ -52,7 +52,7 @@ class StartReport(_Record):
     """A fresh process, timed from its spawn by the process that spawned it."""
 
     import_s: Figure = Field(description="Until a bare Python has run `import torch, transformers`, for comparison.")
-    load_s: Figure = Field(description="Of that, what the engine took to load the model.")
+    load_s: Figure = Field(description="The part of `ready_s` that the engine took to load the model.")
     ready_s: Figure = Field(description="Until the engine is warm and answers at full speed; imports included.")
     first_token_s: Figure = Field(description="Until the first token of a reply to a text of 30 tokens.")
     ready_per_import: float = Field(description="ready_s / import_s.")
@@ -61,10 +61,12 @@ class StartReport(_Record):
 
 
 class PrefillReport(_Record):
-    """A prompt that no cache knows."""
+    """A prompt of which nothing is cached."""
 
-    tokens: int = Field(description="The length aimed at.")
-    prefilled_tokens: int = Field(description="Tokens that were computed: the prompt's less the cached; median.")
+    tokens: int = Field(description="The length that the prompt should have.")
+    prefilled_tokens: int = Field(
+        description="Tokens that were computed: the prompt's tokens without the cached ones; median."
+    )
     tokens_per_s: Figure = Field(description="Computed tokens over the time from admission to the first new token.")
 
 
@@ -96,7 +98,7 @@ class MessageReport(_Record):
     Every job has a history of its own.
     """
 
-    concurrency: int = Field(description="Jobs in hand at any time.")
+    concurrency: int = Field(description="Jobs that run at the same time.")
     history: History = Field(
         description="new: nothing but the tasks' own prompts is cached; known: the turns before were run just now."
     )
@@ -118,7 +120,7 @@ class BandwidthReport(_Record):
 
 
 class Report(_Record):
-    """All of it."""
+    """The whole report."""
 
     schema_version: Literal[1] = 1
     edged: str = Field(description="Version of edged.")
@@ -151,7 +153,7 @@ def percentile(samples: Sequence[float], percent: int) -> float:
 
 
 def latency(samples_ms: Sequence[float], prefilled: Sequence[int]) -> LatencyReport:
-    """Sum up the latencies of single requests, and the prompt tokens that each computed."""
+    """Summarise the latencies of single requests, and the prompt tokens that each of them computed."""
     return LatencyReport(
         p50_ms=rounded(percentile(samples_ms, 50)),
         p95_ms=rounded(percentile(samples_ms, 95)),
@@ -214,7 +216,7 @@ def _rows(report: Report) -> Iterator[_Row]:
         yield _row("memory read bandwidth", report.bandwidth.read_gb_s, "GB/s", remark)
 
 
-_FULL = 0.9  # below it the table says that a batch was not always full
+_FULL = 0.9  # below this share the table says that a batch was not always full
 
 
 def _start_rows(start: StartReport | None) -> Iterator[_Row]:

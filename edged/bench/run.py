@@ -1,7 +1,7 @@
-"""`edged bench`: which measurements are run, in which order, and what they add up to, on the daemon's own engine.
+"""`edged bench`: runs the measurements in order, on the daemon's own engine, and makes the report of their samples.
 
 First the starts are measured, in other processes, while this one is still small. Then one engine is loaded, and each
-round runs every other measurement once, so that a box that gets slower or faster does so for all of them.
+round runs every other measurement once: if the box gets slower or faster meanwhile, this affects all of them alike.
 """
 
 import functools
@@ -45,7 +45,7 @@ from edged.tasks.specs import Tasks
 PREFILL_TOKENS = (128, 512)
 BATCHES = (1, 4, 8)
 CONCURRENCY = (1, 8)
-_JOBS_PER_PLACE = 2  # `message` jobs of a round, for each that is in hand at a time
+_JOBS_PER_PLACE = 2  # `message` jobs in a round, for each job that runs at the same time
 _REQUESTS = 10  # single requests of a round
 _MIB = 1 << 20
 
@@ -55,7 +55,7 @@ MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measurement:
-    """One thing that is measured once in each round; `show` gives a sample as text, for the progress."""
+    """One thing that is measured once in each round; `show` makes a sample a text, for the progress lines."""
 
     name: str
     run: Callable[[], Any]
@@ -70,7 +70,7 @@ def run(
     say: Say,
     make_engine: MakeEngine = build.make_engine,
 ) -> Report:
-    """Measure; takes minutes. `say` is told of the progress.
+    """Measure; takes minutes. `say` gets lines about the progress.
 
     Raises:
         ModelUnavailable: the model cannot be started.
@@ -107,7 +107,7 @@ def _starts(settings: Settings, rounds: int, say: Say) -> list[ColdStart]:
 def plan(
     settings: Settings, info: ModelInfo, workloads: Workloads, parts: Collection[str]
 ) -> tuple[list[Measurement], list[str]]:
-    """Choose the measurements that this engine has room for; the rest is named in notes."""
+    """Choose the measurements that this engine has room for; the notes name the others."""
     planned: list[Measurement] = []
     notes: list[str] = []
 
@@ -157,7 +157,7 @@ def _ms(answers: Sequence[Answered]) -> list[float]:
 
 
 def take_turns(measurements: Sequence[Measurement], rounds: int, say: Say) -> dict[str, list[Any]]:
-    """Run every measurement once a round; give the samples by name."""
+    """Run every measurement once in each round; return the samples by the measurement's name."""
     samples: dict[str, list[Any]] = {each.name: [] for each in measurements}
     for number in range(1, rounds + 1):
         for each in measurements:

@@ -1,7 +1,8 @@
-"""What `edged bench` asks of an engine, and what the answers tell. Knows the engine's port; loads and prints nothing.
+"""The work that `edged bench` gives to an engine, and the figures that it takes from the answers.
 
-Every count is taken from the answers' own usage: tokens that were computed and tokens that were decoded, not those
-that were asked for. The texts are of common English words, drawn anew for every request, so that no cache knows them.
+Knows the engine's port; loads and prints nothing. Every count is taken from the usage in the answers (tokens that were
+computed, tokens that were decoded), not from what was asked for. The texts are made of common English words, drawn anew
+for every request, so that no cache has them.
 """
 
 import itertools
@@ -19,7 +20,7 @@ from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.conversation import Role, Turn
 from edged.tasks.specs import GenerateSpec, PartSpec
 
-# By one prompt: whether more are asked depends on the words of a text, which say nothing here.
+# With one prompt: whether further prompts are asked depends on the words of a text, and these words are random.
 _SENTIMENT = replace(SENTIMENT, doubt=0.0)
 TEXT_TOKENS = 30  # of a user's text
 HISTORY_TURNS = 3  # question and answer, each as long as a text
@@ -42,7 +43,7 @@ _GREEDY = Params(temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ended:
-    """A piece of work that has its answer; `submitted` and `ended` in monotonic seconds."""
+    """A piece of work with its answer; `submitted` and `ended` are monotonic seconds."""
 
     submitted: float
     ended: float
@@ -59,7 +60,7 @@ class Ended:
 
     @property
     def first_token(self) -> float:
-        """When the first token was there, in monotonic seconds."""
+        """When the first token was decoded, in monotonic seconds."""
         return self.submitted + self.event.timings.first_token_ms / 1000
 
     @property
@@ -108,7 +109,7 @@ class Messages:
 
     @property
     def jobs_per_min(self) -> float:
-        """Jobs of a full reply; a shorter one counts for its share."""
+        """Jobs per minute; a job with a shorter reply counts as the share of a full reply that it has."""
         return 60 * sum(self.new_tokens) / REPLY_TOKENS / self.seconds
 
 
@@ -127,7 +128,7 @@ class Workloads:
     # -------------------------------------------------------------------------------------------- the workloads
 
     def prefill(self, tokens: int) -> Prefilled:
-        """Run a prompt of as many uncached tokens, up to its first new token."""
+        """Run a prompt of this many uncached tokens, up to its first new token."""
         words = self._size(f"prefill {tokens}", tokens, lambda text: self._one(self._bare(text, 1)).prefilled)
         end = self._one(self._bare(self._text(words), 1))
         return Prefilled(tokens=end.prefilled, tokens_per_s=end.prefilled * 1000 / end.event.timings.prefill_ms)
@@ -135,8 +136,8 @@ class Workloads:
     def decode(self, batch: int) -> Decoded:
         """Decode `batch` sequences greedily, each after a prompt of its own.
 
-        A model may end its turn early. Then other prompts are tried, and if none lasts, the tokens that there were
-        count.
+        A model may end its turn early. Then other prompts are tried; if all of them end early, the tokens that were
+        decoded count.
         """
         tries = (self._decode_once(batch) for _ in range(_TRIES))
         seen: list[Decoded] = []
@@ -157,9 +158,9 @@ class Workloads:
         return Answered(prefilled=end.prefilled, milliseconds=1000 * (end.ended - end.submitted))
 
     def messages(self, concurrency: int, jobs: int, *, knows_history: bool = False) -> Messages:
-        """Run `message` jobs, always `concurrency` of them in hand until none is left to begin.
+        """Run `message` jobs, always `concurrency` of them at the same time, until all have begun.
 
-        `knows_history`: the turns before were run just now, as in a conversation that goes on; else they are new.
+        `knows_history`: the earlier turns were run just before, as in a conversation that goes on; else they are new.
         """
         words = self._text_words()
         work = [self._message(words) for _ in range(jobs)]
@@ -185,7 +186,7 @@ class Workloads:
         return decoded(self._together([self._bare(text, DECODE_TOKENS + 1) for text in texts]))
 
     def _bare(self, text: str, max_tokens: int) -> Work:
-        """A prompt with nothing of ours around the text, which stands first: no two share more than the template."""
+        """A prompt that is only the template and the text, so that two prompts share nothing but the template."""
         spec = GenerateSpec(name="bench", system={"en": text, "zh": text}, keeps_history=False)
         return self._work(spec, _LONG, params=replace(_GREEDY, max_tokens=max_tokens))
 
@@ -207,7 +208,7 @@ class Workloads:
     # ------------------------------------------------------------------------------------------------- the texts
 
     def _text(self, words: int) -> str:
-        """Random words; the first goes round, so that what a cache has begins with another one."""
+        """Random words. The first word changes with every text, so that no text begins as a cached one does."""
         return " ".join([next(self._first), *self._random.choices(self._words, k=words - 1)])
 
     def _text_words(self) -> int:
@@ -219,7 +220,7 @@ class Workloads:
         return self._sizes["text", TEXT_TOKENS]
 
     def _size(self, name: str, tokens: int, count: Callable[[str], int]) -> int:
-        """Find how many words make so many tokens with this model's tokenizer and template; found once by name."""
+        """Find how many words make so many tokens for this model; looked for once for each name."""
         if (name, tokens) not in self._sizes:
             self._sizes[name, tokens] = words_for(tokens, lambda words: count(self._text(words)))
         return self._sizes[name, tokens]
@@ -233,7 +234,7 @@ class Workloads:
         return [job[0] for job in self._run([[each] for each in work], concurrency=len(work))]
 
     def _run(self, jobs: Sequence[Sequence[Work]], *, concurrency: int) -> list[list[Ended]]:
-        """Run jobs of one or more pieces of work each; a job begins when another of those in hand is over."""
+        """Run jobs, each of one or more pieces of work; when a running job ends, the next one begins."""
         events: queue.SimpleQueue[tuple[float, WorkEvent]] = queue.SimpleQueue()
         waiting = deque(jobs)
         submitted: dict[str, float] = {}
@@ -270,7 +271,7 @@ class Workloads:
 
 
 def decoded(ends: Sequence[Ended]) -> Decoded:
-    """Sum up sequences that were decoded side by side: each one's own speed, all of them added."""
+    """Summarise sequences that were decoded side by side: the speed is the sum of the speeds of all sequences."""
     together = min(each.ended for each in ends) - max(each.first_token for each in ends)
     in_all = max(each.ended for each in ends) - min(each.first_token for each in ends)
     return Decoded(
@@ -285,8 +286,8 @@ def words_for(tokens: int, count: Callable[[int], int]) -> int:
     """Find how many words make `tokens` tokens, by trying.
 
     Args:
-        tokens: what is aimed at.
-        count: tokens of a text of so many words; a straight line, more or less.
+        tokens: the number of tokens wanted.
+        count: gives the tokens of a text of so many words; should grow about linearly.
 
     Returns:
         The number of words that came nearest, at least 1.

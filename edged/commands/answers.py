@@ -1,4 +1,4 @@
-"""What `ask` and `chat` have in common: names that may be asked for, and answers as lines of a terminal."""
+"""What `ask` and `chat` have in common: they check names, connect, and print answers."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ _EXIT_CODES = {"model_error": ExitCode.MODEL, "busy": ExitCode.BROKER, "shutting
 
 
 def check_names(**names: str | None) -> None:
-    """Refuse the name of a task, session or group that can stand in no topic; None is no name.
+    """Refuse a name of a task, session or group that cannot be a topic level. None means that no name was given.
 
     Raises:
         SettingsError: no daemon would answer it.
@@ -38,7 +38,7 @@ def check_names(**names: str | None) -> None:
 
 @contextlib.contextmanager
 def connected(options: argparse.Namespace) -> "Iterator[Client]":
-    """A client by the settings and options of a command, connected."""
+    """Connect a client by the settings and options of a command."""
     settings = quiet_settings(options)
     from edged.client import Client
 
@@ -50,7 +50,7 @@ def connected(options: argparse.Namespace) -> "Iterator[Client]":
 
 
 def until_first(answers: "Iterator[Answer]") -> "Iterator[Answer]":
-    """Give the answers; show at a terminal that the first is waited for."""
+    """Yield the answers; a terminal shows the waiting for the first."""
     with progress.waiting("waiting for the answer", lines=False):
         first = next(answers)
     yield first
@@ -58,14 +58,14 @@ def until_first(answers: "Iterator[Answer]") -> "Iterator[Answer]":
 
 
 def exit_code_of(body: Mapping[str, Any]) -> ExitCode:
-    """The exit code that tells a script what the answer was."""
+    """The exit code for an answer, so that a script can tell a result from an error."""
     if body["status"] == "ok":
         return ExitCode.DONE
     return _EXIT_CODES.get(body["error"]["code"], ExitCode.USAGE)
 
 
 def print_chunk(body: Mapping[str, Any]) -> None:
-    """Print a chunk of a streamed answer: a label as a line, words of a reply as they come."""
+    """Print a chunk of a streamed answer: a label as a line, the words of a reply without a line end."""
     for name, value in body.items():
         if isinstance(value, Mapping) and "delta" in value:
             print(value["delta"], end="", flush=True)
@@ -74,7 +74,7 @@ def print_chunk(body: Mapping[str, Any]) -> None:
 
 
 def print_result(body: Mapping[str, Any], *, streamed: bool) -> None:
-    """Print a result or error; of a streamed result only what no chunk has told."""
+    """Print a result or error; of a streamed result only the parts that no chunk contained."""
     if body["status"] == "error":
         error = body["error"]
         print(f"error {error['code']}: {error['message']}", file=sys.stderr)

@@ -35,7 +35,7 @@ def add(commands: Any) -> None:
 
 def _chat(options: argparse.Namespace) -> ExitCode:
     check_names(session=options.session, group=options.group)
-    with contextlib.suppress(ImportError):  # some builds of Python have none
+    with contextlib.suppress(ImportError):  # some builds of Python lack readline
         import readline  # noqa: F401 - input() edits lines and remembers them once it is there
 
     with connected(options) as client:
@@ -48,7 +48,7 @@ def _chat(options: argparse.Namespace) -> ExitCode:
 
 
 class _Talk:
-    """One conversation after the other, over one connection."""
+    """The conversations of one run of the command, one after the other, over one connection."""
 
     def __init__(self, client: "Client", *, session: str | None, of_group: bool) -> None:
         self._client = client
@@ -58,7 +58,7 @@ class _Talk:
         self._said: list[dict[str, str]] = []
 
     def obey(self, text: str) -> bool:
-        """Do what a line beginning with `/` says; False if the line is meant for the model."""
+        """Run a command that begins with `/`; False if the line is for the model."""
         command, _, name = text.partition(" ")
         name = name.strip()
         if command == "/session" and name:
@@ -75,7 +75,7 @@ class _Talk:
         elif command == "/help":
             print(_HELP)
         elif command[:1] == "/" and command[1:].isalpha() and not name:
-            print(f"there is no command {command}; /help shows those there are")
+            print(f"there is no command {command}; /help lists the commands")
         else:
             return False
         return True
@@ -84,7 +84,7 @@ class _Talk:
         """Send a line to the model and print what it answers; Ctrl-C cancels that."""
         fields: dict[str, Any] = {"session": self._session}
         if self._of_group and not self._is_named:
-            # The next turn may go to another box, which does not know this conversation: the request brings it along.
+            # The next turn may go to another box, which does not have this conversation, so the request contains it.
             fields = {"history": self._said}
         try:
             with contextlib.closing(self._client.stream(text, stream=True, **fields)) as answers:

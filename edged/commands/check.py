@@ -1,4 +1,4 @@
-"""`edged check`: whether everything that a daemon needs is there; `checks.py` has what is tried."""
+"""`edged check`: checks whether everything that a daemon needs is there; the checks are in `checks.py`."""
 
 import argparse
 from typing import Any
@@ -9,7 +9,7 @@ from edged.errors import ExitCode
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    check = add_command(commands, "check", _check, "try settings, model and broker; say what to mend", "edged check")
+    check = add_command(commands, "check", _check, "try settings, model and broker; say what to fix", "edged check")
     add_timeout(check, default=None, meaning="5; 60 where a daemon is there")
 
 

@@ -1,4 +1,4 @@
-"""The checks of `edged check`: each tries one thing that a daemon needs, and says what to mend. Nothing is changed."""
+"""The checks of `edged check`: each tries one thing that a daemon needs, and says what to fix. Nothing is changed."""
 
 import contextlib
 import os
@@ -36,21 +36,22 @@ Say = Callable[[str], None]
 
 _MIB = 1 << 20
 _MIN_DISK_MB = 200
-_RELEASED = 1767225600.0  # 2026-01-01: no clock of a box with this release is right before
+_RELEASED = 1767225600.0  # 2026-01-01: this release is newer, so a clock with an earlier time is wrong
 _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.65, "auto": 1.07}  # of a weight, with scales
-_TRIED_H = 10 / 3600  # that what is tried in a journal stays there
+_TRIED_H = 10 / 3600  # how long a trial entry stays in the journal
 _CONNECT_S = 5.0
-_STATUS_S = 0.5  # in which the broker brings a daemon's retained status
-_ANSWER_S = 60.0  # of a daemon that is there: on a slow box the queue may be long
+_STATUS_S = 0.5  # to wait for a daemon's retained status
+_ANSWER_S = 60.0  # for the answer of a running daemon: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
 
 
 class _Warning(Exception):
-    """It works, but not as well as it could; the message says why."""
+    """The checked thing works, but not as well as it could; the message says why."""
 
 
 def run(settings: Settings, *, timeout: float | None, say: Say) -> ExitCode:
-    """Check clock, disk, CPU, model, memory, broker and one answer; of a group, what its boxes share too.
+    """Check clock, disk, CPU, model, memory, broker and one answer; for a group also the broker's and journal's
+    sharing.
 
     Gives the exit code of the first fault.
 

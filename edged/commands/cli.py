@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
-        terminal.discard_output()  # else Python tries again at its end, and fails
+        terminal.discard_output()  # else Python flushes again when it exits, and fails
         return ExitCode.INTERRUPTED
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

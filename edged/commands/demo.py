@@ -1,6 +1,6 @@
-"""`edged demo`: a private broker, the real daemon with the small real model, and a client of another maker.
+"""`edged demo`: a private broker, the real daemon with a small real model, and messages by an independent client.
 
-The broker and the daemon are processes of the demo's own, in a temporary folder, on loopback, and end with it.
+The demo starts broker and daemon as processes on loopback, in a temporary folder, and stops them at its end.
 """
 
 import argparse
@@ -36,7 +36,14 @@ _ANSWER_S = 120.0
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
-    demo = add_command(commands, "demo", _demo, "show it all on a private broker", "edged demo", with_settings=False)
+    demo = add_command(
+        commands,
+        "demo",
+        _demo,
+        "run broker, daemon and sample messages on this machine",
+        "edged demo",
+        with_settings=False,
+    )
     demo.add_argument("--model", default="smollm2-135m-instruct", help="preset, folder or GGUF file (%(default)s)")
 
 
@@ -53,7 +60,7 @@ def _demo(options: argparse.Namespace) -> ExitCode:
 
 
 def run(*, model: str, model_dir: Path) -> ExitCode:
-    """Show it all; gives the exit code.
+    """Run the demo; gives the exit code.
 
     Raises:
         BrokerUnavailable: no broker can be started.
@@ -81,7 +88,7 @@ def _free_port() -> int:
 
 
 def amqtt_command(folder: Path, port: int) -> list[str]:
-    """Write the settings of an amqtt broker that lets everybody in at a port of 127.0.0.1; give what starts it."""
+    """Write the settings of an amqtt broker that accepts every client of 127.0.0.1; gives its command."""
     settings = folder / "amqtt.yaml"
     settings.write_text(
         f"listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:{port}\n"
@@ -92,7 +99,7 @@ def amqtt_command(folder: Path, port: int) -> list[str]:
 
 @contextlib.contextmanager
 def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
-    """A private broker, mosquitto where the box has it, else amqtt: its name, and the protocol to speak to it."""
+    """Start a private broker: mosquitto if installed, else amqtt. Gives its name and the MQTT version to use."""
     mosquitto = shutil.which("mosquitto", path=f"{os.defpath}:/usr/sbin:/usr/local/sbin")
     if mosquitto is not None:
         settings = folder / "mosquitto.conf"
@@ -102,13 +109,13 @@ def _broker(folder: Path, port: int) -> Iterator[tuple[str, str]]:
         command = amqtt_command(folder, port)
     with _process(command, folder / "broker.log") as broker:
         _wait_listening(broker, port, folder / "broker.log")
-        # amqtt speaks MQTT 3.1.1 only, and answers version 5 with silence.
+        # amqtt speaks MQTT 3.1.1 only, and does not answer a client that connects with version 5.
         yield ("mosquitto", "auto") if mosquitto is not None else ("amqtt", "3.1.1")
 
 
 @contextlib.contextmanager
 def _daemon(folder: Path, port: int, protocol: str, model: str, model_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """The daemon, as systemd would run it."""
+    """Start the daemon as systemd would."""
     print(f"daemon   loading {model}")
     command = [sys.executable, "-m", "edged", "run"]
     command += ["--set", f"node={_NODE}", "--set", "mqtt.host=127.0.0.1", "--set", f"mqtt.port={port}"]
@@ -131,7 +138,7 @@ def _process(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 
 
 def _stop(process: subprocess.Popen[bytes]) -> int:
-    """SIGTERM, and the exit code."""
+    """Stop a process by SIGTERM; gives its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

@@ -1,4 +1,4 @@
-"""`edged eval`: how often a task's labels are right on labelled texts."""
+"""`edged eval`: measures how often a task gives labelled texts the right label."""
 
 import argparse
 from pathlib import Path
@@ -12,7 +12,7 @@ from edged.errors import ExitCode
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     example = "edged eval --data reviews.tsv --task sentiment --baseline"
-    parser = add_command(commands, "eval", _eval, "measure how right a task is on labelled texts", example)
+    parser = add_command(commands, "eval", _eval, "measure the accuracy of a task on labelled texts", example)
     parser.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="text and label with a tab between, in either order"
     )
@@ -28,7 +28,7 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--baseline",
         action="store_true",
-        help="compare with a label that is generated and searched for",
+        help="compare with a model that writes its answer, in which the label is looked for",
     )
     parser.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
     parser.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")

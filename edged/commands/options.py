@@ -1,4 +1,4 @@
-"""What the commands' arguments have in common, and the settings that they make."""
+"""The arguments that several commands have, and the settings made from them."""
 
 import argparse
 import sys
@@ -56,7 +56,7 @@ def add_timeout(parser: argparse.ArgumentParser, *, default: float | None = 60.0
 
 
 def count(text: str) -> int:
-    """The type of an argument that is a number of things."""
+    """Parse an argument that is a count, for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError("write a whole number, 1 or more")
     return int(text)
@@ -71,11 +71,11 @@ def settings_of(options: argparse.Namespace, *, warn: Callable[[str], None] = to
     """The settings from all sources, with those of the command line.
 
     Args:
-        options: of a command that was made with settings.
-        warn: is told of what is odd and not wrong.
+        options: the parsed arguments of a command that takes settings.
+        warn: gets a line about each odd value that is still allowed.
 
     Raises:
-        SettingsError: one is not known or not allowed.
+        SettingsError: a setting is not known or not allowed.
     """
     from edged.settings import load
 

@@ -84,6 +84,6 @@ class _Loading:
             try:
                 if self.engine is not None and self.engine.wait_ready(0.0):
                     return
-            except EdgedError:  # the daemon, which waits for the engine too, tells why
+            except EdgedError:  # the daemon waits for the engine too, and logs the reason
                 return
             self._log.info("loading", model=self._model, seconds=round(time.monotonic() - begin))

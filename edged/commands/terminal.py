@@ -18,7 +18,7 @@ def accept_all_characters() -> None:
 
 
 def discard_output() -> None:
-    """Throw away what standard output still holds: its reader is gone."""
+    """Discard the buffered standard output, because its reader is gone."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)

@@ -33,7 +33,7 @@ from edged.settings.schema import Settings
 _REFRESH_S = 0.5
 _QUIT = {"q", "Q"}
 _KEYS = Text("q: quit", style="dim")
-_SETTLE_S = 0.5  # without a message, after which what the broker keeps has come
+_SETTLE_S = 0.5  # without a message: then all retained messages have come
 _OVERDUE_S = 100.0  # three reports at the default interval, and some
 _COLOURS = {
     State.READY: "green",
@@ -50,10 +50,10 @@ Report = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Node:
-    """What a daemon said last.
+    """The last reports of a daemon.
 
     Attributes:
-        heard: monotonic seconds of the last report; None while there is none but what the broker kept.
+        heard: monotonic seconds of the last report; None while only retained ones came.
         rate: answered requests per second between the last two reports.
     """
 
@@ -67,7 +67,7 @@ class Node:
         return str(self.status.get("state", self.health.get("state", "unknown")))
 
     def report(self, health: Report, now: float, *, retained: bool) -> None:
-        """Take a report in."""
+        """Store a report."""
         if not retained and self.heard is not None and health.get("boot_id") == self.health.get("boot_id"):
             answered = _at(health, "requests.answered") or 0
             self.rate = (answered - (_at(self.health, "requests.answered") or 0)) / max(now - self.heard, 0.1)
@@ -92,7 +92,7 @@ def render(nodes: Mapping[str, Node], *, now: float, where: str) -> RenderableTy
         is_overdue = lives and node.heard is not None and now - node.heard > _OVERDUE_S
         colour = _COLOURS.get(State(node.state), "") if node.state in [*State] else ""
         table.add_row(
-            # Names are others' text: no markup in them is obeyed.
+            # Names come from other clients, so markup in them is shown as text.
             Text(name),
             Text(node.state, style=colour),
             *(_figures(node) if lives else ["–"] * 8),
@@ -107,7 +107,7 @@ def render(nodes: Mapping[str, Node], *, now: float, where: str) -> RenderableTy
             told = ", ".join(f"{count} {code}" for code, count in errors.items())
             remarks.append(f"{name}: errors since its start: {told}\n", style="dim")
     if not nodes:
-        remarks.append("No daemon has spoken below this prefix yet (EDGED_PREFIX).", style="dim")
+        remarks.append("No daemon has reported below this prefix yet (EDGED_PREFIX).", style="dim")
     return Group(table, remarks)
 
 
@@ -161,7 +161,7 @@ def run(settings: Settings, *, timeout: float, once: bool, console: Console | No
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Callable[[float], str]]:
-    """Have keys come one by one; gives what waits so many seconds for one, and returns "" if none came."""
+    """Read single keys; gives a function that waits so many seconds for a key, and returns "" if none was pressed."""
     descriptor = sys.stdin.fileno()
     is_open = sys.stdin.isatty()
     before = termios.tcgetattr(descriptor) if is_open else None
@@ -224,7 +224,7 @@ class _View:
             return dict(self._nodes)
 
     def wait_quiet(self, seconds: float) -> None:
-        """Wait until nothing has come for so long; not for ever, where much is said."""
+        """Wait until no message has come for so long; ends after a while even if messages keep coming."""
         deadline = time.monotonic() + 10 * seconds
         while self._heard.wait(seconds) and time.monotonic() < deadline:
             self._heard.clear()
@@ -246,7 +246,7 @@ def _figures(node: Node) -> list[str]:
 
 
 def _at(report: Report, path: str) -> Any:
-    """What a report holds at a dotted path; None where it says nothing of the kind."""
+    """The value in a report at a dotted path; None if the report has no such value."""
     value: Any = report
     for part in path.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None

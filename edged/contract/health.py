@@ -316,12 +316,10 @@ class GroupFigures(Published):
         tuple[str, ...] | SkipJsonSchema[None], Figure("The parts of the group's work that this box takes.")
     ] = None
     takes: Annotated[bool, Figure("Whether it takes work of the group now.")]
-    keeps: Annotated[
-        bool, Figure("Whether it takes work whatever it has in hand already; the other boxes rely on that.")
-    ]
+    keeps: Annotated[bool, Figure("Whether it takes work even if it has enough already; the other boxes rely on that.")]
     window: Annotated[int, Figure("Requests in hand above which it leaves work to the others.", unit=REQUESTS)]
     speed: Annotated[int | SkipJsonSchema[None], Figure("Answers a second, as a power of two.")] = None
-    pauses: Annotated[Count, Figure("How often it left the work to the others.")]
+    pauses: Annotated[Count, Figure("How many times it left the work to the others.")]
     members: Annotated[tuple[str, ...], Figure("The other boxes that it knows to be there.")]
     receive_maximum: Annotated[
         int | SkipJsonSchema[None],
@@ -329,7 +327,7 @@ class GroupFigures(Published):
     ] = None
 
     def body(self) -> dict[str, Any]:
-        """As JSON; a figure that there is not is left out."""
+        """As JSON; a figure without a value is left out."""
         return self.model_dump(mode="json", exclude_none=True)
 
 
@@ -344,7 +342,7 @@ class HealthReport(Published):
     boot_id: Annotated[str, Figure("Names this start of the daemon.")]
     version: Annotated[str, Figure("The daemon's version.", metric=Metric("edged_build", "info"))]
     time: Annotated[
-        # Home Assistant reads a time as one, so it is shown this and not an age.
+        # Home Assistant shows a timestamp as "5 minutes ago", so the report has the time and not its age.
         Time, Figure("When the report was made.", entities=(Entity("Last report", device_class="timestamp"),))
     ]
     model: ModelFigures | None

@@ -44,7 +44,7 @@ _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=Fal
 
 
 class ParamsBody(BaseModel):
-    """Wishes for the reply's sampling; what is left out takes the task's own value."""
+    """How the reply is sampled, as the caller wants it; values that are left out are the task's own."""
 
     model_config = _STRICT
 
@@ -103,7 +103,7 @@ class Request:
         id: the caller's, or one made for it.
         has_own_id: whether the caller gave `id`, so that it may repeat the request under it.
         history: the caller's own turns; then nothing of the session is stored. None: the session's turns count.
-        turn: which turn of its conversation this is, by the caller's count from 1; None: it does not say.
+        turn: the number of this turn in its conversation, counted by the caller from 1; None if the caller gave none.
         attempt: how often the caller has asked this, counted from 1.
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
@@ -126,7 +126,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rejected:
-    """A message that is no good request: why, and where the error goes."""
+    """A message that is not a valid request: why, and where the error goes."""
 
     id: str
     task: str
@@ -137,7 +137,7 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contract:
-    """What `decode` checks a message against."""
+    """The limits and names that `decode` checks a message against."""
 
     topics: Topics
     tasks: Tasks
@@ -156,7 +156,7 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
         new_id: the id to use when neither the JSON nor the Correlation Data gives one.
 
     Returns:
-        The request, or why there is none. Never raises, whatever the bytes.
+        The request, or the reason for rejecting it. Never raises, whatever the bytes are.
     """
     address = Address(topic=route.out, qos=min(message.qos, 1), correlation_data=message.correlation_data)
     request_id = _id_of(message.correlation_data)
@@ -192,7 +192,7 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
 def _return_address(
     message: Message, contract: Contract, request_id: str | None, address: Address
 ) -> tuple[str | None, Address]:
-    """The id and the address of an error: those of the JSON where they are good, whatever else is wrong with it."""
+    """The id and the address for an error: from the JSON where these fields are valid, even if other fields are not."""
     body = read_leniently(message.payload, limit=contract.payload_bytes) if _is_json(message) else {}
     own_id, reply_to = body.get("id"), body.get("reply_to")
     if _is_name(own_id):
@@ -305,7 +305,8 @@ def _bad_request(error: ValidationError) -> BadRequest:
 def _known(route: TaskRoute, tasks: Tasks) -> str:
     if not route.is_ours:
         raise Busy(
-            "this box takes no work from this topic any more; ask again, and another takes it", retry_after_ms=1000
+            "this box takes no work from this topic any more; send it again, and another box answers",
+            retry_after_ms=1000,
         )
     if route.task not in tasks:
         raise UnknownTask(f"there is no such task; there are: {', '.join(tasks.names)}")

@@ -32,8 +32,8 @@ class Result:
     """An answered request.
 
     Attributes:
-        outputs: by part: `sentiment`, `reply`, or the name of a task of one's own.
-        lacks_history: the conversation has earlier turns that were not known here.
+        outputs: by part: `sentiment`, `reply`, or the name of an operator's own task.
+        lacks_history: the conversation has earlier turns that this box did not know.
         may_be_double: another box of the group may have answered the same request.
     """
 
@@ -122,7 +122,10 @@ def error_schema() -> dict[str, Any]:
             "code": codes,
             "message": {"type": "string"},
             "field": {"type": "string", "description": "The part of the request that is wrong."},
-            "retry_after_ms": {"type": "integer", "description": "When it may be worth to ask again."},
+            "retry_after_ms": {
+                "type": "integer",
+                "description": "After how many milliseconds another attempt may succeed.",
+            },
         },
         "additionalProperties": False,
     }

@@ -14,7 +14,7 @@ Count = Annotated[int, Field(json_schema_extra={"minimum": 0})]
 class Published(BaseModel):
     """A JSON object that the daemon sends: exactly these keys.
 
-    A key that is left out where there is nothing to say is declared as `X | SkipJsonSchema[None] = None`.
+    A key that is left out when it has no value is declared as `X | SkipJsonSchema[None] = None`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -1,4 +1,4 @@
-"""What `R/status` says, and what a daemon learns from the status of another. Pure."""
+"""What `R/status` contains, and what a daemon learns from another daemon's status. Pure."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from edged.contract.schema import Published, Time
 
 
 def client_mark(client_id: str) -> str:
-    """A hash of a client id: enough to see that two are the same, without telling the client id."""
+    """A hash of a client id: shows whether two client ids are the same, without publishing them."""
     return hashlib.sha256(client_id.encode()).hexdigest()[:12]
 
 
@@ -62,7 +62,7 @@ class Identity:
     client: str
 
     def status(self, state: State, *, since: str, reasons: tuple[str, ...] = ()) -> Status:
-        """What this daemon says of itself."""
+        """The status that this daemon publishes."""
         return Status(
             state=state,
             boot_id=self.boot_id,
@@ -74,7 +74,7 @@ class Identity:
         )
 
     def last_will(self) -> Status:
-        """What the broker says when it loses this daemon."""
+        """The status that the broker publishes when it loses this daemon."""
         return Status(state=State.OFFLINE, boot_id=self.boot_id, version=self.version)
 
     def is_ours(self, status: Mapping[str, Any]) -> bool:
@@ -92,7 +92,8 @@ class Identity:
             not self.is_ours(status)
             and status.get("state") not in {State.OFFLINE, State.STOPPED}
             and isinstance(started, str)
-            # Times of one form and length compare as text. If both started at one moment, the id decides.
+            # Times of the same form and length can be compared as text. If both started at the same time, the id
+            # decides.
             and (started, str(status.get("boot_id"))) > (self.started, self.boot_id)
         )
 

@@ -1,4 +1,4 @@
-"""MQTT topics: where everything is on the broker, and which topics may be published to. Pure."""
+"""MQTT topics: the topic of each kind of message, and which topics may be published to. Pure."""
 
 import re
 import zlib
@@ -45,7 +45,7 @@ def shard_of(session: str, shards: Sequence[str]) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRoute:
-    """A task is asked for there.
+    """A topic for requests for a task.
 
     Attributes:
         task: the task that the topic names; empty when it names none.
@@ -65,7 +65,7 @@ class TaskRoute:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ControlRoute:
-    """A command is given there; its answer goes to the topic `out` by default."""
+    """A topic for commands; the answer goes to the topic `out` by default."""
 
     command: str
     out: str
@@ -73,43 +73,43 @@ class ControlRoute:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BirthRoute:
-    """Home Assistant tells there that it has started or ends."""
+    """The topic where Home Assistant tells that it has started or ends."""
 
     topic: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StatusRoute:
-    """Our own status: told by this process, by its last will, or by another daemon of our name."""
+    """Our own status topic: this process publishes there, its last will, or another daemon of our name."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeRoute:
-    """The message by which a box of a group sees whether the broker delivers to shared subscriptions."""
+    """The topic where a box of a group tests whether the broker delivers to shared subscriptions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MemberRoute:
-    """The status or health of the box `node`, read by the boxes of a group."""
+    """The topic of status or health of the box `node`, read by the boxes of a group."""
 
     node: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StrayRoute:
-    """Nothing that this daemon listens to: the broker had kept a subscription of earlier settings."""
+    """A topic that this daemon does not serve: the broker had kept a subscription of earlier settings."""
 
 
-AskedRoute = TaskRoute | ControlRoute  # each is answered once; all others are read and settled
+AskedRoute = TaskRoute | ControlRoute  # these messages are answered once each; all others are only read and settled
 Route = AskedRoute | BirthRoute | StatusRoute | ProbeRoute | MemberRoute | StrayRoute
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Topics:
-    """Where everything is on the broker: all topics below `{prefix}/{node}`, and a group's below `{prefix}/{group}`.
+    """All topics of a daemon: its own below `{prefix}/{node}`, and its group's below `{prefix}/{group}`.
 
     Attributes:
-        group: whose work queue this box shares with others; None: it works alone.
+        group: the group whose work queue this box shares; None: it works alone.
         shards: which parts of a sharded queue it takes from; empty: the queue has none.
         births: the topics where Home Assistant tells that it has started; empty: nothing listens to it.
     """
@@ -153,7 +153,7 @@ class Topics:
 
     @property
     def controls(self) -> str:
-        """The filter of all control requests; commands have one level, and a deeper one is told that it is none."""
+        """The filter of all control requests. Commands have one level; a deeper topic is answered with an error."""
         return f"{self.root}/request/#"
 
     @property
@@ -169,7 +169,7 @@ class Topics:
         return f"{self.root}/info"
 
     def route(self, topic: str) -> Route:
-        """What a message in this topic is. Asked once for each message, where it comes in."""
+        """The kind of message that this topic carries. Called once for each message, when it comes in."""
         name, kind, tail = self._parts(topic)
         if kind == "in":
             return self._task_route(name, tail)
@@ -220,7 +220,7 @@ class Topics:
         return f"{self.root}/response/{command}"
 
     def speaks_for_a_daemon(self, topic: str) -> bool:
-        """Whether daemons listen or report on `topic`: an answer there could loop, or look like a report of theirs."""
+        """Whether daemons listen or report on `topic`: an answer there could loop, or look like a daemon's report."""
         head, _, rest = topic.partition(f"{self.prefix}/")
         if head or not rest:
             return False

@@ -27,7 +27,7 @@ from edged.tasks.text import Language
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opinion:
-    """A prompt that asks for the label, and what that prompt leans to by itself."""
+    """A prompt that asks for the label, and the bias of that prompt."""
 
     prompt: ClassificationPrompt
     prior: Sequence[float]
@@ -99,7 +99,7 @@ class Classifying(Running[K]):
         self.spent = spent
         self.opinion = opinion
         self.prompt = opinion.prompt.tokens
-        # The text's last token may be split in another way by the words of this prompt.
+        # With the words of this prompt, the last token of the text may be split differently.
         self.capacity = max(self.capacity, opinion.prompt.capacity)
         self.memory = None
         self.cached = 0
@@ -140,7 +140,7 @@ class Classifier(Generic[K]):
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
-        """Pin the beginning of every prompt, run each prompt, and learn what it leans to by itself.
+        """Pin the beginning of every prompt, run each prompt, and measure its bias.
 
         Raises:
             TooLong: a prompt leaves no room for a text.
@@ -170,9 +170,9 @@ class Classifier(Generic[K]):
                 yield Opinion(prompt=prompt, prior=self.prepared.priors[each.name, work.language])
 
     def _prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> list[float]:
-        """What a prompt leans to: from the file if the model is still the same, else from its neutral texts."""
+        """The bias of a prompt: from the file if the model is still the same, else measured with its neutral texts."""
         prompter, kept = self.prepared.loaded.prompter, self.prepared.loaded.priors
-        # While it is being learned, the leaning counts as none, and no further prompt is asked.
+        # While the bias is being measured, it counts as zero, and no further prompt is asked.
         self.prepared.priors[opinion.name, language] = [0.0] * len(opinion.labels)
         asked_once = replace(opinion, doubt=0.0)
         texts = opinion.prompts[language].neutral_texts

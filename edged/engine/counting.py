@@ -1,4 +1,4 @@
-"""What an engine counts, and the times that it takes of each piece of work. Knows no model and no torch."""
+"""The engine's counters, and the times of each piece of work. Knows no model and no torch."""
 
 from dataclasses import dataclass
 

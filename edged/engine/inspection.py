@@ -1,4 +1,4 @@
-"""What can be told of a model without loading it: `edged check` refuses what a start would refuse.
+"""Checks a model without loading it: `edged check` refuses every model that a start would refuse.
 
 Reads every tensor once and renders every task's prompt; runs nothing.
 """
@@ -17,10 +17,10 @@ _TURNS = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello
 
 
 def inspect(plan: Plan, tasks: Tasks) -> int:
-    """See that a model can be loaded and asked every task; gives its number of parameters.
+    """Check that a model can be loaded and used for every task; gives its number of parameters.
 
     Raises:
-        ModelUnavailable: what is missing, broken or of another kind, as `loading.load` says it.
+        ModelUnavailable: the model is missing, broken or of another kind; the message is that of `loading.load`.
         SettingsError: a task's own words leave no room for a text.
     """
     device = choose_device(plan.model.device)

@@ -1,4 +1,4 @@
-"""The kinds of task that this engine can run, each by a class of its own. The one place that tells them apart."""
+"""Chooses the class that runs a task, by the kind of the task. No other module of this engine tests the kind."""
 
 from typing import Protocol, assert_never
 
@@ -34,7 +34,7 @@ class TaskOnModel(Protocol[K]):
 
 
 def on_model(spec: PartSpec, prepared: Prepared[K]) -> TaskOnModel[K]:
-    """Say how a task runs on the loaded model."""
+    """Make the object that runs a task on the loaded model."""
     match spec:
         case ClassifySpec():
             return Classifier(spec=spec, prepared=prepared)

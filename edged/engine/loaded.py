@@ -1,4 +1,4 @@
-"""A model that is loaded, and what the engine learns about it and its prompts before the first request."""
+"""A loaded model, and what the engine measures about it and its prompts before the first request."""
 
 from dataclasses import dataclass, field
 from typing import Generic
@@ -58,7 +58,7 @@ class Prepared(Generic[K]):
         end_tokens: tokens with which the model ends its turn.
         banned: ids of the tokens that no reply contains.
         constraints: hold an output to the JSON Schema of its task.
-        priors: by prompt and language, what the prompt itself leans to. The warm-up fills it.
+        priors: the bias of each prompt, by prompt and language. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
     """

@@ -39,7 +39,7 @@ _MIB = 1 << 20
 _NAMED = 5  # tokens in a warning
 _TORCH_THREADS = torch.get_num_threads()  # before this module changes it
 
-# Text of many kinds, to see which channels of a model are large; which they are hardly depends on the text.
+# Text of many kinds, to find the large channels of a model; they hardly depend on the text.
 _SAMPLE = """The pump in hall 3 runs hot again: 4.2 bar at 18:30, and nobody answers the phone!
 I love this little box, it wakes me with music. What should I cook tonight? Maybe soup, with bread and cheese.
 Q: Why is the sky blue? A: Because air scatters blue light more than red.
@@ -50,7 +50,7 @@ user: Please summarise the minutes of the meeting. assistant: Of course. First, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """What is to be loaded, and how."""
+    """Which model to load, and how."""
 
     path: Path
     model: ModelSettings
@@ -120,7 +120,7 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = lambda: psutil.virt
 
 
 def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
-    """Make what turns tasks and texts into tokens.
+    """Make the prompter, which turns tasks and texts into tokens.
 
     Raises:
         ModelUnavailable: the chat template cannot be used.
@@ -144,7 +144,7 @@ def prompter_of(checkpoint: Checkpoint, plan: Plan, context: int) -> Prompter:
 
 
 def prepare(plan: Plan) -> str:
-    """Do now what the first start would do: compile the kernels, round the weights. Says in words what was done.
+    """Do in advance what the first start would do: compile the kernels, round the weights. Returns a line about it.
 
     Raises:
         ModelUnavailable: as `load` does.
@@ -219,7 +219,7 @@ def lean_shape(checkpoint: Checkpoint, context: int) -> DecoderShape | None:
 
 
 def _library(plan: Plan, device: torch.device) -> Path | None:
-    """The compiled kernels, where they are of use and there are any."""
+    """The compiled kernels; None if they are not used or cannot be built."""
     wanted = plan.model.format in {"auto", *QUANTISED} and plan.engine.kernels == "auto"
     if not wanted or device.type != "cpu" or plan.cache_dir is None:
         return None
@@ -255,7 +255,8 @@ def _quantised(
     else:
         angles, scale = rope_angles(checkpoint.config, shape, context + SPARE_POSITIONS)
         rope = torch.stack((angles.cos(), angles.sin())) * scale
-        torch.set_num_threads(1)  # for what little torch still does; more would spin on the cores that we need
+        torch.set_num_threads(1)  # torch has little left to do; more of its threads would spin on cores that the
+        # kernels need
         model = NativeDecoder(library, shape, weights, rope, threads=plan.engine.threads)
     return _Built(model=model, weight_format=weight_format, parameters=weights.parameters, weight_bytes=weights.nbytes)
 

@@ -32,7 +32,7 @@ _PLAIN = {
     "en": ("{system}\n\n", "User: {text}\n", "Assistant: {text}\n", "Assistant:"),
     "zh": ("{system}\n\n", "用户:{text}\n", "助手:{text}\n", "助手:"),
 }
-# How such a model may begin the line of a speaker. It may change the language or the width of the colon.
+# How a model without a template may begin a speaker's line: in either language, with either width of the colon.
 _ROLES = ("User:", "Assistant:", "用户:", "助手:", "用户\uff1a", "助手\uff1a")
 _DIALOGUE: tuple[Role, ...] = ("user", "assistant", "user")
 
@@ -42,7 +42,7 @@ class ClassificationPrompt:
     """The prompt of a classification as tokens: `prefix` is the same for every text, `suffix` has the text.
 
     Attributes:
-        labels: the tokens of all labels by the first reading, then by the next (see `Label.said`).
+        labels: the tokens of all labels for the first reading, then for the next (see `Label.said`).
     """
 
     prefix: tuple[int, ...]
@@ -88,7 +88,7 @@ class Prompter:
         vocab_size: int | None = None,
         always_begins: bool = False,
     ) -> None:
-        """Take the tokenizer and what is known beside it.
+        """Assign.
 
         Args:
             tokenizer: the model's.
@@ -167,7 +167,7 @@ class Prompter:
         return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
 
     def constraints(self, vocab_size: int) -> Constraints:
-        """What holds outputs to schemas, for this vocabulary."""
+        """Make the constraints that hold outputs to JSON Schemas, for this vocabulary."""
         return Constraints(self._tokenizer, vocab_size)
 
     def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
@@ -178,7 +178,7 @@ class Prompter:
         return one[: shared_length(one, other)]
 
     def try_template(self) -> None:
-        """See that the chat template takes a conversation and leaves nothing out.
+        """Check that the chat template accepts a conversation and leaves nothing out.
 
         Raises:
             ModelUnavailable: it cannot be used.
@@ -200,7 +200,7 @@ class Prompter:
         return frozenset(token for token in banned if token < vocab_size)
 
     def beyond_vocabulary(self) -> list[str]:
-        """Give what the tokens spell that the tokenizer has and the embedding has not."""
+        """Give the texts of the tokens that the tokenizer has and the embedding lacks."""
         return self._tokens.beyond()
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -211,7 +211,7 @@ class Prompter:
         return normalise(text, half_width=self._half_width)
 
     def _plain(self, text: str) -> tuple[int, ...]:
-        """Tokens of somebody's words: nothing in them is special."""
+        """Tokens of a user's words, which form no special token."""
         return self._tokens.plain(text)
 
     def _tokenize_literal(self, text: str) -> tuple[int, ...]:
@@ -270,7 +270,7 @@ class Prompter:
                 add_generation_prompt=True,
                 enable_thinking=False,  # no chain of thought from Qwen3; other templates ignore it
             )
-        except Exception as error:  # a template refuses by raising whatever it likes
+        except Exception as error:  # a template may refuse by raising any exception
             raise self._unusable(" ".join(str(error).split())[:300] or type(error).__name__) from error
         return str(rendered)
 

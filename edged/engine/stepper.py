@@ -73,7 +73,7 @@ class Stepper(Generic[K]):
             self._postprocess(self._run(batch))
 
     def _schedule(self) -> list[tuple[Running[K], Span[K]]]:
-        """End what is past its deadline, admit what has room; gives the sequences that run now and their next rows."""
+        """End sequences past their deadline, admit others; gives the running sequences and their next rows."""
         now = self._clock()
         self._expire(now)
         self._admit(now)
@@ -127,7 +127,7 @@ class Stepper(Generic[K]):
             except RequestError as error:
                 sequence.fail(error)
             except Exception as error:
-                # What one sequence makes of its logits must not end the loop for all.
+                # An error of one sequence in handling its logits must not end the loop for all.
                 log.exception("request_failed", key=sequence.key)
                 sequence.fail(_model_failed(error))
             if sequence.memory is None and not sequence.done:  # it asks another prompt

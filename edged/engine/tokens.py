@@ -1,8 +1,8 @@
 """Text to tokens: a prompt as one text, in which the user's words form no special token.
 
-A prompt is put together of pieces: ours and the template's, and somebody's words. The tokenizer gets them as one
+A prompt is put together from pieces: our words and the template's, and a user's words. The tokenizer gets them as one
 text, so that the tokens are those that the model's makers had; a piece tokenized by itself would get a word mark of
-its own in SentencePiece vocabularies. Where somebody's words spell a special token, they are tokenized as plain text.
+its own in SentencePiece vocabularies. Where a user's words spell a special token, they are tokenized as plain text.
 """
 
 import re
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 # What marks something in a prompt: <think>, <|im_end|>, [INST].
 _MARK = re.compile(r"<[^\s<>]+>|\[/?[A-Z][A-Z_]*\]")
 _HIDDEN = "\ue002"  # stands for a character of a special token that somebody spelled, one for one
-_MOST_ROUNDS = 8  # of hiding; each makes what is left shorter
+_MOST_ROUNDS = 8  # rounds of hiding; each round makes the rest shorter
 _ANCHOR_CHARS = 32
 _ANCHORS = ("|", "\n", ".", "0", "\u3002")  # texts after which a word is seldom joined to them
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a prompt: `text`, and whether it is ours or the template's (else it is somebody's words)."""
+    """A part of a prompt: `text`, and whether it is ours or the template's (else it is a user's words)."""
 
     text: str
     is_ours: bool
@@ -184,7 +184,7 @@ class TextTokens:
             before = (before or "") + part
 
     def _unformed(self, text: str, before: str | None) -> Iterator[int]:
-        """Tokens of plain text; where a vocabulary forms special tokens of it all the same, the text is parted."""
+        """Tokens of plain text; the text is split where the vocabulary would still form special tokens of it."""
         if not text:
             return
         tokens = self._continued(text, before)
@@ -193,8 +193,8 @@ class TextTokens:
             yield from (token.id for token in tokens)
             return
         if len(text) == 1:
-            return  # a character that cannot be told otherwise is left out
-        # Behind the first character of each; a token that is one character is parted from what is around it.
+            return  # a character that forms a special token by itself is left out
+        # Split behind the first character of each; a token of one character is split from the text around it.
         cuts = {token.start + 1 for token in formed} | {t.start for t in formed if t.end - t.start == 1}
         places = [0, *sorted(cut for cut in cuts if 0 < cut < len(text)), len(text)]
         if len(places) == 2:

@@ -211,7 +211,7 @@ def test_a_journal_that_may_not_be_written(checked: Checked, redis: RedisServer)
 def test_no_daemon_of_that_name(checked: Checked) -> None:
     code, lines = checked()
     assert code is ExitCode.BROKER
-    assert "no daemon of this name was ever there (EDGED_NODE, EDGED_PREFIX)" in lines["daemon"]
+    assert "no daemon of this name has ever reported (EDGED_NODE, EDGED_PREFIX)" in lines["daemon"]
 
 
 @pytest.mark.parametrize(

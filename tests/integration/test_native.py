@@ -330,7 +330,9 @@ def test_a_change_of_any_source_is_compiled_anew(tmp_path: Path, monkeypatch: py
     [
         ("flags : fpu avx2 fma avx512f avx512bw avx512vl avx512dq avx512_vnni avx_vnni", "avx512vnni"),
         ("flags : fpu avx2 fma avx_vnni", "avxvnni"),
+        ("flags : fpu avx2 fma avx512f avx512bw avx512vl avx512dq", "avx512"),
         ("flags : fpu avx2 fma", "avx2"),
+        ("flags : fpu sse2 ssse3 sse4_1 sse4_2", "ssse3"),
         ("flags : fpu sse2", "portable"),
     ],
 )

@@ -57,7 +57,7 @@ def test_names_are_not_markup() -> None:
 
 
 def test_nothing_yet_is_said() -> None:
-    assert "No daemon has spoken" in shown({})
+    assert "No daemon has reported" in shown({})
 
 
 def test_the_rate_is_of_the_last_two_reports_of_one_process() -> None:

@@ -1,4 +1,4 @@
-"""Every other causal language model, through transformers' own forward. Slower, and right for all of them.
+"""Runs every other causal language model through transformers' own forward: slower, but correct for all of them.
 
 Sequences run one after the other. Built by `generic_loading.py`.
 """

@@ -1,105 +1,122 @@
 """The compiled library of the native decoder: which instructions this CPU has, and where the library for them is.
 
-The sources in `native/` are compiled once on the box itself, for its own instructions. A library's name holds a hash
-of all sources and flags, so a library of other sources is never taken.
+A wheel of `deploy/build.sh` brings libraries for all sets of instructions; elsewhere the sources in `native/` are
+compiled once on the box, for its own instructions. A library's name holds a hash of all sources and flags, so a library
+of other sources is never taken.
 """
 
-import hashlib
+import ctypes
 import os
 import platform
 import shutil
 import subprocess
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from edged.engine.decoders import native_sets
+from edged.engine.decoders.native_sets import FLAGS, MAIN, PORTABLE, InstructionSet
+
 log = structlog.get_logger(__name__)
 
-_SOURCES = Path(__file__).with_name("native")
-_MAIN = "native.cpp"  # it includes the headers beside it
-INSTALLED = Path(__file__).parents[1] / "built"  # where `deploy/install.sh` has the library compiled to
+_SOURCES = native_sets.SOURCES
+INSTALLED = Path(__file__).parents[1] / "built"  # where a wheel has its libraries and `deploy/install.sh` compiles to
 _COMPILERS = ("g++", "c++", "clang++")
-_FLAGS = ("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread")
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Instructions:
-    """A set of instructions that the sources have code for: its flags for the compiler, its names in the CPU's list."""
-
-    name: str
-    flags: tuple[str, ...]
-    cpu: frozenset[str]  # words of /proc/cpuinfo, all of which are needed
-
-
-_X86 = (
-    Instructions(
-        name="avx512vnni",
-        flags=("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma"),
-        cpu=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx2", "fma"}),
-    ),
-    Instructions(
-        name="avxvnni",
-        flags=("-mavx2", "-mfma", "-mavxvnni"),
-        cpu=frozenset({"avx2", "fma", "avx_vnni"}),
-    ),
-    Instructions(name="avx2", flags=("-mavx2", "-mfma"), cpu=frozenset({"avx2", "fma"})),
-)
-_ARM = (Instructions(name="dotprod", flags=("-march=armv8.2-a+dotprod",), cpu=frozenset({"asimddp"})),)
-_PORTABLE = Instructions(name="portable", flags=(), cpu=frozenset())
-
-
-def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[Instructions]:
-    """Give the sets that this CPU has, the fastest first. The last one is plain C++, which every CPU runs."""
-    try:
-        words = frozenset(cpuinfo.read_text().split())
-    except OSError:
-        words = frozenset()
-    known = _X86 if platform.machine() in {"x86_64", "AMD64"} else _ARM if platform.machine() == "aarch64" else ()
-    return [*(each for each in known if each.cpu <= words), _PORTABLE]
+# ARM's names of instructions in /proc/cpuinfo, and where `getauxval` has them: (type, bit). Source: Linux,
+# arch/arm64/include/uapi/asm/hwcap.h.
+_ARM_BITS = {"asimd": (16, 1), "asimddp": (16, 20), "i8mm": (26, 13)}
 
 
 class NotBuilt(Exception):
     """There is no library for this box, and none can be compiled; the message says why."""
 
 
-def library(folder: Path) -> Path:
+def instructions(cpuinfo: Path = Path("/proc/cpuinfo")) -> list[InstructionSet]:
+    """Give the sets that this CPU has, the fastest first. The last one is plain C++, which every CPU runs."""
+    machine = platform.machine()
+    return native_sets.usable(machine, _arm_words() if machine == "aarch64" else _words(cpuinfo))
+
+
+def _words(cpuinfo: Path) -> frozenset[str]:
+    try:
+        return frozenset(cpuinfo.read_text().split())
+    except OSError:
+        return frozenset()
+
+
+def _arm_words() -> frozenset[str]:
+    """What the kernel tells this process, which is right in an emulator too."""
+    ask = ctypes.CDLL(None).getauxval
+    ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return frozenset(name for name, (kind, bit) in _ARM_BITS.items() if ask(kind) >> bit & 1)
+
+
+def library(folder: Path, *, kernels: str = "auto") -> Path:
     """Find the library for this CPU, or compile it into `folder`.
+
+    Args:
+        folder: of libraries that are compiled here.
+        kernels: the name of a set of instructions; auto takes the fastest that the CPU has.
 
     Raises:
         NotBuilt: there is no compiler, or it fails, or the CPU has none of the instructions that would make the
             library faster than torch's kernels.
     """
-    installed = _file(_best(), INSTALLED)
-    return installed if installed.exists() else compile_for(_best(), folder)
+    target = choose(kernels)
+    return _shipped(target) or compile_for(target, folder)
 
 
-def prospect(folder: Path) -> str:
+def prospect(folder: Path, *, kernels: str = "auto") -> str:
     """Name the instructions that `library` has code for, or could compile code for; compiles nothing.
 
     Raises:
         NotBuilt: as `library` does.
     """
-    best = _best()
-    if not _file(best, INSTALLED).exists() and not _file(best, folder).exists():
+    target = choose(kernels)
+    if _shipped(target) is None and not _file(target, folder).exists():
         _compiler()
-    return best.name
+    return target.name
 
 
 def install() -> str:
     """Compile into the package's own folder, for `deploy/install.sh`. Gives the library, or why there is none."""
     try:
-        return f"{compile_for(_best(), INSTALLED)}"
+        target = choose("auto")
+        return f"{_shipped(target) or compile_for(target, INSTALLED)}"
     except NotBuilt as error:
         return f"not built: {error}; int8 and int4 will run by torch's kernels, which are slower"
 
 
-def _best() -> Instructions:
-    best = instructions()[0]
-    if best is _PORTABLE:
-        raise NotBuilt("this CPU has no dot-product instructions that there is code for")
-    return best
+def choose(kernels: str) -> InstructionSet:
+    """Give the set of that name, or for auto the fastest.
+
+    Raises:
+        NotBuilt: this CPU does not have it.
+    """
+    has = instructions()
+    if kernels == "auto":
+        if has[0] is PORTABLE:
+            raise NotBuilt("this CPU has no instructions that there is code for")
+        return has[0]
+    for each in has:
+        if each.name == kernels:
+            return each
+    raise NotBuilt(f"this CPU has no {kernels} (engine.kernels); it has {', '.join(each.name for each in has)}")
+
+
+def _shipped(target: InstructionSet) -> Path | None:
+    """The library in the package's own folder, if there is one that this system can load."""
+    file = _file(target, INSTALLED)
+    if not file.exists():
+        return None
+    try:
+        ctypes.CDLL(str(file))
+    except OSError as error:  # built for another C library
+        log.info("kernels_not_loaded", library=str(file), reason=str(error))
+        return None
+    return file
 
 
 def _compiler() -> str:
@@ -109,29 +126,25 @@ def _compiler() -> str:
     return found
 
 
-def _file(target: Instructions, folder: Path) -> Path:
-    version = hashlib.sha256()
-    for source in sorted(each for each in _SOURCES.iterdir() if each.suffix in {".cpp", ".h"}):
-        version.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
-    version.update("\0".join((*_FLAGS, *target.flags)).encode())
-    return folder / f"edged-{target.name}-{version.hexdigest()[:12]}.so"
+def _file(target: InstructionSet, folder: Path) -> Path:
+    return folder / native_sets.file_name(target, _SOURCES)
 
 
-def compile_for(target: Instructions, folder: Path) -> Path:
+def compile_for(target: InstructionSet, folder: Path) -> Path:
     """Compile the sources for a set of instructions, unless that was done before.
 
     Raises:
         NotBuilt: as `library` does.
     """
     built = _file(target, folder)
-    if built.exists():
+    if built.exists() and folder != INSTALLED:
         return built
     compiler = _compiler()
     half = built.with_suffix(f".{os.getpid()}.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            [compiler, *_FLAGS, *target.flags, "-o", str(half), str(_SOURCES / _MAIN)],
+            [compiler, *FLAGS, *target.flags, "-o", str(half), str(_SOURCES / MAIN)],
             check=False,
             capture_output=True,
             text=True,

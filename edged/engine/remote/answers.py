@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edged.ports.engine import NO_USAGE, Usage
 
-_LEAST = -100.0  # less is as good as impossible; llama.cpp gives -3.4e38 to tokens that it rules out
+_LEAST = -100.0  # a lower one counts as impossible; llama.cpp gives -3.4e38 to tokens that it rules out
 _MOST = 0.01  # a probability of 1, and rounding
 
 _Count = Annotated[int, Field(ge=0, lt=1 << 53)]

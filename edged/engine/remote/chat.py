@@ -1,6 +1,6 @@
-"""Chat completions, in the dialect that the server was found to speak.
+"""Chat completions, in the form of request that this server accepts (its dialect).
 
-`look` finds the dialect out by requests of its own. What a task or a reply is, is not known here.
+`look` finds the dialect by test requests. Knows nothing of tasks and replies.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ _PATH = "chat/completions"
 _NOT_FOUND = 404
 _MOST_DIALECTS = 20  # tried before the server counts as one that refuses every chat
 _PROBE_TOKENS = 256  # enough to see whether a model reasons, and where its reasoning ends
-_PROBE_S = 10.0  # for the same, on a slow server
+_PROBE_S = 10.0  # tokens for the same on a slow server
 _PROBE = "Answer with one word."
 _QUESTION = Turn(role="user", content="Say OK.")
 _GREETING = Turn(role="assistant", content="Hello.")
@@ -54,8 +54,8 @@ class Chat:
         """Find out how the server wants its requests, and whether its model reasons.
 
         Raises:
-            Refused: the server refuses whatever is tried.
-            Retry: the server cannot tell now.
+            Refused: the server refuses every form that is tried.
+            Retry: the server cannot answer now.
         """
         found = self._first_that_answers()
         if not found.folds_system:

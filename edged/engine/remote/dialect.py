@@ -1,4 +1,4 @@
-"""What a server takes of a chat request, and the request in the form that it takes. Pure.
+"""Which fields of a chat request a server accepts, and the request in that form. Pure.
 
 OpenAI's form is the same everywhere; the rest differs. Fields that a server does not know are ignored by most and
 refused by some. Some models have no system role, and some want the user and the assistant to take turns.
@@ -39,8 +39,8 @@ class Dialect:
         folds_system: there is no system role: the instruction goes before the user's first words.
         alternates: the first turn must be the user's.
         max_tokens: its name for the limit of tokens.
-        reasons: the model reasons whatever it is told.
-        begins_inside: its reasoning comes in the text, and without an opening mark.
+        reasons: the model reasons even if it is told not to.
+        begins_inside: the text begins with reasoning that has no opening mark.
     """
 
     without: frozenset[str] = frozenset()
@@ -53,7 +53,8 @@ class Dialect:
     def reasoning_tokens(self, max_tokens: int) -> int:
         """Tokens to allow for reasoning beside the `max_tokens` of the answer.
 
-        None beside a single one: that is asked for to see whether any token comes, and one of reasoning will do.
+        None if a single token is wanted: that request only tests whether any token comes, and a token of reasoning is
+        enough.
         """
         return _REASONING_TOKENS if self.reasons and max_tokens > 1 else 0
 
@@ -87,7 +88,7 @@ def further_dialects(dialect: Dialect, refusal: str) -> list[Dialect]:
 
     Args:
         dialect: what was tried.
-        refusal: what the server said. Only of a request that holds no user's words: those may be names of fields too.
+        refusal: the server's words, of a request without user text only: user text may contain names of fields.
     """
     if "max_completion_tokens" in refusal and dialect.max_tokens == "max_tokens":
         return [replace(dialect, max_tokens="max_completion_tokens")]
@@ -102,7 +103,7 @@ def further_dialects(dialect: Dialect, refusal: str) -> list[Dialect]:
 
 
 def _one_thing_less() -> list[Dialect]:
-    """What to try where the server does not say what is wrong."""
+    """Dialects to try if the server does not say what is wrong: each leaves one thing out."""
     plain = Dialect(without=frozenset(_NO_REASONING) | _SAMPLING)
     return [
         *(Dialect(without=frozenset({name})) for name in _NO_REASONING),

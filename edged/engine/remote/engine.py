@@ -1,8 +1,8 @@
 """An engine whose model is behind an OpenAI-compatible server (llama-server, vLLM, Ollama). Implements
 `ports.StoppableEngine`.
 
-It takes work in, runs it on a pool of threads and emits its events. How labels are scored is in `labels`, how text is
-written in `replies`, how the server is found and kept an eye on in `start`.
+It takes work in, runs it on a pool of threads and emits its events. `labels` scores labels, `replies` has text written,
+`start` finds the server and checks it later.
 """
 
 import threading
@@ -164,7 +164,7 @@ class RemoteEngine:
         self._end(mine, event)
 
     def _how(self, mine: OpenWork) -> tuple[str, Callable[[], WorkEvent]]:
-        """The endpoint that the work needs, and what does it. The one place that tells the kinds of task apart."""
+        """The endpoint that the work needs, and the function that does it. No other function tests the kind of task."""
         match mine.work.spec:
             case ClassifySpec() as spec:
                 return self._labels.endpoint, lambda: self._labels.classify(mine, spec)

@@ -66,7 +66,7 @@ class LabelScorer:
         self.has_log_probabilities = tells
 
     def learn_prior(self, spec: ClassifySpec, language: Language, work: OpenWork) -> None:
-        """Measure how the prompt alone leans; see `ClassifyPrompt.neutral_texts`. `work` stands for the requests.
+        """Measure the prompt's own bias; see `ClassifyPrompt.neutral_texts`. `work` has the limits of the requests.
 
         Raises:
             Refused: the server does not take the prompt.
@@ -106,7 +106,7 @@ class LabelScorer:
         return Classified(key=work.work.key, scores=scores, usage=usage, timings=work.timings(now))
 
     def _scored(self, work: OpenWork, spec: ClassifySpec) -> tuple[dict[str, float], Usage]:
-        """By the task's prompt, and in doubt by its further prompts too."""
+        """Score by the task's prompt, and in doubt by its further prompts too."""
         language = work.work.language
         evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         scores, usage = evidence, NO_USAGE
@@ -190,7 +190,7 @@ class LabelScorer:
 
 
 def warm_up_work(spec: ClassifySpec, language: Language, now: float) -> OpenWork:
-    """Work that stands for the requests of the start. It has no caller."""
+    """Work for the requests of the start, which no caller sent."""
     return OpenWork(Work(key="warm-up", spec=spec, text="", language=language), lambda _: None, now)
 
 

@@ -1,7 +1,7 @@
-"""Whether the proxy that the environment names is asked for the server.
+"""Decides whether the server is reached through the proxy that the environment names.
 
-HTTP_PROXY and the like are meant for the way out. A server on this box or in this network is asked directly, unless
-`model.proxy` says otherwise.
+HTTP_PROXY and similar variables are meant for the way to the internet. A server on this box or in this network is asked
+directly, unless `model.proxy` says otherwise.
 """
 
 import ipaddress
@@ -29,7 +29,7 @@ def environment_proxy(settings: ModelSettings) -> str | None:
 
 
 def told(settings: ModelSettings) -> str:
-    """What to tell the operator about proxies; empty if the environment names none."""
+    """Say in words whether the proxy is used; empty if the environment names none."""
     proxy = environment_proxy(settings)
     if proxy is None:
         return ""

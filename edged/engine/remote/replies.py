@@ -56,7 +56,7 @@ class _Incoming:
         was_unmarked = self._answer.was_unmarked
         found = self._answer.add(piece)
         if self._answer.was_unmarked and not was_unmarked:
-            # What was taken for the answer was reasoning. The result is right; the chunks shown so far are not.
+            # The text so far was reasoning and not the answer. The result is right, but the chunks sent so far are not.
             self.text = reply_text(self._spec, self._work.work.params)
             self.pieces = 0
         if found:
@@ -97,7 +97,7 @@ class ReplyWriter:
     def write(self, work: OpenWork, spec: TextSpec) -> Generated:
         """Write, and show the text while it comes.
 
-        A request that no text came of is sent again where that may help; after the first text, silence is the end.
+        A request that brought no text is sent again if that may help. After the first text it is not sent again.
 
         Raises:
             Refused: the server does not take the request.
@@ -129,7 +129,7 @@ class ReplyWriter:
 
     def _take_in(self, work: OpenWork, spec: TextSpec, wanted: int, incoming: _Incoming) -> FinishReason:
         """Take the text in as it comes; returns why it ended."""
-        # Of a server's limit that allows for reasoning, the answer may get more than it was to have.
+        # The limit sent to the server includes tokens for reasoning, so the answer may get longer than wanted.
         has_allowance = self._chat.dialect.reasoning_tokens(wanted) > 0
         turns = self._turns(work.work, spec, wanted)
         fields = self._fields(work.work, spec, wanted)

@@ -1,4 +1,4 @@
-"""The server as the rest of this folder asks it: with further attempts after a fault, deadlines and cancellation.
+"""Sends requests to the server, with retries after a fault, deadlines and cancellation.
 
 Every thread has its own connection. What a request means is not known here.
 """

@@ -1,4 +1,4 @@
-"""Finds the server and learns how it is to be asked; later, looks again when requests end badly.
+"""Finds the server and learns which requests it accepts; checks it again later when requests fail.
 
 One thread does both. A server that is not there, or loads its model, is waited for. A server that is there and fails
 every request does not stop the start: the engine then says that it is away, and heals when the server does.
@@ -30,12 +30,12 @@ T = TypeVar("T")
 
 _START_PAUSE_S = 5.0  # between two attempts at the start, and while the server is away
 _LOOK_PAUSE_S = 10.0  # at least, between two looks at a server that answers
-_TRIES = 3  # of a step that fails although the server is there
+_TRIES = 3  # attempts of a step that fails although the server is there
 _NOT_YET = frozenset({408, 429, 503})  # llama.cpp answers 503 while it loads its model
 
 
 class Start:
-    """The start, and the looks after it.
+    """Starts with the server, and checks it afterwards.
 
     Attributes:
         failure: why there can be no start; None if there was one. Known when `settled` is set.
@@ -65,7 +65,7 @@ class Start:
         self._doubtful = threading.Event()
 
     def look_again(self) -> None:
-        """Ask for a look: a request ended in a way that may be the server's fault."""
+        """Ask for a check: a request failed, perhaps by the server's fault."""
         self._doubtful.set()
 
     def stop(self) -> None:
@@ -202,7 +202,7 @@ class Start:
             self._standing.answered(self._chat.endpoint)
 
     def _completions_failed(self, fault: Exception) -> None:
-        """A server that gave log-probabilities is away; of one that never did, the chat does the work."""
+        """If the server gave log-probabilities before, it counts as away; else its chat alone is used."""
         if self._labels.has_log_probabilities:
             self._tell(self._labels.endpoint, fault)
         else:

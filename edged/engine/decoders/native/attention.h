@@ -20,7 +20,7 @@ void normalise(const float* x, const float* weight, int size, float eps, float* 
   F squares{};
   for (int i = 0; i < size; i += LANES) {
     const F part = load<F>(x + i);
-    squares += part * part;
+    squares = multiply_add(squares, part, part);
   }
   const float scale = 1.0f / std::sqrt(sum(squares) / size + eps);
   for (int i = 0; i < size; i += LANES) store(to + i, load<F>(x + i) * scale * load<F>(weight + i));
@@ -155,13 +155,24 @@ struct Attention {
                     float scale, float* const (&to)[COUNT]) {
     for (int p = begin; p < end; p += 16, keys += 16 * dim) {
       F sums[COUNT][kHalfParts] = {};
-      for (int i = 0; i < dim; ++i)
-        for (int c = 0; c < kHalfParts; ++c) {
-          const F key = from_bf16(keys + 16 * i + c * LANES);
-          for (int j = 0; j < COUNT; ++j) sums[j][c] += key * queries[j][i];
-        }
+      for (int i = 0; i < dim; i += 4)
+        add_products<COUNT>(keys + 16 * i, 16, [&](int j) { return Four(queries[j] + i); }, sums);
       for (int j = 0; j < COUNT; ++j)
         for (int c = 0; c < kHalfParts; ++c) store(to[j] + p + c * LANES, sums[j][c] * scale);
+    }
+  }
+
+  // Adds four times sixteen values, `stride` apart, each sixteen weighed by one of the four that `weights(j)` gives.
+  template <int COUNT, typename Weights>
+  static inline INLINE void add_products(const uint16_t* values, int stride, Weights weights,
+                                         F (&sums)[COUNT][kHalfParts]) {
+    F value[4][kHalfParts];
+    unrolled<4>([&](auto i) INLINE { from_bf16(values + i * stride, value[i]); });
+    for (int j = 0; j < COUNT; ++j) {
+      const Four four = weights(j);
+      unrolled<4>([&](auto i) INLINE {
+        for (int c = 0; c < kHalfParts; ++c) sums[j][c] = four.template times_plus<i>(value[i][c], sums[j][c]);
+      });
     }
   }
 
@@ -203,11 +214,15 @@ struct Attention {
     for (int d = 0; d < dim; d += 16) {
       F sums[COUNT][kHalfParts] = {};
       auto add = [&](const uint16_t* values, int begin, int end) {
-        for (int p = begin; p < end; ++p, values += dim)
-          for (int c = 0; c < kHalfParts; ++c) {
-            const F value = from_bf16(values + d + c * LANES);
-            for (int j = 0; j < COUNT; ++j) sums[j][c] += value * weights[j][p];
-          }
+        int p = begin;
+        for (; p + 4 <= end; p += 4, values += 4 * dim)
+          add_products<COUNT>(values + d, dim, [&](int j) { return Four(weights[j] + p); }, sums);
+        for (; p < end; ++p, values += dim) {
+          F value[kHalfParts];
+          from_bf16(values + d, value);
+          for (int j = 0; j < COUNT; ++j)
+            for (int c = 0; c < kHalfParts; ++c) sums[j][c] = multiply_add(sums[j][c], value[c], spread(weights[j][p]));
+        }
       };
       add(lent, 0, std::min(shared, seen));
       add(own, shared, seen);

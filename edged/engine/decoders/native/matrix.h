@@ -13,6 +13,7 @@
 #include <cstring>
 
 #include "buffer.h"
+#include "dots.h"
 #include "interface.h"
 #include "threads.h"
 #include "vectors.h"
@@ -22,28 +23,31 @@ namespace {
 // Bytes of a group of a block.
 constexpr int group_bytes(int bits) { return kBlock * (bits == 8 ? kGroup + 2 : kGroup / 2 + 4); }
 
-// How rows are divided into passes of at most TILE_ROWS, as evenly as can be.
+// How rows are divided into passes of at most kRows, as evenly as can be.
 struct Passes {
-  explicit Passes(int rows) : rows(rows), count((rows + TILE_ROWS - 1) / TILE_ROWS) {}
+  explicit Passes(int rows) : rows(rows), count((rows + kRows - 1) / kRows) {}
   int first(int pass) const { return rows * pass / count; }
 
   const int rows;
   const int count;
 };
 
+constexpr int kAhead = 4;  // a tile of three rows reads the scales of a fourth, which it does not use
+
 // Rows of activations in int8, in passes of a few rows that are multiplied by a tile of the matrix together. In a
-// pass all rows of a group stand side by side: row r of `count` is at (first * groups + group * count + r).
+// pass all rows of a group stand side by side: row r of `count` is at (first * groups + group * count + r). Within a
+// group the rows take turns, kTogether values each.
 struct Activations {
   Buffer<int8_t> values;   // 32 for each row and group
   Buffer<float> scales;    // one for each row and group
   Buffer<float> offsets;   // the sum of the values, times their scale
-  Buffer<int32_t> sums;    // of the values
+  Buffer<int32_t> starts;  // what the dot products begin with
 
   void reserve(size_t count, size_t inputs) {
     values.reserve(count * inputs);
-    scales.reserve(count * inputs / kGroup);
-    offsets.reserve(count * inputs / kGroup);
-    sums.reserve(count * inputs / kGroup);
+    scales.reserve(count * inputs / kGroup + kAhead);
+    offsets.reserve(count * inputs / kGroup + kAhead);
+    starts.reserve(count * inputs / kGroup + kAhead);
   }
 
   void set(const Passes& passes, int row, const float* x, int inputs) {
@@ -66,103 +70,89 @@ struct Activations {
         store(rounded + i, q);
         total += q;
       }
-      for (int i = 0; i < kGroup; ++i) values.get()[at * kGroup + i] = static_cast<int8_t>(rounded[i]);
+      int8_t* to = values.get() + (at - (row - first)) * kGroup + (row - first) * kTogether;
+      for (int part = 0; part < kGroup; part += kTogether, to += count * kTogether)
+        for (int i = 0; i < kTogether; ++i) to[i] = static_cast<int8_t>(rounded[part + i]);
       int32_t sum = 0;
       for (int i = 0; i < LANES; ++i) sum += total[i];
       scales.get()[at] = scale;
-      sums.get()[at] = sum;
+      starts.get()[at] = start_of(sum);
       offsets.get()[at] = scale * static_cast<float>(sum);
     }
   }
 };
 
-// A tile of a matrix times the ROWS rows of a pass.
-template <int BITS, int ROWS>
-inline void multiply(const Matrix& m, int channel, const Activations& x, int row, F (&out)[ROWS][TILE_PARTS]) {
-  constexpr int kPerLoad = BITS == 8 ? 1 : 2;  // quadruples in a byte
-  const int groups = m.inputs / kGroup, within = channel % kBlock;
-  const uint8_t* from = m.blocks + static_cast<size_t>(channel / kBlock) * groups * group_bytes(BITS);
+// The scales of PARTS vectors of channels (int4: and their minima), from behind the integers of a group.
+template <int BITS, int PARTS>
+inline void load_scales(const uint8_t* from, int within, F (&scale)[PARTS], F (&minimum)[PARTS]) {
+  if constexpr (BITS == 8) {
+    from_bf16(reinterpret_cast<const uint16_t*>(from) + within, scale);
+  } else {
+    for (int c = 0; c < PARTS; ++c) {
+      const U pair = load<U>(from + 4 * (within + c * LANES));
+      scale[c] = (F)(pair << 16);
+      minimum[c] = (F)(pair & 0xffff0000u);
+    }
+  }
+}
+
+// A tile of a matrix, PARTS vectors of channels, times the ROWS rows of a pass. out: (ROWS, kBlock).
+template <int BITS, int ROWS, int PARTS>
+inline void multiply_tile(const Matrix& m, int block, int within, const Activations& x, int row, float* out) {
+  constexpr int kValues = kBlock * kGroup * BITS / 8;  // bytes
+  const int groups = m.inputs / kGroup;
+  const uint8_t* from = m.blocks + static_cast<size_t>(block) * groups * group_bytes(BITS);
   const size_t at = static_cast<size_t>(row) * groups;
   const int8_t* values = x.values.get() + at * kGroup;
   const float* scales = x.scales.get() + at;
   const float* offsets = x.offsets.get() + at;
-  const int32_t* totals = x.sums.get() + at;
-  F sums[ROWS][TILE_PARTS];
-  for (int r = 0; r < ROWS; ++r)
-    for (int c = 0; c < TILE_PARTS; ++c) sums[r][c] = F{};
+  const int32_t* starts = x.starts.get() + at;
+  F sums[ROWS][PARTS] = {};
 
   for (int g = 0; g < groups; ++g) {
-    I dots[ROWS][TILE_PARTS];
-    for (int r = 0; r < ROWS; ++r)
-      for (int c = 0; c < TILE_PARTS; ++c) dots[r][c] = start<BITS>(totals[r]);
-#pragma GCC unroll 8
-    for (int k = 0; k < kGroup; k += 4 * kPerLoad) {
-      B loaded[TILE_PARTS];
-      for (int c = 0; c < TILE_PARTS; ++c)
-        loaded[c] = load<B>(from + (k / kPerLoad) * kBlock + 4 * (within + c * LANES));
-      for (int half = 0; half < kPerLoad; ++half) {
-        B w[TILE_PARTS];
-        for (int c = 0; c < TILE_PARTS; ++c)
-          w[c] = BITS == 8 ? weights<8>(loaded[c]) : half == 0 ? loaded[c] & 15 : (B)((U)loaded[c] >> 4) & 15;
-        for (int r = 0; r < ROWS; ++r) {
-          int32_t four;
-          std::memcpy(&four, values + r * kGroup + k + 4 * half, 4);
-          for (int c = 0; c < TILE_PARTS; ++c) dots[r][c] = dot<BITS>(dots[r][c], w[c], four);
+    I dots[ROWS][PARTS];
+    group_dots<BITS, ROWS, PARTS>(from + 4 * within, values, starts, dots);
+    F scale[PARTS], minimum[PARTS];
+    load_scales<BITS, PARTS>(from + kValues, within, scale, minimum);
+    unrolled<(ROWS + 3) / 4>([&](auto four) INLINE {
+      const Four row_scales(scales + 4 * four), row_offsets(offsets + 4 * four);
+      constexpr int kLeft = ROWS - 4 * four;
+      unrolled<(kLeft < 4 ? kLeft : 4)>([&](auto i) INLINE {
+        constexpr int r = 4 * four + i;
+        for (int c = 0; c < PARTS; ++c) {
+          const F weighed = __builtin_convertvector(dots[r][c], F) * scale[c];
+          sums[r][c] = row_scales.template times_plus<i>(weighed, sums[r][c]);
+          if constexpr (BITS == 4) sums[r][c] = row_offsets.template times_plus<i>(minimum[c], sums[r][c]);
         }
-      }
-    }
-    for (int c = 0; c < TILE_PARTS; ++c) {
-      F scale, minimum{};
-      if (BITS == 8) {
-        scale = from_bf16(reinterpret_cast<const uint16_t*>(from + kBlock * kGroup) + within + c * LANES);
-      } else {
-        const U pair = load<U>(from + kBlock * kGroup / 2 + 4 * (within + c * LANES));
-        scale = (F)(pair << 16);
-        minimum = (F)(pair & 0xffff0000u);
-      }
-      for (int r = 0; r < ROWS; ++r) {
-        const F scaled = __builtin_convertvector(dots[r][c], F) * scales[r];
-        sums[r][c] += scaled * scale;
-        if (BITS == 4) sums[r][c] += minimum * offsets[r];
-      }
-    }
+      });
+    });
     from += group_bytes(BITS);
     values += ROWS * kGroup;
     scales += ROWS;
     offsets += ROWS;
-    totals += ROWS;
+    starts += ROWS;
   }
-  for (int c = 0; c < TILE_PARTS; ++c) {
-    const int at = channel + c * LANES;
-    const F bias = m.bias != nullptr ? load<F>(m.bias + at) : F{};
-    for (int r = 0; r < ROWS; ++r) out[r][c] = sums[r][c] + bias;
+  for (int c = 0; c < PARTS; ++c) {
+    const int channel = within + c * LANES;
+    const F bias = m.bias != nullptr ? load<F>(m.bias + block * kBlock + channel) : F{};
+    for (int r = 0; r < ROWS; ++r) store(out + r * kBlock + channel, sums[r][c] + bias);
   }
 }
 
-// Multiplies a block of the matrix by all rows and hands each tile's sums to `finish(row, channel, sums)`.
+// Multiplies a block of the matrix by all rows and hands each row's 32 sums to `finish(row, channel, sums)`.
 template <int BITS, typename Finish>
 void multiply_block_of(const Matrix& m, int block, const Activations& x, const Passes& passes, Finish& finish) {
-  for (int channel = block * kBlock; channel < (block + 1) * kBlock; channel += kTile)
-    for (int pass = 0; pass < passes.count; ++pass) {
-      const int row = passes.first(pass);
-      auto run = [&]<int ROWS>() {
-        F sums[ROWS][TILE_PARTS];
-        multiply<BITS, ROWS>(m, channel, x, row, sums);
-        for (int r = 0; r < ROWS; ++r) finish(row + r, channel, sums[r]);
-      };
-      switch (passes.first(pass + 1) - row) {
-        case 1: run.template operator()<1>(); break;
-        case 2: run.template operator()<2>(); break;
-#if TILE_ROWS >= 3
-        case 3: run.template operator()<3>(); break;
-#endif
-#if TILE_ROWS >= 6
-        case 4: run.template operator()<4>(); break;
-        case 5: run.template operator()<5>(); break;
-        case 6: run.template operator()<6>(); break;
-#endif
-      }
-    }
+  alignas(64) float sums[kRows * kBlock];
+  for (int pass = 0; pass < passes.count; ++pass) {
+    const int row = passes.first(pass), rows = passes.first(pass + 1) - row;
+    unrolled<kRows>([&](auto less) INLINE {
+      constexpr int kThese = less + 1, kParts = parts_for(BITS, kThese);
+      if (rows != kThese) return;
+      for (int within = 0; within < kBlock; within += kParts * LANES)
+        multiply_tile<BITS, kThese, kParts>(m, block, within, x, row, sums);
+    });
+    for (int r = 0; r < rows; ++r) finish(row + r, block * kBlock, sums + r * kBlock);
+  }
 }
 
 template <typename Finish>

@@ -16,6 +16,8 @@
 #include "step.h"
 #include "vectors.h"
 
+#pragma GCC visibility push(default)
+
 extern "C" {
 
 // Names the instruction set that the library was compiled for.
@@ -51,3 +53,5 @@ int edged_step(void* handle, int rows, const int32_t* tokens, const int32_t* pos
   return 0;
 } catch (...) { return 1; }
 }
+
+#pragma GCC visibility pop

@@ -54,9 +54,8 @@ struct Step {
       activate(rows.count, [&](int row, float* to) { normalise(x(row), layer.attention_norm, s.hidden, s.eps, to); },
                s.hidden, thread);
       const int width = layer.qkv.outputs;
-      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), [&](int row, int channel, const F* sums) {
-        float* to = model.qkv.get() + static_cast<size_t>(row) * width + channel;
-        for (int c = 0; c < TILE_PARTS; ++c) store(to + c * LANES, sums[c]);
+      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), [&](int row, int channel, const float* sums) {
+        std::memcpy(model.qkv.get() + static_cast<size_t>(row) * width + channel, sums, sizeof(float) * kBlock);
       });
       model.team.wait();
       const Attention attention{s, rows, index, model.qkv.get(), width, model.mixed.get()};
@@ -83,15 +82,12 @@ struct Step {
     }
     activate(wanted, [&](int i, float* to) { normalise(x(wanted_rows[i]), s.norm, s.hidden, s.eps, to); }, s.hidden,
              thread);
-    auto finish = [&](int i, int channel, const F* sums) {
-      float* to = logits + static_cast<size_t>(i) * s.vocab;
-      for (int c = 0; c < TILE_PARTS; ++c) {
-        const int at = channel + c * LANES;
-        if (at + LANES <= s.vocab)
-          store(to + at, sums[c]);
-        else
-          for (int lane = 0; at + lane < s.vocab && lane < LANES; ++lane) to[at + lane] = sums[c][lane];
-      }
+    auto finish = [&](int i, int channel, const float* sums) {
+      float* to = logits + static_cast<size_t>(i) * s.vocab + channel;
+      if (channel + kBlock <= s.vocab)
+        std::memcpy(to, sums, sizeof(float) * kBlock);
+      else if (channel < s.vocab)
+        std::memcpy(to, sums, sizeof(float) * (s.vocab - channel));
     };
     if (head_blocks == 0) {
       matmul(model.team, s.head, model.activations, Passes(wanted), finish);
@@ -147,34 +143,21 @@ struct Step {
   // Adds the matrix's outputs to the residual stream: those of activation row i to row at(i).
   template <typename At>
   void add(const Matrix& m, int count, At at) {
-    const int hidden = model.shape.hidden;
-    matmul(model.team, m, model.activations, Passes(count), [&](int i, int channel, const F* sums) {
-      for (int c = 0; c < TILE_PARTS && channel + c * LANES < hidden; ++c) {
-        float* to = x(at(i)) + channel + c * LANES;
-        store(to, load<F>(to) + sums[c]);
-      }
+    matmul(model.team, m, model.activations, Passes(count), [&](int i, int channel, const float* sums) {
+      float* to = x(at(i)) + channel;
+      for (int c = 0; c < kBlock; c += LANES) store(to + c, load<F>(to + c) + load<F>(sums + c));
     });
   }
 
   // silu(gate) * up (Shazeer 2020): a block's first half is gate, its second half up.
   void gated(const Matrix& m, int count) {
     const int mlp = model.shape.mlp;
-    auto finish = [&](int row, int channel, const F* gate, const F* up) {
-      float* to = inner(row) + channel / 2;
-      for (int c = 0; c < kHalfParts; ++c) store(to + c * LANES, gate[c] / (1.0f + exponential(-gate[c])) * up[c]);
-    };
-    matmul(model.team, m, model.activations, Passes(count), [&](int row, int channel, const F* sums) {
+    matmul(model.team, m, model.activations, Passes(count), [&](int row, int channel, const float* sums) {
       if (channel / 2 >= mlp) return;
-      if constexpr (kTile == kBlock) {
-        finish(row, channel, sums, sums + kHalfParts);
-      } else {  // one thread computes a block's halves, one after the other; the first is kept in `inner`
-        float* to = inner(row) + channel / kBlock * kHalf;
-        F gate[kHalfParts];
-        for (int c = 0; c < kHalfParts; ++c) {
-          gate[c] = load<F>(to + c * LANES);
-          if (channel % kBlock == 0) store(to + c * LANES, sums[c]);
-        }
-        if (channel % kBlock != 0) finish(row, channel - kHalf, gate, sums);
+      float* to = inner(row) + channel / 2;
+      for (int c = 0; c < kHalf; c += LANES) {
+        const F gate = load<F>(sums + c), up = load<F>(sums + kHalf + c);
+        store(to + c, gate / (1.0f + exponential(-gate)) * up);
       }
     });
   }

@@ -1,46 +1,54 @@
 // Vectors of the instruction set that this file is compiled for: their types, and what is done with them.
 //
-// The compiler's own macros choose the code. The library is compiled once for each instruction set.
+// The compiler's own macros choose the code. The library is compiled once for each instruction set. No compiler may
+// join a product and a sum on its own (-ffp-contract=off): `multiply_add` says where that is wanted, so that a result
+// does not depend on how a loop was unrolled.
 
 #pragma once
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
+#if defined(__AVX512F__) && defined(__AVX512BW__)
 #include <immintrin.h>
 #define LANES 16
-#define TILE_PARTS 2  // 32 registers hold two vectors of six rows, in integers and in floats
-#define TILE_ROWS 6
 #elif defined(__AVX2__)
 #include <immintrin.h>
 #define LANES 8
-#define TILE_PARTS 2  // 16 registers hold two vectors of three rows, nearly
-#define TILE_ROWS 3
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__SSSE3__)
+#include <tmmintrin.h>
+#define LANES 4
+#elif defined(__ARM_NEON)
 #include <arm_neon.h>
 #define LANES 4
-#define TILE_PARTS 4
-#define TILE_ROWS 3
 #else
 #define LANES 4
-#define TILE_PARTS 4
-#define TILE_ROWS 2
 #endif
+
+#define INLINE __attribute__((always_inline))
 
 namespace {
 
 constexpr int kBlock = 32;  // output channels
 constexpr int kGroup = 32;  // inputs
-constexpr int kTile = TILE_PARTS * LANES;  // output channels that are computed together
-constexpr int kHalf = kBlock / 2;          // of a block: gate and up stand in halves, keys in sixteens
+constexpr int kHalf = kBlock / 2;  // of a block: gate and up stand in halves, keys in sixteens
 constexpr int kHalfParts = kHalf / LANES;
+constexpr int kBlockParts = kBlock / LANES;
 
 typedef float F __attribute__((vector_size(4 * LANES)));
 typedef int32_t I __attribute__((vector_size(4 * LANES)));
 typedef uint32_t U __attribute__((vector_size(4 * LANES)));
 typedef uint8_t B __attribute__((vector_size(4 * LANES)));
-typedef uint16_t H __attribute__((vector_size(2 * LANES)));
+
+// Calls body(0), ..., body(N - 1); each number is a constant to the compiler.
+template <int N, typename Body>
+inline INLINE void unrolled(Body body) {
+  [&]<int... I>(std::integer_sequence<int, I...>) INLINE {
+    (body(std::integral_constant<int, I>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
 
 template <typename V, typename T>
 inline V load(const T* from) {
@@ -56,13 +64,78 @@ inline void store(T* to, V value) {
 
 inline F spread(float x) { return F{} + x; }
 
-inline F from_bf16(const uint16_t* x) {
+// sum + x * y. Rounded once where the CPU has an instruction for it, else twice.
+inline F multiply_add(F sum, F x, F y) {
 #if LANES == 16
-  return (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(x)), 16);
+  return (F)_mm512_fmadd_ps((__m512)x, (__m512)y, (__m512)sum);
 #elif LANES == 8
-  return (F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(x)), 16);
+  return (F)_mm256_fmadd_ps((__m256)x, (__m256)y, (__m256)sum);
+#elif defined(__ARM_NEON)
+  return (F)vfmaq_f32((float32x4_t)sum, (float32x4_t)x, (float32x4_t)y);
 #else
-  return (F)(__builtin_convertvector(load<H>(x), U) << 16);
+  return sum + x * y;
+#endif
+}
+
+// Four floats that stand in a row in memory, each of which is multiplied by whole vectors.
+class Four {
+ public:
+#if defined(__ARM_NEON)
+  explicit Four(const float* from) : values_(vld1q_f32(from)) {}
+
+  template <int I> F times(F x) const { return (F)vmulq_laneq_f32((float32x4_t)x, values_, I); }
+  template <int I> F times_plus(F x, F sum) const {
+    return (F)vfmaq_laneq_f32((float32x4_t)sum, (float32x4_t)x, values_, I);
+  }
+
+ private:
+  float32x4_t values_;
+#else
+  explicit Four(const float* from) : values_(from) {}
+
+  template <int I> F times(F x) const { return x * spread(values_[I]); }
+  template <int I> F times_plus(F x, F sum) const { return multiply_add(sum, x, spread(values_[I])); }
+
+ private:
+  const float* values_;
+#endif
+};
+
+// PARTS vectors of bf16.
+template <int PARTS>
+inline void from_bf16(const uint16_t* x, F (&to)[PARTS]) {
+#if LANES == 16
+  for (int c = 0; c < PARTS; ++c)
+    to[c] = (F)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(x + c * LANES)), 16);
+#elif LANES == 8
+  for (int c = 0; c < PARTS; ++c)
+    to[c] = (F)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(x + c * LANES)), 16);
+#else
+  static_assert(PARTS == 1 || PARTS % 2 == 0);
+  typedef uint16_t H __attribute__((vector_size(4 * LANES)));
+  typedef uint16_t Low __attribute__((vector_size(2 * LANES)));
+  if constexpr (PARTS == 1) {
+    const Low low = load<Low>(x);
+#if defined(__ARM_NEON)
+    to[0] = (F)vshll_n_u16((uint16x4_t)low, 16);
+#else
+    to[0] = (F)(H){0, low[0], 0, low[1], 0, low[2], 0, low[3]};
+#endif
+  } else {
+    for (int c = 0; c < PARTS; c += 2) {
+      const H both = load<H>(x + c * LANES);
+#if defined(__ARM_NEON)
+      to[c] = (F)vshll_n_u16(vget_low_u16((uint16x8_t)both), 16);
+      to[c + 1] = (F)vshll_high_n_u16((uint16x8_t)both, 16);
+#elif defined(__SSSE3__)
+      to[c] = (F)_mm_unpacklo_epi16(_mm_setzero_si128(), (__m128i)both);
+      to[c + 1] = (F)_mm_unpackhi_epi16(_mm_setzero_si128(), (__m128i)both);
+#else
+      to[c] = (F)(H){0, both[0], 0, both[1], 0, both[2], 0, both[3]};
+      to[c + 1] = (F)(H){0, both[4], 0, both[5], 0, both[6], 0, both[7]};
+#endif
+    }
+  }
 #endif
 }
 
@@ -95,73 +168,14 @@ inline float largest(F x) {
 inline F exponential(F x) {
   x = x < -87.0f ? spread(-87.0f) : x;
   x = x > 88.0f ? spread(88.0f) : x;
-  const F shifted = x * 1.44269504f + 12582912.0f;  // 1.5 * 2^23: the addition rounds to an integer
+  const F shifted = multiply_add(spread(12582912.0f), x, spread(1.44269504f));  // 1.5 * 2^23: rounds to an integer
   const F n = shifted - 12582912.0f;
-  const F r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  const F r = multiply_add(multiply_add(x, n, spread(-0.693359375f)), n, spread(2.12194440e-4f));
   F p = spread(1.9875691500e-4f);
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
+  for (const float term : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f})
+    p = multiply_add(spread(term), p, r);
+  p = multiply_add(r, p, r * r) + 1.0f;
   return p * (F)((__builtin_convertvector(n, I) + 127) << 23);
 }
-
-// The dot product of four neighbouring bytes, in each lane: `dot<4>` multiplies nibbles (0..15) by int8, `dot<8>`
-// weights stored as w + 128 by int8. Where the instruction wants unsigned weights they stay as they are stored, and
-// `start` takes 128 times the sum of the activations off.
-
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-template <int BITS> inline B weights(B w) { return w; }
-template <int BITS> inline I start(int32_t activations) { return I{} - (BITS == 8 ? 128 * activations : 0); }
-template <int BITS> inline I dot(I sums, B w, int32_t x) {
-  return (I)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)w, _mm512_set1_epi32(x));
-}
-#elif defined(__AVX2__) && defined(__AVXVNNI__)
-template <int BITS> inline B weights(B w) { return w; }
-template <int BITS> inline I start(int32_t activations) { return I{} - (BITS == 8 ? 128 * activations : 0); }
-template <int BITS> inline I dot(I sums, B w, int32_t x) {
-  return (I)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)w, _mm256_set1_epi32(x));
-}
-#else
-template <int BITS> inline B weights(B w) { return BITS == 8 ? w ^ 0x80 : w; }
-template <int BITS> inline I start(int32_t) { return I{}; }
-#if defined(__AVX2__)
-template <int BITS> inline I dot(I sums, B w, int32_t x) {
-  // Pairs of products are added in 16 bits. No pair overflows: 2 * 15 * 127, and 2 * 127 * 127 < 2^15.
-  const __m256i xs = _mm256_set1_epi32(x);
-  const __m256i pairs = BITS == 4 ? _mm256_maddubs_epi16((__m256i)w, xs)
-                                  : _mm256_maddubs_epi16(_mm256_abs_epi8(xs), _mm256_sign_epi8((__m256i)w, xs));
-  return sums + (I)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-}
-#elif defined(__ARM_FEATURE_DOTPROD)
-template <int BITS> inline I dot(I sums, B w, int32_t x) {
-  return (I)vdotq_s32((int32x4_t)sums, (int8x16_t)w, vreinterpretq_s8_s32(vdupq_n_s32(x)));
-}
-#else
-template <int BITS> inline I dot(I sums, B w, int32_t x) {
-  int8_t xs[4];
-  std::memcpy(xs, &x, 4);
-  for (int lane = 0; lane < LANES; ++lane)
-    for (int i = 0; i < 4; ++i) sums[lane] += static_cast<int8_t>(w[4 * lane + i]) * xs[i];
-  return sums;
-}
-#endif
-#endif
-
-// Which code the compiler took.
-constexpr const char* kInstructions =
-#if defined(__AVX512VNNI__) && defined(__AVX512BW__)
-    "avx512vnni";
-#elif defined(__AVX2__) && defined(__AVXVNNI__)
-    "avxvnni";
-#elif defined(__AVX2__)
-    "avx2";
-#elif defined(__ARM_FEATURE_DOTPROD)
-    "dotprod";
-#else
-    "portable";
-#endif
 
 }  // namespace
