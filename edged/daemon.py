@@ -35,9 +35,9 @@ from edged.contract.status import Identity, State
 from edged.contract.topics import ControlRoute, MemberRoute, ProbeRoute, Topics
 from edged.errors import ExitCode, FatalError, JournalFault
 from edged.fleet.instance_lock import InstanceLock
+from edged.fleet.measured_window import MeasuredWindow
 from edged.fleet.membership import Membership, join
 from edged.fleet.name_clash import NameCheck, NameWatch
-from edged.fleet.pace import Pace
 from edged.journal.sqlite import SqliteJournal
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
@@ -48,7 +48,7 @@ from edged.monitoring.prometheus import Exporter
 from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
-from edged.mqtt.past_subscriptions import Subscribed
+from edged.mqtt.subscription_record import SubscriptionRecord
 from edged.ports.engine import StoppableEngine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
@@ -100,16 +100,16 @@ class _StateFiles:
     """The state files that this process leaves for the next process with its name."""
 
     lock: InstanceLock
-    subscribed: Subscribed
-    pace: Pace
+    subscribed: SubscriptionRecord
+    pace: MeasuredWindow
 
 
 def _files_of(settings: Settings, topics: Topics, identity: Identity) -> _StateFiles:
     folder = settings.state_dir
     return _StateFiles(
         lock=InstanceLock(folder, root=topics.root, identity=identity),
-        subscribed=Subscribed(folder / "subscribed"),
-        pace=Pace(folder / "pace", of=speed_mark(settings)),
+        subscribed=SubscriptionRecord(folder / "subscribed"),
+        pace=MeasuredWindow(folder / "pace", of=speed_mark(settings)),
     )
 
 

@@ -198,7 +198,7 @@ def _metrics(settings: Settings, why: str) -> str:
 
 def _server(settings: Settings, timeout: float) -> str:
     """A server that answers, and has the model."""
-    from edged.engine.remote.trial import try_server
+    from edged.engine.remote.server_check import try_server
 
     return try_server(settings, timeout=timeout)
 
