@@ -214,8 +214,7 @@ class Daemon:
     def _take_name(self) -> None:
         """Check that no other daemon of our name runs, and record that this one does."""
         lock = self._files.lock
-        unended = lock.unended
-        if unended is not None:
+        if (unended := lock.unended) is not None:
             log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
         self._notifier.status("looking for another daemon of this name")
         NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
