@@ -539,7 +539,7 @@ def test_a_model_that_is_ready_answers_with_the_numbers_of_its_makers(
         model = load(plans[0]).model
         found = model.forward([Span(kv=model.allocate(8), tokens=tokens, wanted=(0, 1, 2))])
         meant = bases.models[case.like](torch.tensor([tokens])).logits[0]
-    torch.testing.assert_close(found, meant, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(torch.as_tensor(found), torch.as_tensor(meant), atol=1e-4, rtol=1e-3)
 
 
 def _chosen(case: ModelCase, bases: Bases, tmp_path: Path) -> tuple[str, str]:
