@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from edged.journal.redis import RedisJournal
 
 
+_WHY_FLEET = "journal.url needs the library redis"
 _OVERSIZE = 16 << 20  # a payload that is too large by up to so many bytes is read, to answer with an error
 
 
-def missing_extras(settings: Settings) -> list[str]:
-    """Name the missing libraries that these settings need: a line for each, with the command that installs it."""
+def wanted_extras(settings: Settings) -> dict[extras.Extra, str]:
+    """Name the optional libraries that these settings need, and which setting needs each."""
     extracting = [name for name, task in settings.tasks.items() if task.kind == "extract"]
     wanted: dict[extras.Extra, str] = {}
     if extracting and settings.model.backend == "local":
@@ -52,7 +53,13 @@ def missing_extras(settings: Settings) -> list[str]:
     if settings.metrics.port:
         wanted["metrics"] = "metrics.port needs the library prometheus-client"
     if settings.journal.url is not None:
-        wanted["fleet"] = "journal.url needs the library redis"
+        wanted["fleet"] = _WHY_FLEET
+    return wanted
+
+
+def missing_extras(settings: Settings) -> list[str]:
+    """Name the libraries of `wanted_extras` that are missing: a line for each, with the command that installs it."""
+    wanted = wanted_extras(settings)
     return [f"{why}: {extras.how_to_install(each)}" for each, why in wanted.items() if extras.is_missing(each)]
 
 
@@ -145,7 +152,7 @@ def shared_journal(settings: Settings, limits: JournalLimits, clock: Callable[[]
     try:
         from edged.journal.redis import RedisJournal  # noqa: PLC0415 - an extra
     except ModuleNotFoundError as error:
-        raise SettingsError("journal.url needs the extra fleet: pip install 'edged[fleet]'") from error
+        raise SettingsError(f"{_WHY_FLEET}: {extras.how_to_install('fleet')}") from error
     return RedisJournal(
         url.get_secret_value(),
         limits,

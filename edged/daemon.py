@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from edged import __version__, logs
+from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
     discovery_of,
@@ -35,9 +35,9 @@ from edged.contract.status import Identity, State
 from edged.contract.topics import ControlRoute, MemberRoute, ProbeRoute, Topics
 from edged.errors import ExitCode, FatalError, JournalFault
 from edged.fleet.instance_lock import InstanceLock
+from edged.fleet.measured_window import MeasuredWindow
 from edged.fleet.membership import Membership, join
 from edged.fleet.name_clash import NameCheck, NameWatch
-from edged.fleet.pace import Pace
 from edged.journal.sqlite import SqliteJournal
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
@@ -48,7 +48,7 @@ from edged.monitoring.prometheus import Exporter
 from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
-from edged.mqtt.past_subscriptions import Subscribed
+from edged.mqtt.subscription_record import SubscriptionRecord
 from edged.ports.engine import StoppableEngine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
@@ -100,16 +100,16 @@ class _StateFiles:
     """The state files that this process leaves for the next process with its name."""
 
     lock: InstanceLock
-    subscribed: Subscribed
-    pace: Pace
+    subscribed: SubscriptionRecord
+    pace: MeasuredWindow
 
 
 def _files_of(settings: Settings, topics: Topics, identity: Identity) -> _StateFiles:
     folder = settings.state_dir
     return _StateFiles(
         lock=InstanceLock(folder, root=topics.root, identity=identity),
-        subscribed=Subscribed(folder / "subscribed"),
-        pace=Pace(folder / "pace", of=speed_mark(settings)),
+        subscribed=SubscriptionRecord(folder / "subscribed"),
+        pace=MeasuredWindow(folder / "pace", of=speed_mark(settings)),
     )
 
 
@@ -214,8 +214,7 @@ class Daemon:
     def _take_name(self) -> None:
         """Check that no other daemon of our name runs, and record that this one does."""
         lock = self._files.lock
-        unended = lock.unended
-        if unended is not None:
+        if (unended := lock.unended) is not None:
             log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
         self._notifier.status("looking for another daemon of this name")
         NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
@@ -469,7 +468,10 @@ def _worker_of(
 
 def _make_private(folder: Path) -> None:
     """Make the state folder. One that cannot be made shows as a fault of the journal; the daemon goes on."""
+    fault = state_files.fault_of(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
-        log.warning("state_dir", path=str(folder), reason=error.strerror)
+        fault = fault or str(error.strerror)
+    if fault is not None:
+        log.warning("state_dir", path=str(folder), reason=fault)

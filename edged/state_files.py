@@ -12,12 +12,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Generic, TypeVar
 
+import psutil
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
+
+
+def nearest(folder: Path) -> Path:
+    """Give the folder, or the nearest one above it that exists."""
+    # os.path's: it takes a folder that may not be looked into, or a name that is too long, as one that is not there.
+    return next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))  # noqa: PTH110
+
+
+def fault_of(folder: Path) -> str | None:
+    """Why the state folder cannot be written, in words with a remedy; None if it can, or can be made."""
+    there = nearest(folder)
+    if not there.is_dir():
+        return f"{there} is no folder; set EDGED_STATE_DIR to one that can be written"
+    longest = os.pathconf(there, "PC_NAME_MAX")
+    if too_long := [part for part in folder.parts if len(os.fsencode(part)) > longest]:
+        return f"the name {too_long[0][:20]}… is too long for a folder; set EDGED_STATE_DIR to another one"
+    for each in (there, *(folder.glob("journal.db*") if there == folder else ())):
+        if not os.access(each, os.R_OK | os.W_OK):
+            user = psutil.Process().username()
+            return (
+                f"{each} may not be written by user {user}; run this as the daemon's user, or set EDGED_STATE_DIR to a "
+                "folder of its own"
+            )
+    return None
 
 
 class _Header(BaseModel):

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import psutil
 
-from edged import extras, progress
-from edged.build import plan_of, shared_journal, topics_of
+from edged import extras, progress, state_files
+from edged.build import plan_of, shared_journal, topics_of, wanted_extras
 from edged.client import Client, wait_connected
 from edged.commands import broker_check
 from edged.errors import (
@@ -25,7 +25,7 @@ from edged.errors import (
 )
 from edged.fleet.membership import nothing_shared
 from edged.models.store import Store
-from edged.monitoring import system
+from edged.monitoring import prometheus, system
 from edged.mqtt.faults import address_of
 from edged.mqtt.link import Link
 from edged.ports.journal import Entry, JournalLimits
@@ -44,6 +44,7 @@ _CONNECT_S = 5.0
 _STATUS_S = 0.5  # to wait for a daemon's retained status
 _ANSWER_S = 60.0  # for the answer of a running daemon: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
+_SERVING_MB = 120  # a process that serves a bundle, without them
 
 
 class _Warning(Exception):
@@ -72,10 +73,11 @@ def run(settings: Settings, *, timeout: float | None, say: Say) -> ExitCode:
         ("disk", lambda: _disk(settings)),
         *(here if settings.model.backend == "local" else elsewhere),
     )
-    if extracting := [name for name, task in settings.tasks.items() if task.kind == "extract"]:
-        checks += (("tasks", lambda: _extra("extract", f"tasks.{extracting[0]}")),)
-    if settings.metrics.port:
-        checks += (("metrics", lambda: _extra("metrics", "metrics.port")),)
+    wanted = wanted_extras(settings)
+    if "extract" in wanted:
+        checks += (("tasks", lambda: _extra("extract", wanted["extract"])),)
+    if "metrics" in wanted:
+        checks += (("metrics", lambda: _metrics(settings, wanted["metrics"])),)
     if settings.journal.url is not None:
         checks += (("journal", lambda: _journal(settings)),)
     codes = [_try(name, check, say) for name, check in checks]
@@ -113,16 +115,9 @@ def _clock() -> str:
 def _disk(settings: Settings) -> str:
     """Room for the journal, in a folder that can be written."""
     folder = settings.state_dir
-    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
-    for each in (there, *(folder.glob("journal.db*") if there == folder else ())):
-        if not os.access(each, os.R_OK | os.W_OK):
-            raise SettingsError(
-                f"{each} may not be written by user {_user()}; run this as the daemon's user, or set EDGED_STATE_DIR "
-                "to a folder of its own"
-            )
-    if not there.is_dir():
-        raise SettingsError(f"{there} is no folder; set EDGED_STATE_DIR to one that can be written")
-    free_mb = shutil.disk_usage(there).free // _MIB
+    if fault := state_files.fault_of(folder):
+        raise SettingsError(fault)
+    free_mb = shutil.disk_usage(state_files.nearest(folder)).free // _MIB
     if free_mb < _MIN_DISK_MB:
         raise SettingsError(f"{folder} has {free_mb} MiB free; the journal may need {settings.journal.max_mb} MiB")
     return f"{folder}, {free_mb} MiB free"
@@ -164,10 +159,13 @@ def _model(settings: Settings) -> str:
         raise ModelUnavailable(f"{path} does not exist")
     if not os.access(path, os.R_OK):
         raise ModelUnavailable(f"{path} may not be read by user {_user()}")
+    from edged.engine import bundled
     from edged.engine.inspection import inspect
 
-    parameters = inspect(plan_of(settings), tasks_of(settings.tasks))
-    needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB
+    plan = plan_of(settings)
+    parameters = inspect(plan, tasks_of(settings.tasks))
+    process_mb = _TORCH_MB if bundled.find(plan) is None else _SERVING_MB
+    needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + process_mb
     free_mb = psutil.virtual_memory().available // _MIB
     told = f"{settings.model.id} at {path}, {parameters / 1e6:.0f} million parameters"
     if needed_mb > free_mb:
@@ -181,13 +179,26 @@ def _model(settings: Settings) -> str:
 def _extra(extra: extras.Extra, why: str) -> str:
     """The library of an extra that a setting asks for."""
     if extras.is_missing(extra):
-        raise SettingsError(f"{why} needs the extra {extra}: {extras.how_to_install(extra)}")
-    return f"the extra {extra} is installed, for {why}"
+        raise SettingsError(f"{why}: {extras.how_to_install(extra)}")
+    return f"the extra {extra} is installed: {why}"
+
+
+def _metrics(settings: Settings, why: str) -> str:
+    """A free port for `/metrics`, or one that the daemon of this name has already."""
+    host, port = settings.metrics.host, settings.metrics.port
+    told = _extra("metrics", why)
+    try:
+        prometheus.try_to_listen(host, port)
+    except SettingsError:
+        if not prometheus.is_served(host, port, node=settings.node):
+            raise
+        return f"{told}; the daemon serves {host}:{port}"
+    return f"{told}; {host}:{port} is free"
 
 
 def _server(settings: Settings, timeout: float) -> str:
     """A server that answers, and has the model."""
-    from edged.engine.remote.trial import try_server
+    from edged.engine.remote.server_check import try_server
 
     return try_server(settings, timeout=timeout)
 

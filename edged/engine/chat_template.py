@@ -34,19 +34,26 @@ class ChatTemplate:
         self._compiled = _environment().from_string(template)
         self._special = dict(special)
 
-    def render(self, conversation: Sequence[Mapping[str, str]], **options: Any) -> str:
+    def render(
+        self, conversation: Sequence[Mapping[str, str]], *, add_generation_prompt: bool = False, **options: Any
+    ) -> str:
         """Render a conversation of `{"role": …, "content": …}`.
 
         Args:
             conversation: in order.
-            options: further names that the template may know, as `add_generation_prompt`.
+            add_generation_prompt: whether the assistant's turn is begun.
+            options: further names that the template may know, as `enable_thinking`.
 
         Raises:
             Exception: whatever the template raises.
         """
         names = {key: value for key, value in options.items() if key != "tokenize"}
         return self._compiled.render(
-            **{**self._special, **names}, messages=[dict(turn) for turn in conversation], tools=None, documents=None
+            **{**self._special, **names},
+            messages=[dict(turn) for turn in conversation],
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
         )
 
 

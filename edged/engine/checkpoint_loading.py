@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import structlog
 import torch
 
@@ -36,7 +37,7 @@ from edged.engine.plan import (
 from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
-from edged.engine.weights.formats import DenseFormat, QuantisedFormat
+from edged.engine.weights.formats import QUANTISED, DenseFormat, Format, QuantisedFormat
 from edged.engine.weights.pieces import InputSizes
 from edged.engine.weights.prepared_file import prepared_folder
 from edged.engine.weights.preparing import open_quantised
@@ -89,13 +90,23 @@ def examine(plan: Plan) -> tuple[Opened, int]:
     context = context_tokens(opened.max_context, plan.engine)
     prompter_of(opened, plan, context)  # a template that cannot be used is told before the tensors are read
     shape = lean_shape(checkpoint, context)
-    choose_format(plan.model.format, device, can_quantise=shape is not None and fits(shape), has_kernels=False)
+    can_quantise = shape is not None and fits(shape)
+    weight_format = choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=False)
+    if shape is not None and device.type == "cpu":
+        _see_memory(plan, shape, weight_format, context)
     if shape is None:
         from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
 
         generic_loading.examine(checkpoint.path, checkpoint.config)
     checkpoint.read_all()
     return opened, checkpoint.parameters
+
+
+def _see_memory(plan: Plan, shape: DecoderShape, weight_format: Format, context: int) -> None:
+    """Refuse sizes of the settings that this box could not hold if all its memory were free."""
+    itemsize = 2 if weight_format in QUANTISED else compute_dtype(weight_format).itemsize
+    one_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
+    kv_bytes(plan.engine, context * one_token, psutil.virtual_memory().total)
 
 
 def opened_of(checkpoint: Checkpoint) -> Opened:

@@ -21,7 +21,16 @@ from edged.engine.loaded import Loaded, Prepared
 from edged.engine.sequence import Emit, Running, Submitted
 from edged.engine.stepper import Stepper
 from edged.engine.warm_up import WarmUp
-from edged.errors import EdgedError, Expired, ModelError, RequestError, SettingsError, ShuttingDown, TooLong
+from edged.errors import (
+    EdgedError,
+    Expired,
+    ModelError,
+    ModelUnavailable,
+    RequestError,
+    SettingsError,
+    ShuttingDown,
+    TooLong,
+)
 from edged.ports.engine import EngineState, Failed, ModelInfo, Work
 from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import LANGUAGES, Language
@@ -184,6 +193,11 @@ class Engine(Generic[K]):
             raise SettingsError(
                 f"tasks.{spec.name}: its own words leave no room for a text in the model's context of "
                 f"{prepared.loaded.info.max_context_tokens} tokens; shorten them, or raise engine.max_context_tokens"
+            ) from error
+        except ModelError as error:
+            raise ModelUnavailable(
+                f"the model {prepared.loaded.info.id} fails on the task {spec.name}: {error}; choose another model in "
+                "EDGED_MODEL__ID"
             ) from error
 
     def _run_until_stopped(self, stepper: Stepper[K]) -> None:

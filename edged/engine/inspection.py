@@ -9,7 +9,7 @@ from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.errors import SettingsError, TooLong
 from edged.models.bundle import verify
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
+from edged.tasks.specs import ClassifySpec, ExtractSpec, PartSpec, Tasks
 from edged.tasks.text import LANGUAGES, Language
 
 _TURNS = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello"))
@@ -31,10 +31,13 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
         opened, parameters = checkpoint_loading.examine(plan)
     context = context_tokens(opened.max_context, plan.engine)
     prompter = prompter_of(opened, plan, context)
+    constraints = prompter.constraints(opened.vocab_size)
     for name in tasks.names:
         for spec in tasks.parts(name):
             for language in LANGUAGES:
                 _render(prompter, spec, language, context)
+            if isinstance(spec, ExtractSpec):
+                constraints.begin(spec.name, spec.schema)
     return parameters
 
 

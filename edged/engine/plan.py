@@ -182,14 +182,18 @@ def loaded_of(
         model=built.model,
         prompter=prompter,
         info=info,
-        limits=Limits(
-            max_batch=plan.engine.max_batch,
-            max_new_tokens=plan.engine.max_new_tokens,
-            prefill_chunk_tokens=plan.engine.prefill_chunk_tokens,
-            kv_bytes=kv_bytes,
-            prefix_cache_bytes=plan.engine.prefix_cache_mb * MIB,
-        ),
+        limits=_limits_of(plan.engine, kv_bytes),
         priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
+    )
+
+
+def _limits_of(engine: EngineSettings, kv_bytes: int) -> Limits:
+    return Limits(
+        max_batch=engine.max_batch,
+        max_new_tokens=engine.max_new_tokens,
+        prefill_chunk_tokens=engine.prefill_chunk_tokens,
+        kv_bytes=kv_bytes,
+        prefix_cache_bytes=engine.prefix_cache_mb * MIB,
     )
 
 

@@ -14,6 +14,7 @@ from edged.tasks.specs import Sampling
 
 _BLOCK = 128
 _PENALTY_WINDOW = 256  # how many of the last tokens count as repetitions
+_NUCLEUS = 1024  # tokens that are sorted first, where top_k excludes none
 _KEY_BITS = (1 << 64) - 1
 
 
@@ -48,16 +49,27 @@ def sample(logits: Logits, *, how: Sampling, said: Sequence[int], generator: Gen
         logits[seen] = np.where(scores > 0, scores / how.repetition_penalty, scores * how.repetition_penalty)
     if how.temperature == 0:
         return int(logits.argmax())
-    values, tokens = largest(logits, how.top_k or logits.shape[0])
-    if not math.isfinite(values[0]):
+    if not math.isfinite(top := float(logits.max())):
         raise ValueError("no token is allowed")
-    weights = np.exp((values.astype(np.float64) - values[0]) / how.temperature)
-    ends = weights.cumsum()  # where the share of each token ends; the shares are not divided by their sum
+    # Nearly always a few tokens have all the probability that top_p leaves, and the others need not be sorted.
+    for count in (how.top_k,) if how.top_k else (_NUCLEUS, logits.shape[0]):
+        values, tokens = largest(logits, count)
+        weights = _weights(values, top, how.temperature)
+        ends = weights.cumsum()  # where the share of each token ends; the shares are not divided by their sum
+        total = float(ends[-1]) if how.top_k else float(_weights(logits, top, how.temperature).sum())
+        if how.top_p * total <= ends[-1]:
+            break
     if how.top_p < 1.0:
-        kept = int(np.count_nonzero(ends - weights < how.top_p * ends[-1]))  # the first always stays
+        kept = int(np.count_nonzero(ends - weights < how.top_p * total))  # the first always stays
         ends = ends[: max(kept, 1)]
     drawn = int(ends.searchsorted(generator.draw() * ends[-1], side="right"))
     return int(tokens[min(drawn, len(ends) - 1)])
+
+
+def _weights(logits: Logits, top: float, temperature: float) -> npt.NDArray[np.float64]:
+    """The probabilities of tokens beside that of the most probable one."""
+    weights: npt.NDArray[np.float64] = np.exp((logits.astype(np.float64) - top) / temperature)
+    return weights
 
 
 def largest(logits: Logits, count: int) -> tuple[Logits, npt.NDArray[np.intp]]:

@@ -179,10 +179,11 @@ def _question(words: Iterable[str], text: str, language: Language) -> str:
 
 def _transformers(settings: Settings) -> Generate:
     """The article's way to generate: transformers in fp32, greedily, a few tokens."""
-    from edged.engine import article_baseline as article  # noqa: PLC0415 - brings torch
+    from edged.engine import generate_and_parse  # noqa: PLC0415 - brings torch
     from edged.models.store import Store  # noqa: PLC0415
 
-    return article.load(Store(settings.model_dir).path(settings.model.id, settings.model.revision), _BASELINE_TOKENS)
+    path = Store(settings.model_dir).path(settings.model.id, settings.model.revision)
+    return generate_and_parse.load(path, _BASELINE_TOKENS)
 
 
 def _shown(cases: Sequence[Case], name: str) -> Iterable[Case]:

@@ -34,7 +34,7 @@ class Asked(Protocol):
     def has_own_id(self) -> bool: ...
 
 
-class Recorder:
+class BufferedJournal:
     """Writes to a journal and reads from it, also while the journal has a fault.
 
     For the worker's thread; other threads may read `fault` and call `hurry`.

@@ -5,6 +5,8 @@ prometheus.io/docs/practices/naming and those of llama.cpp's server and of vLLM,
 units, `_total` for a number that only grows.
 """
 
+import http.client
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_ANSWER_S = 1.0  # for `/metrics` of a daemon on this box
+_MAX_BYTES = 1 << 20
 _BUILD = "edged_build"  # the metric that tells of which node the others are
 
 
@@ -96,15 +100,46 @@ class Exporter:
         try:
             self._server, self._thread = start_http_server(port, host, registry)
         except OSError as error:
-            raise SettingsError(
-                f"metrics.host, metrics.port: it is not possible to listen at {host}:{port}: {error.strerror}"
-            ) from error
+            raise _refusal(host, port, error) from error
         log.info("metrics", url=f"http://{host}:{port}/metrics")
 
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(5)
+
+
+def try_to_listen(host: str, port: int) -> None:
+    """Listen for a moment where an `Exporter` would.
+
+    Raises:
+        SettingsError: it is not possible; the message is that of the `Exporter`.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        raise _refusal(host, port, error) from error
+
+
+def is_served(host: str, port: int, *, node: str) -> bool:
+    """Whether the daemon of this node serves `/metrics` there."""
+    from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 - of an extra
+
+    connection = http.client.HTTPConnection(host, port, timeout=_ANSWER_S)
+    try:
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read(_MAX_BYTES).decode()
+        samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return any(each.name == f"{_BUILD}_info" and each.labels.get("node") == node for each in samples)
+
+
+def _refusal(host: str, port: int, error: OSError) -> SettingsError:
+    return SettingsError(f"metrics.host, metrics.port: it is not possible to listen at {host}:{port}: {error.strerror}")
 
 
 @dataclass(frozen=True, slots=True)

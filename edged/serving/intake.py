@@ -11,16 +11,16 @@ import structlog
 from edged.contract.requests import Contract, Rejected, Request, decode
 from edged.contract.topics import RuleRoute, TaskRoute
 from edged.errors import Busy, Expired, ModelError, RequestError, ShuttingDown
-from edged.journal.buffered import Recorder
+from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
 from edged.ports.link import Delivery
 from edged.serving import routes
 from edged.serving.answer import Addressee
-from edged.serving.in_hand import InHand
 from edged.serving.job import Job, fingerprint_of
+from edged.serving.job_runner import JobRunner
+from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
 from edged.serving.rate import ServiceRate
-from edged.serving.running import Running
 from edged.tasks.text import Language, language_of
 
 log = structlog.get_logger(__name__)
@@ -37,11 +37,11 @@ class Intake:
         self,
         *,
         contract: Contract,
-        in_hand: InHand,
-        recorder: Recorder,
+        in_hand: OpenJobs,
+        recorder: BufferedJournal,
         outbound: Outbound,
         answers: Answers,
-        running: Running,
+        running: JobRunner,
         metrics: Metrics,
         rate: ServiceRate,
         capacity: int,

@@ -21,14 +21,14 @@ import structlog
 from edged.contract.requests import Address, Rejected
 from edged.contract.results import encode_chunk, encode_error, encode_result, rfc3339
 from edged.errors import Fate, ModelError, RequestError, TooLarge
-from edged.journal.buffered import Recorder
+from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
 from edged.ports.engine import ModelInfo
 from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, Link, Outcome, Publication, Sent
 from edged.serving.answer import Addressee, Answer
-from edged.serving.in_hand import InHand
 from edged.serving.job import Chunk, Job
+from edged.serving.open_jobs import OpenJobs
 from edged.serving.rate import ServiceRate
 from edged.tasks.calibration import RunningCalibration
 
@@ -171,8 +171,8 @@ class Answers:
         self,
         *,
         outbound: Outbound,
-        recorder: Recorder,
-        in_hand: InHand,
+        recorder: BufferedJournal,
+        in_hand: OpenJobs,
         metrics: Metrics,
         rate: ServiceRate,
         calibration: RunningCalibration | None,

@@ -16,18 +16,18 @@ import structlog
 from edged.contract.requests import Contract
 from edged.contract.topics import AskedRoute, ControlRoute, RuleRoute, TaskRoute
 from edged.errors import Cancelled, ShuttingDown
-from edged.journal.buffered import Recorder
+from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
 from edged.ports.engine import Engine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, Link
 from edged.ports.worker import WorkerState
-from edged.serving.in_hand import InHand
 from edged.serving.intake import Intake
 from edged.serving.job import Job
+from edged.serving.job_runner import JobRunner
+from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import Answers, Outbound
 from edged.serving.rate import ServiceRate
-from edged.serving.running import Running
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.text import Language
 
@@ -75,9 +75,9 @@ class Worker:
         self._calibration = calibration
         self._clock = clock
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
-        self._in_hand = InHand()
+        self._in_hand = OpenJobs()
         self._rate = ServiceRate(batch=batch, clock=clock)
-        self.recorder = Recorder(journal, clock=clock)
+        self.recorder = BufferedJournal(journal, clock=clock)
         self.outbound = Outbound(
             link, node=contract.topics.node, metrics=metrics, post=self._events.put, clock=clock, wall_clock=wall_clock
         )
@@ -102,8 +102,8 @@ class Worker:
         self._last_progress = clock()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
 
-    def _make_running(self, engine: Engine) -> Running:
-        return Running(
+    def _make_running(self, engine: Engine) -> JobRunner:
+        return JobRunner(
             engine=engine,
             in_hand=self._in_hand,
             recorder=self.recorder,

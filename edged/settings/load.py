@@ -175,7 +175,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(written.decode("utf-8-sig"))  # editors on Windows begin UTF-8 with a mark
     except OSError as error:
         raise SettingsError(f"the settings file {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except RecursionError:
+        raise SettingsError(f"the settings file {path} is not valid TOML: it is nested too deeply") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"the settings file {path} is not valid TOML: {error}") from error
 
 

@@ -54,10 +54,12 @@ def checked_host(host: str) -> str:
     return host
 
 
-def _not_empty(path: object) -> object:
+def _possible(path: object) -> object:
     if path == "":  # else it would mean the current folder
         raise ValueError("an empty path; leave the setting out to have its default")
+    if "\0" in str(path):
+        raise ValueError("a path has no NUL character")
     return path
 
 
-UserPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(at_home)]
+UserPath = Annotated[Path, BeforeValidator(_possible), AfterValidator(at_home)]

@@ -135,7 +135,7 @@ def _no_gradients() -> Any:
 
 
 def close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), atol=2e-5, rtol=1e-4)
 
 
 def test_equals_transformers(pair: Pair) -> None:

@@ -1,6 +1,5 @@
 """Models as people have them: incomplete, of another kind, saved by other programs. Start and check say the same."""
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
-    AutoModelForCausalLM,
-    BertConfig,
-    BertForMaskedLM,
     Gemma3TextConfig,
     LlamaConfig,
     LlamaModel,
@@ -21,11 +15,8 @@ from transformers import (
     MiniMaxConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2ForSequenceClassification,
     RecurrentGemmaConfig,
     RwkvConfig,
-    T5Config,
-    T5ForConditionalGeneration,
 )
 
 from edged.engine import inspection, loading
@@ -35,34 +26,17 @@ from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.own import tasks_of
 from tests.support import gguf_writing, tiny
-
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-Change = Callable[[Path], Any]
+from tests.support import odd_models as odd
 
 
 @pytest.fixture(scope="module")
 def tokenizer() -> PreTrainedTokenizerFast:
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    words = "positive negative Positive Negative happy sad good bad Comment Feeling 正面 负面 好 差 喜欢 讨厌"
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
-    inner.train_from_iterator([words] * 20, trainer)
-    inner.add_special_tokens(
-        [AddedToken(each, special=True, normalized=False) for each in ("<|im_start|>", "<|im_end|>")]
-    )
-    make: Any = PreTrainedTokenizerFast
-    made: PreTrainedTokenizerFast = make(tokenizer_object=inner, eos_token="<|endoftext|>", chat_template=CHATML)
-    return made
+    return odd.tokenizer()
 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
-    return _saved(tiny.make(_sized(tiny.CONFIGS["llama_biases"])), tmp_path_factory.mktemp("llama"), tokenizer)
+    return odd.saved(tiny.make(odd.sized(tiny.CONFIGS["llama_biases"])), tmp_path_factory.mktemp("llama"), tokenizer)
 
 
 @pytest.fixture(scope="module")
@@ -78,18 +52,7 @@ def gemma(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
         vocab_size=512,
         max_position_embeddings=2048,
     )
-    return _saved(tiny.make(config), tmp_path_factory.mktemp("gemma"), tokenizer)
-
-
-def _sized(config: Any) -> Any:
-    return type(config)(**(config.to_dict() | {"max_position_embeddings": 2048}))
-
-
-def _saved(model: PreTrainedModel, folder: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    tiny.save(model, folder)
-    tokenizer.save_pretrained(folder)
-    _edit("generation_config.json", eos_token_id=0)(folder)
-    return folder
+    return odd.saved(tiny.make(config), tmp_path_factory.mktemp("gemma"), tokenizer)
 
 
 def plan(path: Path, **engine: Any) -> loading.Plan:
@@ -115,30 +78,6 @@ def opens(path: Path) -> torch.Tensor:
     return logits
 
 
-def _edit(name: str, **fields: Any) -> Change:
-    def change(folder: Path) -> None:
-        said = json.loads((folder / name).read_text()) if (folder / name).exists() else {}
-        (folder / name).write_text(json.dumps(said | fields))
-
-    return change
-
-
-def _tensors(change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Change:
-    def write(folder: Path) -> None:
-        file = folder / "model.safetensors"
-        save_file(change(load_file(file)), file, metadata={"format": "pt"})
-
-    return write
-
-
-def _template(template: Any) -> Change:
-    def change(folder: Path) -> None:
-        (folder / "chat_template.jinja").unlink(missing_ok=True)
-        _edit("tokenizer_config.json", chat_template=template)(folder)
-
-    return change
-
-
 _UP = "model.layers.1.mlp.up_proj.weight"
 
 
@@ -150,28 +89,28 @@ _UP = "model.layers.1.mlp.up_proj.weight"
     ("change", "words"),
     [
         (
-            _tensors(lambda w: {k: v for k, v in w.items() if "layers.1." not in k}),
+            odd.tensors(lambda w: {k: v for k, v in w.items() if "layers.1." not in k}),
             r"tensor model\.layers\.1.*is missing",
         ),
-        (_tensors(lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}), r"tensor .*is missing"),
+        (odd.tensors(lambda w: {f"_orig_mod.{k}": v for k, v in w.items()}), r"tensor .*is missing"),
         (
-            _tensors(lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
+            odd.tensors(lambda w: {k: v for k, v in w.items() if k != "model.norm.weight"}),
             r"model\.norm\.weight is missing",
         ),
-        (_tensors(lambda w: w | {_UP: torch.full_like(w[_UP], float("nan"))}), "holds NaN or infinity"),
-        (_tensors(lambda w: w | {_UP: torch.full_like(w[_UP], float("inf"))}), "holds NaN or infinity"),
+        (odd.tensors(lambda w: w | {_UP: torch.full_like(w[_UP], float("nan"))}), "holds NaN or infinity"),
+        (odd.tensors(lambda w: w | {_UP: torch.full_like(w[_UP], float("inf"))}), "holds NaN or infinity"),
         (
-            _tensors(lambda w: w | {"model.norm.weight": torch.ones(65)}),
+            odd.tensors(lambda w: w | {"model.norm.weight": torch.ones(65)}),
             r"model\.norm\.weight is \(65,\), where .*\(64,\)",
         ),
         (
-            _tensors(lambda w: w | {_UP.replace("1", "7"): w[_UP].clone()}),
+            odd.tensors(lambda w: w | {_UP.replace("1", "7"): w[_UP].clone()}),
             r"tensor model\.layers\.7\.mlp\.up_proj\.weight is not known",
         ),
     ],
 )
 def test_tensors_that_are_not_the_models_are_refused(
-    kind: str, change: Change, words: str, tmp_path: Path, request: pytest.FixtureRequest
+    kind: str, change: odd.Change, words: str, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     folder = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "model"))
     change(folder)
@@ -183,7 +122,7 @@ def test_tensors_that_are_not_the_models_are_refused(
 )
 def test_a_config_of_another_depth_is_refused(layers: int, words: str, llama: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(llama, tmp_path / "model"))
-    _edit("config.json", num_hidden_layers=layers)(folder)
+    odd.edit("config.json", num_hidden_layers=layers)(folder)
     refused(folder, words)
 
 
@@ -192,7 +131,7 @@ def test_what_was_never_trained_may_be_left_over(kind: str, tmp_path: Path, requ
     folder = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "model"))
     expected = opens(folder)
     extra = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
-    _tensors(lambda w: w | extra)(folder)
+    odd.tensors(lambda w: w | extra)(folder)
     assert torch.equal(opens(folder), expected)
 
 
@@ -202,71 +141,45 @@ def test_names_without_their_prefix_are_taken_as_transformers_takes_them(
 ) -> None:
     folder = Path(shutil.copytree(request.getfixturevalue(kind), tmp_path / "model"))
     expected = opens(folder)
-    _tensors(lambda w: {name.removeprefix("model."): each for name, each in w.items()})(folder)
+    odd.tensors(lambda w: {name.removeprefix("model."): each for name, each in w.items()})(folder)
     assert torch.equal(opens(folder), expected)
 
 
 def test_a_head_that_was_trained_apart_counts_whatever_the_config_says(llama: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(llama, tmp_path / "model"))
     expected = opens(folder)
-    _edit("config.json", tie_word_embeddings=True)(folder)
+    odd.edit("config.json", tie_word_embeddings=True)(folder)
     assert torch.equal(opens(folder), expected)
-    _tensors(lambda w: {name: each for name, each in w.items() if name != "lm_head.weight"})(folder)
+    odd.tensors(lambda w: {name: each for name, each in w.items() if name != "lm_head.weight"})(folder)
     assert not torch.equal(opens(folder), expected)  # now the embedding is the head
-    _edit("config.json", tie_word_embeddings=False)(folder)
+    odd.edit("config.json", tie_word_embeddings=False)(folder)
     refused(folder, r"lm_head\.weight is missing")
 
 
 # --------------------------------------------------------------------------------------------- other kinds of model
 
 
-_SMALL: dict[str, Any] = {
-    "vocab_size": 512,
-    "hidden_size": 32,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-}
-
-
-def _t5() -> PreTrainedModel:
-    return T5ForConditionalGeneration(T5Config(vocab_size=512, d_model=32, d_kv=16, d_ff=32, num_layers=1, num_heads=2))
-
-
-def _labels() -> PreTrainedModel:
-    make: Any = Qwen2ForSequenceClassification
-    model: PreTrainedModel = make(tiny.CONFIGS["qwen2"])
-    return model
-
-
-def _bert() -> PreTrainedModel:
-    return BertForMaskedLM(BertConfig(**_SMALL))
-
-
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (_t5, "is an encoder-decoder"),
-        (_bert, "is an encoder"),
-        (lambda: LlamaModel(LlamaConfig(**_SMALL)), "LlamaModel.* no language model's head"),
-        (_labels, "no language model's head"),
+        (odd.t5, "is an encoder-decoder"),
+        (odd.bert, "is an encoder"),
+        (lambda: LlamaModel(LlamaConfig(**odd.SMALL)), "LlamaModel.* no language model's head"),
+        (odd.labels, "no language model's head"),
         (
-            lambda: _random(RecurrentGemmaConfig(**{**_SMALL, "num_hidden_layers": 3}, lru_width=32)),
+            lambda: odd.random_model(RecurrentGemmaConfig(**{**odd.SMALL, "num_hidden_layers": 3}, lru_width=32)),
             "sequences would disturb",
         ),
-        (lambda: _random(MiniMaxConfig(**_SMALL, num_local_experts=2, head_dim=16)), "in a way that is not supported"),
+        (
+            lambda: odd.random_model(MiniMaxConfig(**odd.SMALL, num_local_experts=2, head_dim=16)),
+            "in a way that is not supported",
+        ),
     ],
 )
 def test_another_kind_of_model_is_refused_by_what_it_is(
     make: Callable[[], PreTrainedModel], words: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    refused(_saved(make(), tmp_path, tokenizer), words)
-
-
-def _random(config: Any) -> PreTrainedModel:
-    make: Any = AutoModelForCausalLM.from_config
-    model: PreTrainedModel = make(config)
-    return model
+    refused(odd.saved(make(), tmp_path, tokenizer), words)
 
 
 @pytest.mark.parametrize(
@@ -278,10 +191,10 @@ def _random(config: Any) -> PreTrainedModel:
     ids=["mamba", "rwkv"],
 )
 def test_a_recurrent_model_opens(config: Any, tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    model = _random(config)
+    model = odd.random_model(config)
     with torch.inference_mode():
         expected = model(torch.tensor([[5, 6, 7]])).logits[0]
-    found = opens(_saved(model, tmp_path, tokenizer))
+    found = opens(odd.saved(model, tmp_path, tokenizer))
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
 
 
@@ -291,17 +204,22 @@ def test_a_recurrent_model_opens(config: Any, tmp_path: Path, tokenizer: PreTrai
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_template("{% for m in messages %}{{ m.content }"), "chat template cannot be used"),
-        (_template("{{ nobody.knows.this }}"), "chat template cannot be used"),
+        (odd.template("{% for m in messages %}{{ m.content }"), "chat template cannot be used"),
+        (odd.template("{{ nobody.knows.this }}"), "chat template cannot be used"),
         (
-            _template([{"name": "chatml", "template": CHATML}, {"name": "tool_use", "template": CHATML}]),
+            odd.template([{"name": "chatml", "template": odd.CHATML}, {"name": "tool_use", "template": odd.CHATML}]),
             r"several by name \(chatml, tool_use\) and none of them is the default",
         ),
-        (_template("{% for m in messages %}{{ m.role }}{% endfor %}"), "leaves out what the user says"),
-        (_edit("generation_config.json", eos_token_id=[0, 600]), "generation_config.json .*token 600.*ends at 512"),
+        (odd.template("{% for m in messages %}{{ m.role }}{% endfor %}"), "leaves out what the user says"),
+        (
+            odd.edit("generation_config.json", eos_token_id=[0, 600]),
+            "generation_config.json .*token 600.*ends at 512",
+        ),
     ],
 )
-def test_faults_of_template_and_end_of_turn_are_told(change: Change, words: str, llama: Path, tmp_path: Path) -> None:
+def test_faults_of_template_and_end_of_turn_are_told(
+    change: odd.Change, words: str, llama: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(llama, tmp_path / "model"))
     change(folder)
     refused(folder, words)
@@ -310,53 +228,29 @@ def test_faults_of_template_and_end_of_turn_are_told(change: Change, words: str,
 # --------------------------------------------------------------------------------------------- files and folders
 
 
-def _deep(name: str, tensor: torch.Tensor) -> bool:
-    return tensor.dim() == 2 and "layers" in name
-
-
-def _bitsandbytes(folder: Path) -> None:
-    _edit("config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})(folder)
-    _tensors(
-        lambda w: {k: torch.zeros((v.numel() // 2, 1), dtype=torch.uint8) if _deep(k, v) else v for k, v in w.items()}
-    )(folder)
-
-
-def _mlx(folder: Path) -> None:
-    _edit("config.json", quantization={"group_size": 64, "bits": 4})(folder)
-    _tensors(lambda w: {k: torch.zeros((2, 2), dtype=torch.uint32) if _deep(k, v) else v for k, v in w.items()})(folder)
-
-
-def _only_adapter(folder: Path) -> None:
-    for each in folder.iterdir():
-        each.unlink()
-    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen2.5-0.5B-Instruct"}')
-
-
-def _only(name: str) -> Change:
-    def change(folder: Path) -> None:
-        for each in folder.iterdir():
-            each.unlink()
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("{}")
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_bitsandbytes, "quantised by bitsandbytes: take the model with plain weights"),
-        (_mlx, r"quantised by MLX \(4 bits\).*take the model with plain weights"),
-        (_edit("config.json", quantization_config={"quant_method": "fp8"}), "quantised by fp8"),
-        (_only_adapter, r"LoRA adapter alone: merge it into Qwen/Qwen2\.5-0\.5B-Instruct"),
-        (_edit("adapter_config.json", peft_type="LORA"), "LoRA adapter beside a model, and would not be applied"),
-        (_only("model.onnx"), "is for ONNX Runtime"),
-        (_only("model_index.json"), "is an image model"),
-        (_only("snapshots/abc/config.json"), "a folder in it has one: set EDGED_MODEL__ID to .*snapshots/abc"),
+        (odd.bitsandbytes, "quantised by bitsandbytes: take the model with plain weights"),
+        (odd.mlx, r"quantised by MLX \(4 bits\).*take the model with plain weights"),
+        (odd.edit("config.json", quantization_config={"quant_method": "fp8"}), "quantised by fp8"),
+        (odd.only_adapter, r"LoRA adapter alone: merge it into Qwen/Qwen2\.5-0\.5B-Instruct"),
+        (
+            odd.edit("adapter_config.json", peft_type="LORA"),
+            "LoRA adapter beside a model, and would not be applied",
+        ),
+        (odd.only("model.onnx"), "is for ONNX Runtime"),
+        (odd.only("model_index.json"), "is an image model"),
+        (
+            odd.only("snapshots/abc/config.json"),
+            "a folder in it has one: set EDGED_MODEL__ID to .*snapshots/abc",
+        ),
         (lambda folder: [each.unlink() for each in folder.iterdir()], "is empty"),
     ],
 )
-def test_a_folder_that_is_something_else_is_told_so(change: Change, words: str, llama: Path, tmp_path: Path) -> None:
+def test_a_folder_that_is_something_else_is_told_so(
+    change: odd.Change, words: str, llama: Path, tmp_path: Path
+) -> None:
     folder = Path(shutil.copytree(llama, tmp_path / "model"))
     change(folder)
     refused(folder, words)
@@ -375,8 +269,8 @@ def test_a_file_that_is_something_else_is_told_so(name: str, words: str, tmp_pat
 
 
 def test_the_one_gguf_file_of_a_folder_is_the_model(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
-    model = tiny.make(_sized(tiny.CONFIGS["llama"]))
-    file = gguf_writing.write(tmp_path / "model-q8_0.gguf", model, "llama", tokenizer=_described(tokenizer))
+    model = tiny.make(odd.sized(tiny.CONFIGS["llama"]))
+    file = gguf_writing.write(tmp_path / "model-q8_0.gguf", model, "llama", tokenizer=odd.described(tokenizer))
     assert torch.equal(opens(tmp_path), opens(file))
     shutil.copy(file, tmp_path / "model-q4_0.gguf")
     refused(tmp_path, r"several GGUF files: .*one of them \(model-q4_0\.gguf, model-q8_0\.gguf\)")
@@ -387,7 +281,7 @@ def test_a_part_of_a_split_gguf_file_is_told_to_be_one(tmp_path: Path, tokenizer
         tmp_path / "m-00001-of-00002.gguf",
         tiny.make(tiny.CONFIGS["llama"]),
         "llama",
-        tokenizer=_described(tokenizer),
+        tokenizer=odd.described(tokenizer),
         metadata={"split.no": 0, "split.count": 2},
     )
     shutil.copy(file, tmp_path / "m-00002-of-00002.gguf")
@@ -398,27 +292,13 @@ def test_a_part_of_a_split_gguf_file_is_told_to_be_one(tmp_path: Path, tokenizer
 # ---------------------------------------------------------------------------------------------- what GGUF leaves out
 
 
-def _described(tokenizer: PreTrainedTokenizerFast, **more: Any) -> dict[str, Any]:
-    inner = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
-    words = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
-    said = {
-        "model": "gpt2",
-        "pre": "gpt-2",
-        "tokens": [*words, *(f"[PAD{i}]" for i in range(512 - len(words)))],
-        "token_type": [3 if word.startswith("<|") else 1 for word in words] + [5] * (512 - len(words)),
-        "merges": [each if isinstance(each, str) else " ".join(each) for each in inner["merges"]],
-        "eos_token_id": 0,
-    }
-    return {key: value for key, value in (said | more).items() if value is not None}
-
-
 @pytest.fixture
 def gguf(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
-    model = tiny.make(_sized(tiny.CONFIGS["llama"]))
+    model = tiny.make(odd.sized(tiny.CONFIGS["llama"]))
 
     def write(**more: Any) -> Path:
         template = {} if "template" not in more else {"tokenizer.chat_template": more.pop("template")}
-        described = _described(tokenizer, **more)
+        described = odd.described(tokenizer, **more)
         return gguf_writing.write(tmp_path / "model.gguf", model, "llama", tokenizer=described, metadata=template)
 
     return write
@@ -442,7 +322,7 @@ def test_a_prompt_begins_with_bos_where_llama_cpp_begins_it(
     tokens = _prompt(prompter)
     assert (tokens[0] == bos) is expected
     assert tokens.count(bos) == expected
-    again = loading.load(plan(gguf(bos_token_id=bos, template=CHATML, **said))).prompter
+    again = loading.load(plan(gguf(bos_token_id=bos, template=odd.CHATML, **said))).prompter
     assert _prompt(again).count(bos) == 3  # by the template, once before each turn
 
 
@@ -466,10 +346,10 @@ def _prompt(prompter: Any) -> tuple[int, ...]:
 def test_what_ends_a_turn_in_llama_cpp_ends_it_here(
     kind: int, said: dict[str, Any], ends: set[Any], gguf: Callable[..., Path], tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    kinds = _described(tokenizer)["token_type"]
+    kinds = odd.described(tokenizer)["token_type"]
     end: Any = tokenizer.convert_tokens_to_ids("<|im_end|>")
     kinds[end] = kind  # NORMAL, CONTROL, USER_DEFINED
-    prompter = loading.load(plan(gguf(token_type=kinds, template=CHATML, **said))).prompter
+    prompter = loading.load(plan(gguf(token_type=kinds, template=odd.CHATML, **said))).prompter
     expected = {tokenizer.convert_tokens_to_ids(each) if isinstance(each, str) else each for each in ends}
     assert prompter.end_tokens() == expected
     assert not prompter.banned_tokens(512) & expected

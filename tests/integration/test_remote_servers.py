@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from edged.engine.remote.trial import try_server
+from edged.engine.remote.server_check import try_server
 from edged.errors import ExitCode, ModelUnavailable
 from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta, WorkEvent
 from edged.tasks.conversation import Turn

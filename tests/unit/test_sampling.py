@@ -62,6 +62,18 @@ def test_tokens_come_as_often_as_their_probabilities_say() -> None:
         assert all(abs(drawn[token] / 4000 - shares[token] / whole) < 0.03 for token in drawn)
 
 
+@given(seed=st.integers(0, 20), top_p=st.sampled_from([0.5, 0.99, 1.0]), temperature=st.sampled_from([0.5, 100.0]))
+def test_without_top_k_every_token_counts(seed: int, top_p: float, temperature: float) -> None:
+    logits = normal(3000, seed)
+    order = np.argsort(-logits, kind="stable")
+    shares = np.exp((logits[order].astype(np.float64) - logits.max()) / temperature)
+    ends = shares.cumsum()
+    kept = ends[: np.count_nonzero(ends - shares < top_p * ends[-1] * (1 - 1e-12))]
+    wanted = order[np.searchsorted(kept, Generator(seed).draw() * kept[-1], side="right")]
+    how = Sampling(temperature=temperature, top_p=top_p, top_k=0)
+    assert sample(logits.copy(), how=how, said=[], generator=Generator(seed)) == wanted
+
+
 def test_a_seed_means_the_same_numbers_in_every_release() -> None:
     generator = Generator(42)
     assert [generator.draw() for _ in range(3)] == [0.8201981478608876, 0.18924562408645496, 0.8676608148821462]

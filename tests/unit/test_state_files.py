@@ -13,9 +13,9 @@ from structlog.testing import capture_logs
 
 from edged.contract.topics import Topics
 from edged.engine.priors import PriorStore
-from edged.fleet.pace import Pace
+from edged.fleet.measured_window import MeasuredWindow
 from edged.monitoring.home_assistant import Discovery
-from edged.mqtt.past_subscriptions import Subscribed
+from edged.mqtt.subscription_record import SubscriptionRecord
 from edged.settings.schema import HomeAssistantSettings
 from edged.state_files import StateFile
 from edged.testing import FakeLink
@@ -199,11 +199,11 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: py
 
 
 def pace(path: Path) -> object:
-    return Pace(path, of="this").recall(at_most=64)
+    return MeasuredWindow(path, of="this").recall(at_most=64)
 
 
 def subscribed(path: Path) -> object:
-    return Subscribed(path).begin(())
+    return SubscriptionRecord(path).begin(())
 
 
 def prior(path: Path) -> object:
@@ -225,11 +225,11 @@ def taken_back(path: Path) -> object:
 
 
 def write_pace(path: Path) -> None:
-    Pace(path, of="this").note(12)
+    MeasuredWindow(path, of="this").note(12)
 
 
 def write_subscribed(path: Path) -> None:
-    Subscribed(path).note(FILTERS)
+    SubscriptionRecord(path).note(FILTERS)
 
 
 def write_prior(path: Path) -> None:

@@ -19,7 +19,7 @@ from edged.engine.remote.connection import Refused
 from edged.engine.remote.labels import LabelScorer
 from edged.engine.remote.replies import ReplyWriter
 from edged.engine.remote.server import Away, ModelServer
-from edged.engine.remote.standing import Standing
+from edged.engine.remote.server_health import ServerHealth
 from edged.engine.remote.start import Start
 from edged.engine.remote.work import Emit, OpenWork
 from edged.errors import ModelError, ModelUnavailable, RequestError, ShuttingDown
@@ -47,7 +47,7 @@ class RemoteEngine:
         self._limits = settings.engine
         self._clock = clock
         self._server = ModelServer(settings.model, clock=clock)
-        self._standing = Standing()
+        self._standing = ServerHealth()
         chat = Chat(self._server)
         self._labels = LabelScorer(self._server, chat, half_width=settings.half_width, clock=clock)
         self._replies = ReplyWriter(

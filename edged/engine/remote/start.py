@@ -18,7 +18,7 @@ from edged.engine.remote.chat import Chat
 from edged.engine.remote.connection import Refused, Retry
 from edged.engine.remote.labels import LabelScorer, warm_up_work
 from edged.engine.remote.server import Away, ModelServer
-from edged.engine.remote.standing import Standing
+from edged.engine.remote.server_health import ServerHealth
 from edged.errors import EdgedError, ModelUnavailable, RequestError, ShuttingDown
 from edged.settings.schema import ModelSettings
 from edged.tasks.specs import ClassifySpec, Tasks
@@ -51,7 +51,7 @@ class Start:
         server: ModelServer,
         labels: LabelScorer,
         chat: Chat,
-        standing: Standing,
+        standing: ServerHealth,
     ) -> None:
         self.failure: EdgedError | None = None
         self.settled = threading.Event()

@@ -16,7 +16,7 @@ class _Record(BaseModel):
     requests: PositiveInt
 
 
-class Pace:
+class MeasuredWindow:
     """The number of requests in a state file."""
 
     def __init__(self, file: Path, *, of: str) -> None:

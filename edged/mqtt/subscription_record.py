@@ -14,7 +14,7 @@ from edged.state_files import StateFile
 _FILTERS = TypeAdapter(list[str])
 
 
-class Subscribed:
+class SubscriptionRecord:
     """The topic filters in a state file."""
 
     def __init__(self, file: Path) -> None:

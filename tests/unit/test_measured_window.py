@@ -4,22 +4,22 @@ from pathlib import Path
 
 import pytest
 
-from edged.fleet.pace import Pace
+from edged.fleet.measured_window import MeasuredWindow
 
 
 def test_what_was_noted_is_recalled_by_the_next(tmp_path: Path) -> None:
     file = tmp_path / "pace"
-    assert Pace(file, of="one").recall(at_most=64) is None
-    Pace(file, of="one").note(12)
-    Pace(file, of="one").note(20)
-    assert Pace(file, of="one").recall(at_most=64) == 20
-    assert Pace(file, of="one").recall(at_most=16) == 16
+    assert MeasuredWindow(file, of="one").recall(at_most=64) is None
+    MeasuredWindow(file, of="one").note(12)
+    MeasuredWindow(file, of="one").note(20)
+    assert MeasuredWindow(file, of="one").recall(at_most=64) == 20
+    assert MeasuredWindow(file, of="one").recall(at_most=16) == 16
 
 
 def test_what_another_model_did_says_nothing(tmp_path: Path) -> None:
     file = tmp_path / "pace"
-    Pace(file, of="one").note(12)
-    assert Pace(file, of="other").recall(at_most=64) is None
+    MeasuredWindow(file, of="one").note(12)
+    assert MeasuredWindow(file, of="other").recall(at_most=64) is None
 
 
 @pytest.mark.parametrize(
@@ -39,10 +39,10 @@ def test_what_another_model_did_says_nothing(tmp_path: Path) -> None:
 def test_a_file_of_anything_says_nothing(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "pace"
     file.write_bytes(content)
-    assert Pace(file, of="one").recall(at_most=64) is None
+    assert MeasuredWindow(file, of="one").recall(at_most=64) is None
 
 
 def test_a_folder_that_is_not_there_is_no_fault(tmp_path: Path) -> None:
-    pace = Pace(tmp_path / "no" / "pace", of="one")
+    pace = MeasuredWindow(tmp_path / "no" / "pace", of="one")
     pace.note(1)
     assert pace.recall(at_most=64) is None

@@ -7,7 +7,7 @@ from edged.ports.link import Delivery
 from edged.serving.job import Job
 
 
-class InHand:
+class OpenJobs:
     """The jobs by number and by identity. For the worker's thread; others may count and iterate."""
 
     def __init__(self) -> None:

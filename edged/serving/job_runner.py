@@ -11,10 +11,10 @@ from dataclasses import replace
 import structlog
 
 from edged.errors import Expired, ModelError
-from edged.journal.buffered import Recorder
+from edged.journal.buffered import BufferedJournal
 from edged.ports.engine import Classified, Engine, Work, WorkEvent
-from edged.serving.in_hand import InHand
 from edged.serving.job import Job, lacks_history, seed_of
+from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
 from edged.serving.sessions import Sessions
 from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
@@ -25,15 +25,15 @@ log = structlog.get_logger(__name__)
 MAX_STARTS = 2  # processes that may crash on one request before it is given up
 
 
-class Running:
+class JobRunner:
     """Gives jobs to the engine and takes what it says of them. For the worker's thread."""
 
     def __init__(
         self,
         *,
         engine: Engine,
-        in_hand: InHand,
-        recorder: Recorder,
+        in_hand: OpenJobs,
+        recorder: BufferedJournal,
         answers: Answers,
         outbound: Outbound,
         calibration: RunningCalibration | None,

@@ -5,7 +5,7 @@ import threading
 _AWAY_AFTER = 3  # faults in a row at one endpoint, each after its retries
 
 
-class Standing:
+class ServerHealth:
     """Counts faults by endpoint: a server that completes texts and fails every chat is not well."""
 
     def __init__(self) -> None:
