@@ -383,8 +383,6 @@ def _rule(work: Work) -> dict[str, float]:
         raise TypeError(f"{work.spec.name} classifies nothing")
     names = [label.canonical for label in work.spec.labels]
     chosen = names[-1] if "bad" in work.text else names[0]
-    if work.spec.neutral is not None:
-        names.append(work.spec.neutral.canonical)
     return {name: 0.9 if name == chosen else 0.1 / (len(names) - 1) for name in names}
 
 

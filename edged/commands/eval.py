@@ -2,11 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, count, quiet_settings
 from edged.commands.terminal import print_json
-from edged.errors import ExitCode
+from edged.errors import ExitCode, SettingsError
+
+if TYPE_CHECKING:
+    from edged.evaluation.run import Way
 
 
 def add(commands: Any) -> None:
@@ -30,6 +33,14 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compare with a model that writes its answer, in which the label is looked for",
     )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="label the texts a second time with this setting, or with task=NAME, and tell which way is better; may be "
+        "repeated",
+    )
     parser.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
     parser.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
@@ -46,6 +57,24 @@ def _pairs(text: str) -> dict[str, str]:
     return names
 
 
+def _second(options: argparse.Namespace) -> "Way":
+    """The second way to label the texts: that of the other arguments, with the changes of `--compare`."""
+    from edged.evaluation.run import Way
+
+    changed = {}
+    for each in options.compare:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise SettingsError(f"--compare {each}: write NAME=VALUE, for example --compare model.format=int4")
+        changed[name] = value
+    settings = {name: value for name, value in changed.items() if name != "task"}
+    # An option that sets a setting, as --format does, has more weight than --set.
+    kept = {name: getattr(options, name) for name in options.settings if name not in settings}
+    other = argparse.Namespace(**vars(options) | dict.fromkeys(options.settings) | kept)
+    other.set = [*options.set, *(f"{name}={value}" for name, value in settings.items())]
+    return Way(settings=quiet_settings(other), task=changed.get("task", options.task), changed=changed)
+
+
 def _eval(options: argparse.Namespace) -> ExitCode:
     from edged.evaluation import run as evaluation
     from edged.evaluation.report import table
@@ -60,6 +89,7 @@ def _eval(options: argparse.Namespace) -> ExitCode:
         names=options.labels,
         limit=options.limit,
         baseline=options.baseline,
+        against=_second(options) if options.compare else None,
     )
     if options.json:
         print_json(report.model_dump(mode="json"))

@@ -63,11 +63,14 @@ def _prepare(options: argparse.Namespace) -> ExitCode:
         Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
     with progress.waiting("loading torch", lines=False):
         from edged.build import plan_of
-        from edged.engine import loading
+        from edged.engine import loading, preparation
+        from edged.tasks.own import tasks_of
 
     with progress.waiting(f"preparing {settings.model.id}"):
         done = loading.prepare(plan_of(settings))
     print(done)
+    with progress.waiting("learning the prompts of the tasks"):
+        print(preparation.learn(plan_of(settings), tasks_of(settings.tasks)))
     return ExitCode.DONE
 
 

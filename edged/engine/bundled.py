@@ -39,7 +39,7 @@ from edged.engine.weights.prepared_file import Damaged, Entry, fingerprint, map_
 from edged.engine.weights.quantised import QuantisedWeights, assemble
 from edged.engine.weights.rope import Rope
 from edged.errors import ModelUnavailable
-from edged.models.bundle import TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_bundle, open_bundle
+from edged.models.bundle import CALIBRATION, TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_bundle, open_bundle
 from edged.tasks.specs import SamplingWishes
 
 # Where the kernel shows that there is a GPU that torch may have a use for: NVIDIA's driver, its boards, WSL's.
@@ -254,7 +254,17 @@ def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Load
     check_memory("the weights", bundle.weight_bytes(), free)
     built = _build(plan, bundle, context)
     room = kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
-    return loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
+    return loaded_of(
+        plan,
+        opened,
+        built,
+        prompter,
+        kv_bytes=room,
+        context=context,
+        cores=chosen,
+        begin=begin,
+        came_with=(bundle.folder / CALIBRATION,),
+    )
 
 
 def _build(plan: Plan, bundle: Bundle, context: int) -> Built:

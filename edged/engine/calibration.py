@@ -11,7 +11,8 @@ from typing import Generic
 
 from edged.engine.decoders.interface import K
 from edged.engine.loaded import Prepared
-from edged.engine.neutrality import Neutrality, Reading, learn, mean
+from edged.engine.neutrality import Neutrality, Reading, as_numbers, learn_each, of_numbers
+from edged.engine.prompt import ClassificationPrompt
 from edged.engine.scoring import label_log_probabilities, mean_prior, plain_evidence
 from edged.errors import ModelError
 from edged.ports.engine import Classified, Failed, Work, WorkEvent
@@ -32,60 +33,66 @@ class Calibration(Generic[K]):
         # While it is being learned, the leaning counts as none, and no further prompt is asked.
         self.prepared.priors[opinion.name, language] = [0.0] * len(opinion.labels)
         asked_once = replace(opinion, neutral=None, doubt=0.0)
-        return self._observe(asked_once, opinion.prompts[language].neutral_texts, language, keep=mean_prior)
+        texts, kept = opinion.prompts[language].neutral_texts, self.prepared.loaded.priors
+        prompter = self.prepared.loaded.prompter
+        of = [prompter.classification(asked_once, text=text, language=language).tokens for text in texts]
+        [first] = self._log_probabilities(asked_once, texts[:1], language)
+        found = kept.find(of, first)
+        if found is None:
+            found = mean_prior([first, *self._log_probabilities(asked_once, texts[1:], language)])
+            kept.keep(of, first, found)
+        return found
 
     def neutralities(self, language: Language) -> tuple[Neutrality, ...]:
         """How a plain text is known after one prompt, after two, and so on; empty without texts to learn from."""
-        if not self.spec.prompts[language].plain_texts:
+        prompt, kept = self.spec.prompts[language], self.prepared.loaded.priors
+        if not prompt.plain_texts:
             return ()
-        readings = [self._readings(opinion, language) for opinion in self.spec.opinions(language)]
-        plain = len(self.spec.prompts[language].plain_texts)
-        found = []
-        for asked in range(1, len(readings) + 1):
-            means = [mean(each) for each in zip(*readings[:asked], strict=True)]
-            found.append(learn(means[:plain], means[plain:]))
-        return tuple(found)
-
-    def _readings(self, opinion: ClassifySpec, language: Language) -> list[Reading]:
-        """The readings of plain texts and then of clear ones, by one prompt."""
+        opinions = self.spec.opinions(language)
+        asked = [self._by_word(opinion, language) for opinion in opinions]
         # All prompts of a task are judged by the same texts, those of its first one.
-        first = self.spec.prompts[language]
-        prompt = self.prepared.loaded.prompter.classification(opinion, text="", language=language)
-        by_word = _by_word(opinion, language, plain=prompt.plain)
+        texts = (*prompt.plain_texts, *prompt.clear_texts)
+        of = [[self._empty(each, language).tokens, self._empty(each, language).labels.steps] for each in asked]
+        [first] = self._log_probabilities(asked[0], texts[:1], language)
+        found = kept.find([of, texts], first)
+        if found is None:
+            readings = [self._readings(*pair, texts, language) for pair in zip(opinions, asked, strict=True)]
+            learned = learn_each(readings, plain=len(prompt.plain_texts))
+            found = as_numbers(learned)
+            kept.keep([of, texts], first, found)
+        return of_numbers(found)
+
+    def _by_word(self, opinion: ClassifySpec, language: Language) -> ClassifySpec:
+        by_word = _by_word(opinion, language, plain=self._empty(opinion, language).plain)
         self.prepared.priors[by_word.name, language] = [0.0] * len(by_word.labels)
-        texts = (*first.plain_texts, *first.clear_texts)
-        flat = self._observe(by_word, texts, language, keep=_flat)
-        width = len(by_word.labels)
-        prior = self.prepared.priors[opinion.name, language]
+        return by_word
+
+    def _empty(self, spec: ClassifySpec, language: Language) -> ClassificationPrompt:
+        return self.prepared.loaded.prompter.classification(spec, text="", language=language)
+
+    def _readings(
+        self, opinion: ClassifySpec, by_word: ClassifySpec, texts: Sequence[str], language: Language
+    ) -> list[Reading]:
+        """The readings of texts by one prompt."""
+        prompt, prior = self._empty(opinion, language), self.prepared.priors[opinion.name, language]
         readings = []
-        for start in range(0, len(flat), width):
-            words = flat[start : start + width]
-            one, other = label_log_probabilities(words[: width - prompt.plain], labels=len(opinion.labels))
+        for words in self._log_probabilities(by_word, texts, language):
+            one, other = label_log_probabilities(words[: len(words) - prompt.plain], labels=len(opinion.labels))
             evidence = plain_evidence(words, plain=prompt.plain, named=prompt.named)
             readings.append(Reading(odds=one - prior[0] - (other - prior[1]), plain=evidence))
         return readings
 
-    def _observe(
-        self,
-        spec: ClassifySpec,
-        texts: Sequence[str],
-        language: Language,
-        keep: Callable[[Sequence[Sequence[float]]], list[float]],
-    ) -> list[float]:
-        """What `keep` makes of the labels' log-probabilities for texts: from the file if the model is the same."""
-        prompter, kept = self.prepared.loaded.prompter, self.prepared.loaded.priors
+    def _log_probabilities(self, spec: ClassifySpec, texts: Sequence[str], language: Language) -> list[list[float]]:
+        """The log-probabilities of the labels, for each text."""
         works = [Work(key=f"warm-up {n}", spec=spec, text=text, language=language) for n, text in enumerate(texts)]
-        prompts = [prompter.classification(spec, text=text, language=language).tokens for text in texts]
-        [first] = _label_log_probabilities(works[:1], self.run)
-        found = kept.find(prompts, first)
-        if found is None or len(found) % len(first):
-            found = keep([first, *_label_log_probabilities(works[1:], self.run)])
-            kept.keep(prompts, first, found)
-        return found
-
-
-def _flat(observed: Sequence[Sequence[float]]) -> list[float]:
-    return [value for each in observed for value in each]
+        observed = []
+        for event in self.run(works):
+            if isinstance(event, Failed):
+                raise event.error
+            if not isinstance(event, Classified):
+                raise ModelError(f"warm-up of task {spec.name} failed: {event}")
+            observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
+        return observed
 
 
 def _by_word(spec: ClassifySpec, language: Language, *, plain: int) -> ClassifySpec:
@@ -106,17 +113,3 @@ def _by_word(spec: ClassifySpec, language: Language, *, plain: int) -> ClassifyS
         labels=labels,
         prompts={language: replace(prompt, examples=examples, plain_words=())},
     )
-
-
-def _label_log_probabilities(
-    works: Sequence[Work], run: Callable[[Sequence[Work]], Sequence[WorkEvent]]
-) -> list[list[float]]:
-    """Run classifications; gives the log-probabilities of the labels for each text."""
-    observed = []
-    for event in run(works):
-        if isinstance(event, Failed):
-            raise event.error
-        if not isinstance(event, Classified):
-            raise ModelError(f"warm-up of task {works[0].spec.name} failed: {event}")
-        observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
-    return observed

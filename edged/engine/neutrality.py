@@ -68,6 +68,33 @@ def learn(plain: Sequence[Reading], clear: Sequence[Reading]) -> Neutrality:
     return Neutrality(centres=centres, widths=widths, weights=(a, b, c, d))
 
 
+def learn_each(readings: Sequence[Sequence[Reading]], *, plain: int) -> tuple[Neutrality, ...]:
+    """Learn from one prompt, from the means over two, and so on.
+
+    Args:
+        readings: by each prompt, of plain texts and then of clear ones.
+        plain: how many of the texts are plain.
+    """
+    found = []
+    for asked in range(1, len(readings) + 1):
+        means = [mean(each) for each in zip(*readings[:asked], strict=True)]
+        found.append(learn(means[:plain], means[plain:]))
+    return tuple(found)
+
+
+def as_numbers(found: Sequence[Neutrality]) -> list[float]:
+    """What was learned, for a file."""
+    return [number for each in found for number in (*each.centres, *each.widths, *each.weights)]
+
+
+def of_numbers(numbers: Sequence[float]) -> tuple[Neutrality, ...]:
+    """What `as_numbers` gave, again."""
+    return tuple(
+        Neutrality(centres=(a, b), widths=(c, d), weights=(e, f, g, h))
+        for a, b, c, d, e, f, g, h in (numbers[start : start + 8] for start in range(0, len(numbers), 8))
+    )
+
+
 def mean(readings: Sequence[Reading]) -> Reading:
     """The mean over several prompts."""
     return Reading(

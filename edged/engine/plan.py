@@ -140,6 +140,7 @@ def loaded_of(
     context: int,
     cores: Cores,
     begin: float,
+    came_with: tuple[Path, ...] = (),
 ) -> Loaded[Any]:
     """Put a loaded model together.
 
@@ -152,6 +153,7 @@ def loaded_of(
         context: tokens of prompt and reply together.
         cores: on which it runs.
         begin: when its loading began, by `time.perf_counter`.
+        came_with: files of what was learned of its prompts, perhaps on another box.
     """
     info = ModelInfo(
         id=plan.path.name if Path(plan.model.id).exists() else plan.model.id,
@@ -183,7 +185,7 @@ def loaded_of(
         prompter=prompter,
         info=info,
         limits=_limits_of(plan.engine, kv_bytes),
-        priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
+        priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json", came_with=came_with),
     )
 
 

@@ -3,14 +3,16 @@
 import queue
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from edged import __version__, build, progress
 from edged.errors import SettingsError, TooLong
-from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
-from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
+from edged.evaluation.comparison import mcnemar, won
+from edged.evaluation.report import UNREADABLE, Case, Comparison, EvalReport, Verdict, labelled, report, spread
+from edged.ports.engine import Classified, Engine, Failed, ModelInfo, StoppableEngine, Work, WorkEvent
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
 from edged.tasks.outputs import Scored
@@ -23,6 +25,15 @@ Generate = Callable[[str], str]
 _BASELINE_TOKENS = 5
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """A second way to label the texts: other settings, another task, or both; `changed` tells in what it differs."""
+
+    settings: Settings
+    task: str
+    changed: Mapping[str, str]
+
+
 def run(
     settings: Settings,
     *,
@@ -32,9 +43,10 @@ def run(
     names: Mapping[str, str],
     limit: int | None,
     baseline: bool,
+    against: Way | None = None,
     make_engine: MakeEngine = build.make_engine,
 ) -> EvalReport:
-    """Judge the texts of `data`, one at a time.
+    """Judge the texts of `data`, one at a time; with `against`, once more in that way.
 
     Raises:
         SettingsError: the file cannot be read, or the task gives no label.
@@ -43,24 +55,23 @@ def run(
     """
     spec = classifying(tasks, task)
     cases = spread(read(data, spec, names=names), limit)
-    is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
-    language = None if settings.language == "auto" else settings.language
-    calibration = RunningCalibration() if settings.calibration == "running" else None
-    engine = make_engine(settings, Tasks([spec]))
-    try:
-        with progress.waiting("loading the model"):
-            engine.start()
-            engine.wait_ready()
-        with progress.waiting("judging the texts", has_bar=True):
-            verdicts = [
-                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
-                for case in _shown(cases, "scored")
-            ]
-        model = engine.model
-    finally:
-        engine.stop()
+    verdicts, model = _scored(settings, spec, cases, make_engine)
+    compared = None
+    if against is not None:
+        second, its_model = _scored(against.settings, classifying(tasks, against.task), cases, make_engine)
+        one, other = won(verdicts, second)
+        compared = Comparison(
+            changed=dict(against.changed),
+            model=its_model.id,
+            format=its_model.format,
+            scored=report(second),
+            only_first_right=one,
+            only_second_right=other,
+            p_value=mcnemar(one, other),
+        )
     generated = None
     if baseline:
+        language = None if settings.language == "auto" else settings.language
         with progress.waiting("loading the model in fp32"):
             generate = _transformers(settings)
         generated = report(
@@ -79,7 +90,30 @@ def run(
         calibration=settings.calibration,
         scored=report(verdicts),
         baseline=generated,
+        compared=compared,
     )
+
+
+def _scored(
+    settings: Settings, spec: ClassifySpec, cases: Sequence[Case], make_engine: MakeEngine
+) -> tuple[list[Verdict], ModelInfo]:
+    """Judge the texts by a task, on the model of the settings."""
+    is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
+    language = None if settings.language == "auto" else settings.language
+    calibration = RunningCalibration() if settings.calibration == "running" else None
+    engine = make_engine(settings, Tasks([spec]))
+    try:
+        with progress.waiting("loading the model"):
+            engine.start()
+            engine.wait_ready()
+        with progress.waiting("judging the texts", has_bar=True):
+            verdicts = [
+                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
+                for case in _shown(cases, "scored")
+            ]
+        return verdicts, engine.model
+    finally:
+        engine.stop()
 
 
 def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:

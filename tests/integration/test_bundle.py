@@ -3,6 +3,7 @@
 import json
 import queue
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,20 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from edged.engine import bundled, checkpoint_loading, loading
+from edged.engine import bundled, checkpoint_loading, loading, preparation
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Engine
 from edged.engine.loading import Plan
+from edged.engine.priors import PriorStore
 from edged.engine.tokenizer import BundleTokenizer
 from edged.errors import ModelUnavailable
-from edged.models.bundle import MANIFEST, verify
+from edged.models.bundle import CALIBRATION, MANIFEST, export, import_bundle, verify
 from edged.ports.engine import Classified, Generated, Params, Work
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.own import tasks_of
+from edged.tasks.specs import Tasks
 from tests.support import assets, tiny
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
@@ -126,6 +129,25 @@ def test_a_bundle_answers_as_the_checkpoint_does(
     assert isinstance(loaded.model, NativeDecoder)
     assert isinstance(loaded.prompter._tokenizer, BundleTokenizer)
     assert verify(bundle.folder).files.keys() == {"weights.safetensors", "tokenizer.json", "LICENSE"}
+
+
+def test_what_preparing_learns_of_the_prompts_is_carried_by_the_bundle(
+    plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompt = replace(SENTIMENT.prompts["en"], plain_texts=("a", "b c"), clear_texts=("d", "e f g"))
+    few = replace(SENTIMENT, prompts={**SENTIMENT.prompts, "en": prompt})
+    asked = plan(format="int8")
+    loading.prepare(asked)
+    assert "are learned" in preparation.learn(asked, Tasks([few]))
+    bundle = bundled.find(asked)
+    assert bundle is not None
+    assert CALIBRATION in verify(bundle.folder).files
+    export(bundle.folder, tmp_path / "model.tar")
+    import_bundle(tmp_path / "model.tar", tmp_path / "imported")
+    elsewhere = replace(plan(tmp_path / "imported"), cache_dir=asked.cache_dir)
+    (tmp_path / "cache" / "priors.json").unlink()
+    monkeypatch.setattr(PriorStore, "keep", lambda *_: pytest.fail("it was learned anew"))
+    assert "are learned" in preparation.learn(elsewhere, Tasks([few]))
 
 
 def test_a_checkpoint_that_changes_gets_another_bundle(plan: Callable[..., Plan], checkpoint: Path) -> None:
