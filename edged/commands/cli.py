@@ -10,10 +10,11 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from edged import __version__
-from edged.commands import ask, asyncapi, bench, chat, check, config, demo, eval, models, run, terminal, top  # noqa: A004
+from edged.commands import ask, asyncapi, bench, calibrate, chat, check, config, demo, eval, models, run, terminal, top  # noqa: A004
 from edged.errors import EdgedError, ExitCode, FatalError
 
-_COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, config, asyncapi)  # in the order of --help
+# In the order of --help.
+_COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, calibrate, config, asyncapi)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

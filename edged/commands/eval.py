@@ -22,7 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--task", default="sentiment", help="a task that gives labels (%(default)s)")
     parser.add_argument(
         "--labels",
-        type=_pairs,
+        type=label_names,
         default={},
         metavar="NAME=LABEL,…",
         help="what the file calls the labels",
@@ -47,7 +47,8 @@ def add(commands: Any) -> None:
     parser.set_defaults(settings=("model.id", "model.format"))
 
 
-def _pairs(text: str) -> dict[str, str]:
+def label_names(text: str) -> dict[str, str]:
+    """Read what a file calls the labels, for argparse."""
     pairs = [each.partition("=") for each in text.split(",")]
     if not all(name.strip() and label.strip() for name, _, label in pairs):
         raise argparse.ArgumentTypeError("write NAME=LABEL,NAME=LABEL, as in bad=negative,good=positive")

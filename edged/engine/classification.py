@@ -8,18 +8,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Generic
 
-from edged.engine.calibration import Calibration
+from edged.engine.calibration import Calibration, reading_of
 from edged.engine.counting import Times
 from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.loaded import Prepared
-from edged.engine.neutrality import Neutrality, Reading
+from edged.engine.neutrality import Neutralities, Reading, mean
 from edged.engine.prompt import ClassificationPrompt
 from edged.engine.scheduler import Urgency
 from edged.engine.scoring import (
     add_opinion,
     by_label,
     label_log_probabilities,
-    plain_evidence,
     pooled,
     read_words,
 )
@@ -27,8 +26,10 @@ from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
 from edged.engine.warm_up import WarmUp
 from edged.errors import ModelError, TooLong
 from edged.ports.engine import NO_USAGE, Classified, Usage, Work
+from edged.tasks.calibration import judge_of
 from edged.tasks.instruments import EVIDENCE, is_reading
 from edged.tasks.outputs import FinishReason
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language
 
@@ -48,9 +49,9 @@ class Classifying(Running[K]):
     Attributes:
         further: the prompts that are left to ask. When one is asked, `memory` is None until there is room again.
         evidence: of each label, from the `asked` prompts so far.
-        plain: evidence for a text without feeling, from the same.
-        neutralities: judge that evidence after one prompt, after two, and so on; empty where nothing was learned.
+        neutralities: tell the probability that the text has no feeling, by the `readings` of the prompts so far.
         further_plain: such evidence that does not come from the model, in nats.
+        own: what was learned from the operator's own texts, where that is to be used.
         spent: tokens of the prompts before the present one.
     """
 
@@ -61,9 +62,10 @@ class Classifying(Running[K]):
     opinion: Opinion
     further: Iterator[Opinion]
     evidence: list[float]
-    neutralities: Sequence[Neutrality] = ()
-    plain: float = 0.0
+    neutralities: Neutralities
+    readings: list[Reading]
     further_plain: float = 0.0
+    own: OwnCalibration | None = None
     asked: int = 0
     spent: Usage = NO_USAGE
 
@@ -90,12 +92,13 @@ class Classifying(Running[K]):
             return
         prompt = self.opinion.prompt
         words = read_words(logits, prompt.labels)
-        found = label_log_probabilities(words[: len(words) - prompt.plain], labels=len(self.spec.labels))
+        found = label_log_probabilities(words[: prompt.scored], labels=len(self.spec.labels))
         if not all(map(math.isfinite, found)):
             self.fail(ModelError(NO_NUMBERS))
             return
         self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
-        self.plain += plain_evidence(words, plain=prompt.plain, named=prompt.named)
+        if self.neutralities.after:
+            self.readings.append(reading_of(words, prompt, self.neutralities.signals, prior=self.opinion.prior))
         self.asked += 1
         scores = pooled(self.evidence, self.asked)
         neutral = self._neutral()
@@ -115,17 +118,17 @@ class Classifying(Running[K]):
 
     def _neutral(self) -> float | None:
         """The probability that the text has no feeling, by the prompts so far; None where that was not learned."""
-        if not self.neutralities:
+        if not self.neutralities.after:
             return None
-        first, second = self.evidence
-        reading = Reading(odds=(first - second) / self.asked, plain=self.plain / self.asked)
-        return self.neutralities[self.asked - 1].probability(reading, further=self.further_plain)
+        learned = self.neutralities.after[self.asked - 1]
+        return learned.probability(mean(self.readings), further=self.further_plain)
 
     def _named(self, scores: Sequence[float], neutral: float | None) -> dict[str, float]:
-        named = by_label([label.canonical for label in self.spec.labels], scores)
-        if neutral is None or self.spec.neutral is None:
-            return dict(named)
-        return {name: value * (1 - neutral) for name, value in named.items()} | {self.spec.neutral.canonical: neutral}
+        named = dict(by_label([label.canonical for label in self.spec.labels], scores))
+        if neutral is not None and self.spec.neutral is not None:
+            named = {name: value * (1 - neutral) for name, value in named.items()}
+            named[self.spec.neutral.canonical] = neutral
+        return named if self.own is None else self.own.correct(named)
 
     def _ask(self, opinion: Opinion, *, spent: Usage) -> None:
         self.spent = spent
@@ -169,8 +172,10 @@ class Classifier(Generic[K]):
             opinion=first,
             further=opinions,
             evidence=[0.0] * len(self.spec.labels),
-            neutralities=self.prepared.neutralities.get((self.spec.name, work.language), ()),
+            neutralities=self.prepared.neutralities.get((self.spec.name, work.language), Neutralities()),
+            readings=[],
             further_plain=self._further_plain(work),
+            own=self.prepared.own.get((self.spec.name, work.language)),
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
@@ -179,7 +184,8 @@ class Classifier(Generic[K]):
         Raises:
             TooLong: a prompt leaves no room for a text.
         """
-        ask = self.prepared.loaded.prompter.classification
+        loaded = self.prepared.loaded
+        ask = loaded.prompter.classification
         calibration = Calibration(spec=self.spec, prepared=self.prepared, run=warm_up.run)
         opinions = self.spec.opinions(language)
         for opinion in opinions:
@@ -188,6 +194,9 @@ class Classifier(Generic[K]):
                 self.prepared.priors[opinion.name, language] = calibration.prior(opinion, language)
         if self.spec.neutral is not None and len(self.spec.labels) == 2:
             self.prepared.neutralities[self.spec.name, language] = calibration.neutralities(language)
+        judge = judge_of(self.spec, language, model=loaded.info.id, weight_format=loaded.info.format)
+        if (own := loaded.own_calibrations.get(judge)) is not None:
+            self.prepared.own[self.spec.name, language] = own
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
 

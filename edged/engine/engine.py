@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import structlog
@@ -148,7 +148,8 @@ class Engine(Generic[K]):
 
     @property
     def model(self) -> ModelInfo:
-        return self._model.prepared.loaded.info
+        prepared = self._model.prepared
+        return replace(prepared.loaded.info, own_calibrations=tuple(prepared.own.values()))
 
     # --------------------------------------------------------------------------------- the engine's own thread
 

@@ -8,10 +8,12 @@ import numpy.typing as npt
 
 from edged.engine.constrain import Constraints
 from edged.engine.decoders.interface import CausalModel, K
-from edged.engine.neutrality import Neutrality
+from edged.engine.neutrality import Neutralities
+from edged.engine.own_calibrations import OwnCalibrations
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.ports.engine import ModelInfo
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import Sampling
 from edged.tasks.text import Language
 
@@ -42,6 +44,7 @@ class Loaded(Generic[K]):
     Attributes:
         sampling: the values that suit this model; they hold where neither the task nor the request has its own.
         priors: the file where priors are kept from one start to the next.
+        own_calibrations: what was learned from the operator's texts; empty where it is not to be used.
     """
 
     model: CausalModel[K]
@@ -50,6 +53,7 @@ class Loaded(Generic[K]):
     limits: Limits
     sampling: Sampling = field(default_factory=Sampling)
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
+    own_calibrations: OwnCalibrations = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +69,7 @@ class Prepared(Generic[K]):
             first one. The warm-up fills it.
         neutralities: by task and language, how a plain text is known, after one prompt, after two, and so on. The
             warm-up fills it for tasks that can learn it.
+        own: by task and language, what was learned from the operator's texts. The warm-up fills it.
     """
 
     loaded: Loaded[K]
@@ -73,7 +78,8 @@ class Prepared(Generic[K]):
     constraints: Constraints
     priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
-    neutralities: dict[tuple[str, Language], tuple[Neutrality, ...]] = field(default_factory=dict)
+    neutralities: dict[tuple[str, Language], Neutralities] = field(default_factory=dict)
+    own: dict[tuple[str, Language], OwnCalibration] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: Loaded[K]) -> "Prepared[K]":

@@ -1,9 +1,9 @@
 """How probable it is that a text has no feeling: learned from a model's readings of texts that ship with the prompts.
 
-A text has two figures: how far the model favours the first label over the second, and how far it favours words that
-follow plain texts over the labels' names. Plain texts lie between the clear ones by the first figure and above them by
-the second. A logistic regression on both figures and the square of the first tells the probability (the square lets it
-fall on both sides). It is fitted at the start of the engine, for one prompt and for the means over several.
+A prompt gives more than the probabilities of the labels: the logits of any other word in the label's place cost nothing
+more, and a small model finds other words probable after "The meeting is at 3 pm." than after "I love it". A logistic
+regression on these logits, on the odds of the labels and on their square tells the probability (the square lets it fall
+on both sides). It is fitted before the first request, for one prompt and for the means over several.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-_SHARE = 0.25  # of plain texts in traffic, as it is assumed; deploy/MEASUREMENTS.md has what other values do
-_PENALTY = 0.008  # on the squares of the weights
-_STEPS = 25  # of Newton's method; it is done after about eight
+# deploy/MEASUREMENTS.md has what other values do.
+_SHARE = 0.25  # of plain texts in what is learned from, by weight
+_PENALTY, _WORD_PENALTY = 0.008, 0.3  # on the squares of the weights: of the label's figures, of each word
+# The texts that ship are clearer than those that come, and a regression on them is too sure of itself.
+_SURENESS, _SHIFT = 0.25, -0.2
+_LABEL_FIGURES = 3  # those of the labels; the others are one for each word
+_STEPS = 50  # of Newton's method; it is done after about ten
+LEARNING = (_SHARE, _PENALTY, _WORD_PENALTY, _SURENESS, _SHIFT)  # what is learned depends on these too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +29,12 @@ class Reading:
     Attributes:
         odds: log-probability of the first label minus that of the second.
         plain: log-probability of the plain words minus that of the names of both labels.
+        words: logits of words in the label's place, minus their mean.
     """
 
     odds: float
     plain: float
+    words: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,37 +42,56 @@ class Neutrality:
     """The probability that a text is plain, by its reading.
 
     Attributes:
-        centres: the means of `odds` and `plain` over the texts that it was learned from, and `widths` their spreads.
-        weights: of `odds`, of `plain`, of the square of `odds`, and a constant.
+        weights: of the odds, their square, `plain`, and each word.
+        constant: is added.
     """
 
-    centres: tuple[float, float]
-    widths: tuple[float, float]
-    weights: tuple[float, float, float, float]
+    weights: tuple[float, ...]
+    constant: float
 
     def probability(self, reading: Reading, *, further: float = 0.0) -> float:
         """Between 0 and 1. `further` is evidence from elsewhere, in nats."""
-        point = np.array([[reading.odds, reading.plain]])
-        return float(_sigmoid(_features(point, self.centres, self.widths) @ np.array(self.weights) + further)[0])
+        figures = _figures([reading])[0]
+        return float(_sigmoid(figures @ np.array(self.weights) + self.constant + further))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Neutralities:
+    """What was learned for one task and language.
+
+    Attributes:
+        signals: the words whose logits count.
+        after: one prompt, two, and so on; empty where nothing was learned.
+    """
+
+    signals: tuple[str, ...] = ()
+    after: tuple[Neutrality, ...] = ()
 
 
 def learn(plain: Sequence[Reading], clear: Sequence[Reading]) -> Neutrality:
     """Fit to readings of plain texts and of clear ones (Newton's method on the penalised log-likelihood)."""
-    points = np.array([[each.odds, each.plain] for each in (*plain, *clear)])
+    figures = _figures([*plain, *clear])
     is_plain = np.array([1.0] * len(plain) + [0.0] * len(clear))
-    found, spread = points.mean(axis=0).tolist(), points.std(axis=0, ddof=1).tolist()
-    centres, widths = (found[0], found[1]), (spread[0] or 1.0, spread[1] or 1.0)
-    features = _features(points, centres, widths)
+    centres, widths = figures.mean(axis=0), figures.std(axis=0)
+    widths[widths < 1e-9] = 1.0
+    scaled = np.hstack([(figures - centres) / widths, np.ones((len(figures), 1))])
     importance = np.where(is_plain > 0, _SHARE / len(plain), (1 - _SHARE) / len(clear))
-    penalty = 2 * _PENALTY * np.array([1.0, 1.0, 1.0, 1e-6])
-    weights = np.zeros(4)
+    words = figures.shape[1] - _LABEL_FIGURES
+    penalty = np.array([_PENALTY] * _LABEL_FIGURES + [_WORD_PENALTY] * words + [1e-6])
+    found = np.zeros(scaled.shape[1])
     for _ in range(_STEPS):
-        expected = _sigmoid(features @ weights)
-        slope = features.T @ (importance * (expected - is_plain)) + penalty * weights
-        curve = features.T @ (features * (importance * expected * (1 - expected))[:, None]) + np.diag(penalty)
-        weights = weights - np.linalg.solve(curve, slope).clip(-2, 2)
-    a, b, c, d = weights.tolist()
-    return Neutrality(centres=centres, widths=widths, weights=(a, b, c, d))
+        expected = _sigmoid(scaled @ found)
+        slope = scaled.T @ (importance * (expected - is_plain)) + penalty * found
+        curve = scaled.T @ (scaled * (importance * expected * (1 - expected))[:, None]) + np.diag(penalty)
+        step = np.linalg.solve(curve, slope).clip(-3, 3)
+        found = found - step
+        if np.abs(step).max() < 1e-9:
+            break
+    weights = found[:-1] / widths
+    constant = found[-1] - float(weights @ centres)
+    return Neutrality(
+        weights=tuple(float(_SURENESS * each) for each in weights), constant=float(_SURENESS * constant + _SHIFT)
+    )
 
 
 def learn_each(readings: Sequence[Sequence[Reading]], *, plain: int) -> tuple[Neutrality, ...]:
@@ -84,15 +110,14 @@ def learn_each(readings: Sequence[Sequence[Reading]], *, plain: int) -> tuple[Ne
 
 def as_numbers(found: Sequence[Neutrality]) -> list[float]:
     """What was learned, for a file."""
-    return [number for each in found for number in (*each.centres, *each.widths, *each.weights)]
+    return [number for each in found for number in (*each.weights, each.constant)]
 
 
-def of_numbers(numbers: Sequence[float]) -> tuple[Neutrality, ...]:
-    """What `as_numbers` gave, again."""
-    return tuple(
-        Neutrality(centres=(a, b), widths=(c, d), weights=(e, f, g, h))
-        for a, b, c, d, e, f, g, h in (numbers[start : start + 8] for start in range(0, len(numbers), 8))
-    )
+def of_numbers(numbers: Sequence[float], *, prompts: int) -> tuple[Neutrality, ...]:
+    """What `as_numbers` gave for so many prompts, again."""
+    width = len(numbers) // prompts
+    rows = [tuple(numbers[start : start + width]) for start in range(0, len(numbers), width)]
+    return tuple(Neutrality(weights=row[:-1], constant=row[-1]) for row in rows)
 
 
 def mean(readings: Sequence[Reading]) -> Reading:
@@ -100,14 +125,12 @@ def mean(readings: Sequence[Reading]) -> Reading:
     return Reading(
         odds=sum(each.odds for each in readings) / len(readings),
         plain=sum(each.plain for each in readings) / len(readings),
+        words=tuple(sum(each) / len(readings) for each in zip(*(one.words for one in readings), strict=True)),
     )
 
 
-def _features(
-    points: NDArray[np.float64], centres: tuple[float, float], widths: tuple[float, float]
-) -> NDArray[np.float64]:
-    scaled = (points - np.array(centres)) / np.array(widths)
-    return np.hstack([scaled, scaled[:, :1] ** 2, np.ones((len(points), 1))])
+def _figures(readings: Sequence[Reading]) -> NDArray[np.float64]:
+    return np.array([[each.odds, each.odds**2, each.plain, *each.words] for each in readings], dtype=np.float64)
 
 
 def _sigmoid(x: NDArray[np.float64]) -> NDArray[np.float64]:

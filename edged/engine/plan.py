@@ -15,6 +15,7 @@ import structlog
 from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import native_library
 from edged.engine.loaded import Limits, Loaded
+from edged.engine.own_calibrations import OwnCalibrationFile, OwnCalibrations
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import ModelTokenizer
@@ -40,6 +41,7 @@ class Plan:
     engine: EngineSettings
     half_width: bool
     cache_dir: Path | None = None  # for prepared weights and compiled kernels; without it nothing is kept
+    uses_own_calibration: bool = False  # whether scores are corrected by what `edged calibrate` learned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +187,15 @@ def loaded_of(
         prompter=prompter,
         info=info,
         limits=_limits_of(plan.engine, kv_bytes),
+        own_calibrations=_own_calibrations(plan),
         priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json", came_with=came_with),
     )
+
+
+def _own_calibrations(plan: Plan) -> OwnCalibrations:
+    if not plan.uses_own_calibration or plan.cache_dir is None:
+        return {}
+    return OwnCalibrationFile(plan.cache_dir).read()
 
 
 def _limits_of(engine: EngineSettings, kv_bytes: int) -> Limits:

@@ -52,12 +52,17 @@ class LabelTrie:
             steps.append(tuple(path))
         return cls(branches=tuple(branches), steps=tuple(steps))
 
-    def with_words(self, words: Sequence[Sequence[int]]) -> "LabelTrie":
-        """The trie with further words at its end, if they cost nothing: they and all labels are one token each."""
-        tokens = [*(path[0][1] for path in self.steps), *(token for word in words for token in word)]
-        if self.branches or any(len(word) != 1 for word in words) or len({*tokens}) < len(tokens):
-            return self
-        return LabelTrie(branches=(), steps=(*self.steps, *(((-1, word[0]),) for word in words)))
+    def with_words(self, words: Sequence[Sequence[int]]) -> tuple["LabelTrie", list[int | None]]:
+        """The trie with further words at its end, as far as they cost nothing: they and all labels are one token each.
+
+        Returns:
+            The trie, and for each word where it stands among the words of the trie; None where it is not read.
+        """
+        if self.branches:
+            return self, [None] * len(words)
+        places = {path[0][1]: place for place, path in enumerate(self.steps)}
+        found = [places.setdefault(word[0], len(places)) if len(word) == 1 else None for word in words]
+        return LabelTrie(branches=(), steps=tuple(((-1, token),) for token in places)), found
 
     @property
     def words(self) -> tuple[int, ...]:
@@ -106,18 +111,18 @@ def label_log_probabilities(words: Sequence[float], *, labels: int) -> list[floa
     return [float(each) for each in readings - np.logaddexp.reduce(readings)]
 
 
-def plain_evidence(words: Sequence[float], *, plain: int, named: Sequence[int]) -> float:
+def plain_evidence(words: Sequence[float], *, plain: Sequence[int], named: Sequence[int]) -> float:
     """How far plain words are more probable than the names of the labels, as a difference of log-probabilities.
 
     Args:
-        words: log-probabilities of the words of the labels, then of the plain words.
-        plain: how many plain words there are; none gives 0.
-        named: which of the words are the names of the labels.
+        words: log-probabilities of words, but for a constant.
+        plain: where among them the plain words are; none gives 0.
+        named: where the names of the labels are.
     """
     if not plain:
         return 0.0
     found = np.array(words, dtype=np.float64)
-    return float(np.logaddexp.reduce(found[-plain:]) - np.logaddexp.reduce(found[list(named)]))
+    return float(np.logaddexp.reduce(found[list(plain)]) - np.logaddexp.reduce(found[list(named)]))
 
 
 def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:

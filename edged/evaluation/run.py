@@ -77,7 +77,7 @@ def run(
         generated = report(
             [
                 ask(generate, spec, case, language=language, half_width=settings.half_width)
-                for case in _shown(cases, "generate and parse")
+                for case in shown(cases, "generate and parse")
             ]
         )
     return EvalReport(
@@ -109,7 +109,7 @@ def _scored(
         with progress.waiting("judging the texts", has_bar=True):
             verdicts = [
                 judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
-                for case in _shown(cases, "scored")
+                for case in shown(cases, "scored")
             ]
         return verdicts, engine.model
     finally:
@@ -122,13 +122,21 @@ def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Ca
     Raises:
         SettingsError: the file cannot be read.
     """
+    return labelled(text_of(path), spec, names=names, source=str(path))
+
+
+def text_of(path: Path) -> str:
+    """The content of a UTF-8 file.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8: byte {error.start}") from None
-    return labelled(text, spec, names=names, source=str(path))
 
 
 def classifying(tasks: Tasks, name: str) -> ClassifySpec:
@@ -153,9 +161,12 @@ def judge(
     *,
     language: Language | None,
     calibration: RunningCalibration | None,
-    with_neutral: bool,
+    with_neutral: bool | None,
 ) -> Verdict:
-    """Score the labels of one text. Without neutral texts in the data, the better of the scored labels counts.
+    """Score the labels of one text.
+
+    Without neutral texts in the data (`with_neutral` false), the better of the scored labels counts; None leaves the
+    scores as the engine has them.
 
     A text that does not fit the model's context gets no label, as in the daemon.
     """
@@ -178,7 +189,8 @@ def judge(
         scores = with_others(calibration.correct(by, seen), scores)
         calibration.add([observe(by, seen)])
     told = spec.output(Scored(scores=scores), language)
-    scores = told.scores if with_neutral else labels_alone(spec, scores)
+    if with_neutral is not None:
+        scores = told.scores if with_neutral else labels_alone(spec, scores)
     return Verdict(
         case=case,
         label=max(scores, key=lambda name: scores[name]),
@@ -220,6 +232,7 @@ def _transformers(settings: Settings) -> Generate:
     return generate_and_parse.load(path, _BASELINE_TOKENS)
 
 
-def _shown(cases: Sequence[Case], name: str) -> Iterable[Case]:
+def shown(cases: Sequence[Case], name: str) -> Iterable[Case]:
+    """The cases, with a bar at a terminal."""
     bar: Iterable[Case] = tqdm(cases, desc=name, unit="text", disable=None)  # none where there is no terminal
     return bar

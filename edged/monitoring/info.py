@@ -8,6 +8,7 @@ from edged.contract.results import chunk_schema, error_schema, result_schema
 from edged.contract.topics import Topics
 from edged.ports.engine import ModelInfo
 from edged.settings.schema import Settings
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ComposeSpec, Tasks, TaskSpec
 
 
@@ -27,6 +28,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "parameters": model.parameters,
         },
         "calibration": settings.calibration,
+        "own_calibration": [_own(each) for each in model.own_calibrations],
         "tasks": {spec.name: _task(spec, contract.tasks) for spec in contract.tasks},
         "limits": {
             "payload_bytes": contract.payload_bytes,
@@ -53,6 +55,17 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "chunk": chunk_schema(contract.tasks),
             "control": ControlBody.model_json_schema(),
         },
+    }
+
+
+def _own(found: OwnCalibration) -> dict[str, Any]:
+    return {
+        "task": found.task,
+        "language": found.language,
+        "texts": found.texts,
+        "source": found.source,
+        "scale": found.scale,
+        "biases": dict(zip(found.labels, found.biases, strict=True)),
     }
 
 

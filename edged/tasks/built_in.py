@@ -4,7 +4,7 @@ The sentiment prompts were chosen by measurement: the English ones on reviews, t
 SmolLM2-135M, the Chinese one on reviews with Gemma-3-270M. What was tried is in `deploy/MEASUREMENTS.md`, "accuracy".
 """
 
-from edged.tasks.plain_texts import CLEAR, PLAIN
+from edged.tasks.plain_texts import CLEAR, PLAIN, SIGNAL_WORDS
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, ComposeSpec, Example, GenerateSpec, Label, Tasks
 
 # ------------------------------------------------------------------------------------------------------ sentiment
@@ -95,6 +95,7 @@ def _cases(case: str, *examples: Example) -> ClassifyPrompt:
         plain_texts=PLAIN["en"],
         clear_texts=CLEAR["en"],
         plain_words=("question", "information"),
+        signal_words=SIGNAL_WORDS["en"],
     )
 
 
@@ -160,7 +161,8 @@ SENTIMENT = ClassifySpec(
     neutral_margin=0.3,
     further={"en": _FURTHER_EN},
     doubt=0.48,
-    neutral_doubt=0.3,
+    neutral_doubt=0.08,
+    polar_doubt=0.3,
     knows_instruments=True,
     is_prose=True,
 )

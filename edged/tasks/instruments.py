@@ -6,7 +6,7 @@ and does not decide alone: "battery at 3 %, I hate it" keeps its label.
 
 import re
 
-EVIDENCE = 2.0  # nats that a reading adds to the odds of neutral
+EVIDENCE = 0.5  # nats that a reading adds to the odds of neutral
 
 _UNIT = (
     "%|percent|°|°?[CFK]|m?V|m?A|k?W|k?Wh|VA|Hz|[kMG]Hz|rpm|ppm|ppb|lux|lx|dB|bar|h?Pa|psi|[mkc]?m|km/h|m/s|k?g|l|ml|"

@@ -281,3 +281,18 @@ _NEGATIVE_ZH = (
 )
 
 CLEAR: Mapping[Language, tuple[str, ...]] = {"en": (*_POSITIVE_EN, *_NEGATIVE_EN), "zh": (*_POSITIVE_ZH, *_NEGATIVE_ZH)}
+
+# Words that are read in the label's place. They were chosen without a set of data: names of feelings, of kinds of text,
+# answers to yes-or-no questions, and words with which a sentence goes on.
+_SIGNALS_EN = (
+    "positive negative Positive Negative good bad happy sad question information neutral Neutral None "
+    "none unknown Unknown mixed news News fact statement Question Information order request yes no Yes No "
+    "ok fine normal average indifferent excited angry hopeful curious love hate great terrible nothing "
+    "neither both True False true false interested confused surprised calm bored nice worried "
+    "disappointed funny interesting important informative uncertain unclear busy ready event "
+    "advertisement announcement report joke opinion thanks wish hope fear I The a the not in anger joy "
+    "sadness irony pleased annoyed satisfied relaxed expecting waiting special simple strong weak "
+    "description review invitation answer objective factual descriptive possible maybe well better best "
+    "worst sorry"
+)
+SIGNAL_WORDS: Mapping[Language, tuple[str, ...]] = {"en": tuple(_SIGNALS_EN.split())}

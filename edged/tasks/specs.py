@@ -75,6 +75,7 @@ class ClassifyPrompt:
             show how the two kinds differ, where the task has a neutral label and two others.
         plain_words: words that a model finds probable in the place of the label after a text without a feeling. They
             are read beside the labels, where each of them is one token.
+        signal_words: further words that are read so. What they show is learned from `plain_texts` and `clear_texts`.
     """
 
     role: str
@@ -84,6 +85,7 @@ class ClassifyPrompt:
     plain_texts: tuple[str, ...] = ()
     clear_texts: tuple[str, ...] = ()
     plain_words: tuple[str, ...] = ()
+    signal_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,7 +100,9 @@ class ClassifySpec:
             order, perhaps with other words for them.
         doubt: a further prompt is asked while the probabilities of the best two labels, by all prompts so far, are
             nearer than this. Where one prompt is sure, further prompts hardly ever change the answer.
-        neutral_doubt: the same for the best two of all labels, where the neutral one has a learned probability.
+        neutral_doubt: where the neutral label has a learned probability, a further prompt is asked while the best two
+            of all labels are nearer than this, or, of a text that is more likely not neutral, the best two of the
+            others are nearer than `polar_doubt`.
         knows_instruments: whether lines of instruments count as plain, see `tasks/instruments.py`.
         is_prose: whether the text is read as prose, see `tasks/prose.py`.
     """
@@ -111,6 +115,7 @@ class ClassifySpec:
     further: Mapping[Language, tuple["ClassifySpec", ...]] = field(default_factory=dict)
     doubt: float = 0.0
     neutral_doubt: float = 0.0
+    polar_doubt: float = 0.0
     knows_instruments: bool = False
     is_prose: bool = False
 
@@ -188,7 +193,7 @@ class ClassifySpec:
         if neutral is None:
             return first - second < self.doubt
         best, next_best = sorted((neutral, (1 - neutral) * first, (1 - neutral) * second), reverse=True)[:2]
-        return best - next_best < self.neutral_doubt or (neutral < 0.5 and first - second < self.doubt)
+        return best - next_best < self.neutral_doubt or (neutral < 0.5 and first - second < self.polar_doubt)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
