@@ -161,8 +161,8 @@ SENTIMENT = ClassifySpec(
     neutral_margin=0.3,
     further={"en": _FURTHER_EN},
     doubt=0.48,
-    neutral_doubt=0.08,
-    polar_doubt=0.3,
+    neutral_doubt=0.06,
+    polar_doubt=0.48,
     knows_instruments=True,
     is_prose=True,
 )

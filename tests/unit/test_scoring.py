@@ -6,7 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.scoring import LabelTrie, add_opinion, label_log_probabilities, mean_prior, pooled, read_words
+from edged.engine.scoring import (
+    LabelTrie,
+    add_opinion,
+    label_log_probabilities,
+    mean_prior,
+    plain_evidence,
+    pooled,
+    read_words,
+)
 
 
 def chain(logits: dict[tuple[int, ...], list[float]], label: list[int]) -> float:
@@ -89,3 +97,20 @@ def test_two_prompts_are_pooled_by_the_mean_of_their_evidence() -> None:
     both = add_opinion(first, [math.log(0.2), math.log(0.8)], fair)
     assert pooled(both, 2) == pytest.approx([0.12**0.5 / (0.12**0.5 + 0.32**0.5), 0.32**0.5 / (0.12**0.5 + 0.32**0.5)])
     assert pooled(add_opinion(first, [math.log(0.6), math.log(0.4)], fair), 2) == pytest.approx([0.6, 0.4])
+
+
+def test_other_words_are_read_where_they_cost_nothing() -> None:
+    trie, places = LabelTrie.of([[3], [4]]).with_words([[7], [4], [8, 9], [5]])
+    assert (trie.words, places) == ((3, 4, 7, 5), [2, 1, None, 3])
+    assert trie.branches == ()
+
+
+def test_other_words_are_not_read_where_labels_are_several_tokens() -> None:
+    labels = LabelTrie.of([[3, 1], [3, 2]])
+    assert labels.with_words([[7]]) == (labels, [None])
+
+
+def test_plain_evidence_is_the_odds_of_the_plain_words() -> None:
+    words = [math.log(each) for each in (0.1, 0.2, 0.3, 0.3, 0.1)]
+    assert plain_evidence(words, plain=[2, 3], named=[0, 1]) == pytest.approx(math.log(2))
+    assert plain_evidence(words, plain=[], named=[0, 1]) == 0.0
