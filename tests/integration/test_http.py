@@ -120,7 +120,7 @@ def test_a_task_that_judges_gives_its_label_with_probabilities(door: Door) -> No
 
 def test_a_schema_holds_the_answer(door: Door) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
-    create = door.client().chat.completions.create
+    create: Any = door.client().chat.completions.create
     create(
         model="edged",
         messages=HELLO,
