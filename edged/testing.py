@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
+from edged.errors import Cancelled, EdgedError, Expired, RequestError, ShuttingDown
 from edged.mqtt.delivery import CONFIRMED, Inbox
 from edged.mqtt.limits import Limits, unsendable
 from edged.ports.engine import (
@@ -31,7 +31,7 @@ from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, LinkState, Message, Outcome, Publication, Sent, Ticket
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec
+from edged.tasks.specs import ClassifySpec, Tasks
 
 T = TypeVar("T")
 
@@ -276,6 +276,8 @@ class ScriptedEngine:
         auto: whether work is answered at once; else by `finish`.
         submitted: all work that came in, in order.
         faults: text -> the error that work on it ends with.
+        prepared: the task sets that it was asked to get ready for.
+        unprepared: why it cannot get ready for others.
         away: see `ports.EngineState`.
     """
 
@@ -283,6 +285,8 @@ class ScriptedEngine:
         self.auto = auto
         self.submitted: list[Work] = []
         self.faults: dict[str, RequestError] = {}
+        self.prepared: list[Tasks] = []
+        self.unprepared: EdgedError | None = None
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
         self.away: str | None = None
@@ -298,6 +302,11 @@ class ScriptedEngine:
     def stop(self, timeout: float = 10.0) -> None:  # noqa: ARG002 - nothing to wait for
         for key in list(self._open):
             self._end(key, Failed(key=key, error=ShuttingDown("the engine stopped")))
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        """Be ready for the tasks at once, unless `unprepared` says why that cannot be."""
+        self.prepared.append(tasks)
+        on_done(self.unprepared)
 
     def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
         self.submitted.append(work)

@@ -58,7 +58,7 @@ class Constraints:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
-        self._grammars: dict[str, str] = {}
+        self._grammars: dict[str, str] = {}  # by schema
 
     def begin(self, task: str, schema: Mapping[str, Any]) -> Constraint:
         """Make the constraint of a new output.
@@ -78,14 +78,15 @@ class Constraints:
                 raise ModelUnavailable(
                     f"tasks.{task} extracts, and llguidance cannot read this model's tokenizer: {error}"
                 ) from error
-        if task not in self._grammars:
+        text = json.dumps(schema)
+        if text not in self._grammars:
             # With flexible white space a model may write white space for ever.
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
+            grammar = LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_flexible": False})
             fault = LLMatcher.validate_grammar(grammar, self._vocabulary)
             if fault := fault or _fault_at_first(LLMatcher(self._vocabulary, grammar)):
                 raise SettingsError(f"tasks.{task}.schema: {fault}")
-            self._grammars[task] = grammar
-        return Constraint(LLMatcher(self._vocabulary, self._grammars[task]), int(self._vocabulary.eos_token))
+            self._grammars[text] = grammar
+        return Constraint(LLMatcher(self._vocabulary, self._grammars[text]), int(self._vocabulary.eos_token))
 
 
 def missing(task: str) -> str:
