@@ -124,7 +124,14 @@ class Daemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         tasks = tasks_of(settings.tasks)
-        self._live = LiveSettings(settings, read=read_settings, contract_of=lambda new: contract_of(new, tasks))
+        self._engine = make_engine(settings, tasks)
+        self._live = LiveSettings(
+            settings,
+            read=read_settings,
+            contract_of=contract_of,
+            prepare=self._engine.prepare,
+            post=self._post,
+        )
         self._clock = clock
         self._started = clock()
         self._signals = _Signals(threading.Event())
@@ -133,7 +140,6 @@ class Daemon:
         topics = self._live.contract.topics
         self._identity = identity_of(settings)
         metrics = Metrics()
-        self._engine = make_engine(settings, tasks)
         self._journal = journal_of(settings, clock)
         self._files = _files_of(settings, topics, self._identity)
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
@@ -350,6 +356,9 @@ class Daemon:
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self._reception.on_delivery(delivery)
+
+    def _post(self, function: Callable[[], None]) -> None:
+        self._worker.call(function)
 
     def _on_control(self, route: ControlRoute, delivery: Delivery) -> None:
         self._control.handle(route, delivery)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from edged.errors import RequestError
+from edged.errors import EdgedError, RequestError
 from edged.tasks.conversation import Turn
 from edged.tasks.outputs import Scored, TokenLogprob, Written
-from edged.tasks.specs import PartSpec
+from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import Language
 
 
@@ -206,6 +206,14 @@ class StoppableEngine(Engine, Protocol):
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait for the end of warm-up; False if `timeout` seconds were not enough. Raises why it failed."""
+        ...
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        """Get ready for these tasks instead of those before, while the work in hand goes on.
+
+        Work on the earlier tasks is still answered; it may take longer from now on. `on_done` is called once, with why
+        the tasks cannot be used if they cannot; it may come in the engine's thread, must be quick and must not raise.
+        """
         ...
 
     def stop(self, timeout: float = 10.0) -> None:

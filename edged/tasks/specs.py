@@ -7,7 +7,7 @@ in `own.py`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -135,6 +135,11 @@ class ClassifySpec:
             "kind": self.kind,
             "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
         }
+
+    def question(self, language: Language) -> Hashable:
+        """Everything that the bias of its own prompt depends on; another task with the same question has the same."""
+        words = tuple((label.words(language), label.example(language)) for label in self.labels)
+        return language, self.prompts[language], words
 
     def opinions(self, language: Language) -> tuple["ClassifySpec", ...]:
         """All prompts that may be asked about a text in this language, in order."""
