@@ -189,8 +189,11 @@ class Store:
 
     def _imported(self, model_id: str) -> Path | None:
         """The folder of an imported bundle; None if there is none of this name."""
+        if not bundle.NAME.fullmatch(model_id):
+            return None
         folder = self._root / _BUNDLES / model_id
-        return folder if bundle.NAME.fullmatch(model_id) and bundle.is_bundle(folder) else None
+        bundle.recover(folder)
+        return folder if bundle.is_bundle(folder) else None
 
     def _folder(self, source: Remote) -> Path:
         return self._root / source.folder
