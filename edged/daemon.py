@@ -193,6 +193,7 @@ class Daemon:
     def _run(self) -> ExitCode:
         self._exporter = exporter_of(self._settings, self._health)
         log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
+        self._engine.start()  # the model loads beside what follows
         self._take_name()
         self._notifier.status("connecting")
         if self._membership is not None:
@@ -217,9 +218,13 @@ class Daemon:
         if (unended := lock.unended) is not None:
             log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
         self._notifier.status("looking for another daemon of this name")
-        NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
-            ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
-        )
+        try:
+            NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
+                ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
+            )
+        except FatalError:
+            self._engine.stop(_FINAL_S)
+            raise
         lock.note()
 
     def _tell_what_came_again(self) -> None:
@@ -277,7 +282,6 @@ class Daemon:
     def _load(self) -> bool:
         """Load and warm up; False when a signal came first."""
         self._notifier.status(f"loading {self._settings.model.id}")
-        self._engine.start()
         while not self._engine.wait_ready(_TICK_S):
             self._notifier.extend_timeout(_LOAD_GRACE_S)
             self._name_watch.look(self._link.state())
@@ -462,6 +466,7 @@ def _worker_of(
         on_control=on_control,
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
+        commit_after_s=settings.journal.commit_ms / 1000,
         clock=clock,
     )
 

@@ -168,8 +168,9 @@ class Classifier(Generic[K]):
                 yield Opinion(prompt=prompt, prior=self.prepared.priors[each.name, work.language])
 
     def _prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> list[float]:
-        """The bias of a prompt: from the file if the model is still the same, else measured with its neutral texts."""
-        prompter, kept = self.prepared.loaded.prompter, self.prepared.loaded.priors
+        """The bias of a prompt: from a file if the model is still the same, else measured with its neutral texts."""
+        loaded = self.prepared.loaded
+        prompter, kept, file = loaded.prompter, loaded.priors, loaded.warm_up_file
         # While the bias is being measured, it counts as zero, and no further prompt is asked.
         self.prepared.priors[opinion.name, language] = [0.0] * len(opinion.labels)
         asked_once = replace(opinion, doubt=0.0)
@@ -178,11 +179,16 @@ class Classifier(Generic[K]):
             Work(key=f"warm-up {n}", spec=asked_once, text=text, language=language) for n, text in enumerate(texts)
         ]
         prompts = [prompter.classification(opinion, text=text, language=language).tokens for text in texts]
+        known = None if file is None else file.prior(prompts)
+        if known is not None and len(known) == len(opinion.labels):
+            return known
         [first] = _label_log_probabilities(works[:1], warm_up)
         prior = kept.find(prompts, first)
         if prior is None or len(prior) != len(first):
             prior = mean_prior([first, *_label_log_probabilities(works[1:], warm_up)])
             kept.keep(prompts, first, prior)
+        if file is not None:
+            file.note_prior(prompts, prior)
         return prior
 
 

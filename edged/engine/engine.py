@@ -182,6 +182,7 @@ class Engine(Generic[K]):
         for spec in {part.name: part for part in self._tasks.all_parts}.values():
             for language in LANGUAGES:
                 self._warm_up(spec, language, warm_up)
+        stepper.memory.keep_warm_up()
         stepper.counts = Counts()
         self._last_progress = self._clock()
 

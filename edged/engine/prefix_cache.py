@@ -72,6 +72,14 @@ class PrefixCache(Generic[V]):
             self._by_blocks.setdefault(block_hash, []).append(key)
         self._evict()
 
+    def pinned(self) -> dict[tuple[int, ...], V]:
+        """The pinned entries: their values by their tokens."""
+        return {key: entry.value for key, entry in self._entries.items() if entry.pinned}
+
+    def replace(self, tokens: tuple[int, ...], value: V) -> None:
+        """Put another value of the same tokens and size in the place of an entry's."""
+        self._entries[tokens].value = value
+
     def clear(self) -> None:
         """Drop every entry that is not pinned."""
         for key in [key for key, entry in self._entries.items() if not entry.pinned]:
