@@ -200,18 +200,27 @@ def link_of(
 
 
 def discovery_of(
-    settings: Settings, contract: Contract, *, link: Link, engine: Engine, report: Callable[[], HealthReport]
+    settings: Settings,
+    contract: Callable[[], Contract],
+    *,
+    link: Link,
+    engine: Engine,
+    report: Callable[[], HealthReport],
 ) -> Discovery:
-    """Make the part that announces this box to Home Assistant."""
+    """Make the part that announces this box to Home Assistant; `contract` gives the one in force."""
 
     def device() -> dict[str, Any]:
         return describe_device(
-            topics=contract.topics, tasks=contract.tasks, model=engine.model.id, version=__version__, report=report()
+            topics=contract().topics,
+            tasks=contract().tasks,
+            model=engine.model.id,
+            version=__version__,
+            report=report(),
         )
 
     return Discovery(
         settings=settings.homeassistant,
-        topics=contract.topics,
+        topics=contract().topics,
         link=link,
         record=settings.state_dir / "homeassistant",
         describe=device,

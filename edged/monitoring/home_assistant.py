@@ -116,6 +116,10 @@ class Discovery:
         self._is_due |= payload == _BIRTH
         return True
 
+    def announce(self) -> None:
+        """Make an announcement due: what it describes has changed. For any thread."""
+        self._is_due = True
+
     def tick(self) -> None:
         """Send the announcement if it is due. For the main thread, about once a second."""
         if self._topic is None or not self._has_started or not self._is_due:

@@ -25,6 +25,7 @@ from edged.ports.worker import WorkerState
 from edged.serving.intake import Intake
 from edged.serving.job import Job
 from edged.serving.job_runner import JobRunner
+from edged.serving.live_settings import LiveSettings
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import Answers, Outbound
 from edged.serving.rate import ServiceRate
@@ -183,9 +184,9 @@ class Worker:
 
     # -------------------------------------------------------------------- for control, in the worker's thread
 
-    def use(self, contract: Contract, language: Language | None) -> None:
-        """Take in requests by another contract from now on."""
-        self._intake.use(contract, language)
+    def use(self, live: LiveSettings) -> None:
+        """Take in requests by these settings from now on."""
+        self._intake.use(live.contract, live.settings.prompt_language)
 
     def cancel(self, request_id: str) -> int:
         """Cancel the jobs of this id, waiting or running; gives how many there were."""

@@ -21,6 +21,7 @@ from edged.contract.topics import is_publishable
 from edged.settings import routes as route_settings
 from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
+from edged.tasks.text import Language
 
 
 class Section(BaseModel):
@@ -411,6 +412,11 @@ class Settings(Section):
         if self.mqtt.share_group == self.node:
             raise ValueError(f"mqtt.share_group and node are both {self.node!r}: a group needs a name of its own")
         return self
+
+    @property
+    def prompt_language(self) -> Language | None:
+        """The language of all prompts; None: each text's script decides."""
+        return None if self.language == "auto" else self.language
 
     @property
     def client_id(self) -> str:
