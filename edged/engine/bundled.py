@@ -264,9 +264,8 @@ def _warm_up_file(plan: Plan, bundle: Bundle, library: Path | None, model: Any) 
     """Read what an earlier start computed, where the native decoder runs the model and there is a place for it."""
     if library is None or plan.cache_dir is None:
         return None
-    file = WarmUpFile(
-        path=file_of(plan.cache_dir / "warm-up", bundle.folder), made_of=mark_of(bundle.folder, library), model=model
-    )
+    made_of = mark_of(bundle.folder, library, half_width=plan.half_width)
+    file = WarmUpFile(path=file_of(plan.cache_dir / "warm-up", bundle.folder), made_of=made_of, model=model)
     file.read()
     return file
 

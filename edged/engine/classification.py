@@ -178,17 +178,18 @@ class Classifier(Generic[K]):
         works = [
             Work(key=f"warm-up {n}", spec=asked_once, text=text, language=language) for n, text in enumerate(texts)
         ]
-        prompts = [prompter.classification(opinion, text=text, language=language).tokens for text in texts]
-        known = None if file is None else file.prior(prompts)
+        asked = prompter.classification(opinion, text=texts[0], language=language)
+        known = None if file is None else file.prior(asked, texts)
         if known is not None and len(known) == len(opinion.labels):
             return known
+        prompts = [prompter.classification(opinion, text=text, language=language).tokens for text in texts]
         [first] = _label_log_probabilities(works[:1], warm_up)
         prior = kept.find(prompts, first)
         if prior is None or len(prior) != len(first):
             prior = mean_prior([first, *_label_log_probabilities(works[1:], warm_up)])
             kept.keep(prompts, first, prior)
         if file is not None:
-            file.note_prior(prompts, prior)
+            file.note_prior(asked, texts, prior=prior)
         return prior
 
 

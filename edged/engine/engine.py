@@ -18,6 +18,7 @@ from edged.engine.counting import Counts
 from edged.engine.decoders.interface import K
 from edged.engine.kinds import on_model
 from edged.engine.loaded import Loaded, Prepared
+from edged.engine.process_memory import give_back_memory
 from edged.engine.sequence import Emit, Running, Submitted
 from edged.engine.stepper import Stepper
 from edged.engine.warm_up import WarmUp
@@ -183,6 +184,7 @@ class Engine(Generic[K]):
             for language in LANGUAGES:
                 self._warm_up(spec, language, warm_up)
         stepper.memory.keep_warm_up()
+        give_back_memory()
         stepper.counts = Counts()
         self._last_progress = self._clock()
 

@@ -1,8 +1,8 @@
 """What the warm-up computes, kept in a file: the next start maps it and need not compute it again.
 
 The file has the keys and values of the beginnings that all prompts of a task share, and the priors of the prompts. It
-is made of one bundle by one library of kernels, and names both: by other kernels, sums of floats differ in their last
-bits. A file that is not of these, or is damaged, counts as none, so it never changes a token of an answer.
+is made of one bundle by one library of kernels and one release, and names them: other kernels round sums otherwise. A
+file that is not of these, or is damaged, counts as none. So it never changes a token of an answer.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ import numpy as np
 import structlog
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
+from edged import __version__
 from edged.engine.decoders.interface import K
 from edged.engine.weights.prepared_file import Array, Damaged, Entry, file_name_of, map_file, write
 from edged.models.bundle import MANIFEST, WEIGHTS
@@ -58,15 +59,20 @@ class _Content(BaseModel):
     priors: dict[str, list[FiniteFloat]]
 
 
-def mark_of(bundle: Path, library: Path) -> str:
-    """Name a bundle in its present state and a library of kernels.
+def mark_of(bundle: Path, library: Path, *, half_width: bool) -> str:
+    """Name a bundle in its present state, a library of kernels, and what else the priors depend on.
+
+    Args:
+        bundle: its folder.
+        library: of the kernels.
+        half_width: see `Prompter`.
 
     Raises:
         OSError: a file of the bundle is missing.
     """
     weights = (bundle / WEIGHTS).stat()
     manifest = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
-    said = [_FORM, manifest, weights.st_size, weights.st_mtime_ns, library.name]
+    said = [_FORM, __version__, manifest, weights.st_size, weights.st_mtime_ns, library.name, half_width]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
@@ -118,9 +124,9 @@ class WarmUpFile(Generic[K]):
             return None
         return self.model.kv_of(*found, len(tokens))
 
-    def prior(self, prompts: Sequence[Sequence[int]]) -> list[float] | None:
-        """The prior of a prompt, given as its tokens with each of its neutral texts; None if it is not known."""
-        key = _hash_of(prompts)
+    def prior(self, *prompt: object) -> list[float] | None:
+        """The prior of a prompt; None if it is not known. `prompt` is all that tells it from others, for `repr`."""
+        key = _hash_of(prompt)
         found = self.priors.get(key)
         if found is None:
             self.is_complete = False
@@ -128,9 +134,9 @@ class WarmUpFile(Generic[K]):
             self._asked[key] = found
         return found
 
-    def note_prior(self, prompts: Sequence[Sequence[int]], prior: Sequence[float]) -> None:
+    def note_prior(self, *prompt: object, prior: Sequence[float]) -> None:
         """Take in a prior that was measured."""
-        self._asked[_hash_of(prompts)] = list(prior)
+        self._asked[_hash_of(prompt)] = list(prior)
 
     def write(self, pinned: Mapping[tuple[int, ...], K]) -> bool:
         """Replace the file by what this start has used; gives whether it is there now.
@@ -173,9 +179,8 @@ def file_of(folder: Path, bundle: Path) -> Path:
     return folder / f"{file_name_of(bundle)}.safetensors"
 
 
-def _hash_of(prompts: Sequence[Sequence[int]]) -> str:
-    said = json.dumps([list(each) for each in prompts])
-    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+def _hash_of(prompt: tuple[object, ...]) -> str:
+    return hashlib.blake2b(repr(prompt).encode(), digest_size=16).hexdigest()
 
 
 def _checksum(content: str, data: Iterable[Any]) -> str:

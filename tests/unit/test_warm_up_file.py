@@ -57,8 +57,8 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "store" / "a.safetensors"
     first = opened(path)
     assert first.prefix(TOKENS) is None
-    assert first.prior(PROMPTS) is None
-    first.note_prior(PROMPTS, PRIOR)
+    assert first.prior(PROMPTS, 7) is None
+    first.note_prior(PROMPTS, 7, prior=PRIOR)
     assert not first.is_complete
     assert first.write({TOKENS: kv(TOKENS), OTHER: kv(OTHER)})
     return path
@@ -70,7 +70,7 @@ def test_the_next_start_finds_all_of_it(path: Path) -> None:
     assert found is not None
     assert (found.keys.tolist(), found.values.tolist(), found.length) == ([1, 2, 3], [[101], [102], [103]], 3)
     assert file.prefix(OTHER) is not None
-    assert file.prior(PROMPTS) == PRIOR
+    assert file.prior(PROMPTS, 7) == PRIOR
     assert file.is_complete
 
 
@@ -79,14 +79,14 @@ def test_what_is_not_in_it_is_missed(path: Path) -> None:
     assert file.prefix((1, 2)) is None
     assert not file.is_complete
     file = opened(path)
-    assert file.prior([(1, 2, 3, 9)]) is None
+    assert file.prior(PROMPTS, 8) is None
     assert not file.is_complete
 
 
 def test_other_weights_or_other_kernels_find_nothing(path: Path) -> None:
     file = opened(path, made_of="that")
     assert file.prefix(TOKENS) is None
-    assert file.prior(PROMPTS) is None
+    assert file.prior(PROMPTS, 7) is None
 
 
 def test_every_damage_is_noticed(path: Path) -> None:
@@ -118,14 +118,23 @@ def test_it_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert not path.exists()
 
 
-def test_a_bundle_that_changes_and_other_kernels_have_other_marks(tmp_path: Path) -> None:
+def test_a_bundle_that_changes_and_other_kernels_have_other_marks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     (bundle / MANIFEST).write_text("{}")
     (bundle / WEIGHTS).write_text("weights")
-    mark = mark_of(bundle, Path("/kernels/edged-avx2-1.so"))
-    assert mark == mark_of(bundle, Path("/elsewhere/edged-avx2-1.so"))
-    assert mark != mark_of(bundle, Path("/kernels/edged-avx512-1.so"))
+
+    def mark(library: str = "/kernels/edged-avx2-1.so", *, half_width: bool = True) -> str:
+        return mark_of(bundle, Path(library), half_width=half_width)
+
+    first = mark()
+    assert first == mark("/elsewhere/edged-avx2-1.so")
+    assert first not in {mark("/kernels/edged-avx512-1.so"), mark(half_width=False)}
+    monkeypatch.setattr("edged.engine.warm_up_file.__version__", "0.0.0")
+    assert first != mark()
+    monkeypatch.undo()
     (bundle / MANIFEST).write_text("{ }")
-    assert mark != mark_of(bundle, Path("/kernels/edged-avx2-1.so"))
+    assert first != mark()
     assert file_of(tmp_path, bundle) != file_of(tmp_path, tmp_path / "other")
