@@ -19,11 +19,11 @@ from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
     discovery_of,
-    exporter_of,
     health_of,
     identity_of,
     journal_of,
     link_of,
+    listen,
     lossy_filters,
     make_engine,
     route_filters,
@@ -44,7 +44,6 @@ from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Parts
 from edged.monitoring.probe import Prober
-from edged.monitoring.prometheus import Exporter
 from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
@@ -125,16 +124,22 @@ class Daemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         tasks = tasks_of(settings.tasks)
-        self._live = LiveSettings(settings, read=read_settings, contract_of=lambda new: contract_of(new, tasks))
+        self._engine = make_engine(settings, tasks)
+        self._live = LiveSettings(
+            settings,
+            read=read_settings,
+            contract_of=contract_of,
+            prepare=self._engine.prepare,
+            post=self._post,
+        )
         self._clock = clock
         self._started = clock()
         self._signals = _Signals(threading.Event())
         self._notifier = Notifier(systemd.notify_socket)
-        self._exporter: Exporter | None = None
+        self._listening = contextlib.ExitStack()
         topics = self._live.contract.topics
         self._identity = identity_of(settings)
         metrics = Metrics()
-        self._engine = make_engine(settings, tasks)
         self._journal = journal_of(settings, clock)
         self._files = _files_of(settings, topics, self._identity)
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
@@ -189,7 +194,13 @@ class Daemon:
             return self._run()
 
     def _run(self) -> ExitCode:
-        self._exporter = exporter_of(self._live.settings, self._health)
+        self._listening = listen(
+            self._live.settings,
+            contract=lambda: self._live.contract,
+            worker=self._worker,
+            engine=self._engine,
+            health=self._health,
+        )
         log.info(
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
@@ -346,6 +357,9 @@ class Daemon:
     def _on_delivery(self, delivery: Delivery) -> None:
         self._reception.on_delivery(delivery)
 
+    def _post(self, function: Callable[[], None]) -> None:
+        self._worker.call(function)
+
     def _on_control(self, route: ControlRoute, delivery: Delivery) -> None:
         self._control.handle(route, delivery)
 
@@ -408,8 +422,7 @@ class Daemon:
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
-        if self._exporter is not None:
-            self._exporter.stop()
+        self._listening.close()
 
 
 def _close(journal: "SqliteJournal | RedisJournal") -> None:

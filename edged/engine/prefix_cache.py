@@ -4,7 +4,7 @@ An entry is of use to every prompt that begins with the same tokens, for as many
 lost, the next prompt takes longer; the answer is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -79,6 +79,14 @@ class PrefixCache(Generic[V]):
     def replace(self, tokens: tuple[int, ...], value: V) -> None:
         """Put another value of the same tokens and size in the place of an entry's."""
         self._entries[tokens].value = value
+
+    def pin_only(self, wanted: Iterable[Sequence[int]]) -> None:
+        """Pin the entries of these tokens, or of longer ones that begin with them; no other entry stays pinned."""
+        keys = {tuple(tokens) for tokens in wanted}
+        for entry in self._entries.values():
+            serves = entry.pinned and any(entry.tokens[: len(key)] == key for key in keys)
+            entry.pinned = serves or entry.tokens in keys
+        self._evict()
 
     def clear(self) -> None:
         """Drop every entry that is not pinned."""

@@ -56,7 +56,13 @@ class Bench:
             worker=self.worker,
             prober=Prober(self.engine, clock=lambda: 0.0, timeout_s=5.0),
             set_log_level=self.set_level,
-            live=LiveSettings(settings(), read=self.read, contract_of=lambda _: contract),
+            live=LiveSettings(
+                settings(),
+                read=self.read,
+                contract_of=lambda _, __: contract,
+                prepare=self.engine.prepare,
+                post=self.worker.call,
+            ),
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )

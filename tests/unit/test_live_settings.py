@@ -1,8 +1,9 @@
 """Settings that change while the daemon runs: read again, or set over MQTT, and then kept in the state folder."""
 
 import json
+import random
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edged.build import contract_of
-from edged.errors import RequestError
+from edged.contract.topics import TaskRoute
+from edged.errors import EdgedError, RequestError, SettingsError
+from edged.monitoring.metrics import Metrics
+from edged.ports.link import Delivery, Message
 from edged.serving.live_settings import LiveSettings
+from edged.serving.worker import Worker
 from edged.settings.load import load, load_with_sources
 from edged.settings.options import options_file, options_text, patched
 from edged.settings.text import show
-from edged.tasks.built_in import BUILT_IN
+from edged.tasks.specs import GenerateSpec, Tasks
+from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 
 ROUTE = {"subscribe": "a/+", "task": "sentiment", "publish": "b"}
 
@@ -32,14 +38,29 @@ class Box:
         self.flags = {"node": "box", "state_dir": str(folder)}
         self.used: list[LiveSettings] = []
         self.warnings: list[str] = []
+        self.is_quick = True
+        self.prepared: list[Tasks] = []
+        self.preparing: list[Callable[[EdgedError | None], None]] = []
         self.start()
 
     def start(self) -> None:
         read = partial(load, flags=self.flags, config_file=self.file)
         self.live = LiveSettings(
-            read(warn=self.warnings.append), read=read, contract_of=lambda new: contract_of(new, BUILT_IN)
+            read(warn=self.warnings.append),
+            read=read,
+            contract_of=contract_of,
+            prepare=self.prepare,
+            post=lambda function: function(),
         )
         self.live.parts = (self.used.append,)
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        """The engine: ready at once, or when a test calls what is left here."""
+        self.prepared.append(tasks)
+        if self.is_quick:
+            on_done(None)
+        else:
+            self.preparing.append(on_done)
 
     def change(self, patch: Mapping[str, Any]) -> dict[str, Any]:
         answers: list[Any] = []
@@ -178,3 +199,96 @@ def test_a_patch_is_a_json_merge_patch() -> None:
         "a": {"c": [2]},
         "d": {"g": 3},
     }
+
+
+# ------------------------------------------------------------------------------------------------ tasks and prompts
+
+SUMMARY = {"kind": "generate", "system": "Be brief."}
+
+
+def test_tasks_change_after_the_engine_is_ready_for_them_and_what_is_asked_meanwhile_waits(box: Box) -> None:
+    box.is_quick = False
+    answers: list[Any] = []
+    box.live.change_options({"tasks": {"summary": SUMMARY}, "limits": {"text_chars": 7}}, answers.append)
+    box.live.change_options({"limits": {"text_chars": 8}}, answers.append)
+    assert (answers, box.used, options_file(box.folder).exists()) == ([], [], False)
+    assert box.live.settings.limits.text_chars == 100
+    box.preparing.pop()(None)
+    assert [set(each["changed"]) for each in answers] == [{"tasks.summary", "limits.text_chars"}, {"limits.text_chars"}]
+    assert "summary" in box.live.contract.tasks
+    assert box.live.contract.text_chars == 8
+    assert box.kept["tasks"] == {"summary": SUMMARY}
+
+
+def test_tasks_that_the_model_cannot_run_are_refused_with_all_that_came_with_them(box: Box) -> None:
+    box.is_quick = False
+    answers: list[Any] = []
+    box.live.change_options({"tasks": {"summary": SUMMARY}, "limits": {"text_chars": 7}}, answers.append)
+    box.preparing.pop()(SettingsError("tasks.summary: its own words leave no room"))
+    assert "nothing was changed: tasks.summary: its own words" in str(answers[0])
+    assert (box.used, options_file(box.folder).exists()) == ([], False)
+    assert "summary" not in box.live.contract.tasks
+
+
+def test_a_key_of_a_task_of_the_file_can_be_changed_alone(box: Box) -> None:
+    box.file.write_text("[tasks.summary]\nkind = 'generate'\nsystem = 'Be brief.'\nmax_tokens = 9\n")
+    box.start()
+    assert box.change({"tasks": {"summary": {"system": "Be kind."}}})["changed"] == ["tasks.summary"]
+    spec = box.live.contract.tasks.parts("summary")[0]
+    assert (spec.name, box.live.settings.tasks["summary"].model_dump()["max_tokens"]) == ("summary", 9)
+    assert "Be kind." in repr(spec)
+
+
+def test_prompt_changes_lose_no_request_of_a_thousand_in_flight(tmp_path: Path) -> None:
+    box = Box(tmp_path, "[tasks.mood]\nkind = 'generate'\nsystem = 'prompt 0'\nhistory = true\n")
+    link, engine = FakeLink(), ScriptedEngine(auto=False)
+    worker = Worker(
+        contract=box.live.contract,
+        engine=engine,
+        link=link,
+        journal=MemoryJournal(),
+        metrics=Metrics(),
+        capacity=2000,
+        language="en",
+        on_control=lambda _, __: None,
+    )
+    box.live.parts = (worker.use,)
+
+    def take(delivery: Delivery) -> None:
+        route = box.live.contract.topics.route(delivery.message.topic)
+        assert isinstance(route, TaskRoute)
+        worker.on_delivery(route, delivery)
+
+    def turn() -> None:
+        for _ in range(4):
+            worker.turn(0)
+        assert worker.state().died is None
+
+    link.on_delivery = take
+    asked: dict[str, int] = {}  # by id, the prompt in force
+    draw = random.Random(5)
+    for n in range(1000):
+        if n % 100 == 50:
+            assert box.change({"tasks": {"mood": {"system": f"prompt {n // 100 + 1}"}}})["changed"] == ["tasks.mood"]
+        session = f"s{n % 7}" if n % 3 == 0 else None  # a later turn waits for the one before
+        body = {"text": f"text {n}", "id": str(n), **({} if session is None else {"session": session})}
+        link.deliver(Message(topic="edged/box/in/mood", payload=json.dumps(body).encode(), qos=1))
+        asked[f"text {n}"] = (n + 50) // 100
+        if n % 10 == 9:
+            turn()
+            for key in draw.sample(sorted(engine._open), k=2):
+                engine.finish(key)
+    while engine._open or worker.state().jobs:
+        turn()
+        for key in draw.sample(sorted(engine._open), k=len(engine._open)):
+            engine.finish(key)
+        turn()
+    answered = [json.loads(each.payload) for each in link.published]
+    assert sorted(int(each["id"]) for each in answered) == [*range(1000)]
+    assert {each["status"] for each in answered} == {"ok"}
+    assert len(link.acked) == 1000
+    specs = {work.text: work.spec for work in engine.submitted}
+    assert all(
+        isinstance(spec, GenerateSpec) and spec.system["en"] == f"prompt {asked[text]}" for text, spec in specs.items()
+    )
+    assert len(box.prepared) == 10
