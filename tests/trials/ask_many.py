@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 
 def main() -> None:
@@ -27,7 +28,7 @@ def main() -> None:
         if len(results) == count:
             complete.set()
 
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, protocol=mqtt.MQTTv5)
     client.on_message = took
     client.on_subscribe = lambda *_: subscribed.set()
     client.connect("127.0.0.1", 1883)

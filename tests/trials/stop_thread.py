@@ -1,6 +1,6 @@
-"""Stops one thread of a process and keeps it stopped until this program ends: a hang that the process cannot see.
+"""Stops one thread of a process and keeps it stopped until it is killed: a hang that the process cannot see.
 
-usage: stop_thread.py PID [SECONDS]
+usage: stop_thread.py PID
 
 The thread is the one, other than the main thread, that has used the most CPU time. By ptrace(2), so it needs root.
 """
@@ -8,10 +8,10 @@ The thread is the one, other than the main thread, that has used the most CPU ti
 import ctypes
 import os
 import sys
-import time
 from pathlib import Path
 
 _SEIZE, _INTERRUPT = 0x4206, 0x4207
+_WALL = 0x40000000
 
 
 def busiest(pid: int) -> int:
@@ -26,15 +26,16 @@ def busiest(pid: int) -> int:
 
 
 def main() -> None:
-    pid, seconds = int(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 600.0
-    thread = busiest(pid)
+    thread = busiest(int(sys.argv[1]))
     ptrace = ctypes.CDLL(None, use_errno=True).ptrace
     ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
     for request in (_SEIZE, _INTERRUPT):
         if ptrace(request, thread, None, None) != 0:
             raise OSError(ctypes.get_errno(), f"ptrace: {os.strerror(ctypes.get_errno())}")
     print(thread, flush=True)
-    time.sleep(seconds)
+    # A traced thread that was killed is not gone before its tracer has taken note of it.
+    while not os.WIFSIGNALED(os.waitpid(thread, _WALL)[1]):
+        pass
 
 
 if __name__ == "__main__":
