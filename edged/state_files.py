@@ -105,7 +105,7 @@ class StateFile(Generic[T]):
     def write(self, content: T) -> None:
         """Replace the record."""
         try:
-            _replace(self._path, self.encode(content))
+            replace(self._path, self.encode(content))
         except OSError as error:
             self._tell("state_file_unwritten", error.strerror)
 
@@ -155,8 +155,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in place of another, whole and for its owner alone."""
+def replace(path: Path, content: bytes) -> None:
+    """Put a file in place of another, whole and for its owner alone.
+
+    Raises:
+        OSError: that failed; the other file is still there.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
     temporary = Path(name)
     try:

@@ -11,7 +11,7 @@ from typing import Generic
 
 from edged.engine.decoders.interface import K
 from edged.engine.loaded import Prepared
-from edged.engine.neutrality import LEARNING, Neutralities, Reading, as_numbers, learn_each, of_numbers
+from edged.engine.neutrality import LEARNING, Neutralities, Reading, as_numbers, learn_each, numbers_of, of_numbers
 from edged.engine.prompt import ClassificationPrompt
 from edged.engine.scoring import label_log_probabilities, mean_prior, plain_evidence
 from edged.errors import ModelError
@@ -28,60 +28,97 @@ class Calibration(Generic[K]):
     prepared: Prepared[K]
     run: Callable[[Sequence[Work]], Sequence[WorkEvent]]
 
-    def prior(self, opinion: ClassifySpec, language: Language) -> list[float]:
-        """What a prompt leans to: the mean log-probability of each label over its neutral texts."""
-        # While it is being learned, the leaning counts as none, and no further prompt is asked.
-        self.prepared.priors[opinion.name, language] = [0.0] * len(opinion.labels)
+    def learn_prior(self, opinion: ClassifySpec, language: Language) -> None:
+        """Learn what a prompt leans to: the mean log-probability of each label over its neutral texts."""
+        priors, question = self.prepared.priors, opinion.question(language)
+        if question in priors:
+            return
         asked_once = replace(opinion, neutral=None, doubt=0.0)
-        texts, kept = opinion.prompts[language].neutral_texts, self.prepared.loaded.priors
-        prompter = self.prepared.loaded.prompter
-        of = [prompter.classification(asked_once, text=text, language=language).tokens for text in texts]
-        [first] = self._log_probabilities(asked_once, texts[:1], language)
-        found = kept.find(of, first)
-        if found is None:
-            found = mean_prior([first, *self._log_probabilities(asked_once, texts[1:], language)])
-            kept.keep(of, first, found)
-        return found
+        texts, prompter = opinion.prompts[language].neutral_texts, self.prepared.loaded.prompter
+        prompts = [prompter.classification(asked_once, text=text, language=language) for text in texts]
+        priors[question] = self._known(
+            (prompts[0], texts),
+            of=[each.tokens for each in prompts],
+            length=len(opinion.labels),
+            first=lambda: self._log_probabilities(asked_once, texts[:1], language)[0],
+            learn=lambda first: mean_prior([first, *self._log_probabilities(asked_once, texts[1:], language)]),
+        )
 
     def neutralities(self, language: Language) -> Neutralities:
         """How a plain text is known after one prompt, after two, and so on; empty without texts to learn from."""
-        prompt, kept = self.spec.prompts[language], self.prepared.loaded.priors
+        prompt = self.spec.prompts[language]
         if not prompt.plain_texts:
             return Neutralities()
         opinions = self.spec.opinions(language)
         empty = [self._empty(each, language) for each in opinions]
         signals = tuple(word for word in prompt.signal_words if all(word in each.words for each in empty))
-        asked = [self._by_word(*pair, language) for pair in zip(opinions, empty, strict=True)]
+        asked = [_by_word(*pair, language) for pair in zip(opinions, empty, strict=True)]
         # All prompts of a task are judged by the same texts, those of its first one.
         texts = [self.spec.read(each, language) for each in (*prompt.plain_texts, *prompt.clear_texts)]
-        of = [LEARNING, texts, signals, [[each.tokens, each.labels.steps] for each in empty]]
-        [first] = self._log_probabilities(asked[0], texts[:1], language)
-        found = kept.find(of, first)
-        if found is None:
-            readings = [
-                [
-                    reading_of(words, about, signals, prior=self.prepared.priors[opinion.name, language])
-                    for words in self._log_probabilities(by_word, texts, language)
-                ]
-                for opinion, about, by_word in zip(opinions, empty, asked, strict=True)
-            ]
-            found = as_numbers(learn_each(readings, plain=len(prompt.plain_texts)))
-            kept.keep(of, first, found)
+
+        def learn(first: Sequence[float]) -> list[float]:  # noqa: ARG001 - it is scored again with the others
+            readings = []
+            for opinion, about, by_word in zip(opinions, empty, asked, strict=True):
+                prior = self.prepared.priors[opinion.question(language)]
+                scored = self._log_probabilities(by_word, texts, language)
+                readings.append([reading_of(words, about, signals, prior=prior) for words in scored])
+            return as_numbers(learn_each(readings, plain=len(prompt.plain_texts)))
+
+        of = (LEARNING, len(prompt.plain_texts), texts, signals, [(each.tokens, each.labels.steps) for each in empty])
+        found = self._known(
+            of,
+            of=of,
+            length=len(opinions) * numbers_of(len(signals)),
+            first=lambda: self._log_probabilities(asked[0], texts[:1], language)[0],
+            learn=learn,
+        )
         return Neutralities(signals=signals, after=of_numbers(found, prompts=len(opinions)))
+
+    def _known(
+        self,
+        name: tuple[object, ...],
+        *,
+        of: object,
+        length: int,
+        first: Callable[[], list[float]],
+        learn: Callable[[list[float]], list[float]],
+    ) -> list[float]:
+        """What was learned at an earlier start, or on another box, or is learned now.
+
+        Args:
+            name: tells it from others in the warm-up file.
+            of: the same in the file of priors, for JSON.
+            length: how many numbers it has.
+            first: scores the first text.
+            learn: learns, given what `first` gave.
+        """
+        kept, file = self.prepared.loaded.priors, self.prepared.loaded.warm_up_file
+        found = None if file is None else file.prior(*name)
+        if found is not None and len(found) == length:
+            return found
+        one = first()
+        found = kept.find(of, one)
+        if found is None or len(found) != length:
+            found = learn(one)
+            kept.keep(of, one, found)
+        if file is not None:
+            file.note_prior(*name, prior=found)
+        return found
 
     def _empty(self, spec: ClassifySpec, language: Language) -> ClassificationPrompt:
         return self.prepared.loaded.prompter.classification(spec, text="", language=language)
 
-    def _by_word(self, opinion: ClassifySpec, prompt: ClassificationPrompt, language: Language) -> ClassifySpec:
-        by_word = _by_word(opinion, prompt, language)
-        self.prepared.priors[by_word.name, language] = [0.0] * len(by_word.labels)
-        return by_word
-
     def _log_probabilities(self, spec: ClassifySpec, texts: Sequence[str], language: Language) -> list[list[float]]:
-        """The log-probabilities of the labels, for each text."""
+        """The log-probabilities of the labels, for each text; the bias of the prompt counts as zero meanwhile."""
         works = [Work(key=f"warm-up {n}", spec=spec, text=text, language=language) for n, text in enumerate(texts)]
+        question = spec.question(language)
+        self.prepared.priors[question] = [0.0] * len(spec.labels)
+        try:
+            events = self.run(works)
+        finally:
+            del self.prepared.priors[question]
         observed = []
-        for event in self.run(works):
+        for event in events:
             if isinstance(event, Failed):
                 raise event.error
             if not isinstance(event, Classified):

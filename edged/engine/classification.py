@@ -158,6 +158,7 @@ class Classifier(Generic[K]):
             TooLong: the text does not fit into the context.
         """
         work, model = submitted.work, self.prepared.loaded.model
+        questions = self.spec.questions(work.language)
         opinions = self._opinions(work)
         first = next(opinions)
         return Classifying(
@@ -172,10 +173,10 @@ class Classifier(Generic[K]):
             opinion=first,
             further=opinions,
             evidence=[0.0] * len(self.spec.labels),
-            neutralities=self.prepared.neutralities.get((self.spec.name, work.language), Neutralities()),
+            neutralities=self.prepared.neutralities.get(questions, Neutralities()),
             readings=[],
             further_plain=self._further_plain(work),
-            own=self.prepared.own.get((self.spec.name, work.language)),
+            own=self.prepared.own.get(questions),
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
@@ -189,14 +190,13 @@ class Classifier(Generic[K]):
         calibration = Calibration(spec=self.spec, prepared=self.prepared, run=warm_up.run)
         opinions = self.spec.opinions(language)
         for opinion in opinions:
-            if (opinion.name, language) not in self.prepared.priors:
-                warm_up.pin(ask(opinion, text="", language=language).prefix)
-                self.prepared.priors[opinion.name, language] = calibration.prior(opinion, language)
+            warm_up.pin(ask(opinion, text="", language=language).prefix)
+            calibration.learn_prior(opinion, language)
         if self.spec.neutral is not None and len(self.spec.labels) == 2:
-            self.prepared.neutralities[self.spec.name, language] = calibration.neutralities(language)
+            self.prepared.neutralities[self.spec.questions(language)] = calibration.neutralities(language)
         judge = judge_of(self.spec, language, model=loaded.info.id, weight_format=loaded.info.format)
         if (own := loaded.own_calibrations.get(judge)) is not None:
-            self.prepared.own[self.spec.name, language] = own
+            self.prepared.own[self.spec.questions(language)] = own
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
 
@@ -218,4 +218,4 @@ class Classifier(Generic[K]):
                 if each is self.spec:
                     raise
             else:
-                yield Opinion(prompt=prompt, prior=self.prepared.priors[each.name, work.language])
+                yield Opinion(prompt=prompt, prior=self.prepared.priors[each.question(work.language)])

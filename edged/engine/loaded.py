@@ -1,5 +1,6 @@
 """A loaded model, and what the engine measures about it and its prompts before the first request."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -12,6 +13,7 @@ from edged.engine.neutrality import Neutralities
 from edged.engine.own_calibrations import OwnCalibrations
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
+from edged.engine.warm_up_file import WarmUpFile
 from edged.ports.engine import ModelInfo
 from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import Sampling
@@ -45,6 +47,8 @@ class Loaded(Generic[K]):
         sampling: the values that suit this model; they hold where neither the task nor the request has its own.
         priors: the file where priors are kept from one start to the next.
         own_calibrations: what was learned from the operator's texts; empty where it is not to be used.
+        warm_up_file: what earlier starts computed of this very model by these very kernels; None where the decoder
+            cannot take it from a file.
     """
 
     model: CausalModel[K]
@@ -54,6 +58,7 @@ class Loaded(Generic[K]):
     sampling: Sampling = field(default_factory=Sampling)
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
     own_calibrations: OwnCalibrations = field(default_factory=dict)
+    warm_up_file: WarmUpFile[K] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,22 +69,22 @@ class Prepared(Generic[K]):
         end_tokens: tokens with which the model ends its turn.
         banned: ids of the tokens that no reply contains.
         constraints: hold an output to the JSON Schema of its task.
-        priors: the bias of each prompt, by prompt and language. The warm-up fills it.
+        priors: the bias of each prompt, by `ClassifySpec.question`. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
-        neutralities: by task and language, how a plain text is known, after one prompt, after two, and so on. The
-            warm-up fills it for tasks that can learn it.
-        own: by task and language, what was learned from the operator's texts. The warm-up fills it.
+        neutralities: how a plain text is known, after one prompt, after two, and so on, by `ClassifySpec.questions`.
+            The warm-up fills it for tasks that can learn it.
+        own: what was learned from the operator's texts, by the same. The warm-up fills it.
     """
 
     loaded: Loaded[K]
     end_tokens: frozenset[int]
     banned: npt.NDArray[np.intp]
     constraints: Constraints
-    priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
+    priors: dict[Hashable, list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
-    neutralities: dict[tuple[str, Language], Neutralities] = field(default_factory=dict)
-    own: dict[tuple[str, Language], OwnCalibration] = field(default_factory=dict)
+    neutralities: dict[Hashable, Neutralities] = field(default_factory=dict)
+    own: dict[Hashable, OwnCalibration] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: Loaded[K]) -> "Prepared[K]":

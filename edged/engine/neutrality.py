@@ -108,6 +108,11 @@ def learn_each(readings: Sequence[Sequence[Reading]], *, plain: int) -> tuple[Ne
     return tuple(found)
 
 
+def numbers_of(words: int) -> int:
+    """How many numbers a `Neutrality` of so many words is."""
+    return _LABEL_FIGURES + words + 1
+
+
 def as_numbers(found: Sequence[Neutrality]) -> list[float]:
     """What was learned, for a file."""
     return [number for each in found for number in (*each.weights, each.constant)]

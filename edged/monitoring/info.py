@@ -7,6 +7,7 @@ from edged.contract.requests import Contract, request_schema
 from edged.contract.results import chunk_schema, error_schema, result_schema
 from edged.contract.topics import Topics
 from edged.ports.engine import ModelInfo
+from edged.settings.routes import RouteSettings
 from edged.settings.schema import Settings
 from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ComposeSpec, Tasks, TaskSpec
@@ -30,6 +31,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
         "calibration": settings.calibration,
         "own_calibration": [_own(each) for each in model.own_calibrations],
         "tasks": {spec.name: _task(spec, contract.tasks) for spec in contract.tasks},
+        "routes": {name: _route(each) for name, each in settings.routes.items()},
         "limits": {
             "payload_bytes": contract.payload_bytes,
             "text_chars": contract.text_chars,
@@ -67,6 +69,10 @@ def _own(found: OwnCalibration) -> dict[str, Any]:
         "scale": found.scale,
         "biases": dict(zip(found.labels, found.biases, strict=True)),
     }
+
+
+def _route(route: RouteSettings) -> dict[str, Any]:
+    return {"subscribe": list(route.subscribe), "task": route.task, "publish": route.publish}
 
 
 def _group(topics: Topics) -> dict[str, Any]:

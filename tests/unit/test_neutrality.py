@@ -12,9 +12,12 @@ def readings(kind: str, number: int, *, seed: int = 1) -> list[Reading]:
     random_ = random.Random(f"{kind} {seed}")
     middles = {"plain": (1.0, 0.0, 2.0), "good": (6.0, -1.0, 0.0), "bad": (-5.0, -1.0, 0.0)}
     odds, plain, word = middles[kind]
-    noise = lambda: random_.gauss(0, 0.7)  # noqa: E731 - shorter than a function
     return [
-        Reading(odds=odds + noise(), plain=plain + noise(), words=(word + noise(), noise(), noise()))
+        Reading(
+            odds=random_.gauss(odds, 0.7),
+            plain=random_.gauss(plain, 0.7),
+            words=(random_.gauss(word, 0.7), random_.gauss(0, 0.7), random_.gauss(0, 0.7)),
+        )
         for _ in range(number)
     ]
 
