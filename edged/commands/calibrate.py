@@ -16,9 +16,6 @@ def add(commands: Any) -> None:
     parser.add_argument(
         "--data", type=Path, required=True, metavar="FILE", help="text and label with a tab between, in either order"
     )
-    parser.add_argument(
-        "--unlabelled", action="store_true", help="the file has a text a line and no labels; learn how frequent each is"
-    )
     parser.add_argument("--task", default="sentiment", help="a task that gives labels (%(default)s)")
     parser.add_argument(
         "--labels", type=label_names, default={}, metavar="NAME=LABEL,…", help="what the file calls the labels"
@@ -38,7 +35,6 @@ def _calibrate(options: argparse.Namespace) -> ExitCode:
         task=options.task,
         tasks=tasks_of(settings.tasks),
         names=options.labels,
-        is_labelled=not options.unlabelled,
     )
     print(own.table(learned))
     return ExitCode.DONE

@@ -262,7 +262,6 @@ def _info() -> Schema:
                 task=_TEXT,
                 language=_TEXT,
                 texts=_COUNT,
-                source={"enum": ["labelled", "unlabelled"]},
                 scale={"type": "number"},
                 biases={"type": "object", "additionalProperties": {"type": "number"}},
             ),

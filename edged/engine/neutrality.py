@@ -114,8 +114,8 @@ def numbers_of(words: int) -> int:
 
 
 def as_numbers(found: Sequence[Neutrality]) -> list[float]:
-    """What was learned, for a file."""
-    return [number for each in found for number in (*each.weights, each.constant)]
+    """What was learned, for a file: with so many digits that reading them back gives the same numbers."""
+    return [float(f"{number:.9g}") for each in found for number in (*each.weights, each.constant)]
 
 
 def of_numbers(numbers: Sequence[float], *, prompts: int) -> tuple[Neutrality, ...]:

@@ -1,8 +1,7 @@
-"""Learns an `OwnCalibration` from scores: of labelled texts, or of unlabelled ones. Pure.
+"""Learns an `OwnCalibration` from the scores of labelled texts. Pure.
 
-With labels it is a regression: the scale and the biases under which the given labels are most probable. Without labels
-it is the method of Saerens, Latinne and Decaestecker (2002): the share of each label is estimated by expectation and
-maximisation, and the biases are what takes the scores from equal shares to these.
+It is a regression: the scale and the biases under which the given labels are most probable, pulled towards leaving the
+scores as they are.
 """
 
 from collections.abc import Sequence
@@ -12,10 +11,9 @@ from numpy.typing import NDArray
 
 _STEPS = 50
 _TRUST = 10.0  # this many texts speak for leaving the scores as they are
-_SMALLEST_SHARE = 0.02
 
 
-def of_labelled(log_scores: Sequence[Sequence[float]], labels: Sequence[int]) -> tuple[float, tuple[float, ...]]:
+def fit(log_scores: Sequence[Sequence[float]], labels: Sequence[int]) -> tuple[float, tuple[float, ...]]:
     """The scale and the biases (Newton's method on the penalised likelihood of the labels).
 
     Args:
@@ -40,21 +38,6 @@ def of_labelled(log_scores: Sequence[Sequence[float]], labels: Sequence[int]) ->
         if np.abs(step).max() < 1e-9:
             break
     return float(max(weights[0], 0.0)), tuple(float(each) for each in weights[1:])
-
-
-def of_unlabelled(log_scores: Sequence[Sequence[float]]) -> tuple[float, ...]:
-    """The biases, from texts as they come; the scale stays 1."""
-    x = np.array(log_scores, dtype=np.float64)
-    texts, classes = x.shape
-    share = np.full(classes, 1 / classes)
-    for _ in range(_STEPS * 10):
-        found = _shares(x + np.log(share * classes))
-        now = (found.sum(axis=0) + _TRUST / classes) / (texts + _TRUST)
-        now = np.maximum(now, _SMALLEST_SHARE) / np.maximum(now, _SMALLEST_SHARE).sum()
-        if np.abs(now - share).max() < 1e-9:
-            break
-        share = now
-    return tuple(float(each) for each in np.log(share * classes))
 
 
 def _shares(weights: NDArray[np.float64]) -> NDArray[np.float64]:

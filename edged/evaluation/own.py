@@ -7,12 +7,12 @@ from pathlib import Path
 from edged import build, progress
 from edged.engine.own_calibrations import OwnCalibrationFile
 from edged.errors import SettingsError
-from edged.evaluation.learning import of_labelled, of_unlabelled
-from edged.evaluation.report import Case, Verdict, WayReport, report
-from edged.evaluation.run import MakeEngine, classifying, judge, read, shown, text_of
+from edged.evaluation.learning import fit
+from edged.evaluation.report import Verdict, WayReport, report
+from edged.evaluation.run import MakeEngine, classifying, judge, read, shown
 from edged.settings.schema import Settings
 from edged.tasks.calibration import judge_of
-from edged.tasks.own_calibration import OwnCalibration, Source, log_scores
+from edged.tasks.own_calibration import OwnCalibration, log_scores
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import Language, language_of
 
@@ -24,15 +24,15 @@ class Learned:
     """What was learned for one language.
 
     Attributes:
-        before: the figures of the texts with the scores as they were; None for texts without labels.
+        before: the figures of the texts with the scores as they were.
         after: with what was learned from the other half of the texts, so that no text judges itself.
         skipped: texts whose label is none of the scored ones.
     """
 
     calibration: OwnCalibration
-    before: WayReport | None = None
-    after: WayReport | None = None
-    skipped: int = 0
+    before: WayReport
+    after: WayReport
+    skipped: int
 
 
 def run(
@@ -42,7 +42,6 @@ def run(
     task: str,
     tasks: Tasks,
     names: Mapping[str, str],
-    is_labelled: bool,
     make_engine: MakeEngine = build.make_engine,
 ) -> list[Learned]:
     """Score the texts, learn from the scores, and keep what was learned in the folder of the models.
@@ -53,7 +52,7 @@ def run(
         RequestError: a text cannot be judged.
     """
     spec = classifying(tasks, task)
-    cases = read(data, spec, names=names) if is_labelled else _lines(data)
+    cases = read(data, spec, names=names)
     settings = settings.model_copy(update={"calibration": "static"})
     engine = make_engine(settings, Tasks([spec]))
     by_language: dict[Language, list[Verdict]] = {}
@@ -70,9 +69,8 @@ def run(
         model = engine.model
     finally:
         engine.stop()
-    source: Source = "labelled" if is_labelled else "unlabelled"
     learned = {
-        judge_of(spec, language, model=model.id, weight_format=model.format): learn(spec, language, verdicts, source)
+        judge_of(spec, language, model=model.id, weight_format=model.format): learn(spec, language, verdicts)
         for language, verdicts in by_language.items()
         if len(verdicts) >= FEWEST
     }
@@ -82,33 +80,31 @@ def run(
     return [*learned.values()]
 
 
-def learn(spec: ClassifySpec, language: Language, verdicts: Sequence[Verdict], source: Source) -> Learned:
+def learn(spec: ClassifySpec, language: Language, verdicts: Sequence[Verdict]) -> Learned:
     """Learn from the scores of texts of one language.
 
     Raises:
         SettingsError: too few texts have a label that is scored.
     """
     labels = tuple(verdicts[0].scores)
-    usable = [each for each in verdicts if source == "unlabelled" or each.case.label in labels]
+    usable = [each for each in verdicts if each.case.label in labels]
     if len(usable) < FEWEST:
         raise SettingsError(f"only {len(usable)} texts have one of the labels {', '.join(labels)}; {FEWEST} are needed")
-    found = Learned(calibration=_fitted(spec, language, usable, source), skipped=len(verdicts) - len(usable))
-    if source == "unlabelled":
-        return found
     halves = [usable[::2], usable[1::2]]
-    fits = [_fitted(spec, language, half, source) for half in halves]
-    after = [_corrected(each, fit) for half, fit in zip(halves, fits[::-1], strict=True) for each in half]
-    return replace(found, before=report(usable), after=report(after))
+    fits = [_fitted(spec, language, half) for half in halves]
+    after = [_corrected(each, fitted) for half, fitted in zip(halves, fits[::-1], strict=True) for each in half]
+    return Learned(
+        calibration=_fitted(spec, language, usable),
+        before=report(usable),
+        after=report(after),
+        skipped=len(verdicts) - len(usable),
+    )
 
 
-def _fitted(spec: ClassifySpec, language: Language, verdicts: Sequence[Verdict], source: Source) -> OwnCalibration:
+def _fitted(spec: ClassifySpec, language: Language, verdicts: Sequence[Verdict]) -> OwnCalibration:
     labels = tuple(verdicts[0].scores)
     logs = [log_scores(each.scores, labels) for each in verdicts]
-    scale, biases = (
-        of_labelled(logs, [labels.index(each.case.label) for each in verdicts])
-        if source == "labelled"
-        else (1.0, of_unlabelled(logs))
-    )
+    scale, biases = fit(logs, [labels.index(each.case.label) for each in verdicts])
     return OwnCalibration(
         task=spec.name,
         language=language,
@@ -116,19 +112,12 @@ def _fitted(spec: ClassifySpec, language: Language, verdicts: Sequence[Verdict],
         scale=round(scale, 4),
         biases=tuple(round(each, 4) for each in biases),
         texts=len(verdicts),
-        source=source,
     )
 
 
 def _corrected(verdict: Verdict, calibration: OwnCalibration) -> Verdict:
     scores = calibration.correct(verdict.scores)
     return replace(verdict, scores=scores, label=max(scores, key=lambda name: scores[name]))
-
-
-def _lines(path: Path) -> list[Case]:
-    """The texts of a file, one a line, without labels."""
-    texts = [line.strip() for line in text_of(path).split("\n")]
-    return [Case(text=text, label="") for text in texts if text]
 
 
 def table(learned: Sequence[Learned]) -> str:
@@ -140,10 +129,8 @@ def table(learned: Sequence[Learned]) -> str:
         lines.append(f"{found.task}, {found.language}: scale {found.scale:.2f}, {moved} ({found.texts} texts)")
         if each.skipped:
             lines.append(f"  {each.skipped} texts have a label that is not scored in this language; they were left out")
-        if each.before is not None and each.after is not None:
-            lines.append(f"{'':24}{'accuracy':>9}{'macro F1':>9}{'ECE':>7}")
-            for name, way in (("  before", each.before), ("  after, other half", each.after)):
-                error = way.calibration_error or 0.0
-                lines.append(f"{name:24}{way.accuracy:9.3f}{way.macro_f1:9.3f}{error:7.3f}")
+        lines.append(f"{'':24}{'accuracy':>9}{'macro F1':>9}{'ECE':>7}")
+        for name, way in (("  before", each.before), ("  after, other half", each.after)):
+            lines.append(f"{name:24}{way.accuracy:9.3f}{way.macro_f1:9.3f}{way.calibration_error or 0.0:7.3f}")
     lines.append("The daemon uses it with EDGED_CALIBRATION=own.")
     return "\n".join(lines)

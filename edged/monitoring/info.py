@@ -65,7 +65,6 @@ def _own(found: OwnCalibration) -> dict[str, Any]:
         "task": found.task,
         "language": found.language,
         "texts": found.texts,
-        "source": found.source,
         "scale": found.scale,
         "biases": dict(zip(found.labels, found.biases, strict=True)),
     }

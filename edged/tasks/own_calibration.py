@@ -8,9 +8,7 @@ of the vector scaling of Guo et al. 2017).
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-Source = Literal["labelled", "unlabelled"]
 _LEAST = 1e-6  # a probability below this counts as this
 
 
@@ -25,7 +23,6 @@ class OwnCalibration:
         scale: of all log-probabilities.
         biases: one for each label.
         texts: how many texts it was learned from.
-        source: whether these had labels.
     """
 
     task: str
@@ -34,7 +31,6 @@ class OwnCalibration:
     scale: float
     biases: tuple[float, ...]
     texts: int
-    source: Source
 
     def correct(self, scores: Mapping[str, float]) -> dict[str, float]:
         """The scores as they are with this; unchanged where they are of other labels."""

@@ -232,9 +232,7 @@ def test_a_second_start_takes_priors_from_the_store_and_scores_the_same(start: S
 def test_what_was_learned_from_ones_own_texts_corrects_the_scores_and_is_told(start: Start) -> None:
     plain = start()
     before = scores_of(run(plain, sentiment("s"))["s"])
-    own = OwnCalibration(
-        task="sentiment", language="zh", labels=(*before,), scale=0.5, biases=(0.0, 2.0), texts=40, source="labelled"
-    )
+    own = OwnCalibration(task="sentiment", language="zh", labels=(*before,), scale=0.5, biases=(0.0, 2.0), texts=40)
     judge = judge_of(SENTIMENT, "zh", model=plain.model.id, weight_format=plain.model.format)
     engine = start(own={judge: own, "another": replace(own, scale=9.0)})
     found = run(engine, sentiment("s"), sentiment("e", text="so good", language="en"))

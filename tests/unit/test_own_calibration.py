@@ -13,7 +13,7 @@ from edged.commands.cli import parser
 from edged.engine.own_calibrations import OwnCalibrationFile
 from edged.errors import SettingsError
 from edged.evaluation import own
-from edged.evaluation.learning import of_labelled, of_unlabelled
+from edged.evaluation.learning import fit
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.own_calibration import OwnCalibration, log_scores
@@ -23,9 +23,7 @@ LABELS = ("a", "b", "c")
 
 
 def calibration(scale: float, *biases: float) -> OwnCalibration:
-    return OwnCalibration(
-        task="t", language="en", labels=LABELS, scale=scale, biases=biases, texts=50, source="labelled"
-    )
+    return OwnCalibration(task="t", language="en", labels=LABELS, scale=scale, biases=biases, texts=50)
 
 
 @given(st.lists(st.floats(0.001, 1), min_size=3, max_size=3), st.floats(0, 3))
@@ -61,28 +59,22 @@ def drawn(number: int, *, sureness: float, shares: tuple[float, ...]) -> tuple[l
 
 
 def test_scores_that_are_too_sure_get_a_scale_below_one() -> None:
-    scale, biases = of_labelled(*drawn(600, sureness=3.0, shares=(1.0, 1.0, 1.0)))
+    scale, biases = fit(*drawn(600, sureness=3.0, shares=(1.0, 1.0, 1.0)))
     assert scale == pytest.approx(1 / 3, abs=0.07)
     assert biases == pytest.approx((0, 0, 0), abs=0.3)
 
 
 def test_few_texts_change_little() -> None:
     logs, labels = drawn(3, sureness=1.0, shares=(1.0, 1.0, 1.0))
-    scale, biases = of_labelled(logs, labels)
+    scale, biases = fit(logs, labels)
     assert scale == pytest.approx(1.0, abs=0.2)
     assert biases == pytest.approx((0, 0, 0), abs=0.2)
-
-
-def test_without_labels_the_share_of_each_label_is_found() -> None:
-    logs, _ = drawn(2000, sureness=1.0, shares=(0.7, 0.2, 0.1))
-    raised = [math.exp(each) for each in of_unlabelled(logs)]
-    assert [each / sum(raised) for each in raised] == pytest.approx([0.7, 0.2, 0.1], abs=0.06)
 
 
 def learned(tmp_path: Path, text: str, **changes: Any) -> list[own.Learned]:
     path = tmp_path / "data.tsv"
     path.write_text(text)
-    how: dict[str, Any] = {"task": "sentiment", "tasks": BUILT_IN, "names": {}, "is_labelled": True} | changes
+    how: dict[str, Any] = {"task": "sentiment", "tasks": BUILT_IN, "names": {}} | changes
     return own.run(
         Settings(model_dir=tmp_path), data=path, make_engine=lambda _settings, _tasks: ScriptedEngine(), **how
     )
@@ -90,8 +82,6 @@ def learned(tmp_path: Path, text: str, **changes: Any) -> list[own.Learned]:
 
 def test_labelled_texts_are_learned_from_and_kept(tmp_path: Path) -> None:
     [found] = learned(tmp_path, "good day\t1\nbad day\t0\ngood one\t0\n" * 20)
-    assert found.before is not None
-    assert found.after is not None
     assert found.after.calibration_error is not None
     assert found.before.accuracy == found.after.accuracy == pytest.approx(2 / 3, abs=0.001)
     assert found.after.calibration_error < (found.before.calibration_error or 0)
@@ -99,13 +89,6 @@ def test_labelled_texts_are_learned_from_and_kept(tmp_path: Path) -> None:
     assert "EDGED_CALIBRATION=own" in own.table([found])
     again = learned(tmp_path, "good day\t1\nbad day\t0\n" * 20)
     assert list(OwnCalibrationFile(tmp_path).read().values()) == [again[0].calibration]
-
-
-def test_unlabelled_lines_are_enough(tmp_path: Path) -> None:
-    [found] = learned(tmp_path, "good day\nbad day\ngood one\nfine\n" * 10, is_labelled=False)
-    assert (found.before, found.calibration.texts, found.calibration.scale) == (None, 40, 1.0)
-    positive, negative = found.calibration.biases
-    assert positive > negative
 
 
 @pytest.mark.parametrize(
@@ -118,10 +101,9 @@ def test_too_few_texts_are_refused(tmp_path: Path, text: str, told: str) -> None
     assert not OwnCalibrationFile(tmp_path).read()
 
 
-def test_the_command_takes_labelled_and_unlabelled_files() -> None:
+def test_the_command_takes_the_files_that_eval_takes() -> None:
     options = parser().parse_args(["calibrate", "--data", "x", "--labels", "up=positive"])
-    assert (options.unlabelled, options.labels) == (False, {"up": "positive"})
-    assert parser().parse_args(["calibrate", "--data", "x", "--unlabelled"]).unlabelled
+    assert (options.task, options.labels) == ("sentiment", {"up": "positive"})
 
 
 def test_log_scores_are_in_the_order_of_the_labels() -> None:
