@@ -37,6 +37,7 @@ class Work:
         continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
+        order: work with a lower number begins first, among work of its kind; then what came first.
     """
 
     key: str
@@ -49,6 +50,7 @@ class Work:
     continues: bool = False
     stream: bool = False
     deadline: float | None = None
+    order: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
