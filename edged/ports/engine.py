@@ -6,7 +6,7 @@ from typing import Protocol
 
 from edged.errors import EdgedError, RequestError
 from edged.tasks.conversation import Turn
-from edged.tasks.outputs import Scored, Written
+from edged.tasks.outputs import Scored, TokenLogprob, Written
 from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import Language
 
@@ -38,6 +38,8 @@ class Work:
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
         order: work with a lower number begins first, among work of its kind; then what came first.
+        logprobs: how many alternatives to name for each token that is written; None: log probabilities are not wanted.
+            An engine that cannot tell them gives none.
     """
 
     key: str
@@ -51,6 +53,7 @@ class Work:
     stream: bool = False
     deadline: float | None = None
     order: int = 0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,10 +88,14 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDelta:
-    """More of a reply's text. Whole characters only; never part of a stop string or a special token."""
+    """More of a reply's text. Whole characters only; never part of a stop string or a special token.
+
+    `logprobs` are those of the tokens since the delta before it.
+    """
 
     key: str
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

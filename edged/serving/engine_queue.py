@@ -13,7 +13,7 @@ from edged.serving.senders import Senders
 from edged.serving.shares import Shares
 from edged.tasks.specs import ClassifySpec
 
-_AHEAD = 56  # pieces of work that the engine has beyond its batch: their prompts are made while it is busy
+_AT_ENGINE = 64  # pieces of work of a kind: more than a batch, so that it never waits for the next
 _CHARS_PER_TOKEN = 3
 _LIKELY_TOKENS = 64  # of a text whose length nobody limits
 
@@ -49,8 +49,9 @@ class EngineQueue:
         self._senders = senders
         self._post = post
         self._clock = clock
-        self._short = Shares(batch=batch, ahead=_AHEAD)
-        self._long = Shares(batch=batch, ahead=_AHEAD)
+        room = max(_AT_ENGINE, 2 * batch)
+        self._short = Shares(batch=batch, room=room)
+        self._long = Shares(batch=batch, room=room)
         self._pieces: dict[str, _Piece] = {}
 
     def submit(self, work: Work, on_event: OnEvent, *, sender: str, priority: int, received: float) -> None:

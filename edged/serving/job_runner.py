@@ -116,6 +116,7 @@ class JobRunner:
                 continues=spec.keeps_history and (job.conversation is not None or job.request.history is not None),
                 stream=job.request.stream and spec.streams_words,
                 deadline=job.deadline,
+                logprobs=job.request.logprobs,
             )
             request = job.request
             self._queue.submit(

@@ -46,10 +46,10 @@ class Shares:
     The engine gets some more work than it can run side by side, so that it never waits for the next.
     """
 
-    def __init__(self, *, batch: int, ahead: int) -> None:
-        """The engine runs `batch` pieces of work side by side, and gets `ahead` more."""
+    def __init__(self, *, batch: int, room: int) -> None:
+        """The engine runs `batch` pieces of work side by side, and has `room` for more."""
         self._batch = batch
-        self._room = batch + ahead
+        self._room = room
         self._senders: dict[str, _Sender] = {}
         self._running: dict[str, _Running] = {}
         self._left: set[str] = set()  # keys that wait no longer, and are still in a heap

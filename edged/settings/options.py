@@ -25,6 +25,7 @@ _ON_THE_BOX = (
     "state_dir",
     "model_dir",
     "mqtt",
+    "http",
     "metrics",
     "model.backend",
     "model.url",
