@@ -19,11 +19,11 @@ from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
     discovery_of,
-    exporter_of,
     health_of,
     identity_of,
     journal_of,
     link_of,
+    listen,
     lossy_filters,
     make_engine,
     route_filters,
@@ -44,7 +44,6 @@ from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Parts
 from edged.monitoring.probe import Prober
-from edged.monitoring.prometheus import Exporter
 from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
@@ -137,7 +136,7 @@ class Daemon:
         self._started = clock()
         self._signals = _Signals(threading.Event())
         self._notifier = Notifier(systemd.notify_socket)
-        self._exporter: Exporter | None = None
+        self._listening = contextlib.ExitStack()
         topics = self._live.contract.topics
         self._identity = identity_of(settings)
         metrics = Metrics()
@@ -195,7 +194,13 @@ class Daemon:
             return self._run()
 
     def _run(self) -> ExitCode:
-        self._exporter = exporter_of(self._live.settings, self._health)
+        self._listening = listen(
+            self._live.settings,
+            contract=lambda: self._live.contract,
+            worker=self._worker,
+            engine=self._engine,
+            health=self._health,
+        )
         log.info(
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
@@ -417,8 +422,7 @@ class Daemon:
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
-        if self._exporter is not None:
-            self._exporter.stop()
+        self._listening.close()
 
 
 def _close(journal: "SqliteJournal | RedisJournal") -> None:

@@ -5,12 +5,13 @@ import importlib.util
 import sys
 from typing import Literal
 
-Extra = Literal["demo", "extract", "fleet", "metrics", "top"]
+Extra = Literal["demo", "extract", "fleet", "http", "metrics", "top"]
 
 _LIBRARIES: dict[Extra, str] = {
     "demo": "amqtt",
     "extract": "llguidance",
     "fleet": "redis",
+    "http": "uvicorn",
     "metrics": "prometheus_client",
     "top": "rich",
 }

@@ -6,7 +6,6 @@ from typing import Any
 from edged.commands.options import add_command, flags_of, to_standard_error
 from edged.commands.terminal import print_json, print_toml
 from edged.errors import ExitCode
-from edged.settings import load, text
 
 
 def add(commands: Any) -> None:
@@ -20,6 +19,8 @@ def add(commands: Any) -> None:
 
 
 def _config(options: argparse.Namespace) -> ExitCode:
+    from edged.settings import load, text
+
     if options.example:
         print_toml(text.example())
     elif options.schema:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from edged.errors import EdgedError, RequestError
 from edged.tasks.conversation import Turn
-from edged.tasks.outputs import Scored, Written
+from edged.tasks.outputs import Scored, TokenLogprob, Written
 from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import Language
 
@@ -37,6 +37,8 @@ class Work:
         continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
+        logprobs: how many alternatives to name for each token that is written; None: log probabilities are not wanted.
+            An engine that cannot tell them gives none.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Work:
     continues: bool = False
     stream: bool = False
     deadline: float | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +86,14 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDelta:
-    """More of a reply's text. Whole characters only; never part of a stop string or a special token."""
+    """More of a reply's text. Whole characters only; never part of a stop string or a special token.
+
+    `logprobs` are those of the tokens since the delta before it.
+    """
 
     key: str
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

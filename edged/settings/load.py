@@ -30,6 +30,7 @@ _CREDENTIALS = {  # file -> setting
     "mqtt_tls_key_password": "mqtt.tls.key_password",
     "journal_url": "journal.url",
     "model_api_key": "model.api_key",
+    "http_token": "http.token",
 }
 
 

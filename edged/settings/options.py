@@ -26,6 +26,7 @@ _ON_THE_BOX = (
     "model_dir",
     "mqtt",
     "metrics",
+    "http",
     "model.backend",
     "model.url",
     "model.proxy",

@@ -234,6 +234,8 @@ class GenerateSpec:
         whole_sentences: whether a text that a limit cuts short ends with its last whole sentence, if it has one.
         keeps_history: whether the task is a conversation, so that the model sees the earlier turns.
         max_bytes: of the text; a longer one is cut after a sentence or a word.
+        schema: a JSON Schema to which the engine holds the text. A limit may cut such a text short.
+        is_raw: whether the model continues the text as it is, without the chat template and without a system prompt.
     """
 
     name: str
@@ -244,9 +246,11 @@ class GenerateSpec:
     whole_sentences: bool = False
     keeps_history: bool = True
     max_bytes: int | None = None
+    schema: Mapping[str, Any] | None = None
+    is_raw: bool = False
 
     kind: ClassVar[str] = "generate"
-    schema: ClassVar[None] = None
+    must_be_whole: ClassVar[bool] = False
     streams_words: ClassVar[bool] = True
     precedes_words: ClassVar[bool] = False
     output_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Reply"}
@@ -283,6 +287,8 @@ class ExtractSpec:
     max_tokens: int | None = None
 
     kind: ClassVar[str] = "extract"
+    must_be_whole: ClassVar[bool] = True  # a part of the JSON is of no use
+    is_raw: ClassVar[bool] = False
     stop: ClassVar[tuple[str, ...]] = ()
     whole_sentences: ClassVar[bool] = False
     keeps_history: ClassVar[bool] = False
@@ -371,7 +377,3 @@ class Tasks:
     def all_parts(self) -> Iterator[PartSpec]:
         """The parts of all tasks; a part of several tasks comes several times."""
         return (part for name in self.names for part in self.parts(name))
-
-    def keeps_history(self, name: str) -> bool:
-        """Whether this task reads and writes the turns of a session."""
-        return any(part.keeps_history for part in self.parts(name))
