@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -29,9 +30,7 @@ UNITS = DEPLOY.parent / "systemd"
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 PYTHONS = ("3.11", "3.12", "3.13")
-EXTRAS = ("extract", "fleet", "metrics", "top")
-# Serving needs none of them, and they are ten times as large as all the rest.
-LEFT_OUT = frozenset({"accelerate", "torch", "transformers"})
+EXTRAS = ("extract", "fleet", "http", "metrics", "top")
 # Of Debian 12 and newer; wheels say the oldest glibc that they run with.
 GLIBCS = (17, 24, 26, 27, 28, 31)
 
@@ -49,11 +48,13 @@ def requirements(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
         metadata = HeaderParser().parsestr(archive.read(name).decode())
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    left_out = project["tool"]["edged"]["not-for-serving"]  # torch alone is ten times as large as all the rest
     asked = map(Requirement, metadata.get_all("Requires-Dist", []))
     wanted = [
         each
         for each in asked
-        if each.name not in LEFT_OUT
+        if each.name not in left_out
         and (each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS)))
     ]
     return sorted(f"{each.name}{each.specifier}" for each in wanted)
