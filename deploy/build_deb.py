@@ -22,6 +22,7 @@ from email.parser import HeaderParser
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+import sbom
 from packaging.requirements import Requirement
 
 DEPLOY = Path(__file__).parent
@@ -192,8 +193,12 @@ def main(arguments: Sequence[str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(work / "edged")
     merge(work / "edged", root / SITE)
+    parts = sbom.installed(root / SITE)
+    materials = sbom.bill(sbom.debian_package("edged", version, architecture), parts, epoch)
+    place(materials, root / "usr/share/doc/edged/sbom.cdx.json")
     control(root, architecture, version)
     package = out / f"edged_{version}_{architecture}.deb"
+    place(materials, package.with_suffix(".deb.cdx.json"))
     build(root, package, epoch)
     when = datetime.fromtimestamp(epoch, UTC).date()
     print(f"build_deb: {package} ({package.stat().st_size // 1_000_000} MB, files of {when})")
