@@ -201,7 +201,8 @@ class Classifier(Generic[K]):
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
 
     def _further_plain(self, work: Work) -> float:
-        if self.spec.knows_instruments and is_reading(self.spec.read(work.text, work.language)):
+        text = self.prepared.loaded.prompter.read(self.spec, work.text, work.language)
+        if self.spec.knows_instruments and is_reading(text):
             return EVIDENCE
         return 0.0
 
@@ -211,9 +212,12 @@ class Classifier(Generic[K]):
         Raises:
             TooLong: the text does not fit into the first prompt. A further prompt that it does not fit is left out.
         """
+        prompter = self.prepared.loaded.prompter
+        # What names a label of one prompt is cut out for all of them.
+        text = prompter.read(self.spec, work.text, work.language)
         for each in self.spec.opinions(work.language) if self.spec.doubt else (self.spec,):
             try:
-                prompt = self.prepared.loaded.prompter.classification(each, text=work.text, language=work.language)
+                prompt = prompter.classification(each, text=text, language=work.language)
             except TooLong:
                 if each is self.spec:
                     raise

@@ -29,6 +29,9 @@ from edged.tasks.specs import Sampling, SamplingWishes, sampling_of
 log = structlog.get_logger(__name__)
 
 MIB = 1 << 20
+# What was learned of the built-in prompts on the demo's model, so that its first start need not. `edged models prepare`
+# makes such a file in the model's bundle; an entry of another model, format or prompt is not found and does no harm.
+_SHIPPED = Path(__file__).with_name("learned.json")
 _NAMED = 5  # tokens in a warning
 
 
@@ -188,7 +191,9 @@ def loaded_of(
         info=info,
         limits=_limits_of(plan.engine, kv_bytes),
         own_calibrations=_own_calibrations(plan),
-        priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json", came_with=came_with),
+        priors=PriorStore(
+            None if plan.cache_dir is None else plan.cache_dir / "priors.json", came_with=(*came_with, _SHIPPED)
+        ),
     )
 
 

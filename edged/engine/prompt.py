@@ -113,6 +113,10 @@ class Prompter:
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
         self._following = lru_cache(maxsize=2048)(self._tokenize_following)
 
+    def read(self, spec: ClassifySpec, text: str, language: Language) -> str:
+        """A text as `spec` shows it to the model; further prompts of the same task are to show it so too."""
+        return spec.read(self._clean(text), language)
+
     def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> ClassificationPrompt:
         """Make the prompt that asks for a label of `text`.
 
@@ -123,7 +127,7 @@ class Prompter:
         before, after = _around_text(prompt)
         head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
         question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
-        cleaned = spec.read(self._clean(text), language)
+        cleaned = self.read(spec, text, language)
         # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
         shown_text = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head

@@ -15,10 +15,15 @@ from dataclasses import dataclass
 _COMMENT = re.compile(r"<!--.*?(?:-->|$)", re.DOTALL)
 _UNSEEN = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"</?[A-Za-z][^<>]{0,500}>|<[A-Za-z]>")
+# A mark of a chat template, with the role that may follow it.
 _MARK = re.compile(
-    r"<\|[^<>|]{0,40}\|>|\[/?(?:INST|SYS|b|i|u|s|url|quote|code|color|size)(?:=[^\]]*)?\]|<</?SYS>>", re.IGNORECASE
+    r"<\|[^<>|]{0,40}\|>(?:[A-Za-z]+(?=\n))?"
+    r"|\[/?(?:INST|SYS|b|i|u|s|url|quote|code|color|size)(?:=[^\]]*)?\]|<</?SYS>>",
+    re.IGNORECASE,
 )
 _LINK = re.compile(r"!?\[([^\]\n]*)\]\((?:[^()\s]|\([^()\s]*\))*\)")
+_HEADER = re.compile(r"^[ \t]*\|.*\|[ \t]*\n(?=[ \t]*\|[-:| ]{3,}$)", re.MULTILINE)  # the first row of a table
+_ROW = re.compile(r"^[ \t]*\|(.*)\|[ \t]*$", re.MULTILINE)
 _LINE_MARK = re.compile(r"^[ \t]*(?:>+|#{1,6}(?=\s)|[*+•-](?=\s)|\|)[ \t]*", re.MULTILINE)
 _EMPHASIS = re.compile(r"(\*{1,3}|_{2,3}|~~|`{1,3})(?=\S)(.+?)(?<=\S)\1", re.DOTALL)
 _RULE = re.compile(r"^[ \t]*[-=*_#|:+`~ ]{3,}$", re.MULTILINE)
@@ -65,6 +70,7 @@ def _without_markup(text: str) -> str:
         text = html.unescape(_MARK.sub("\n", text))
         if text == before:
             break
+    text = _ROW.sub(lambda row: row[1].replace("|", "\n"), _HEADER.sub("", text))
     text = _RULE.sub("", _LINK.sub(r"\1", text))
     while (stripped := _LINE_MARK.sub("", text)) != text:
         text = stripped
@@ -104,6 +110,8 @@ def _patterns(says: _Says) -> tuple[re.Pattern[str], re.Pattern[str]]:
     closing = r"(?![\w-])[\"'*]*[.!]?[)}\]]?"
     key = r"[({\[]?[\"'*]*[^\W\d_][\w-]*"
     found = rf"{key}{is_to}(?:{name}){closing}|(?<!\w)(?:{heading}){is_to}(?:{word}){closing}"
+    # A heading and, alone on the next line, what stands behind it.
+    found += rf"|(?<!\w)(?:{heading})[ \t]*\n\s*[\"'*]*(?:{name}|{word}){closing}(?=[ \t]*(?:\n|$))"
     # The rest of an object in JSON belongs to it, and so does a further case in the form of the prompt.
     statement = rf"(?:{found})(?:[^{{}}]*\}}|(?:\s*\n\s*(?:{heading})[:=：].*)+)?"
     return re.compile(statement, re.IGNORECASE), re.compile(name, re.IGNORECASE)

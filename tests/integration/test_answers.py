@@ -5,16 +5,26 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from edged import build
-from edged.ports.engine import Classified, Generated, StoppableEngine, Work, WorkEvent
-from edged.settings.schema import Settings
+from edged.engine import plan, priors
+from edged.engine.calibration import Calibration
+from edged.engine.checkpoint_loading import opened_of
+from edged.engine.counting import Times
+from edged.engine.plan import Plan
+from edged.engine.priors import carried_file
+from edged.engine.weights.checkpoint import open_checkpoint
+from edged.ports.engine import NO_USAGE, Classified, Generated, StoppableEngine, Work, WorkEvent
+from edged.settings.schema import EngineSettings, ModelSettings, Settings
 from edged.tasks.built_in import SENTIMENT
 from edged.tasks.outputs import Classification, Extraction, Output
 from edged.tasks.own import tasks_of
-from edged.tasks.specs import PartSpec, Tasks
+from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
+from edged.tasks.text import LANGUAGES
 from tests.support import assets
 from tests.support.attacks import attacks, forms
 from tests.support.plain_lines import CLEAR_EN, PLAIN_EN
@@ -56,6 +66,42 @@ def answers(engine: StoppableEngine, spec: PartSpec, texts: Sequence[str]) -> li
 def labels(engine: StoppableEngine, texts: Sequence[str]) -> list[str]:
     found = answers(engine, SENTIMENT, texts)
     return [each.label for each in found if isinstance(each, Classification)]
+
+
+def test_what_ships_for_the_demos_model_is_of_the_prompts_that_ship() -> None:
+    """If this fails: `edged models prepare` on that model writes new entries (int8 and int4) to calibration.json."""
+    path = assets.small_model()
+    asked = Plan(path=path, model=ModelSettings(), engine=EngineSettings(), half_width=True)
+    prompter = plan.prompter_of(opened_of(open_checkpoint(path)), asked, 2048)
+    shipped = carried_file(plan._SHIPPED).read() or []
+    found: list[Sequence[float]] = []
+
+    def find(of: object, _first: Sequence[float]) -> list[float]:
+        entries = [each.learned for each in shipped if each.of == priors._mark(of)]
+        assert len(entries) == 2, "one for int8, one for int4"
+        found.append(entries[0])
+        return entries[0]
+
+    def run(works: Sequence[Work]) -> list[WorkEvent]:
+        labels = [len(each.spec.labels) for each in works if isinstance(each.spec, ClassifySpec)]
+        return [
+            Classified(
+                key="",
+                scores={str(n): 1 / many for n in range(many)},
+                usage=NO_USAGE,
+                timings=Times(submitted=0).timings(0),
+            )
+            for many in labels
+        ]
+
+    loaded = SimpleNamespace(prompter=prompter, priors=SimpleNamespace(find=find), warm_up_file=None)
+    prepared: Any = SimpleNamespace(loaded=loaded, priors={})
+    calibration = Calibration(spec=SENTIMENT, prepared=prepared, run=run)
+    for language in LANGUAGES:
+        for opinion in SENTIMENT.opinions(language):
+            calibration.learn_prior(opinion, language)
+    assert len(calibration.neutralities("en").after) == len(SENTIMENT.opinions("en"))
+    assert len(found) == 5
 
 
 def test_plain_lines_are_neutral_and_clear_ones_are_not(engine: StoppableEngine) -> None:

@@ -296,7 +296,7 @@ def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start
     long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 4)})
     always = replace(first, name="always", further={"zh": (long,)}, doubt=1.0)
     engine = start(tasks=Tasks([first, always]))
-    text = "7 " * (CONTEXT - 200)
+    text = "on " * (CONTEXT - 200)
     ends = run(engine, *(Work(key=spec.name, spec=spec, text=text, language="zh") for spec in (first, always)))
     assert scores_of(ends["always"]) == pytest.approx(scores_of(ends["first"]), rel=1e-3)
 

@@ -110,8 +110,10 @@ class LabelScorer:
         language = work.work.language
         evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         scores, usage = evidence, NO_USAGE
+        # What names a label of one prompt is cut out for all of them.
+        text = spec.read(normalise(work.work.text, half_width=self._half_width), language)
         for asked, opinion in enumerate(spec.opinions(language), start=1):
-            found, spent = self._evidence(work, opinion, work.work.text, language)
+            found, spent = self._evidence(work, opinion, text, language)
             prior = self._priors.get(opinion.question(language), {})
             evidence = {label: value + found[label] - prior.get(label, 0.0) for label, value in evidence.items()}
             scores = _softmax({label: value / asked for label, value in evidence.items()})
