@@ -15,7 +15,7 @@ import pytest
 
 from edged.contract.status import State
 from edged.errors import ModelError, SettingsError
-from edged.http import server
+from edged.http import app, server
 from edged.tasks.specs import GenerateSpec
 from tests.support.broker import free_port
 from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
@@ -170,6 +170,37 @@ def test_the_same_key_gets_the_same_answer(door: Door) -> None:
     assert post(door, b"{}", Idempotency_Key="x" * 200)[1]["error"]["message"].startswith("the Idempotency-Key has")
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_home_assistants_llama_cpp_integration_is_served(door: Door, is_stream: bool) -> None:
+    """It tries a model with a tool before it takes it, and names a conversation in `user`."""
+    tool = {"name": "test_function", "description": "Test.", "parameters": {"type": "object", "properties": {}}}
+    create: Any = door.client().chat.completions.create
+    answer = create(
+        model=next(iter(door.client().models.list())).id,
+        messages=[{"role": "system", "content": "You are a helpful assistant."}, *HELLO],
+        tools=[{"type": "function", "function": tool}],
+        max_tokens=3,
+        top_p=1.0,
+        temperature=1.0,
+        user="01J",
+        stream=is_stream,
+    )
+    *_, last = answer if is_stream else (answer,)
+    assert last.choices[0].finish_reason == "length"
+
+
+def test_a_stream_that_waits_long_shows_that_it_is_alive(slow: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_SILENT_S", 0.02)
+    connection = http.client.HTTPConnection("127.0.0.1", slow.port, timeout=TIMEOUT)
+    body = json.dumps({"messages": HELLO, "stream": True})
+    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert [answer.readline() for _ in range(3)] == [b": waiting\n", b"\n", b": waiting\n"]
+    slow.engine.finish()
+    assert answer.read().endswith(b"data: [DONE]\n\n")
+    connection.close()
+
+
 # ---------------------------------------------------------------------------------------------------- the faults
 
 
@@ -177,7 +208,7 @@ def test_the_same_key_gets_the_same_answer(door: Door) -> None:
     ("more", "param"),
     [
         ({"temperature": 3}, "temperature"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tool_choice"),
         ({"frequency_penalty": 1}, "frequency_penalty"),
         ({"n": 2}, "n"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content"),
