@@ -27,7 +27,7 @@ from edged.contract.requests import Contract
 from edged.contract.status import State
 from edged.errors import ModelError
 from edged.http.answers import DONE, SIGN_OF_LIFE, AnswerWriter, Fault, Kind, event, fault, fault_of
-from edged.http.decode import Border, Decode, decode_chat, decode_completion, model_names
+from edged.http.decode import Border, Decode, Origin, decode_chat, decode_completion, model_names
 from edged.http.waiting import Brought, HttpCaller
 from edged.ports.caller import Caller
 
@@ -164,9 +164,12 @@ class _Paths:
         border = self._border()
         payload = await _body(request, limit=border.contract.payload_bytes)
         caller = HttpCaller(asyncio.get_running_loop())
-        asked = decode(
-            payload, border=border, caller=caller, new_id=uuid.uuid4().hex, key=request.headers.get("idempotency-key")
+        origin = Origin(
+            caller=caller,
+            host="" if request.client is None else request.client.host,
+            key=request.headers.get("idempotency-key"),
         )
+        asked = decode(payload, border=border, origin=origin, new_id=uuid.uuid4().hex)
         line = _Line(caller, request.receive, partial(self._sources.worker.hang_up, caller))
         self._sources.worker.ask(asked.request)
         is_stream = False

@@ -1,6 +1,7 @@
 """OpenAI's API over HTTP, as the client of OpenAI and raw sockets see it."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import queue
@@ -87,6 +88,7 @@ def test_the_model_gets_the_conversation_and_the_caller_its_reply(door: Door) ->
     assert (work.text, work.params.temperature, work.params.stop) == ("how are you?", 0, ("x",))
     assert work.params.seed == (1 << 63) - 1
     assert not door.journal._entries  # nobody can ask for it again
+    assert [*door.worker.state().senders] == ["http:127.0.0.1"]
 
 
 @pytest.mark.parametrize("model", ["scripted", "edged", "edged/reply", "edged/message"])
@@ -247,8 +249,9 @@ def test_a_fault_of_the_model_is_told_before_and_during_a_stream(slow: Door) -> 
 
 
 def _read(door: Door, told: "queue.SimpleQueue[str]") -> None:
-    for chunk in door.client().chat.completions.create(model="edged", messages=HELLO, stream=True):
-        told.put(chunk.choices[0].delta.content or "")
+    with door.client().chat.completions.create(model="edged", messages=HELLO, stream=True) as stream:
+        for chunk in stream:
+            told.put(chunk.choices[0].delta.content or "")
 
 
 def test_a_wrong_key_is_refused_at_every_path_but_health() -> None:
@@ -329,7 +332,7 @@ def test_a_hundred_at_once_share_the_queue_and_the_rest_is_told_when_to_come_bac
             await asyncio.wait_for(all_refused.wait(), TIMEOUT)
             slow.wait_jobs(slow.capacity)
             for _ in range(slow.capacity):
-                slow.engine.finish()
+                slow.engine.finish(slow.begun().key)
             return await asyncio.gather(*asking)
 
     all_refused = asyncio.Event()
@@ -347,7 +350,8 @@ def test_who_hangs_up_is_not_worked_for(slow: Door, is_stream: bool) -> None:
     slow.wait_jobs(1)
     if is_stream:
         slow.say("Well")
-        assert b"Well" in connection.getresponse().readline()
+        with connection.getresponse() as answer:
+            assert b"Well" in answer.readline()
     connection.close()
     slow.wait_jobs(0)
 
@@ -410,15 +414,24 @@ def daemon() -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.fixture
+def closing() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def client_of(daemon: Daemon) -> openai.OpenAI:
     url = f"http://127.0.0.1:{daemon.more['EDGED_HTTP__PORT']}/v1"
     return openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=TIMEOUT)
 
 
-def test_a_daemon_answers_by_mqtt_and_http_and_stops_with_an_answer_under_way(daemon: Daemon) -> None:
+def test_a_daemon_answers_by_mqtt_and_http_and_stops_with_an_answer_under_way(
+    daemon: Daemon, closing: contextlib.ExitStack
+) -> None:
     daemon.start()
     daemon.wait_ready()
     client = client_of(daemon)
+    closing.callback(client.close)
     assert client.chat.completions.create(model="edged/message", messages=HELLO).choices
     watcher = Watcher(daemon.broker, f"{daemon.root}/out/#")
     publish(daemon.broker, f"{daemon.root}/in/message", "how are you?")
@@ -441,10 +454,10 @@ def test_a_daemon_answers_by_mqtt_and_http_and_stops_with_an_answer_under_way(da
 
 def test_the_small_model_talks_writes_json_and_tells_its_probabilities() -> None:
     more = {"EDGED_HTTP__PORT": str(free_port()), "EDGED_HTTP__TOKEN": KEY}
-    with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as daemon:
+    with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as daemon, contextlib.ExitStack() as stack:
         daemon.start()
         daemon.wait_ready()
-        client = client_of(daemon)
+        client = stack.enter_context(client_of(daemon))
         asked: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
         greedy: Any = {"model": "edged", "messages": asked, "temperature": 0, "max_tokens": 8}
         whole = client.chat.completions.create(**greedy, logprobs=True, top_logprobs=3)
