@@ -345,6 +345,9 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="User text shows only at debug.")
+    mqtt: Literal["off", "error", "warning", "info"] = Field(
+        "off", description="Publish what is logged at R/log too, from this level on; never user text."
+    )
     format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto: colours on a terminal, JSON elsewhere."
     )
