@@ -15,17 +15,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
 from edged.engine.decoders import native_library
-from edged.engine.decoders.native import NativeDecoder
+from edged.engine.decoders.native import NativeDecoder, kv_bytes_per_token
 from edged.engine.loaded import Loaded
+from edged.engine.memory_plan import SERVING_BYTES, TORCH_BYTES, MemoryPlan, plan_memory
 from edged.engine.plan import (
     Built,
     Opened,
     Plan,
     bind,
-    check_memory,
     context_tokens,
     kernels_of,
-    kv_bytes,
     loaded_of,
     prompter_of,
     with_threads,
@@ -252,12 +251,26 @@ def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Load
     plan, chosen = with_threads(plan)
     if chosen.stay_on:
         bind(chosen.stay_on)
-    check_memory("the weights", bundle.weight_bytes(), free)
     library = kernels_of(plan)
+    memory = memory_of(plan, bundle, context, free=free, has_kernels=library is not None)
     built = _build(plan, bundle, library, context)
-    room = kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
-    loaded = loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
+    loaded = loaded_of(plan, opened, built, prompter, memory=memory, context=context, cores=chosen, begin=begin)
     return replace(loaded, warm_up_file=_warm_up_file(plan, bundle, library, built.model))
+
+
+def memory_of(plan: Plan, bundle: Bundle, context: int, *, free: int, has_kernels: bool) -> MemoryPlan:
+    """Plan the memory of serving a bundle, `free` bytes of which are there.
+
+    Raises:
+        ModelUnavailable: it is too little.
+    """
+    return plan_memory(
+        plan.engine,
+        weights=bundle.weight_bytes(),
+        one_context=context * kv_bytes_per_token(bundle.shape),
+        process=SERVING_BYTES if has_kernels else TORCH_BYTES,
+        free=free,
+    )
 
 
 def _warm_up_file(plan: Plan, bundle: Bundle, library: Path | None, model: Any) -> WarmUpFile[Any] | None:
