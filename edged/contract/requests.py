@@ -8,12 +8,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeGuard
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edged.contract.rules import Shape
+from edged.contract.senders import SenderRule
 from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
 from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.ports.caller import Caller
@@ -26,6 +27,7 @@ from edged.tasks.text import normalise
 
 MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
+PRIORITY = 4  # of a request that says nothing of it
 _LENIENT_BYTES = 1 << 20
 _MAX_DIGITS = 20  # of a number that is read; Python refuses to read very long ones
 _OPENS_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|[ \t\r\n])*\{")  # after any byte order marks and white space
@@ -90,6 +92,10 @@ class RequestBody(BaseModel):
         None, description="The most bytes of the reply's text; it is cut after a sentence or a word."
     )
     attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    priority: Annotated[int, Field(ge=0, le=9)] = Field(
+        PRIORITY,
+        description="Among the requests of one sender, higher values first; a level is worth half a minute of waiting.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -124,6 +130,8 @@ class Request:
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
         max_bytes: of each text that the model writes for it.
+        sender: whose share of the model's time it takes.
+        priority: 0 to 9; among the requests of one sender, higher values first.
         shape: how its answer is written, if it came by a route of the settings.
         spec: what the model does for it, if that is no task of this daemon; `task` is then a name for logs.
         logprobs: how many alternatives the result names for each token, with log probabilities; None: it tells none.
@@ -144,6 +152,8 @@ class Request:
     is_shared: bool = False
     time_left_ms: int | None = None
     max_bytes: int | None = None
+    sender: str = ""
+    priority: int = PRIORITY
     shape: Shape | None = None
     spec: PartSpec | None = None
     logprobs: int | None = None
@@ -164,13 +174,24 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contract:
-    """The limits and names that `decode` checks a message against."""
+    """The limits and names that `decode` checks a message against.
+
+    Attributes:
+        reply_topics: filters.
+        sender: where the name of a sender stands.
+        requests_per_minute: of each sender; 0: any number. So is `tokens_per_day`.
+        hide_senders: whether figures have hashes instead of the senders' names.
+    """
 
     topics: Topics
     tasks: Tasks
-    reply_topics: tuple[str, ...]  # filters
+    reply_topics: tuple[str, ...]
     payload_bytes: int
     text_chars: int
+    sender: SenderRule = field(default_factory=SenderRule)
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
+    hide_senders: bool = False
 
 
 def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: str) -> Request | Rejected:
@@ -195,19 +216,22 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             request_id = body.id
         if body.reply_to is not None:
             address = redirect(address, body.reply_to, contract, field="reply_to")
+        session = checked_session(route.session, body.session)
         return Request(
             id=request_id or new_id,
             has_own_id=request_id is not None,
             task=_known(route, contract.tasks),
             text=checked_text(body.text, contract, field="text"),
             address=address,
-            session=checked_session(route.session, body.session),
+            session=session,
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
             max_bytes=body.max_bytes,
             attempt=body.attempt,
+            sender=contract.sender.sender(message, session=session, answer_topic=address.topic),
+            priority=body.priority,
             is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
         )

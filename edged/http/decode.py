@@ -127,6 +127,7 @@ def _decode(
             stop=body.stop,
         ),
         history=question.turns,
+        sender="http",
         spec=question.spec,
         logprobs=question.logprobs,
     )

@@ -97,6 +97,7 @@ def _request(
         session=session,
         time_left_ms=None if message.expiry_s is None else 1000 * message.expiry_s,
         max_bytes=rule.max_bytes,
+        sender=contract.sender.sender(message, session=session, answer_topic=topic),
         shape=Shape(rule=rule, source=source),
     )
 

@@ -95,6 +95,7 @@ def test_plain_text_is_a_request() -> None:
         task="message",
         text="今天心情很好",
         address=Address(topic="edged/box/out/message", qos=1),
+        sender="edged/box/out/message",
     )
 
 
@@ -115,6 +116,7 @@ def test_every_field_of_a_json_request_arrives() -> None:
         "stream": True,
         "reply_to": "edged/app/1",
         "deadline_ms": 250,
+        "priority": 9,
         "params": params,
         "history": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
     }
@@ -129,6 +131,8 @@ def test_every_field_of_a_json_request_arrives() -> None:
         params=Params(**{**params, "stop": ("\n", "END")}),  # type: ignore[arg-type]
         history=(Turn(role="user", content="a"), Turn(role="assistant", content="b")),
         time_left_ms=250,
+        sender="s",
+        priority=9,
     )
 
 
