@@ -27,6 +27,7 @@ _ON_THE_BOX = (
     "mqtt",
     "http",
     "metrics",
+    "sessions",
     "model.backend",
     "model.url",
     "model.proxy",

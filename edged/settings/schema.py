@@ -294,6 +294,19 @@ class LimitSettings(Section):
         return sender
 
 
+class SessionSettings(Section):
+    """Whose sessions are. Where they belong to users, nobody can read or continue another's."""
+
+    owner: Literal["none", "topic", "user_property"] = Field(
+        "none",
+        description="topic: a session belongs to the user whose name stands below the task, R/in/<task>/<user>; the "
+        "broker's access list holds users to their own topics. user_property: to the user that owner_property names.",
+    )
+    owner_property: str = Field(
+        "username", min_length=1, max_length=128, description="A user property that the broker adds to each message."
+    )
+
+
 class HealthSettings(Section):
     """How often health is reported, and what counts as a fault."""
 
@@ -401,6 +414,7 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()
+    sessions: SessionSettings = SessionSettings()
     health: HealthSettings = HealthSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
