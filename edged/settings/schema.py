@@ -237,6 +237,13 @@ class EngineSettings(Section):
     prefix_cache_mb: int = Field(
         256, ge=0, le=1_000_000, description="Memory for the KV of prompt prefixes and conversations."
     )
+    memory_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Memory of the whole daemon, weights included: the KV of running sequences takes what it needs of "
+        "it, and the prefix cache the rest. 0: as the other settings have it. `edged check` tells what is needed.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "EngineSettings":
