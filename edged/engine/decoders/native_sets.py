@@ -53,6 +53,12 @@ SETS: dict[Machine, tuple[InstructionSet, ...]] = {
     ),
     "aarch64": (
         InstructionSet(
+            name="i8mm",
+            flags=("-march=armv8.2-a+dotprod+i8mm",),
+            zig=("-mcpu=generic+dotprod+i8mm",),
+            cpu=frozenset({"asimd", "asimddp", "i8mm"}),
+        ),
+        InstructionSet(
             name="dotprod",
             flags=("-march=armv8.2-a+dotprod",),
             zig=("-mcpu=generic+dotprod",),

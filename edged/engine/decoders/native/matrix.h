@@ -32,7 +32,7 @@ struct Passes {
   const int count;
 };
 
-constexpr int kAhead = 4;  // a tile of three rows reads the scales of a fourth, which it does not use
+constexpr int kAhead = 4;  // rows: a tile of three reads the scales of a fourth, which it does not use
 
 // Rows of activations in int8, in passes of a few rows that are multiplied by a tile of the matrix together. In a
 // pass all rows of a group stand side by side: row r of `count` is at (first * groups + group * count + r). Within a
@@ -44,7 +44,7 @@ struct Activations {
   Buffer<int32_t> starts;  // what the dot products begin with
 
   void reserve(size_t count, size_t inputs) {
-    values.reserve(count * inputs);
+    values.reserve(count * inputs + kAhead * kGroup);
     scales.reserve(count * inputs / kGroup + kAhead);
     offsets.reserve(count * inputs / kGroup + kAhead);
     starts.reserve(count * inputs / kGroup + kAhead);
@@ -110,6 +110,7 @@ inline void multiply_tile(const Matrix& m, int block, int within, const Activati
   F sums[ROWS][PARTS] = {};
 
   for (int g = 0; g < groups; ++g) {
+    if constexpr (kSumsInMemory) asm volatile("" : "+m"(sums));
     I dots[ROWS][PARTS];
     group_dots<BITS, ROWS, PARTS>(from + 4 * within, values, starts, dots);
     F scale[PARTS], minimum[PARTS];
