@@ -133,9 +133,11 @@ echo "install: edged${extras:+[$extras]}"
 [ -n "$newest" ] || cat "$here/deploy/constraints.txt" >>"$venv/.edged-constraints"
 pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
     ${editable:+-e} "$here${extras:+[$extras]}"
-# Compiles the decoder for this CPU; without a compiler torch's kernels are used.
+# The kernels for this CPU: from a wheel of deploy/build.sh, else compiled; without a compiler torch's are used.
 # -I: the installed edged, not one that lies in the current folder.
-echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine.decoders import native_library; print(native_library.install())' | tail -n 1)"
+kernels="import pathlib, sys; from edged.engine.decoders import native_library
+print(native_library.install(*map(pathlib.Path, sys.argv[1:])))"
+echo "install: kernels $("$venv/bin/python" -I -c "$kernels" "$here/dist" ${wheelhouse:+"$wheelhouse"} | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done; try $venv/bin/edged --help"
 become_service

