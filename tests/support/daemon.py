@@ -134,9 +134,7 @@ class Daemon:
 
     def start(self) -> None:
         with (self.folder / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [self.python, *self.program], env=self.environment, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen([self.python, *self.program], env=self.environment, stdout=log, stderr=log)
 
     def wait_ready(self) -> None:
         watcher = Watcher(self.broker, f"{self.root}/status")
