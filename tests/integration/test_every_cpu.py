@@ -1,4 +1,4 @@
-"""The kernels that the wheels carry: right on ARM as on x86, and no more instructions for a token than they were.
+"""The kernels that the wheels carry: the same bits on ARM as on x86, and no more instructions for a token than they were.
 
 ARM runs in qemu's user-mode emulator. Its instructions are counted exactly, so no other work of the box moves them.
 """
@@ -21,6 +21,7 @@ from tests.support import arm, assets
 pytestmark = pytest.mark.skipif(platform.machine() != "x86_64", reason="compares ARM with x86")
 
 CPUS = [("neon", "cortex-a72"), ("dotprod", "cortex-a76"), ("neon", "max"), ("dotprod", "max"), ("i8mm", "max")]
+ROUND_TWICE = {"ssse3"}  # a product and its sum, having no instruction for both: all others give the same bits
 CASES = "d1,d4,d8,p64"
 VOCAB = 512  # of the random model
 PROMPT = "The lighthouse stood at the end of a long stone pier, and every evening the keeper"
@@ -56,10 +57,13 @@ def test_every_set_gives_the_logits_of_this_cpu(programs: arm.Programs, bits: in
         return rows
 
     here = [each.name for each in native_library.instructions()[:-1]]
-    expected = logits(here[0], None)
-    for name, cpu in [*((name, None) for name in here[1:]), *CPUS]:
-        far = logits(name, cpu) - expected
-        assert float(np.sqrt((far**2).mean())) < 0.02 * float(expected.std()), (name, cpu)
+    everywhere = {(name, cpu): logits(name, cpu) for name, cpu in [*((name, None) for name in here), *CPUS]}
+    expected = everywhere["dotprod", "cortex-a76"]
+    for (name, cpu), given in everywhere.items():
+        if name in ROUND_TWICE:
+            assert float(np.sqrt(((given - expected) ** 2).mean())) < 0.02 * float(expected.std())
+        else:
+            assert np.array_equal(given, expected), (name, cpu)
 
 
 @pytest.mark.parametrize(("name", "cpu", "bits"), MOST)
@@ -117,6 +121,8 @@ def _greedy(model: NativeDecoder, prompt: list[int]) -> list[int]:
 def test_the_real_model_says_the_same_on_arm(
     programs: arm.Programs, name: str, cpu: str, written_model: tuple[Path, list[int], list[int]]
 ) -> None:
+    if native_library.instructions()[0].name in ROUND_TWICE:
+        pytest.skip("this CPU's logits differ in their last bits")
     model, prompt, expected = written_model
     said, _ = programs.run(name, "file", str(model), str(len(expected)), *map(str, prompt), cpu=cpu)
     assert [int(each) for each in said.split()] == expected

@@ -67,12 +67,11 @@ class Programs:
         return done.stdout, {int(marker): int(instructions) for marker, instructions in counts}
 
     def _driver(self, machine: Machine) -> Path:
-        flags = (f"-I{native_sets.SOURCES}", "-std=c++20", "-O2", "-ldl")
+        flags = (f"-I{native_sets.SOURCES}", "-std=c++20", "-O2", "-ffp-contract=off", "-ldl")
         return self._compiled("driver.cpp", "c++", f"{machine}-linux-gnu.2.17", flags)
 
     def _plugin(self) -> Path:
-        flags = ("-shared", "-fPIC", "-O2", "-Wl,--unresolved-symbols=ignore-all")
-        return self._compiled("tbcount.c", "cc", "x86_64-linux-gnu.2.17", flags)
+        return self._compiled("tbcount.c", "cc", "x86_64-linux-gnu.2.17", ("-shared", "-fPIC", "-O2"))
 
     def _compiled(self, source: str, compiler: str, target: str, flags: Sequence[str]) -> Path:
         """Compile one of the sources, unless that was done before."""

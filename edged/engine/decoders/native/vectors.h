@@ -164,9 +164,12 @@ inline uint16_t to_bf16(float x) {  // to nearest, ties to even; x is finite
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-inline float sum(F x) {
+// The sum of sixteen numbers. Long sums are kept in sixteen parts, however many lanes a vector has, so that every CPU that
+// rounds once in `multiply_add` gives the same bits.
+inline float sum(const F (&x)[kHalfParts]) {
   float total = 0;
-  for (int i = 0; i < LANES; ++i) total += x[i];
+  for (int c = 0; c < kHalfParts; ++c)
+    for (int i = 0; i < LANES; ++i) total += x[c][i];
   return total;
 }
 
