@@ -89,11 +89,11 @@ class Programs:
         return built
 
 
-Table = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+Floats = npt.NDArray[np.float32]
 
 
-def write_model(file: Path, shape: DecoderShape, weights: QuantisedWeights, rope: Table) -> None:
-    """Write a model as `driver.cpp` reads it; `rope` has cosines and sines, (positions, head_dim / 2)."""
+def write_model(file: Path, shape: DecoderShape, weights: QuantisedWeights, rope: Floats) -> None:
+    """Write a model as `driver.cpp` reads it; `rope` is cosines and sines, (2, positions, head_dim / 2)."""
     with file.open("wb") as out:
         sizes = (shape.layers, shape.hidden, shape.mlp, shape.heads, shape.kv_heads, shape.head_dim, shape.vocab)
         out.write(struct.pack("<7if", *sizes, shape.eps))
@@ -116,7 +116,7 @@ def _matrix(out: BinaryIO, matrix: Matrix) -> None:
     _tensor(out, matrix.bias)
 
 
-def _tensor(out: BinaryIO, array: npt.NDArray[np.float32] | npt.NDArray[np.uint8] | None) -> None:
+def _tensor(out: BinaryIO, array: Floats | npt.NDArray[np.uint8] | None) -> None:
     out.write(struct.pack("<q", 0 if array is None else array.nbytes))
     if array is not None:
         out.write(bytes(-out.tell() % 64))
