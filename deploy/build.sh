@@ -1,18 +1,19 @@
 #!/bin/sh
 # Makes the wheels of edged for x86-64 and aarch64, with compiled kernels for all sets of CPU instructions in them: a
-# box that installs one needs no compiler. glibc 2.17 or newer; no libstdc++. The same sources give the same bytes.
+# box that installs one needs no compiler. glibc 2.17 or newer; no C++ library. The same sources give the same bytes.
 #
-#   sh deploy/build.sh [--out DIR] [--machine x86_64|aarch64]
+#   sh deploy/build.sh [--out DIR] [--machine x86_64|aarch64] [--record]
 #
 # --out DIR         where (default: dist beside this checkout); DIR/SHA256SUMS holds the hashes of wheels and kernels
 # --machine NAME    for one machine (default: both)
+# --record          write the kernels' hashes to deploy/kernels.sha256: after a change of their sources or of the compiler
 #
 # It needs Python 3.11 or newer with venv. zig's compiler comes from the package index (100 MB) and is kept in
-# .cache/build (EDGED_BUILD_CACHE), with what was compiled: the first time takes minutes.
+# .cache/build (EDGED_BUILD_CACHE), with what was compiled.
 set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-out=$here/dist machines='x86_64 aarch64'
+out=$here/dist machines='x86_64 aarch64' record=''
 cache=${EDGED_BUILD_CACHE:-$here/.cache/build}
 zig=0.17.1
 hatchling=1.27.0
@@ -32,6 +33,7 @@ while [ $# -gt 0 ]; do
             esac
             shift
             ;;
+        --record) record=yes ;;
         -h | --help)
             sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$0"
             exit 0
@@ -66,4 +68,5 @@ done
     cd "$out"
     find . -name 'edged-*.whl' -o -name 'edged-*.so' | sed 's|^\./||' | LC_ALL=C sort | xargs sha256sum >SHA256SUMS
 )
+[ -z "$record" ] || sed -n '/\.so$/s|kernels/||p' "$out/SHA256SUMS" >"$here/deploy/kernels.sha256"
 echo "build: done, in $out"

@@ -2,8 +2,8 @@
 
 usage: build_kernels.py x86_64|aarch64 OUT_DIR CACHE_DIR
 
-For glibc 2.17 and newer; the C++ library is linked in. A library is named after its sources and flags: one that is in
-the cache is not compiled again.
+For glibc 2.17 and newer, without a C++ library. A library is named after its sources and flags: one that is in the
+cache is not compiled again.
 """
 
 import shutil
@@ -15,7 +15,8 @@ from edged.engine.decoders.native_sets import FLAGS, MAIN, SETS, SOURCES, Instru
 
 _GLIBC = "2.17"
 # Nothing of the path, the time or the linker's identification gets into the file.
-_ZIG_FLAGS = ("-fvisibility=hidden", "-g0", "-s", "-Wl,--build-id=none")
+_COMPILER_FLAGS = ("-fvisibility=hidden", "-g0")
+_LINKER_FLAGS = ("-shared", "-pthread", "-s", "-Wl,--build-id=none")
 
 
 def compile_set(machine: str, target: InstructionSet, folder: Path) -> Path:
@@ -24,10 +25,16 @@ def compile_set(machine: str, target: InstructionSet, folder: Path) -> Path:
     if built.exists():
         return built
     built.parent.mkdir(parents=True, exist_ok=True)
-    half = built.with_suffix(".part")
+    half, compiled = built.with_suffix(".part"), built.with_suffix(".o")
     flags = target.flags if target.zig is None else target.zig
-    command = [sys.executable, "-m", "ziglang", "c++", "-target", f"{machine}-linux-gnu.{_GLIBC}", *FLAGS, *_ZIG_FLAGS]
-    subprocess.run([*command, *flags, "-o", str(half), MAIN], cwd=SOURCES, check=True)
+    zig = [sys.executable, "-m", "ziglang"]
+    # The features of the CPU are for the compiler alone: zig would compile start-up code anew for each set of them.
+    for_machine = ["-target", f"{machine}-linux-gnu.{_GLIBC}"]
+    compiler = [*zig, "c++", *for_machine, *FLAGS, *_COMPILER_FLAGS, *flags]
+    subprocess.run([*compiler, "-c", "-o", str(compiled), MAIN], cwd=SOURCES, check=True)
+    # As C: the sources need none of the C++ library, which zig would compile first, for a minute for each set.
+    subprocess.run([*zig, "cc", *for_machine, *_LINKER_FLAGS, "-o", str(half), str(compiled)], check=True)
+    compiled.unlink()
     half.replace(built)
     return built
 

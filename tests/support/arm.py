@@ -67,26 +67,40 @@ class Programs:
         return done.stdout, {int(marker): int(instructions) for marker, instructions in counts}
 
     def _driver(self, machine: Machine) -> Path:
-        flags = (f"-I{native_sets.SOURCES}", "-std=c++20", "-O2", "-ffp-contract=off", "-ldl")
-        return self._compiled("driver.cpp", "c++", f"{machine}-linux-gnu.2.17", flags)
+        compiler = (
+            f"-I{native_sets.SOURCES}",
+            "-std=c++20",
+            "-O2",
+            "-ffp-contract=off",
+            "-fno-exceptions",
+            "-fno-rtti",
+        )
+        return self._compiled("driver.cpp", f"{machine}-linux-gnu.2.17", compiler, ("-ldl", "-lm"))
 
     def _plugin(self) -> Path:
-        return self._compiled("tbcount.c", "cc", "x86_64-linux-gnu.2.17", ("-shared", "-fPIC", "-O2"))
+        return self._compiled("tbcount.c", "x86_64-linux-gnu.2.17", ("-fPIC", "-O2"), ("-shared",))
 
-    def _compiled(self, source: str, compiler: str, target: str, flags: Sequence[str]) -> Path:
-        """Compile one of the sources, unless that was done before."""
+    def _compiled(self, source: str, target: str, compiler: Sequence[str], linker: Sequence[str]) -> Path:
+        """Compile one of the sources, unless that was done before. As C it is linked without a C++ library."""
         text = (_SOURCES / source).read_bytes() + (native_sets.SOURCES / "interface.h").read_bytes()
-        version = hashlib.sha256(text + repr((target, flags)).encode()).hexdigest()[:12]
+        version = hashlib.sha256(text + repr((target, compiler, linker)).encode()).hexdigest()[:12]
         built = self.build / "drivers" / f"{source}-{target}-{version}"
         if not built.exists():
-            tools = max(self.build.glob("tools-*"), key=os.path.getmtime)
-            caches = {f"ZIG_{kind}_CACHE_DIR": str(self.build / "zig") for kind in ("LOCAL", "GLOBAL")}
             built.parent.mkdir(exist_ok=True)
-            half = built.with_name(f"{built.name}.{os.getpid()}.part")
-            command = [str(tools / "bin/python"), "-m", "ziglang", compiler, "-target", target, *flags, "-o", str(half)]
-            subprocess.run([*command, str(_SOURCES / source)], check=True, env={**os.environ, **caches})
+            half, compiled = (built.with_name(f"{built.name}.{os.getpid()}.{end}") for end in ("part", "o"))
+            self._zig(
+                "c++" if source.endswith("pp") else "cc", target, *compiler, "-c", _SOURCES / source, "-o", compiled
+            )
+            self._zig("cc", target, *linker, compiled, "-o", half)
+            compiled.unlink()
             half.replace(built)
         return built
+
+    def _zig(self, tool: str, target: str, *arguments: str | Path) -> None:
+        tools = max(self.build.glob("tools-*"), key=os.path.getmtime)
+        caches = {f"ZIG_{kind}_CACHE_DIR": str(self.build / "zig") for kind in ("LOCAL", "GLOBAL")}
+        command = [tools / "bin/python", "-m", "ziglang", tool, "-target", target, *arguments]
+        subprocess.run(command, check=True, env={**os.environ, **caches})
 
 
 Floats = npt.NDArray[np.float32]

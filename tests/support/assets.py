@@ -42,6 +42,11 @@ def qemu() -> Path:
     return _path("EDGED_TEST_QEMU")
 
 
+def arm64() -> Path:
+    """A folder with an arm64 Python and the packages that serving a bundle needs."""
+    return _path("EDGED_TEST_ARM64")
+
+
 def other_broker(name: str) -> Path:
     """The folder with a broker that `tests/fetch_broker.sh` unpacked."""
     return _path("EDGED_TEST_BROKERS") / name

@@ -169,7 +169,7 @@ def compile_for(target: InstructionSet, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            [compiler, *FLAGS, *target.flags, "-o", str(half), str(_SOURCES / MAIN)],
+            [compiler, *FLAGS, *target.flags, "-shared", "-o", str(half), str(_SOURCES / MAIN)],
             check=False,
             capture_output=True,
             text=True,

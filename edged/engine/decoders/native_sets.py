@@ -16,7 +16,7 @@ MAIN = "native.cpp"  # it includes the headers beside it
 # -ffp-contract=off: the sources say themselves where a product and a sum are rounded once.
 FLAGS = (
     *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-    *("-fPIC", "-shared", "-pthread"),
+    *("-fno-exceptions", "-fno-rtti", "-fPIC", "-pthread"),
 )
 
 

@@ -1,10 +1,13 @@
 // Runs a compiled library of the native decoder without Python, on any CPU or in an emulator.
 //
-//   driver LIBRARY random BITS LAYERS CASES OUT     a random model of the shape of Qwen1.5-0.5B, with a vocabulary of 512
+//   driver LIBRARY random BITS LAYERS OUT           a random model of the shape of Qwen1.5-0.5B, with a vocabulary of 512
 //   driver LIBRARY file MODEL COUNT TOKEN TOKEN..   the model that tests/support/arm.py wrote; prints COUNT greedy tokens
 //
-// CASES, with commas: dN decodes N rows behind 64 positions, pN prefills N rows. Their logits are appended to OUT. The
-// step stands between two markers, system call 5000, between which tbcount.c counts instructions.
+// The random model takes three steps: it prefills 64 rows, then decodes one row and four rows behind them. OUT gets the
+// logits of the last row of the first step and of all rows of the others. Each step stands between two markers, system
+// call 5000 with the number of its rows, between which tbcount.c counts instructions.
+//
+// It needs no C++ library, and frees no memory: it ends soon.
 
 #include <dlfcn.h>
 #include <sys/syscall.h>
@@ -15,8 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <string>
-#include <vector>
+#include <initializer_list>
 
 #include "interface.h"
 
@@ -33,30 +35,46 @@ void mark(int id) { syscall(5000, id); }
   exit(1);
 }
 
+// Memory aligned to a cache line.
+template <typename T>
+T* reserve(size_t count) {
+  T* made = static_cast<T*>(aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64));
+  if (made == nullptr) fail("no memory");
+  return made;
+}
+
 // The keys and values of one sequence.
 struct Sequence {
   Sequence(const Shape& s, int capacity)
-      : keys(size_t(s.layers) * s.kv_heads * capacity * s.head_dim), values(keys.size()), capacity(capacity) {}
+      : size(size_t(s.layers) * s.kv_heads * capacity * s.head_dim), capacity(capacity) {}
 
-  Span extend(int first, int rows) {
-    return Span{{}, {keys.data(), values.data(), capacity}, 0, length, first, rows, rows};
+  static Sequence copy_of(const Shape& s, const Sequence& other) {
+    Sequence copy(s, other.capacity);
+    memcpy(copy.keys, other.keys, other.size * sizeof(uint16_t));
+    memcpy(copy.values, other.values, other.size * sizeof(uint16_t));
+    copy.length = other.length;
+    return copy;
   }
 
-  std::vector<uint16_t> keys, values;
+  Span extend(int first, int rows) const { return Span{{}, {keys, values, capacity}, 0, length, first, rows, rows}; }
+
+  size_t size;
   int capacity;
   int length = 0;
+  uint16_t* keys = reserve<uint16_t>(size);
+  uint16_t* values = reserve<uint16_t>(size);
 };
 
 // One step of a sequence; the logits of its last token.
-void extend(void* model, Sequence& sequence, const std::vector<int32_t>& tokens, int marker, float* logits) {
-  const int rows = tokens.size(), wanted = rows - 1;
-  std::vector<int32_t> place(rows), parents(rows);
+void extend(void* model, Sequence& sequence, const int32_t* tokens, int rows, float* logits) {
+  const int wanted = rows - 1;
+  int32_t* const place = reserve<int32_t>(rows);
+  int32_t* const parents = reserve<int32_t>(rows);
   for (int i = 0; i < rows; ++i) place[i] = sequence.length + i, parents[i] = i - 1;
   const Span span = sequence.extend(0, rows);
   mark(0);
-  if (run_step(model, rows, tokens.data(), place.data(), parents.data(), 1, &span, 1, &wanted, 0, nullptr, logits))
-    fail("no memory");
-  mark(marker);
+  if (run_step(model, rows, tokens, place, parents, 1, &span, 1, &wanted, 0, nullptr, logits)) fail("no memory");
+  mark(rows);
   sequence.length += rows;
 }
 
@@ -76,11 +94,6 @@ uint16_t bf16(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
   return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-}
-
-template <typename T>
-T* reserve(size_t count) {
-  return static_cast<T*>(aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64));
 }
 
 const float* random_vector(int size, float low, float high) {
@@ -110,62 +123,70 @@ Matrix random_matrix(int outputs, int inputs, int bits, bool has_bias) {
   return {blocks, has_bias ? random_vector(outputs, -0.5f, 0.5f) : nullptr, outputs, inputs, bits};
 }
 
-void run_random(int bits, int layers, char* cases, const char* out) {
-  const int hidden = 1024, mlp = 2816, heads = 16, dim = 64, positions = 256, vocab = 512, most = 8, begin = 64;
-  std::vector<Layer> layer(layers);
-  for (auto& l : layer) {
+Shape random_shape(int bits, int layers, int positions) {
+  const int hidden = 1024, mlp = 2816, heads = 16, dim = 64, vocab = 512;
+  Layer* const layer = reserve<Layer>(layers);
+  for (int i = 0; i < layers; ++i) {
+    Layer l{};
     l.attention_norm = random_vector(hidden, 0.5f, 1.5f);
     l.mlp_norm = random_vector(hidden, 0.5f, 1.5f);
     l.qkv = random_matrix(3 * hidden, hidden, bits, true);
     l.out = random_matrix(hidden, hidden, bits, false);
     l.gate_up = random_matrix(2 * mlp, hidden, bits, false);
     l.down = random_matrix(hidden, mlp, bits, false);
+    layer[i] = l;
   }
-  std::vector<float> cosines(positions * dim / 2), sines(positions * dim / 2);
+  float* const cosines = reserve<float>(positions * dim / 2);
+  float* const sines = reserve<float>(positions * dim / 2);
   for (int p = 0; p < positions; ++p)
     for (int i = 0; i < dim / 2; ++i) {
       const double angle = p * std::pow(1e6, -2.0 * i / dim);
       cosines[p * dim / 2 + i] = std::cos(angle), sines[p * dim / 2 + i] = std::sin(angle);
     }
-  Shape shape{layers, hidden, mlp, heads, heads, dim, vocab, 1, 1e-6f, layer.data()};
+  Shape shape{layers, hidden, mlp, heads, heads, dim, vocab, 1, 1e-6f, layer};
   shape.embedding_scale = random_vector(hidden, 20, 40);
   shape.norm = random_vector(hidden, 0.5f, 1.5f);
-  shape.cos = cosines.data(), shape.sin = sines.data();
+  shape.cos = cosines, shape.sin = sines;
   shape.embedding = random_matrix(vocab, hidden, 8, false);
   shape.head = random_matrix(vocab, hidden, bits, false);
+  return shape;
+}
+
+const int32_t* random_prompt(int rows, int vocab) {
+  int32_t* const tokens = reserve<int32_t>(rows);
+  for (int i = 0; i < rows; ++i) tokens[i] = (i * 7919 + 13) % vocab;
+  return tokens;
+}
+
+// One token for each of `rows` sequences that begin as `started` does; their logits one behind the other.
+void decode(void* model, const Shape& s, const Sequence& started, int rows, float* logits) {
+  Span* const spans = reserve<Span>(rows);
+  int32_t* const tokens = reserve<int32_t>(rows);
+  int32_t* const place = reserve<int32_t>(rows);
+  int32_t* const parents = reserve<int32_t>(rows);
+  int32_t* const wanted = reserve<int32_t>(rows);
+  for (int i = 0; i < rows; ++i) {
+    spans[i] = Sequence::copy_of(s, started).extend(i, 1);
+    tokens[i] = (i * 31 + 5) % s.vocab, place[i] = started.length, parents[i] = -1, wanted[i] = i;
+  }
+  mark(0);
+  if (run_step(model, rows, tokens, place, parents, rows, spans, rows, wanted, 0, nullptr, logits)) fail("no memory");
+  mark(rows);
+}
+
+void run_random(int bits, int layers, const char* out) {
+  const int positions = 128, prompt = 64;
+  const Shape shape = random_shape(bits, layers, positions);
   void* model = open_model(&shape);
   FILE* file = fopen(out, "wb");
   if (model == nullptr || file == nullptr) fail("cannot begin");
-  auto prompt = [&](int rows) {
-    std::vector<int32_t> tokens(rows);
-    for (int i = 0; i < rows; ++i) tokens[i] = (i * 7919 + 13) % vocab;
-    return tokens;
-  };
-  std::vector<float> logits(size_t(most) * vocab);
+  float* const logits = reserve<float>(4 * shape.vocab);
   Sequence started(shape, positions);
-  extend(model, started, prompt(begin), 0, logits.data());
-  for (char* each = strtok(cases, ","); each != nullptr; each = strtok(nullptr, ",")) {
-    const int rows = atoi(each + 1);
-    if (each[0] == 'p') {
-      Sequence fresh(shape, positions);
-      extend(model, fresh, prompt(rows), 1000 + rows, logits.data());
-      fwrite(logits.data(), 4, vocab, file);
-      continue;
-    }
-    std::vector<Sequence> sequences(rows, started);
-    std::vector<Span> spans;
-    std::vector<int32_t> tokens, place(rows, begin), parents(rows, -1), wanted;
-    for (int i = 0; i < rows; ++i) {
-      spans.push_back(sequences[i].extend(i, 1));
-      tokens.push_back((i * 31 + 5) % vocab);
-      wanted.push_back(i);
-    }
-    mark(0);
-    if (run_step(model, rows, tokens.data(), place.data(), parents.data(), rows, spans.data(), rows, wanted.data(), 0,
-                 nullptr, logits.data()))
-      fail("no memory");
-    mark(rows);
-    fwrite(logits.data(), 4, size_t(rows) * vocab, file);
+  extend(model, started, random_prompt(prompt, shape.vocab), prompt, logits);
+  fwrite(logits, 4, shape.vocab, file);
+  for (const int rows : {1, 4}) {
+    decode(model, shape, started, rows, logits);
+    fwrite(logits, 4, rows * shape.vocab, file);
   }
   fclose(file);
 }
@@ -213,33 +234,36 @@ struct Reader {
   size_t at = 0;
 };
 
-void run_file(const char* path, int count, std::vector<int32_t> tokens) {
+void run_file(const char* path, int count, const int32_t* tokens, int rows) {
   Reader in(path);
   Shape s{};
   for (int32_t* each : {&s.layers, &s.hidden, &s.mlp, &s.heads, &s.kv_heads, &s.head_dim, &s.vocab})
     *each = in.number<int32_t>();
   s.threads = 1;
   s.eps = in.number<float>();
-  std::vector<Layer> layers(s.layers);
-  for (Layer& l : layers) {
+  Layer* const layers = reserve<Layer>(s.layers);
+  for (int i = 0; i < s.layers; ++i) {
+    Layer l{};
     for (const float** each : {&l.attention_norm, &l.q_norm, &l.k_norm, &l.mlp_norm}) *each = in.tensor<float>();
     for (Matrix* each : {&l.qkv, &l.out, &l.gate_up, &l.down}) *each = in.matrix();
+    layers[i] = l;
   }
-  s.layer = layers.data();
+  s.layer = layers;
   for (const float** each : {&s.embedding_scale, &s.norm, &s.cos, &s.sin}) *each = in.tensor<float>();
   s.embedding = in.matrix();
   s.head = in.matrix();
   void* model = open_model(&s);
   if (model == nullptr) fail("no memory");
   Sequence sequence(s, 256);
-  std::vector<float> logits(s.vocab);
+  float* const logits = reserve<float>(s.vocab);
+  int32_t best = 0;
   for (int i = 0; i < count; ++i) {
-    extend(model, sequence, tokens, 0, logits.data());
-    int best = 0;
+    extend(model, sequence, tokens, rows, logits);
+    best = 0;
     for (int token = 1; token < s.vocab; ++token)
       if (logits[token] > logits[best]) best = token;
     printf("%d\n", best);
-    tokens = {best};
+    tokens = &best, rows = 1;
   }
 }
 
@@ -251,11 +275,12 @@ int main(int argc, char** argv) {
   if (library == nullptr) fail(dlerror());
   open_model = reinterpret_cast<decltype(open_model)>(dlsym(library, "edged_open"));
   run_step = reinterpret_cast<decltype(run_step)>(dlsym(library, "edged_step"));
-  if (std::string(argv[2]) == "random" && argc == 7) {
-    run_random(atoi(argv[3]), atoi(argv[4]), argv[5], argv[6]);
+  if (strcmp(argv[2], "random") == 0 && argc == 6) {
+    run_random(atoi(argv[3]), atoi(argv[4]), argv[5]);
   } else {
-    std::vector<int32_t> tokens;
-    for (int i = 5; i < argc; ++i) tokens.push_back(atoi(argv[i]));
-    run_file(argv[3], atoi(argv[4]), tokens);
+    const int rows = argc - 5;
+    int32_t* const tokens = reserve<int32_t>(rows);
+    for (int i = 0; i < rows; ++i) tokens[i] = atoi(argv[5 + i]);
+    run_file(argv[3], atoi(argv[4]), tokens, rows);
   }
 }

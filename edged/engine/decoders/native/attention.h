@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <vector>
 
 #include "interface.h"
 #include "threads.h"
@@ -46,7 +45,7 @@ struct Rows {
   const int32_t* parents;  // of a row within its span; -1 for a span's first
   int spans;
   const Span* span;
-  std::vector<int> span_of;  // row -> span
+  const int32_t* span_of;  // row -> span
 };
 
 // The attention of one layer.

@@ -43,11 +43,9 @@ struct Activations {
   Buffer<float> offsets;   // the sum of the values, times their scale
   Buffer<int32_t> starts;  // what the dot products begin with
 
-  void reserve(size_t count, size_t inputs) {
-    values.reserve(count * inputs + kAhead * kGroup);
-    scales.reserve(count * inputs / kGroup + kAhead);
-    offsets.reserve(count * inputs / kGroup + kAhead);
-    starts.reserve(count * inputs / kGroup + kAhead);
+  [[nodiscard]] bool reserve(size_t count, size_t inputs) {
+    const size_t groups = count * inputs / kGroup + kAhead;
+    return values.reserve(groups * kGroup) && scales.reserve(groups) && offsets.reserve(groups) && starts.reserve(groups);
   }
 
   void set(const Passes& passes, int row, const float* x, int inputs) {
