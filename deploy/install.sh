@@ -5,8 +5,8 @@
 #   sh deploy/install.sh [--venv DIR] [--extras demo,test] [--editable] [--cuda] [--newest] [--wheelhouse DIR]
 #
 # --venv DIR        where (default: $EDGED_VENV, else .venv beside this checkout)
-# --extras LIST     extras of edged, with commas: extract, metrics (Prometheus), top, fleet (Redis), demo, test; --system
-#                   takes the first three; those installed before stay
+# --extras LIST     extras of edged, with commas: extract, http (OpenAI's API), metrics (Prometheus), top, fleet (Redis),
+#                   demo, test; --system takes the first four; those installed before stay
 # --editable        run from this checkout: for work on edged itself
 # --system          into /opt/edged, as a service of the box: deploy/system.sh does the rest, and takes it away again
 # --model ID        the service's model: a preset, a hub id, a folder or a GGUF file (default: that of its settings)
@@ -44,7 +44,7 @@ while [ $# -gt 0 ]; do
             shift
             ;;
         --editable) editable=yes ;;
-        --system) system=yes venv=/opt/edged extras=${extras:-extract,metrics,top} ;;
+        --system) system=yes venv=/opt/edged extras=${extras:-extract,http,metrics,top} ;;
         --cuda) cuda=yes ;;
         --newest) newest=yes ;;
         -h | --help)

@@ -1,5 +1,6 @@
 """Makes the parts that the settings ask for: engine, journal, link, topics, contract, health and metrics."""
 
+import contextlib
 import hashlib
 import time
 import uuid
@@ -24,7 +25,7 @@ from edged.monitoring.home_assistant import describe as describe_device
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Parts
 from edged.monitoring.probe import Prober, Probing
-from edged.monitoring.prometheus import Exporter
+from edged.monitoring.prometheus import Exporter, exposition
 from edged.monitoring.report import Reporter
 from edged.mqtt.link import Link
 from edged.ports.engine import Engine, StoppableEngine
@@ -37,9 +38,12 @@ from edged.tasks.specs import Tasks
 if TYPE_CHECKING:
     from edged.engine import loading
     from edged.engine.loaded import Loaded
+    from edged.http.app import Answering
+    from edged.http.server import HttpServer
     from edged.journal.redis import RedisJournal
 
 
+_WHY_HTTP = "http.port needs the libraries starlette and uvicorn"
 _WHY_FLEET = "journal.url needs the library redis"
 _OVERSIZE = 16 << 20  # a payload that is too large by up to so many bytes is read, to answer with an error
 
@@ -52,6 +56,8 @@ def wanted_extras(settings: Settings) -> dict[extras.Extra, str]:
         wanted["extract"] = f"tasks.{extracting[0]} extracts, which needs the library llguidance"
     if settings.metrics.port:
         wanted["metrics"] = "metrics.port needs the library prometheus-client"
+    if settings.http.port:
+        wanted["http"] = _WHY_HTTP
     if settings.journal.url is not None:
         wanted["fleet"] = _WHY_FLEET
     return wanted
@@ -198,18 +204,27 @@ def link_of(
 
 
 def discovery_of(
-    settings: Settings, contract: Contract, *, link: Link, engine: Engine, report: Callable[[], HealthReport]
+    settings: Settings,
+    contract: Callable[[], Contract],
+    *,
+    link: Link,
+    engine: Engine,
+    report: Callable[[], HealthReport],
 ) -> Discovery:
-    """Make the part that announces this box to Home Assistant."""
+    """Make the part that announces this box to Home Assistant; `contract` gives the one in force."""
 
     def device() -> dict[str, Any]:
         return describe_device(
-            topics=contract.topics, tasks=contract.tasks, model=engine.model.id, version=__version__, report=report()
+            topics=contract().topics,
+            tasks=contract().tasks,
+            model=engine.model.id,
+            version=__version__,
+            report=report(),
         )
 
     return Discovery(
         settings=settings.homeassistant,
-        topics=contract.topics,
+        topics=contract().topics,
         link=link,
         record=settings.state_dir / "homeassistant",
         describe=device,
@@ -256,13 +271,48 @@ def health_of(
     )
 
 
-def exporter_of(settings: Settings, health: Health) -> Exporter | None:
-    """Make the part that serves Prometheus, if a port is set; it listens at once."""
-    if settings.metrics.port == 0:
-        return None
-    return Exporter(
-        host=settings.metrics.host, port=settings.metrics.port, node=settings.node, snapshot=health.snapshot
+def listen(
+    settings: Settings, *, contract: Callable[[], Contract], worker: "Answering", engine: Engine, health: Health
+) -> contextlib.ExitStack:
+    """Listen at the ports of the settings: for Prometheus, and for programs that speak OpenAI's API.
+
+    Returns:
+        What ends that when it is closed.
+
+    Raises:
+        SettingsError: a library is missing, or it is not possible to listen there.
+    """
+    with contextlib.ExitStack() as opened:
+        if settings.metrics.port:
+            metrics = settings.metrics
+            exporter = Exporter(host=metrics.host, port=metrics.port, node=settings.node, snapshot=health.snapshot)
+            opened.callback(exporter.stop)
+        if settings.http.port:
+            server = _http_server(settings, contract=contract, worker=worker, engine=engine, health=health)
+            server.start()
+            opened.callback(server.stop)
+        return opened.pop_all()
+
+
+def _http_server(
+    settings: Settings, *, contract: Callable[[], Contract], worker: "Answering", engine: Engine, health: Health
+) -> "HttpServer":
+    try:
+        from edged.http.app import Sources, application  # noqa: PLC0415 - an extra
+        from edged.http.server import HttpServer  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as error:
+        raise SettingsError(f"{_WHY_HTTP}: {extras.how_to_install('http')}; or set http.port to 0") from error
+    token = settings.http.token
+    sources = Sources(
+        worker=worker,
+        contract=contract,
+        model=lambda: engine.model.id,
+        state=lambda: health.state,
+        metrics=lambda: exposition(health.snapshot(), node=settings.node),
+        node=settings.node,
+        token=None if token is None else token.get_secret_value(),
     )
+    return HttpServer(application(sources), host=settings.http.host, port=settings.http.port)
 
 
 def speed_mark(settings: Settings) -> str:

@@ -19,11 +19,11 @@ from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
     discovery_of,
-    exporter_of,
     health_of,
     identity_of,
     journal_of,
     link_of,
+    listen,
     lossy_filters,
     make_engine,
     route_filters,
@@ -44,7 +44,6 @@ from edged.monitoring.info import describe
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Parts
 from edged.monitoring.probe import Prober
-from edged.monitoring.prometheus import Exporter
 from edged.monitoring.supervision import Supervision
 from edged.monitoring.systemd import Notifier
 from edged.mqtt.link import STOPPED, Link
@@ -53,15 +52,14 @@ from edged.ports.engine import StoppableEngine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.serving.control import Control
+from edged.serving.live_settings import LiveSettings
 from edged.serving.reception import Reception
-from edged.serving.reload import Reloader
 from edged.serving.worker import Worker
-from edged.settings.load import Systemd
+from edged.settings.load import ReadSettings, Systemd
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.own import tasks_of
 from edged.tasks.specs import Tasks
-from edged.tasks.text import Language
 
 if TYPE_CHECKING:
     from edged.journal.redis import RedisJournal
@@ -121,23 +119,27 @@ class Daemon:
         settings: Settings,
         systemd: Systemd,
         *,
-        read_settings: Callable[[], Settings] | None = None,
+        read_settings: ReadSettings,
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
-        self._reloader = Reloader(settings, read=read_settings or (lambda: settings), apply=self._use)
+        tasks = tasks_of(settings.tasks)
+        self._engine = make_engine(settings, tasks)
+        self._live = LiveSettings(
+            settings,
+            read=read_settings,
+            contract_of=contract_of,
+            prepare=self._engine.prepare,
+            post=self._post,
+        )
         self._clock = clock
         self._started = clock()
         self._signals = _Signals(threading.Event())
         self._notifier = Notifier(systemd.notify_socket)
-        self._exporter: Exporter | None = None
-        tasks = tasks_of(settings.tasks)
-        self._contract = contract_of(settings, tasks)
-        topics = self._contract.topics
+        self._listening = contextlib.ExitStack()
+        topics = self._live.contract.topics
         self._identity = identity_of(settings)
         metrics = Metrics()
-        self._engine = make_engine(settings, tasks)
         self._journal = journal_of(settings, clock)
         self._files = _files_of(settings, topics, self._identity)
         prober = Prober(self._engine, clock=clock, timeout_s=settings.health.stall_after)
@@ -151,7 +153,7 @@ class Daemon:
         )
         self._worker = _worker_of(
             settings,
-            self._contract,
+            self._live.contract,
             engine=self._engine,
             link=self._link,
             journal=self._journal,
@@ -161,7 +163,7 @@ class Daemon:
         )
         self._health = self._make_health(metrics, prober)
         self._discovery = discovery_of(
-            settings, self._contract, link=self._link, engine=self._engine, report=self._health.snapshot
+            settings, lambda: self._live.contract, link=self._link, engine=self._engine, report=self._health.snapshot
         )
         self._membership = join(
             settings,
@@ -174,7 +176,8 @@ class Daemon:
         )
         self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
-        self._control = self._make_control(prober)
+        self._control = self._control_of(prober)
+        self._live.parts = (self._reception.use, self._control.use, self._worker.use, self._use)
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
@@ -186,18 +189,26 @@ class Daemon:
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._signals.on_signal)
         signal.signal(signal.SIGHUP, self._signals.on_hangup)
-        _make_private(self._settings.state_dir)
+        _make_private(self._live.settings.state_dir)
         with self._files.lock.held():
             return self._run()
 
     def _run(self) -> ExitCode:
-        self._exporter = exporter_of(self._settings, self._health)
-        log.info("starting", version=__version__, root=self._contract.topics.root, model=self._settings.model.id)
+        self._listening = listen(
+            self._live.settings,
+            contract=lambda: self._live.contract,
+            worker=self._worker,
+            engine=self._engine,
+            health=self._health,
+        )
+        log.info(
+            "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
+        )
         self._take_name()
         self._notifier.status("connecting")
         if self._membership is not None:
-            self._membership.recall(self._files.pace.recall(at_most=self._settings.queue.capacity))
-        self._link.listen(route_filters(self._settings), at_qos_0=lossy_filters(self._settings))
+            self._membership.recall(self._files.pace.recall(at_most=self._live.settings.queue.capacity))
+        self._link.listen(route_filters(self._live.settings), at_qos_0=lossy_filters(self._live.settings))
         self._link.start(unsubscribe_from=self._files.subscribed.begin(self._filters()))
         self._link.publish(self._health.status())
         try:
@@ -217,7 +228,7 @@ class Daemon:
         if (unended := lock.unended) is not None:
             log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
         self._notifier.status("looking for another daemon of this name")
-        NameCheck(self._settings, status_topic=self._contract.topics.status, clock=self._clock).run(
+        NameCheck(self._live.settings, status_topic=self._live.contract.topics.status, clock=self._clock).run(
             ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
         )
         lock.note()
@@ -230,13 +241,13 @@ class Daemon:
             log.warning("requests_came_again", requests=came_again)
 
     def _filters(self) -> tuple[str, ...]:
-        topics = self._contract.topics
-        return (*_subscriptions(topics), *route_filters(self._settings), *topics.shared)
+        topics = self._live.contract.topics
+        return (*_subscriptions(topics), *route_filters(self._live.settings), *topics.shared)
 
     def _make_health(self, metrics: Metrics, prober: Prober) -> Health:
         return health_of(
-            self._settings,
-            self._contract.topics,
+            self._live.settings,
+            self._live.contract.topics,
             self._identity,
             parts=Parts(engine=self._engine, worker=self._worker.state, link=self._link),
             metrics=metrics,
@@ -249,7 +260,7 @@ class Daemon:
 
     def _make_reception(self) -> Reception:
         return Reception(
-            topics=self._contract.topics,
+            topics=self._live.contract.topics,
             link=self._link,
             identity=self._identity,
             health=self._health,
@@ -261,13 +272,13 @@ class Daemon:
             clock=self._clock,
         )
 
-    def _make_control(self, prober: Prober) -> Control:
+    def _control_of(self, prober: Prober) -> Control:
         return Control(
-            contract=self._contract,
+            contract=self._live.contract,
             worker=self._worker,
             prober=prober,
             set_log_level=logs.set_level,
-            reload=self._reloader.reload,
+            live=self._live,
             drain=self._signals.ask,
             is_late=self._reception.is_late,
         )
@@ -276,7 +287,7 @@ class Daemon:
 
     def _load(self) -> bool:
         """Load and warm up; False when a signal came first."""
-        self._notifier.status(f"loading {self._settings.model.id}")
+        self._notifier.status(f"loading {self._live.settings.model.id}")
         self._engine.start()
         while not self._engine.wait_ready(_TICK_S):
             self._notifier.extend_timeout(_LOAD_GRACE_S)
@@ -295,7 +306,7 @@ class Daemon:
         away = self._engine.state().away  # a server may be there and fail every request
         self._health.become(*((State.READY, ()) if away is None else (State.DEGRADED, (away,))))
         self._notifier.ready()
-        log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._contract.topics.requests)
+        log.info("ready", seconds=round(self._clock() - self._started, 2), requests=self._live.contract.topics.requests)
         return True
 
     def _serve(self) -> None:
@@ -303,7 +314,7 @@ class Daemon:
             self._health,
             engine=self._engine.state,
             worker=self._worker.state,
-            stall_after=self._settings.health.stall_after,
+            stall_after=self._live.settings.health.stall_after,
             clock=self._clock,
         )
         while not self._signals.asked_to_stop:
@@ -313,7 +324,7 @@ class Daemon:
             supervision.check()
             if self._signals.asked_to_reload:
                 self._signals.asked_to_reload = False
-                self._worker.call(self._reloader.reload_or_log)
+                self._worker.call(self._live.reload_or_log)
             self._tell_what_came_again()
             if self._membership is not None:
                 self._tick_membership(self._membership)
@@ -328,26 +339,26 @@ class Daemon:
         if membership.tick():
             self._health.report()
 
-    def _use(self, settings: Settings) -> None:
-        """Have all parts use settings that differ from those of the start only where that is possible."""
-        self._settings = settings
-        self._contract = contract_of(settings, self._contract.tasks)
-        self._reception.topics = self._contract.topics
-        self._control.contract = self._contract
-        self._worker.use(self._contract, _language_of(settings))
-        self._link.listen(route_filters(settings), at_qos_0=lossy_filters(settings))
+    def _use(self, live: LiveSettings) -> None:
+        """Change what no part of its own changes, after the settings did."""
+        self._link.listen(route_filters(live.settings), at_qos_0=lossy_filters(live.settings))
         self._files.subscribed.note(self._filters())
-        logs.set_level(settings.log.level)
+        logs.set_level(live.settings.log.level)
         self._publish_info()
+        self._discovery.announce()
 
     def _publish_info(self) -> None:
-        info = describe(contract=self._contract, settings=self._settings, model=self._engine.model, version=__version__)
-        self._link.publish(Publication(topic=self._contract.topics.info, payload=encode(info), qos=1, retain=True))
+        settings, contract = self._live.settings, self._live.contract
+        info = describe(contract=contract, settings=settings, model=self._engine.model, version=__version__)
+        self._link.publish(Publication(topic=contract.topics.info, payload=encode(info), qos=1, retain=True))
 
     # --------------------------------------------------------------------------- the network and worker threads'
 
     def _on_delivery(self, delivery: Delivery) -> None:
         self._reception.on_delivery(delivery)
+
+    def _post(self, function: Callable[[], None]) -> None:
+        self._worker.call(function)
 
     def _on_control(self, route: ControlRoute, delivery: Delivery) -> None:
         self._control.handle(route, delivery)
@@ -369,7 +380,7 @@ class Daemon:
         """
         begin = self._clock()
         asked = self._signals.asked_to_stop
-        timeout = self._settings.shutdown_timeout
+        timeout = self._live.settings.shutdown_timeout
         self._notifier.stopping()
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
@@ -411,8 +422,7 @@ class Daemon:
         self._worker.stop(_FINAL_S)
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
-        if self._exporter is not None:
-            self._exporter.stop()
+        self._listening.close()
 
 
 def _close(journal: "SqliteJournal | RedisJournal") -> None:
@@ -435,10 +445,6 @@ def _subscriptions(topics: Topics) -> tuple[str, ...]:
     return (topics.requests, topics.controls, topics.status, *topics.births, *Membership.subscriptions(topics))
 
 
-def _language_of(settings: Settings) -> Language | None:
-    return None if settings.language == "auto" else settings.language
-
-
 def _worker_of(
     settings: Settings,
     contract: Contract,
@@ -458,7 +464,7 @@ def _worker_of(
         metrics=metrics,
         capacity=settings.queue.capacity,
         batch=settings.engine.max_batch,
-        language=_language_of(settings),
+        language=settings.prompt_language,
         on_control=on_control,
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,

@@ -6,12 +6,13 @@ import platform
 import sys
 from typing import Literal
 
-Extra = Literal["demo", "extract", "fleet", "metrics", "top"]
+Extra = Literal["demo", "extract", "fleet", "http", "metrics", "top"]
 
 _LIBRARIES: dict[Extra, str] = {
     "demo": "amqtt",
     "extract": "llguidance",
     "fleet": "redis",
+    "http": "uvicorn",
     "metrics": "prometheus_client",
     "top": "rich",
 }

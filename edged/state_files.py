@@ -106,7 +106,7 @@ class StateFile(Generic[T]):
         """Replace the record."""
         file = self._file(kind=self._kind, version=self._version, content=content)
         try:
-            _replace(self._path, file.model_dump_json().encode())
+            replace(self._path, file.model_dump_json().encode())
         except OSError as error:
             self._tell("state_file_unwritten", error.strerror)
 
@@ -152,8 +152,12 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file in place of another, whole and for its owner alone."""
+def replace(path: Path, content: bytes) -> None:
+    """Put a file in place of another, whole and for its owner alone.
+
+    Raises:
+        OSError: that failed; the other file is still there.
+    """
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # of mode 0600
     temporary = Path(name)
     try:

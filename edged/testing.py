@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from edged.errors import Cancelled, Expired, RequestError, ShuttingDown
+from edged.errors import Cancelled, EdgedError, Expired, RequestError, ShuttingDown
 from edged.mqtt.delivery import CONFIRMED, Inbox
 from edged.mqtt.limits import Limits, unsendable
 from edged.ports.engine import (
@@ -31,7 +31,7 @@ from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, LinkState, Message, Outcome, Publication, Sent, Ticket
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ClassifySpec
+from edged.tasks.specs import ClassifySpec, Tasks
 
 T = TypeVar("T")
 
@@ -42,6 +42,12 @@ T = TypeVar("T")
 class _Pending:
     publication: Publication
     on_done: Callable[[Outcome], None] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    since: float  # monotonic seconds
+    receive_maximum: int  # as it was announced when the connection was made
 
 
 class _OneByOne:
@@ -107,12 +113,12 @@ class FakeLink:
         self.errors: list[Exception] = []
         self._clock = clock
         self._inbox = Inbox(receive_maximum=receive_maximum)
-        self._receive_maximum = self._told = receive_maximum
+        self._receive_maximum = receive_maximum  # of the next connection
         self._packet_ids = itertools.count(1)
         self._unacked: dict[int, Delivery] = {}  # what the broker keeps, by packet id, in order of arrival
         self._waiting: deque[_Pending] = deque()  # for a connection
         self._in_flight: deque[_Pending] = deque()  # for a confirmation
-        self._connected_since: float | None = clock()
+        self._connection: _Connection | None = _Connection(clock(), receive_maximum)
         self._reconnects = 0
         self._taken_over = False
         self._do = _OneByOne()
@@ -145,15 +151,15 @@ class FakeLink:
 
     def state(self) -> LinkState:
         """The link at a glance."""
-        is_up = self._connected_since is not None
+        connection = self._connection
         return LinkState(
-            connected_since=self._connected_since,
+            connected_since=connection.since if connection else None,
             reconnects=self._reconnects,
             unacked=self._inbox.unacked,
-            receive_maximum=self._told if is_up else None,
+            receive_maximum=connection.receive_maximum if connection else None,
             outbox=len(self._waiting) + len(self._in_flight),
             protocol="5",
-            fault=None if is_up else "the connection was lost",
+            fault=None if connection else "the connection was lost",
             contended=False,
             taken_over=self._taken_over,
             last_progress=self._clock(),
@@ -167,7 +173,7 @@ class FakeLink:
         Raises:
             ConnectionError: there is no connection.
         """
-        if self._connected_since is None:
+        if self._connection is None:
             raise ConnectionError("there is no connection; call reconnect() first")
         delivery = self._arrive(message, next(self._packet_ids), redelivered=False)
         self._do(self._hand_over)
@@ -181,7 +187,7 @@ class FakeLink:
 
     def disconnect(self, *, taken_over: bool = False) -> None:
         """Lose the connection: all tickets are void, and what was in flight goes out again on the next one."""
-        self._connected_since = None
+        self._connection = None
         self._inbox.reset()
         self._waiting.extendleft(reversed(self._in_flight))
         self._in_flight.clear()
@@ -193,8 +199,7 @@ class FakeLink:
 
     def reconnect(self) -> None:
         """Connect again: what was not acked comes again, and what waited to be sent goes out."""
-        self._connected_since = self._clock()
-        self._told = self._receive_maximum
+        self._connection = _Connection(self._clock(), self._receive_maximum)
         self._reconnects += 1
         self._do(self._tell)
         again, self._unacked = self._unacked, {}
@@ -213,9 +218,9 @@ class FakeLink:
         publication = pending.publication
         if (reason := unsendable(publication)) is not None:
             self._call(pending.on_done, Outcome(sent=Sent.REFUSED, reason=reason))
-        elif self._taken_over or (self._connected_since is None and publication.qos == 0):
+        elif self._taken_over or (self._connection is None and publication.qos == 0):
             self._drop(pending)
-        elif self._connected_since is None:
+        elif self._connection is None:
             self._waiting.append(pending)
         elif (refusal := self.limits.refusal(publication)) is not None:
             self._call(pending.on_done, refusal)
@@ -271,6 +276,8 @@ class ScriptedEngine:
         auto: whether work is answered at once; else by `finish`.
         submitted: all work that came in, in order.
         faults: text -> the error that work on it ends with.
+        prepared: the task sets that it was asked to get ready for.
+        unprepared: why it cannot get ready for others.
         away: see `ports.EngineState`.
     """
 
@@ -278,6 +285,8 @@ class ScriptedEngine:
         self.auto = auto
         self.submitted: list[Work] = []
         self.faults: dict[str, RequestError] = {}
+        self.prepared: list[Tasks] = []
+        self.unprepared: EdgedError | None = None
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
         self.away: str | None = None
@@ -293,6 +302,11 @@ class ScriptedEngine:
     def stop(self, timeout: float = 10.0) -> None:  # noqa: ARG002 - nothing to wait for
         for key in list(self._open):
             self._end(key, Failed(key=key, error=ShuttingDown("the engine stopped")))
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        """Be ready for the tasks at once, unless `unprepared` says why that cannot be."""
+        self.prepared.append(tasks)
+        on_done(self.unprepared)
 
     def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
         self.submitted.append(work)

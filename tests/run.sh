@@ -5,6 +5,7 @@
 #   sh tests/run.sh [pytest options]                                      everything
 #   sh tests/run.sh check [pytest options]                                style, types and the unit tests, side by side
 #   sh tests/run.sh unit|integration|acceptance|faults [pytest options]   style, types and one tier of the tests
+#   sh tests/run.sh --cov --cov-report term:skip-covered                  everything, with coverage, in twice the time
 #
 # CI=true                  a test that lacks what it needs fails; elsewhere it is skipped
 # EDGED_TEST_WORKERS=N     the number of processes that run tests (2)
@@ -42,7 +43,7 @@ fetch() {
         chromium | nginx) sh tests/fetch_program.sh "$cache/$1" "$1" ;;
         mosquitto-* | rabbitmq-* | aedes) sh tests/fetch_broker.sh "$cache/brokers/$1" "$1" ;;
         redis) sh tests/fetch_program.sh "$cache/redis" redis-server ;;
-        qemu) sh tests/fetch_program.sh "$cache/qemu" qemu-aarch64 ;;
+        qemu) [ "$(uname -m)" != x86_64 ] || sh tests/fetch_program.sh "$cache/qemu" qemu-aarch64 ;;
         wheels) EDGED_BUILD_CACHE=$cache/build sh deploy/build.sh --out "$cache/build/wheels" ;;
         arm64) sh tests/fetch_arm64.sh "$venv/bin/python" "$cache/arm64" ;;
         homeassistant) sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant" ;;
@@ -103,10 +104,8 @@ if [ "$form" = check ]; then # quick: on one core, while the types are checked o
 else
     wait "$style"
     cat "$cache/style.txt"
-    rm -f .coverage .coverage.*
     # Each worker takes neighbouring tests, which share what they start; one that is done takes some from the other.
-    tests --numprocesses "${EDGED_TEST_WORKERS:-2}" --dist worksteal \
-        --cov --cov-report term:skip-covered "$@" 2>&1 | tee "$output"
+    tests --numprocesses "${EDGED_TEST_WORKERS:-2}" --dist worksteal "$@" 2>&1 | tee "$output"
 fi
 wait "$style" || true
 [ "$form" != check ] || cat "$cache/style.txt"

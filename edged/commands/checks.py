@@ -78,6 +78,8 @@ def run(settings: Settings, *, timeout: float | None, say: Say) -> ExitCode:
         checks += (("tasks", lambda: _extra("extract", wanted["extract"])),)
     if "metrics" in wanted:
         checks += (("metrics", lambda: _metrics(settings, wanted["metrics"])),)
+    if "http" in wanted:
+        checks += (("http", lambda: _http(settings, wanted["http"])),)
     if settings.journal.url is not None:
         checks += (("journal", lambda: _journal(settings)),)
     codes = [_try(name, check, say) for name, check in checks]
@@ -192,6 +194,21 @@ def _metrics(settings: Settings, why: str) -> str:
         prometheus.try_to_listen(host, port)
     except SettingsError:
         if not prometheus.is_served(host, port, node=settings.node):
+            raise
+        return f"{told}; the daemon serves {host}:{port}"
+    return f"{told}; {host}:{port} is free"
+
+
+def _http(settings: Settings, why: str) -> str:
+    """A free port for OpenAI's API, or one that the daemon of this name has already."""
+    host, port = settings.http.host, settings.http.port
+    told = _extra("http", why)
+    from edged.http import server
+
+    try:
+        server.listen(host, port).close()
+    except SettingsError:
+        if not server.is_served(host, port, node=settings.node):
             raise
         return f"{told}; the daemon serves {host}:{port}"
     return f"{told}; {host}:{port} is free"

@@ -79,6 +79,15 @@ def settings_of(options: argparse.Namespace, *, warn: Callable[[str], None] = to
     """
     from edged.settings import load
 
+    return load.load(flags=flags_of(options), config_file=options.config, warn=warn)
+
+
+def flags_of(options: argparse.Namespace) -> dict[str, str]:
+    """The settings of the command line by dotted name.
+
+    Raises:
+        SettingsError: one is not written as NAME=VALUE.
+    """
     flags: dict[str, str] = {}
     for each in options.set:
         name, equals, value = each.partition("=")
@@ -87,8 +96,7 @@ def settings_of(options: argparse.Namespace, *, warn: Callable[[str], None] = to
         flags[name] = value
     # Some commands have an option that sets a setting, as --format sets model.format.
     named = {name: getattr(options, name) for name in getattr(options, "settings", ())}
-    flags |= {name: value for name, value in named.items() if value is not None}
-    return load.load(flags=flags, config_file=options.config, warn=warn)
+    return flags | {name: value for name, value in named.items() if value is not None}
 
 
 def quiet_settings(options: argparse.Namespace) -> Settings:

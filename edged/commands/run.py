@@ -4,17 +4,17 @@ import argparse
 import sys
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from edged.commands.options import add_command, settings_of
+from edged.commands.options import add_command, flags_of, settings_of
 from edged.errors import EdgedError, ExitCode, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from structlog.stdlib import BoundLogger
 
     from edged.ports.engine import StoppableEngine
+    from edged.settings.load import ReadSettings
     from edged.settings.schema import Settings
     from edged.tasks.specs import Tasks
 
@@ -32,6 +32,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
     import structlog
 
     from edged import logs
+    from edged.settings import load
 
     warnings: list[str] = []
     settings = settings_of(options, warn=warnings.append)
@@ -42,12 +43,13 @@ def _run(options: argparse.Namespace) -> ExitCode:
     loading = _Loading(log, settings.model.id)
     loading.start()
     try:
-        return _serve(settings, lambda: settings_of(options, warn=lambda _: None), loading)
+        read = partial(load.load, flags=flags_of(options), config_file=options.config)
+        return _serve(settings, read, loading)
     finally:
         loading.end()
 
 
-def _serve(settings: "Settings", read_settings: "Callable[[], Settings]", loading: "_Loading") -> ExitCode:
+def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loading") -> ExitCode:
     from edged import build
     from edged.daemon import Daemon
     from edged.settings import load

@@ -230,7 +230,7 @@ def _control_answer() -> Schema:
         data={
             "type": "object",
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level; "
-            "reload: changed, restart_required.",
+            "reload: changed, restart_required; options: the same and options.",
         },
         error=error,
         transaction={"description": "The same as in the command."},
@@ -266,6 +266,11 @@ def _info() -> Schema:
                 "required": ["kind"],
                 "properties": {"kind": {"enum": ["compose", "classify", "generate", "extract"]}},
             },
+        },
+        routes={
+            "type": "object",
+            "additionalProperties": _object(subscribe={"type": "array", "items": _TEXT}, task=_TEXT, publish=_TEXT),
+            "description": "The routes of the settings, by name.",
         },
         limits=_object(payload_bytes=_COUNT, text_chars=_COUNT, context_tokens=_COUNT, new_tokens=_COUNT, queue=_COUNT),
         topics=free,

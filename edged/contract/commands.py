@@ -7,12 +7,14 @@ the daemon that no command has acted on, a method to `Box`.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from types import MappingProxyType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edged.errors import BadRequest, ModelError, RequestError
 from edged.tasks.conversation import Turn
+
+T = TypeVar("T")
 
 
 class ControlBody(BaseModel):
@@ -24,6 +26,9 @@ class ControlBody(BaseModel):
     id: str | None = Field(None, description="cancel: the request's id")
     session: str | None = Field(None, description="forget, session: whose turns")
     level: str | None = Field(None, description="log_level: debug, info, warning or error")
+    options: dict[str, Any] | None = Field(
+        None, description="options: settings to change, as a JSON Merge Patch; null takes a change back"
+    )
 
 
 class Box(Protocol):
@@ -49,8 +54,12 @@ class Box(Protocol):
         """Raises ValueError for a level that does not exist."""
         ...
 
-    def reload(self) -> Mapping[str, Any]:
-        """Read the settings again; gives what was changed and what needs a restart. Raises BadRequest."""
+    def reload(self, respond: "Respond") -> None:
+        """Read the settings again; responds with what was changed and what needs a restart, or with why nothing was."""
+        ...
+
+    def change_options(self, patch: Mapping[str, Any], respond: "Respond") -> None:
+        """Change settings; responds as `reload` does, with all options that are set now."""
         ...
 
     def drain(self) -> None:
@@ -66,46 +75,38 @@ class Command:
     """What a command needs and does.
 
     Attributes:
-        needs: the field of the body that it cannot do without; its value is handed to `obey`.
         only_now: whether it is meant for the daemon that runs when it is sent, and for no later one.
-        obey: acts on a box and responds once.
+        obey: acts on a box and responds once. Raises BadRequest if the body lacks a field that the command needs.
     """
 
-    obey: Callable[[Box, str, Respond], None]
-    needs: Literal["id", "session", "level"] | None = None
+    obey: Callable[[Box, ControlBody, Respond], None]
     only_now: bool = False
 
-    def needed(self, body: ControlBody) -> str:
-        """The value that the command needs; empty if it needs none.
 
-        Raises:
-            BadRequest: the body does not have it.
-        """
-        if self.needs is None:
-            return ""
-        value: str | None = getattr(body, self.needs)
-        if value is None:
-            raise BadRequest("this field is required", field=self.needs)
-        return value
+def _needed(value: T | None, field: str) -> T:
+    if value is None:
+        raise BadRequest("this field is required", field=field)
+    return value
 
 
-def _ping(box: Box, _: str, respond: Respond) -> None:
+def _ping(box: Box, _: ControlBody, respond: Respond) -> None:
     box.probe(lambda ms: respond(ModelError("no token was decoded") if ms is None else {"ms": ms}))
 
 
-def _cancel(box: Box, request_id: str, respond: Respond) -> None:
-    respond({"cancelled": box.cancel(request_id)})
+def _cancel(box: Box, body: ControlBody, respond: Respond) -> None:
+    respond({"cancelled": box.cancel(_needed(body.id, "id"))})
 
 
-def _forget(box: Box, session: str, respond: Respond) -> None:
-    respond({"turns": box.forget(session)})
+def _forget(box: Box, body: ControlBody, respond: Respond) -> None:
+    respond({"turns": box.forget(_needed(body.session, "session"))})
 
 
-def _session(box: Box, session: str, respond: Respond) -> None:
-    respond({"turns": [asdict(turn) for turn in box.turns(session)]})
+def _session(box: Box, body: ControlBody, respond: Respond) -> None:
+    respond({"turns": [asdict(turn) for turn in box.turns(_needed(body.session, "session"))]})
 
 
-def _log_level(box: Box, level: str, respond: Respond) -> None:
+def _log_level(box: Box, body: ControlBody, respond: Respond) -> None:
+    level = _needed(body.level, "level")
     try:
         box.set_log_level(level)
     except ValueError as error:
@@ -113,11 +114,15 @@ def _log_level(box: Box, level: str, respond: Respond) -> None:
     respond({"level": level})
 
 
-def _reload(box: Box, _: str, respond: Respond) -> None:
-    respond(box.reload())
+def _reload(box: Box, _: ControlBody, respond: Respond) -> None:
+    box.reload(respond)
 
 
-def _drain(box: Box, _: str, respond: Respond) -> None:
+def _options(box: Box, body: ControlBody, respond: Respond) -> None:
+    box.change_options(body.options or {}, respond)
+
+
+def _drain(box: Box, _: ControlBody, respond: Respond) -> None:
     respond({"state": "draining"})
     box.drain()
 
@@ -125,11 +130,12 @@ def _drain(box: Box, _: str, respond: Respond) -> None:
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "ping": Command(obey=_ping),
-        "cancel": Command(obey=_cancel, needs="id", only_now=True),
-        "forget": Command(obey=_forget, needs="session"),
-        "session": Command(obey=_session, needs="session"),
-        "log_level": Command(obey=_log_level, needs="level", only_now=True),
+        "cancel": Command(obey=_cancel, only_now=True),
+        "forget": Command(obey=_forget),
+        "session": Command(obey=_session),
+        "log_level": Command(obey=_log_level, only_now=True),
         "reload": Command(obey=_reload, only_now=True),
+        "options": Command(obey=_options),
         "drain": Command(obey=_drain, only_now=True),
     }
 )

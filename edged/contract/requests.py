@@ -16,11 +16,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter,
 from edged.contract.rules import Shape
 from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
 from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
+from edged.ports.caller import Caller
 from edged.ports.engine import Params
 from edged.ports.link import Message
 from edged.tasks.conversation import Turn
 from edged.tasks.shorten import MIN_BYTES
-from edged.tasks.specs import Tasks
+from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import normalise
 
 MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
@@ -93,7 +94,12 @@ class RequestBody(BaseModel):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Address:
-    """Where an answer goes, and the Correlation Data that goes with it."""
+    """Where an answer goes: to a topic, with the request's Correlation Data, or to a caller in this process.
+
+    Attributes:
+        errors: where an error goes instead.
+        caller: waits for the answer in this process; then the other fields mean nothing.
+    """
 
     topic: str
     qos: int
@@ -101,7 +107,8 @@ class Address:
     retain: bool = False
     content_type: str = "application/json"
     user_properties: tuple[tuple[str, str], ...] = ()
-    errors: "Address | None" = None  # where an error goes instead
+    errors: "Address | None" = None
+    caller: Caller | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,6 +125,9 @@ class Request:
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
         max_bytes: of each text that the model writes for it.
         shape: how its answer is written, if it came by a route of the settings.
+        spec: what the model does for it, if that is no task of this daemon; `task` is then a name for logs.
+        logprobs: how many alternatives the result names for each token, with log probabilities; None: it tells none.
+        is_recorded: whether the answer is recorded, for the case that the same request comes again.
     """
 
     id: str
@@ -135,6 +145,9 @@ class Request:
     time_left_ms: int | None = None
     max_bytes: int | None = None
     shape: Shape | None = None
+    spec: PartSpec | None = None
+    logprobs: int | None = None
+    is_recorded: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from edged.errors import RequestError
 from edged.ports.engine import Usage
-from edged.tasks.outputs import Classification, Output, Reply
+from edged.tasks.outputs import Classification, Output, Reply, TokenLogprob
 from edged.tasks.specs import Tasks
 
 
@@ -35,6 +35,7 @@ class Result:
         outputs: by part: `sentiment`, `reply`, or the name of an operator's own task.
         lacks_history: the conversation has earlier turns that this box did not know.
         may_be_double: another box of the group may have answered the same request.
+        logprobs: by part, what the model thought of each token that it wrote, where the request asked for that.
     """
 
     id: str
@@ -48,6 +49,7 @@ class Result:
     timings: ResultTimings
     lacks_history: bool = False
     may_be_double: bool = False
+    logprobs: Mapping[str, tuple[TokenLogprob, ...]] = field(default_factory=dict)
 
 
 def rfc3339(seconds: float) -> str:
@@ -75,6 +77,8 @@ def encode_result(result: Result) -> bytes:
         head["duplicate"] = "possible"
     head |= {"node": result.node, "model": result.model, "time": result.time}
     head |= {name: asdict(output) for name, output in result.outputs.items()}
+    if result.logprobs:
+        head["logprobs"] = {part: [asdict(each) for each in tokens] for part, tokens in result.logprobs.items()}
     return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
 
 

@@ -146,9 +146,9 @@ class Classifier(Generic[K]):
         ask = self.prepared.loaded.prompter.classification
         opinions = self.spec.opinions(language)
         for opinion in opinions:
-            if (opinion.name, language) not in self.prepared.priors:
-                warm_up.pin(ask(opinion, text="", language=language).prefix)
-                self.prepared.priors[opinion.name, language] = self._prior(opinion, language, warm_up)
+            warm_up.pin(ask(opinion, text="", language=language).prefix)
+            if opinion.question(language) not in self.prepared.priors:
+                self._learn_prior(opinion, language, warm_up)
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
 
@@ -165,13 +165,21 @@ class Classifier(Generic[K]):
                 if each is self.spec:
                     raise
             else:
-                yield Opinion(prompt=prompt, prior=self.prepared.priors[each.name, work.language])
+                yield Opinion(prompt=prompt, prior=self.prepared.priors[each.question(work.language)])
+
+    def _learn_prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> None:
+        priors, question = self.prepared.priors, opinion.question(language)
+        # While the bias is being measured, it counts as zero, and no further prompt is asked.
+        priors[question] = [0.0] * len(opinion.labels)
+        try:
+            priors[question] = self._prior(opinion, language, warm_up)
+        except BaseException:
+            del priors[question]
+            raise
 
     def _prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> list[float]:
         """The bias of a prompt: from the file if the model is still the same, else measured with its neutral texts."""
         prompter, kept = self.prepared.loaded.prompter, self.prepared.loaded.priors
-        # While the bias is being measured, it counts as zero, and no further prompt is asked.
-        self.prepared.priors[opinion.name, language] = [0.0] * len(opinion.labels)
         asked_once = replace(opinion, doubt=0.0)
         texts = opinion.prompts[language].neutral_texts
         works = [

@@ -4,6 +4,7 @@ Source: github.com/guidance-ai/llguidance, docs/json_schema.md.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from copy import copy
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,16 @@ import numpy as np
 from edged import extras
 from edged.engine.decoders.interface import Logits
 from edged.engine.tokenizer import ModelTokenizer
-from edged.errors import ModelError, ModelUnavailable, SettingsError
+from edged.errors import BadRequest, ModelError, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
+
+_MAX_GRAMMARS = 64  # that are kept compiled
+
+
+class _Unusable(Exception):
+    """The schema cannot be used; the message says why."""
 
 
 class Constraint:
@@ -52,45 +59,64 @@ class Constraint:
 
 
 class Constraints:
-    """The schemas of all tasks for one vocabulary; each is compiled once."""
+    """The schemas of tasks and requests for one vocabulary; those used lately are kept compiled."""
 
     def __init__(self, tokenizer: ModelTokenizer, vocab_size: int) -> None:
         self._tokenizer = tokenizer
         self._vocab_size = vocab_size
         self._vocabulary: LLTokenizer | None = None
-        self._grammars: dict[str, str] = {}
+        self._grammars: OrderedDict[str, str] = OrderedDict()  # by schema; the one used last is the last
 
     def begin(self, task: str, schema: Mapping[str, Any]) -> Constraint:
-        """Make the constraint of a new output.
+        """Make the constraint of a new output of a task.
 
         Raises:
             SettingsError: the schema is not valid, or llguidance is not installed.
             ModelUnavailable: llguidance cannot read the model's vocabulary.
         """
         try:
-            from llguidance import LLMatcher  # noqa: PLC0415 - an optional dependency
-        except ImportError:
-            raise SettingsError(missing(task)) from None
+            return self._begin(schema)
+        except ModuleNotFoundError:
+            why = "extracts, which needs the library llguidance"
+            raise SettingsError(f"tasks.{task} {why}: {extras.how_to_install('extract')}") from None
+        except ModelUnavailable as error:
+            raise ModelUnavailable(f"tasks.{task} extracts, and {error}") from error
+        except _Unusable as fault:
+            raise SettingsError(f"tasks.{task}.schema: {fault}") from None
+
+    def begin_request(self, schema: Mapping[str, Any]) -> Constraint:
+        """Make the constraint of an output whose request may have brought the schema.
+
+        Raises:
+            BadRequest: the schema is not valid, or this box cannot hold outputs to schemas.
+        """
+        try:
+            return self._begin(schema)
+        except ModuleNotFoundError:
+            raise BadRequest("this box has no llguidance, which schemas need", field="response_format") from None
+        except (ModelUnavailable, _Unusable) as fault:
+            raise BadRequest(f"the schema cannot be used: {fault}", field="response_format") from None
+
+    def _begin(self, schema: Mapping[str, Any]) -> Constraint:
+        from llguidance import LLMatcher  # noqa: PLC0415 - an optional dependency
+
         if self._vocabulary is None:
             try:
                 self._vocabulary = _vocabulary_of(self._tokenizer, self._vocab_size)
             except Exception as error:
-                raise ModelUnavailable(
-                    f"tasks.{task} extracts, and llguidance cannot read this model's tokenizer: {error}"
-                ) from error
-        if task not in self._grammars:
+                raise ModelUnavailable(f"llguidance cannot read this model's tokenizer: {error}") from error
+        key = json.dumps(schema)
+        if key not in self._grammars:
             # With flexible white space a model may write white space for ever.
-            grammar = LLMatcher.grammar_from_json_schema(json.dumps(schema), defaults={"whitespace_flexible": False})
+            grammar = LLMatcher.grammar_from_json_schema(key, defaults={"whitespace_flexible": False})
             fault = LLMatcher.validate_grammar(grammar, self._vocabulary)
             if fault := fault or _fault_at_first(LLMatcher(self._vocabulary, grammar)):
-                raise SettingsError(f"tasks.{task}.schema: {fault}")
-            self._grammars[task] = grammar
-        return Constraint(LLMatcher(self._vocabulary, self._grammars[task]), int(self._vocabulary.eos_token))
-
-
-def missing(task: str) -> str:
-    """The error message for a task that extracts when llguidance is not installed."""
-    return f"tasks.{task} extracts, which needs the library llguidance: {extras.how_to_install('extract')}"
+                raise _Unusable(fault)
+            self._grammars[key] = grammar
+            if len(self._grammars) > _MAX_GRAMMARS:
+                self._grammars.popitem(last=False)
+        self._grammars.move_to_end(key)
+        return Constraint(LLMatcher(self._vocabulary, self._grammars[key]), int(self._vocabulary.eos_token))
 
 
 def _vocabulary_of(tokenizer: ModelTokenizer, vocab_size: int) -> "LLTokenizer":

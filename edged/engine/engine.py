@@ -7,6 +7,7 @@ does in classification.py and generation.py.
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic
@@ -45,7 +46,13 @@ class _Cancel:
     key: str
 
 
-_Command = Submitted | _Cancel | None  # None wakes the thread
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Prepare:
+    tasks: Tasks
+    on_done: Callable[[EdgedError | None], None]
+
+
+_Command = Submitted | _Cancel | _Prepare | None  # None wakes the thread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +82,7 @@ class Engine(Generic[K]):
         self._tasks = tasks
         self._cooling = cooling
         self._clock = clock
+        self._to_prepare: deque[_Prepare] = deque()
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._number = 0  # of the piece of work that came last
         self._number_lock = threading.Lock()
@@ -122,6 +130,9 @@ class Engine(Generic[K]):
 
     def cancel(self, key: str) -> None:
         self._commands.put(_Cancel(key=key))
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        self._commands.put(_Prepare(tasks=tasks, on_done=on_done))
 
     def state(self) -> EngineState:
         stepper = None if self._loaded is None else self._loaded.stepper
@@ -178,12 +189,35 @@ class Engine(Generic[K]):
         loaded = self._load()
         stepper = Stepper(loaded, self._clock)
         self._loaded = _Model(prepared=Prepared.of(loaded), stepper=stepper)
-        warm_up = WarmUp(stepper, self._take, self._clock)
-        for spec in {part.name: part for part in self._tasks.all_parts}.values():
-            for language in LANGUAGES:
-                self._warm_up(spec, language, warm_up)
+        self._warm_up_all(self._tasks, WarmUp(stepper, self._take, self._clock))
         stepper.counts = Counts()
         self._last_progress = self._clock()
+
+    def _prepare(self, wanted: _Prepare) -> None:
+        """Warm up other tasks between the steps of the work in hand."""
+        error: EdgedError | None = None
+        try:
+            self._warm_up_all(
+                wanted.tasks, WarmUp(self._model.stepper, self._take, self._clock, self._take_commands_between)
+            )
+        except EdgedError as caught:
+            error = caught
+        except Exception as caught:
+            # A prompt may bring out a bug of a tokenizer or template; the tasks before go on.
+            log.exception("tasks_failed")
+            error = ModelError(f"the model fails on the tasks: {type(caught).__name__}")
+        wanted.on_done(error)
+
+    def _take_commands_between(self) -> None:
+        if self._stopping.is_set():
+            raise ShuttingDown("the daemon is shutting down")
+        self._take_commands(wait=False)
+
+    def _warm_up_all(self, tasks: Tasks, warm_up: WarmUp[K]) -> None:
+        for spec in {part.name: part for part in tasks.all_parts}.values():
+            for language in LANGUAGES:
+                self._warm_up(spec, language, warm_up)
+        self._model.stepper.memory.cache.pin_only(warm_up.pinned)
 
     def _warm_up(self, spec: PartSpec, language: Language, warm_up: WarmUp[K]) -> None:
         prepared = self._model.prepared
@@ -202,7 +236,9 @@ class Engine(Generic[K]):
 
     def _run_until_stopped(self, stepper: Stepper[K]) -> None:
         while not self._stopping.is_set():
-            self._take_commands(wait=stepper.is_idle)
+            self._take_commands(wait=stepper.is_idle and not self._to_prepare)
+            if self._to_prepare:
+                self._prepare(self._to_prepare.popleft())
             if self._cooling is None:
                 stepper.step()
             else:
@@ -233,6 +269,8 @@ class Engine(Generic[K]):
             self._take(command)
         elif isinstance(command, _Cancel):
             self._model.stepper.cancel(command.key)
+        elif isinstance(command, _Prepare):
+            self._to_prepare.append(command)
 
     def _take(self, submitted: Submitted) -> None:
         """Make a sequence of the work, or fail it."""
@@ -259,6 +297,8 @@ class Engine(Generic[K]):
             error = ModelError("the engine stopped; the daemon will be restarted")
         if self._loaded is not None:
             self._loaded.stepper.fail_all(error)
+        for wanted in self._to_prepare:
+            wanted.on_done(error)
         while True:
             try:
                 command = self._commands.get_nowait()
@@ -266,3 +306,5 @@ class Engine(Generic[K]):
                 return
             if isinstance(command, Submitted):
                 command.emit(Failed(key=command.work.key, error=error))
+            elif isinstance(command, _Prepare):
+                command.on_done(error)

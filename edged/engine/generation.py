@@ -13,6 +13,7 @@ from edged.engine.counting import Times
 from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.detokenize import TextStream
 from edged.engine.loaded import Prepared
+from edged.engine.logprobs import LogprobTeller
 from edged.engine.prompt import MIN_NEW_TOKENS
 from edged.engine.reply_text import reply_text
 from edged.engine.sampling import Generator, sample
@@ -35,6 +36,8 @@ class Generating(Running[K]):
         said: tokens of the model's own earlier turns, oldest first; repeating them is made less likely too.
         banned: ids of the tokens that a reply never contains.
         constraint: holds the output to a JSON Schema; None for free text.
+        must_be_whole: whether an output that is cut short is an error.
+        teller: notes log probabilities; None where nobody asked for them.
         generated: the tokens of the reply so far.
     """
 
@@ -49,6 +52,8 @@ class Generating(Running[K]):
     end_tokens: frozenset[int]
     banned: npt.NDArray[np.intp]
     constraint: Constraint | None = None
+    must_be_whole: bool = False
+    teller: LogprobTeller | None = None
     generated: list[int] = field(default_factory=list)
 
     @property
@@ -77,6 +82,7 @@ class Generating(Running[K]):
         if not math.isfinite(float(row.max())):  # the largest is NaN if any is
             self.fail(ModelError(NO_NUMBERS))
             return
+        as_given = None if self.teller is None else row.copy()
         row[self.banned] = -np.inf
         if self.constraint is not None:
             self.constraint.mask(row, self.end_tokens)
@@ -89,6 +95,8 @@ class Generating(Running[K]):
         if token in self.end_tokens:
             self._finish("stop", now)
             return
+        if self.teller is not None and as_given is not None:
+            self.teller.take(as_given, token, before=(self.generated or self.prompt)[-1])
         self.generated.append(token)
         self._show(self.text.push(token))
         if self.text.stopped or (self.constraint is not None and self.constraint.take(token)):
@@ -98,13 +106,13 @@ class Generating(Running[K]):
 
     def stop_early(self, reason: FinishReason, now: float) -> None:
         """End with the text there is; without any, fail."""
-        if self.text.has_begun and self.constraint is None:
+        if self.text.has_begun and not self.must_be_whole:
             self._finish(reason, now)
         else:
             self.fail(stopped_early(reason))
 
     def _finish(self, reason: FinishReason, now: float) -> None:
-        if self.constraint is not None and reason == "length":
+        if self.must_be_whole and reason == "length":
             self.fail(
                 TooLong(
                     f"the JSON is not complete after {len(self.generated)} tokens; ask about less, or raise max_tokens "
@@ -118,6 +126,7 @@ class Generating(Running[K]):
                 key=self.key,
                 text=self.text.text,
                 finish_reason=reason,
+                logprobs=() if self.teller is None else tuple(self.teller.told),
                 usage=self._usage(),
                 timings=self.times.timings(now),
             )
@@ -125,7 +134,8 @@ class Generating(Running[K]):
 
     def _show(self, piece: str) -> None:
         if piece and self.work.stream:
-            self.emit(TextDelta(key=self.key, text=piece))
+            logprobs = () if self.teller is None else self.teller.since_shown()
+            self.emit(TextDelta(key=self.key, text=piece, logprobs=logprobs))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -140,8 +150,9 @@ class Writer(Generic[K]):
 
         Raises:
             TooLong: the text leaves no room for a reply in the context.
+            BadRequest: the output cannot be held to the schema that the request brought.
         """
-        work, loaded = submitted.work, self.prepared.loaded
+        work, loaded, schema = submitted.work, self.prepared.loaded, self.spec.schema
         wanted = work.params.max_tokens or self.spec.max_tokens or loaded.limits.max_new_tokens
         prompt = loaded.prompter.generation(
             self.spec,
@@ -165,7 +176,9 @@ class Writer(Generic[K]):
             text=TextStream(loaded.prompter.decode, reply_text(self.spec, work.params, roles=prompt.roles)),
             end_tokens=self.prepared.end_tokens,
             banned=self.prepared.banned,
-            constraint=self._constraint(),
+            constraint=None if schema is None else self.prepared.constraints.begin_request(schema),
+            must_be_whole=self.spec.must_be_whole,
+            teller=None if work.logprobs is None else LogprobTeller(count=work.logprobs, decode=loaded.prompter.decode),
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
@@ -179,14 +192,10 @@ class Writer(Generic[K]):
         # Raises TooLong if there is no room even for a short text and a short reply.
         prompter.generation(self.spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)
         warm_up.pin(prompter.shared_beginning(self.spec, language))
-        self._constraint()  # a schema that cannot be used ends the start, not a request
+        if self.spec.schema is not None:  # a schema that cannot be used ends the start, not a request
+            self.prepared.constraints.begin(self.spec.name, self.spec.schema)
         work = Work(key="warm-up", spec=self.spec, text="Hi", language=language, params=Params(max_tokens=2))
         (event,) = warm_up.run([work])
         # With a schema the work may fail: two tokens are seldom a whole JSON.
         if isinstance(event, Failed) and self.spec.schema is None:
             raise event.error
-
-    def _constraint(self) -> Constraint | None:
-        if self.spec.schema is None:
-            return None
-        return self.prepared.constraints.begin(self.spec.name, self.spec.schema)

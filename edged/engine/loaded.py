@@ -1,5 +1,6 @@
 """A loaded model, and what the engine measures about it and its prompts before the first request."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic
 
@@ -59,7 +60,7 @@ class Prepared(Generic[K]):
         end_tokens: tokens with which the model ends its turn.
         banned: ids of the tokens that no reply contains.
         constraints: hold an output to the JSON Schema of its task.
-        priors: the bias of each prompt, by prompt and language. The warm-up fills it.
+        priors: the bias of each prompt, by `ClassifySpec.question`. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
     """
@@ -68,7 +69,7 @@ class Prepared(Generic[K]):
     end_tokens: frozenset[int]
     banned: npt.NDArray[np.intp]
     constraints: Constraints
-    priors: dict[tuple[str, Language], list[float]] = field(default_factory=dict)
+    priors: dict[Hashable, list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
 
     @classmethod

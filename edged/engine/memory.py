@@ -1,6 +1,6 @@
 """Where a sequence gets its keys and values: new memory, or a copy of a beginning that the prefix cache holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Generic
 
 from edged.engine.decoders.interface import CausalModel, K, Span
@@ -35,8 +35,11 @@ class SequenceMemory(Generic[K]):
         if tokens and self._model.shares_prefixes:
             self.cache.put(tokens, sequence.kv, sequence.kv.nbytes)
 
-    def pin(self, tokens: Sequence[int]) -> None:
-        """Compute the keys and values of a beginning that many prompts share, and keep them for good."""
+    def pin(self, tokens: Sequence[int], between: Callable[[], None]) -> None:
+        """Compute the keys and values of a beginning that many prompts share, and keep them until `pin_only`.
+
+        `between` is called between two runs of the model.
+        """
         model = self._model
         if not tokens or not model.shares_prefixes:
             return
@@ -46,4 +49,5 @@ class SequenceMemory(Generic[K]):
         kv = model.allocate(len(tokens)) if source is None else model.fork(source, length, len(tokens))
         for start in range(kv.length, len(tokens), self._chunk):
             model.forward([Span(kv=kv, tokens=tokens[start : start + self._chunk])])
+            between()
         self.cache.put(tokens, kv, kv.nbytes, pinned=True)

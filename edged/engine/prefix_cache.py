@@ -4,7 +4,7 @@ An entry is of use to every prompt that begins with the same tokens, for as many
 lost, the next prompt takes longer; the answer is the same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -70,6 +70,14 @@ class PrefixCache(Generic[V]):
         self.nbytes += nbytes
         for block_hash in _block_hashes(key):
             self._by_blocks.setdefault(block_hash, []).append(key)
+        self._evict()
+
+    def pin_only(self, wanted: Iterable[Sequence[int]]) -> None:
+        """Pin the entries of these tokens, or of longer ones that begin with them; no other entry stays pinned."""
+        keys = {tuple(tokens) for tokens in wanted}
+        for entry in self._entries.values():
+            serves = entry.pinned and any(entry.tokens[: len(key)] == key for key in keys)
+            entry.pinned = serves or entry.tokens in keys
         self._evict()
 
     def clear(self) -> None:

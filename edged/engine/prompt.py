@@ -139,7 +139,9 @@ class Prompter:
         Raises:
             TooLong: the text leaves no room for a reply even without history.
         """
-        system = spec.system[language]
+        if spec.is_raw:
+            return self._continuation(text, max_new_tokens)
+        system = spec.system.get(language)
         asked = Turn(role="user", content=self._clean(text))
         cleaned = [Turn(role=turn.role, content=self._clean(turn.content)) for turn in turns]
         alone = self._chat(system, [asked], language)
@@ -152,16 +154,31 @@ class Prompter:
         while kept and self._max_context_tokens - len(tokens) < max_new_tokens:  # the turns together take more
             kept = kept[1:]
             tokens = self._chat(system, [*kept, asked], language)
-        room = self._max_context_tokens - len(tokens)
-        if room < min(MIN_NEW_TOKENS, max_new_tokens):
-            raise TooLong(
-                f"the text takes {len(alone)} tokens of the model's context of {self._max_context_tokens} and "
-                "leaves no room for a reply",
-                field="text",
-            )
+        room = self._room(tokens, max_new_tokens)
         roles = () if self._tokenizer.chat_template else _ROLES
         said = [token for turn in kept if turn.role == "assistant" for token in self._plain(turn.content)]
         return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=roles, said=tuple(said))
+
+    def _continuation(self, text: str, max_new_tokens: int) -> GenerationPrompt:
+        """The prompt for a text that the model continues as it is."""
+        tokens = self._beginning + self._plain(text)
+        room = self._room(tokens, max_new_tokens)
+        return GenerationPrompt(tokens=tokens, max_new_tokens=min(max_new_tokens, room), roles=(), said=())
+
+    def _room(self, tokens: Sequence[int], max_new_tokens: int) -> int:
+        """The tokens of the context that are left for the reply.
+
+        Raises:
+            TooLong: these are too few.
+        """
+        room = self._max_context_tokens - len(tokens)
+        if room < min(MIN_NEW_TOKENS, max_new_tokens):
+            raise TooLong(
+                f"the text takes {len(tokens)} tokens of the model's context of {self._max_context_tokens} and "
+                "leaves no room for a reply",
+                field="text",
+            )
+        return room
 
     def constraints(self, vocab_size: int) -> Constraints:
         """Make the constraints that hold outputs to JSON Schemas, for this vocabulary."""
@@ -170,7 +187,7 @@ class Prompter:
     def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
         """The tokens with which every prompt of `spec` begins, whatever the text is."""
         one, other = (
-            self._chat(spec.system[language], [Turn(role="user", content=text)], language) for text in ("a", "b")
+            self._chat(spec.system.get(language), [Turn(role="user", content=text)], language) for text in ("a", "b")
         )
         return one[: shared_length(one, other)]
 
@@ -235,7 +252,7 @@ class Prompter:
                 f"tokenizer: {error}; choose other words"
             ) from error
 
-    def _chat(self, system: str, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
+    def _chat(self, system: str | None, turns: Sequence[Turn], language: Language) -> tuple[int, ...]:
         """Tokens of a conversation, up to where the assistant's words begin."""
         turns = _with_system(system, turns, fold=not self._takes_system)
         parts = _SLOTS.split(self._render(turns, language))  # literal, index, literal, index, ..., literal
@@ -340,7 +357,9 @@ def _around_text(prompt: ClassifyPrompt) -> tuple[str, str]:
     return before, after
 
 
-def _with_system(system: str, turns: Sequence[Turn], *, fold: bool) -> list[Turn]:
+def _with_system(system: str | None, turns: Sequence[Turn], *, fold: bool) -> list[Turn]:
+    if system is None:
+        return list(turns)
     if not fold:
         return [Turn(role="system", content=system), *turns]
     first, *rest = turns

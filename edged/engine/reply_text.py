@@ -19,7 +19,14 @@ class ReplyText:
         stopped: a stop string is complete, and the text ends before it.
     """
 
-    def __init__(self, stops: Sequence[str] = (), *, roles: Sequence[str] = (), whole_sentences: bool = False) -> None:
+    def __init__(
+        self,
+        stops: Sequence[str] = (),
+        *,
+        roles: Sequence[str] = (),
+        whole_sentences: bool = False,
+        is_raw: bool = False,
+    ) -> None:
         """Begin with no text.
 
         Args:
@@ -27,7 +34,9 @@ class ReplyText:
             roles: names of speakers as a line begins with them ("User:"). Such a line ends the text; at the very
                 beginning of the text the name alone is left out.
             whole_sentences: whether a text that is cut short ends with its last whole sentence, if it has one.
+            is_raw: whether white space at the beginning and at the end belongs to the text.
         """
+        self._is_raw = is_raw
         self._stops = (*stops, *(f"\n{role}" for role in roles))
         self._roles = tuple(roles)
         self._whole_sentences = whole_sentences
@@ -52,7 +61,7 @@ class ReplyText:
             self._text = self._from_its_beginning()
         ends = [at for at in (self._text.find(stop, self._shown) for stop in self._stops) if at >= 0]
         if ends:
-            self._text = self._text[: min(ends)].rstrip()
+            self._text = self._trimmed(self._text[: min(ends)])
             self.stopped = True
             return self._show(len(self._text))
         return self._show(self._certain())
@@ -61,13 +70,18 @@ class ReplyText:
         """End the text; gives what was held back. `is_cut` says that a limit ended it and not the model."""
         if self.stopped:
             return ""
-        self._text = self._text.rstrip()
+        self._text = self._trimmed(self._text)
         if is_cut and self._whole_sentences:
             end = last_end(self._text, is_over=True, start=self._shown) or self._shown
             self._text = self._text[:end] or self._text  # half a sentence is better than no text
         return self._show(len(self._text))
 
+    def _trimmed(self, text: str) -> str:
+        return text if self._is_raw else text.rstrip()
+
     def _from_its_beginning(self) -> str:
+        if self._is_raw:
+            return self._text
         text = self._text.lstrip()
         while role := next((role for role in self._roles if text.startswith(role)), ""):
             text = text[len(role) :].lstrip()
@@ -93,7 +107,7 @@ class ReplyText:
                 if self._text.endswith(stop[:size]):
                     held = size
                     break
-        return len(self._text) - len(self._text[: len(self._text) - held].rstrip())
+        return len(self._text) - len(self._trimmed(self._text[: len(self._text) - held]))
 
     def _show(self, until: int) -> str:
         until = max(until, self._shown)
@@ -107,4 +121,4 @@ def reply_text(spec: TextSpec, params: Params, *, roles: Sequence[str] = ()) -> 
     if spec.schema is not None:
         return ReplyText()
     wanted = spec.whole_sentences if params.whole_sentences is None else params.whole_sentences
-    return ReplyText((*spec.stop, *params.stop), roles=roles, whole_sentences=wanted)
+    return ReplyText((*spec.stop, *params.stop), roles=roles, whole_sentences=wanted, is_raw=spec.is_raw)

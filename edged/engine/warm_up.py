@@ -1,4 +1,4 @@
-"""What a task may do with the model before the engine is ready: pin the beginnings of its prompts, run work."""
+"""What a task may do with the model before it is asked for: pin the beginnings of its prompts, run work."""
 
 from collections.abc import Callable, Sequence
 from typing import Generic
@@ -10,17 +10,41 @@ from edged.ports.engine import Work, WorkEvent
 
 
 class WarmUp(Generic[K]):
-    """Handed to each task once, for each language."""
+    """Handed to each task once, for each language.
 
-    def __init__(self, stepper: Stepper[K], take: Callable[[Submitted], None], clock: Callable[[], float]) -> None:
-        """`take` makes a sequence of a piece of work and adds it to `stepper`."""
+    Attributes:
+        pinned: the tokens of all beginnings that were pinned.
+    """
+
+    def __init__(
+        self,
+        stepper: Stepper[K],
+        take: Callable[[Submitted], None],
+        clock: Callable[[], float],
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Assign.
+
+        Args:
+            stepper: runs the work.
+            take: makes a sequence of a piece of work and adds it to `stepper`.
+            clock: monotonic seconds.
+            between: called between two steps, so that other work goes on; may raise, to end the warm-up.
+        """
+        self.pinned: list[tuple[int, ...]] = []
         self._stepper = stepper
         self._take = take
         self._clock = clock
+        self._between = between
 
     def pin(self, tokens: Sequence[int]) -> None:
-        """Compute the keys and values of a beginning that many prompts share, and keep them for good."""
-        self._stepper.memory.pin(tokens)
+        """Compute the keys and values of a beginning that many prompts share, and keep them."""
+        self._stepper.memory.pin(tokens, self._step_of_others)
+        self.pinned.append(tuple(tokens))
+
+    def _step_of_others(self) -> None:
+        self._between()
+        self._stepper.step()
 
     def run(self, works: Sequence[Work]) -> list[WorkEvent]:
         """Run work to its end; gives the last event of each piece, in order."""
@@ -29,6 +53,7 @@ class WarmUp(Generic[K]):
             self._take(
                 Submitted(work=work, emit=lambda event: last.update({event.key: event}), number=0, at=self._clock())
             )
-        while not self._stepper.is_idle:
+        while len(last) < len(works):
             self._stepper.step()
+            self._between()
         return [last[work.key] for work in works]

@@ -94,6 +94,7 @@ class Discovery:
         self._births = births(settings)
         self._has_started = False
         self._is_due = False
+        self._told: dict[str, str] = {}  # by the id of each entity that was announced, its platform
 
     def start(self) -> None:
         """Take an old announcement back and send the new one; called when there is a model."""
@@ -116,12 +117,22 @@ class Discovery:
         self._is_due |= payload == _BIRTH
         return True
 
+    def announce(self) -> None:
+        """Make an announcement due: what it describes has changed. For any thread."""
+        self._is_due = True
+
     def tick(self) -> None:
         """Send the announcement if it is due. For the main thread, about once a second."""
         if self._topic is None or not self._has_started or not self._is_due:
             return
         self._is_due = False
-        self._link.publish(Publication(topic=self._topic, payload=encode(self._describe()), qos=1, retain=True))
+        config = self._describe()
+        platforms = {name: each["platform"] for name, each in config["components"].items()}
+        # An entity without more than its platform is removed there ("Device discovery payload").
+        gone = {name: {"platform": each} for name, each in self._told.items() if name not in platforms}
+        config = config | {"components": config["components"] | gone}
+        self._told = platforms
+        self._link.publish(Publication(topic=self._topic, payload=encode(config), qos=1, retain=True))
 
     def _on_taken_back(self, outcome: Outcome) -> None:
         if outcome.sent is Sent.CONFIRMED and self._topic is None:

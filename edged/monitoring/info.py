@@ -7,6 +7,7 @@ from edged.contract.requests import Contract, request_schema
 from edged.contract.results import chunk_schema, error_schema, result_schema
 from edged.contract.topics import Topics
 from edged.ports.engine import ModelInfo
+from edged.settings.routes import RouteSettings
 from edged.settings.schema import Settings
 from edged.tasks.specs import ComposeSpec, Tasks, TaskSpec
 
@@ -29,6 +30,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
         },
         "calibration": settings.calibration,
         "tasks": {spec.name: _task(spec, contract.tasks) for spec in contract.tasks},
+        "routes": {name: _route(each) for name, each in settings.routes.items()},
         "limits": {
             "payload_bytes": contract.payload_bytes,
             "text_chars": contract.text_chars,
@@ -55,6 +57,10 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "control": ControlBody.model_json_schema(),
         },
     }
+
+
+def _route(route: RouteSettings) -> dict[str, Any]:
+    return {"subscribe": list(route.subscribe), "task": route.task, "publish": route.publish}
 
 
 def _group(topics: Topics) -> dict[str, Any]:

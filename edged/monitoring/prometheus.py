@@ -109,6 +109,15 @@ class Exporter:
         self._thread.join(5)
 
 
+def exposition(report: HealthReport, *, node: str) -> bytes:
+    """The report as Prometheus reads it (text format 0.0.4); needs prometheus-client."""
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - of an extra
+
+    registry = CollectorRegistry()
+    registry.register(_Reports(lambda: report, node))
+    return generate_latest(registry)
+
+
 def try_to_listen(host: str, port: int) -> None:
     """Listen for a moment where an `Exporter` would.
 

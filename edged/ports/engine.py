@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from edged.errors import RequestError
+from edged.errors import EdgedError, RequestError
 from edged.tasks.conversation import Turn
-from edged.tasks.outputs import Scored, Written
-from edged.tasks.specs import PartSpec
+from edged.tasks.outputs import Scored, TokenLogprob, Written
+from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import Language
 
 
@@ -37,6 +37,8 @@ class Work:
         continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
+        logprobs: how many alternatives to name for each token that is written; None: log probabilities are not wanted.
+            An engine that cannot tell them gives none.
     """
 
     key: str
@@ -49,6 +51,7 @@ class Work:
     continues: bool = False
     stream: bool = False
     deadline: float | None = None
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,10 +86,14 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDelta:
-    """More of a reply's text. Whole characters only; never part of a stop string or a special token."""
+    """More of a reply's text. Whole characters only; never part of a stop string or a special token.
+
+    `logprobs` are those of the tokens since the delta before it.
+    """
 
     key: str
     text: str
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,6 +208,14 @@ class StoppableEngine(Engine, Protocol):
 
     def wait_ready(self, timeout: float | None = None) -> bool:
         """Wait for the end of warm-up; False if `timeout` seconds were not enough. Raises why it failed."""
+        ...
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        """Get ready for these tasks instead of those before, while the work in hand goes on.
+
+        Work on the earlier tasks is still answered; it may take longer from now on. `on_done` is called once, with why
+        the tasks cannot be used if they cannot; it may come in the engine's thread, must be quick and must not raise.
+        """
         ...
 
     def stop(self, timeout: float = 10.0) -> None:

@@ -65,19 +65,25 @@ class Ticket:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Delivery:
-    """A message that arrived, with the ticket that settles it.
+class Arrival:
+    """How something came in.
 
     Attributes:
-        ticket: None at QoS 0, which is not acked.
+        ticket: None at QoS 0, which is not acked, and for what did not come from the broker.
         redelivered: the broker says that it sent this message before (DUP).
         received_at: when it arrived, in monotonic seconds.
     """
 
-    message: Message
     ticket: Ticket | None
     redelivered: bool
     received_at: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Delivery(Arrival):
+    """A message that arrived, with the ticket that settles it."""
+
+    message: Message
 
 
 class Sent(StrEnum):

@@ -18,6 +18,7 @@ from edged.errors import BadEncoding, BadRequest, Expired, JournalFault, ModelEr
 from edged.monitoring.probe import Prober
 from edged.ports.link import Delivery
 from edged.serving.answer import Addressee, Answer
+from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.tasks.conversation import Turn
 
@@ -32,28 +33,32 @@ class Control:
         worker: Worker,
         prober: Prober,
         set_log_level: Callable[[str], None],
-        reload: Callable[[], Mapping[str, Any]],
+        live: LiveSettings,
         drain: Callable[[], None],
         is_late: Callable[[Delivery], bool],
     ) -> None:
         """Assign.
 
         Args:
-            contract: the topics; may be replaced.
+            contract: the topics and limits.
             worker: whose jobs and journal the commands act on, and whose way out the answers take.
             prober: decodes a token.
             set_log_level: raises ValueError for a level that does not exist.
-            reload: reads the settings again; raises BadRequest if they are wrong.
+            live: reads and changes the settings.
             drain: ends the daemon.
             is_late: whether the broker may have kept a delivery since before this process.
         """
-        self.contract = contract
+        self._contract = contract
         self._worker = worker
         self._prober = prober
         self._set_log_level = set_log_level
-        self._reload = reload
+        self._live = live
         self._drain = drain
         self._is_late = is_late
+
+    def use(self, live: LiveSettings) -> None:
+        """Read commands by these settings from now on."""
+        self._contract = live.contract
 
     def handle(self, route: ControlRoute, delivery: Delivery) -> None:
         """Obey the request in `delivery`."""
@@ -62,7 +67,7 @@ class Control:
         body = ControlBody()
         try:
             if message.response_topic is not None:
-                address = redirect(address, message.response_topic, self.contract, field="response_topic")
+                address = redirect(address, message.response_topic, self._contract, field="response_topic")
             if message.retain:
                 raise BadRequest("a retained command would be obeyed at every start; publish it without that flag")
             body = self._read(message.payload)
@@ -75,8 +80,8 @@ class Control:
             self._responder(delivery, address, body)(ModelError(f"the journal cannot be changed now: {fault}"))
 
     def _read(self, payload: bytes) -> ControlBody:
-        if len(payload) > self.contract.payload_bytes:
-            raise TooLarge(f"the payload has {len(payload)} bytes; at most {self.contract.payload_bytes} are taken")
+        if len(payload) > self._contract.payload_bytes:
+            raise TooLarge(f"the payload has {len(payload)} bytes; at most {self._contract.payload_bytes} are taken")
         try:
             text = payload.decode()
         except UnicodeDecodeError as error:
@@ -90,7 +95,7 @@ class Control:
     def _transaction_of(self, payload: bytes) -> ControlBody:
         """A body for a refused request that has only its transaction, if that is valid."""
         try:
-            transaction = read_leniently(payload, limit=self.contract.payload_bytes).get("transaction")
+            transaction = read_leniently(payload, limit=self._contract.payload_bytes).get("transaction")
             return ControlBody.model_validate({"transaction": transaction})
         except ValidationError:
             return ControlBody()
@@ -101,7 +106,7 @@ class Control:
             raise BadRequest(f"there is no such command; there are: {', '.join(COMMANDS)}")
         if command.only_now and (delivery.redelivered or self._is_late(delivery)):
             raise Expired("the command may be meant for an earlier daemon; send it again if it is still wanted")
-        command.obey(self, command.needed(body), respond)
+        command.obey(self, body, respond)
 
     def _responder(self, delivery: Delivery, address: Address, body: ControlBody) -> Respond:
         def respond(answer: Mapping[str, Any] | RequestError) -> None:
@@ -135,8 +140,11 @@ class Control:
     def set_log_level(self, level: str) -> None:
         self._set_log_level(level)
 
-    def reload(self) -> Mapping[str, Any]:
-        return self._reload()
+    def reload(self, respond: Respond) -> None:
+        self._live.reload(respond)
+
+    def change_options(self, patch: Mapping[str, Any], respond: Respond) -> None:
+        self._live.change_options(patch, respond)
 
     def drain(self) -> None:
         self._drain()

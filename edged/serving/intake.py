@@ -13,7 +13,7 @@ from edged.contract.topics import RuleRoute, TaskRoute
 from edged.errors import Busy, Expired, ModelError, RequestError, ShuttingDown
 from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
-from edged.ports.link import Delivery
+from edged.ports.link import Arrival, Delivery
 from edged.serving import routes
 from edged.serving.answer import Addressee
 from edged.serving.job import Job, fingerprint_of
@@ -85,11 +85,19 @@ class Intake:
         if isinstance(decoded, routes.Skipped):
             self._answers.skip(delivery, decoded.reason)
             return
+        self._take_decoded(decoded, delivery)
+
+    def take_asked(self, asked: Request | Rejected) -> None:
+        """Take in what a caller in this process asks, which is decoded already. In every case it gets one answer."""
+        self._metrics.received()
+        self._take_decoded(asked, Arrival(ticket=None, redelivered=False, received_at=self._clock()))
+
+    def _take_decoded(self, decoded: Request | Rejected, arrival: Arrival) -> None:
         if isinstance(decoded, Rejected):
-            self._answers.reject(decoded, delivery)
+            self._answers.reject(decoded, arrival)
             return
         try:
-            self._take_request(decoded, delivery)
+            self._take_request(decoded, arrival)
         except Exception:
             # A bug that one message triggers must not end the daemon: the broker would send the message again.
             log.exception("request_fault", request_id=decoded.id)
@@ -99,24 +107,24 @@ class Intake:
                     self._answers.leave(job)
             fault = ModelError(FAULT)
             rejected = Rejected(id=decoded.id, task=decoded.task, address=decoded.address, error=fault)
-            self._answers.reject(rejected, delivery)
+            self._answers.reject(rejected, arrival)
 
     def _decode(self, route: TaskRoute | RuleRoute, delivery: Delivery) -> Request | Rejected | routes.Skipped:
         if isinstance(route, RuleRoute):
             return routes.read(delivery.message, route, contract=self._contract, new_id=self._new_id())
         return decode(delivery.message, route, contract=self._contract, new_id=self._new_id())
 
-    def _take_request(self, request: Request, delivery: Delivery) -> None:
+    def _take_request(self, request: Request, arrival: Arrival) -> None:
         fingerprint = fingerprint_of(request)
-        same = self._in_hand.same_as(request, fingerprint, delivery)
+        same = self._in_hand.same_as(request, fingerprint, arrival)
         if same is not None:
             self._metrics.duplicate()
-            new_places = same.join(request.address, delivery)
+            new_places = same.join(request.address, arrival)
             if same.answer is not None:
                 self._outbound.send(same.answer, new_places)
             return
-        job = self._make_job(request, fingerprint, delivery)
-        again = delivery.ticket.packet_id if delivery.redelivered and delivery.ticket is not None else None
+        job = self._make_job(request, fingerprint, arrival)
+        again = arrival.ticket.packet_id if arrival.redelivered and arrival.ticket is not None else None
         recorded = self._recorder.answer_before(
             request, fingerprint, redelivered_packet=again, is_in_hand=self._in_hand.has
         )
@@ -135,26 +143,26 @@ class Intake:
         log.info("request_received", request_id=request.id, task=request.task, session=request.session)
         self._running.enter(job)
 
-    def _make_job(self, request: Request, fingerprint: str, delivery: Delivery) -> Job:
+    def _make_job(self, request: Request, fingerprint: str, arrival: Arrival) -> Job:
         self._numbers += 1
-        ticket = delivery.ticket
+        ticket = arrival.ticket
         left = request.time_left_ms
-        is_again = request.attempt > 1 or delivery.redelivered
-        tasks = self._contract.tasks
-        keeps_turns = request.history is None and tasks.keeps_history(request.task)
+        is_again = request.attempt > 1 or arrival.redelivered
+        parts = (request.spec,) if request.spec is not None else self._contract.tasks.parts(request.task)
+        keeps_turns = request.history is None and any(spec.keeps_history for spec in parts)
         return Job(
             number=self._numbers,
             request=request,
             fingerprint=fingerprint,
             language=self._language or language_of(request.text),
-            parts={spec.name: spec for spec in tasks.parts(request.task)},
+            parts={spec.name: spec for spec in parts},
             conversation=request.session if keeps_turns else None,
             addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
             packet_id=ticket.packet_id if ticket is not None else None,
-            received=delivery.received_at,
-            is_left_over=delivery.redelivered and ticket is not None,
+            received=arrival.received_at,
+            is_left_over=arrival.redelivered and ticket is not None,
             may_be_double=request.is_shared and is_again,
-            deadline=None if left is None else delivery.received_at + left / 1000,
+            deadline=None if left is None else arrival.received_at + left / 1000,
         )
 
     def _add(self, job: Job) -> None:

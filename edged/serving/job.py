@@ -11,7 +11,7 @@ from edged.contract.requests import Address, Request
 from edged.contract.results import Result, ResultTimings
 from edged.errors import RequestError
 from edged.ports.engine import NO_USAGE, Classified, Failed, Generated, TextDelta, Usage, WorkEvent
-from edged.ports.link import Delivery
+from edged.ports.link import Arrival
 from edged.serving.answer import Addressee, Answer
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
@@ -28,6 +28,8 @@ def fingerprint_of(request: Request) -> str:
         asked += (request.shape.rule.name, request.address.topic)
     if request.max_bytes is not None:
         asked += (request.max_bytes,)
+    if request.spec is not None:
+        asked += (request.spec, request.logprobs)
     return hashlib.blake2b(repr(asked).encode(), digest_size=16).hexdigest()
 
 
@@ -63,7 +65,7 @@ class _Stream:
     """The number of the next chunk of a request, and the words that wait to be sent."""
 
     sent: int = 0
-    waiting: list[tuple[str, str]] = field(default_factory=list)  # part, text
+    waiting: list[tuple[str, TextDelta]] = field(default_factory=list)  # by part
 
     def chunk(self, part: str, value: Mapping[str, object]) -> Chunk:
         self.sent += 1
@@ -71,9 +73,16 @@ class _Stream:
 
     def words(self) -> list[Chunk]:
         """The words that waited."""
-        chunks = [self.chunk(part, {"delta": text}) for part, text in self.waiting]
+        chunks = [self.chunk(part, _delta(event)) for part, event in self.waiting]
         self.waiting.clear()
         return chunks
+
+
+def _delta(event: TextDelta) -> dict[str, object]:
+    value: dict[str, object] = {"delta": event.text}
+    if event.logprobs:
+        value["logprobs"] = [asdict(each) for each in event.logprobs]
+    return value
 
 
 @dataclass(slots=True, kw_only=True)
@@ -130,14 +139,14 @@ class Job:
         """Whether it came at QoS 0 only, so that the broker keeps no copy."""
         return self.packet_id is None
 
-    def join(self, address: Address, delivery: Delivery) -> list[Addressee]:
+    def join(self, address: Address, arrival: Arrival) -> list[Addressee]:
         """Note that the same request came again, from the same sender or another; gives the places that are new."""
         place = next((each for each in self.addressees if each.address == address), None)
         new = [] if place is not None else [Addressee(address)]
         self.addressees += new
-        if delivery.ticket is not None:
-            (place or new[0]).tickets.append(delivery.ticket)
-            self.packet_id = delivery.ticket.packet_id
+        if arrival.ticket is not None:
+            (place or new[0]).tickets.append(arrival.ticket)
+            self.packet_id = arrival.ticket.packet_id
         return new
 
     def take(self, part: str, event: WorkEvent) -> list[Chunk]:
@@ -146,7 +155,7 @@ class Job:
             self.error = self.error or event.error
             return []
         if isinstance(event, TextDelta):
-            self._stream.waiting.append((part, event.text))
+            self._stream.waiting.append((part, event))
         else:
             event = self._bounded(part, event)
             self.events[part] = event
@@ -210,6 +219,11 @@ class Job:
             timings=self.timings(now),
             lacks_history=self.lacks_history,
             may_be_double=self.may_be_double,
+            logprobs={
+                part: event.logprobs
+                for part, event in self.events.items()
+                if isinstance(event, Generated) and event.logprobs
+            },
         )
 
     def usage(self) -> Usage:

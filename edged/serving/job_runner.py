@@ -113,6 +113,7 @@ class JobRunner:
                 continues=spec.keeps_history and (job.conversation is not None or job.request.history is not None),
                 stream=job.request.stream and spec.streams_words,
                 deadline=job.deadline,
+                logprobs=job.request.logprobs,
             )
             self._engine.submit(work, self._listener(job.number, part))
 

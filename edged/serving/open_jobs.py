@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from edged.contract.requests import Request
-from edged.ports.link import Delivery
+from edged.ports.link import Arrival
 from edged.serving.job import Job
 
 
@@ -37,13 +37,13 @@ class OpenJobs:
         """Whether there is a job of this request."""
         return (request_id, fingerprint) in self._by_identity
 
-    def same_as(self, request: Request, fingerprint: str, delivery: Delivery) -> Job | None:
+    def same_as(self, request: Request, fingerprint: str, arrival: Arrival) -> Job | None:
         """The job of the same request: found by the request's own id, or by the delivery that comes again."""
         if request.has_own_id:
             return self._by_identity.get((request.id, fingerprint))
-        if not delivery.redelivered or delivery.ticket is None:
+        if not arrival.redelivered or arrival.ticket is None:
             return None
-        ticket = delivery.ticket
+        ticket = arrival.ticket
         same = [job for job in self if job.fingerprint == fingerprint and not job.is_lossy]
         by_packet = (job for job in same if job.packet_id == ticket.packet_id)
         # Some brokers (RabbitMQ) send it again under another packet id. Of several jobs that ask the same it does not

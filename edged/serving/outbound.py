@@ -10,7 +10,8 @@
 4. The journal notes which requests were settled, so that their packet ids may be used again.
 
 Results, errors and the answers to commands all take this way. Chunks of a stream are published on it too, at QoS 0:
-a lost chunk is in the result as well. All of it runs in the worker's thread.
+a lost chunk is in the result as well. A caller in this process gets all of it without the link, and its answer counts
+as confirmed at once. All of it runs in the worker's thread.
 """
 
 from collections.abc import Callable, Iterable
@@ -25,7 +26,7 @@ from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
 from edged.ports.engine import ModelInfo
 from edged.ports.journal import Entry, Recorded
-from edged.ports.link import Delivery, Link, Outcome, Publication, Sent
+from edged.ports.link import Arrival, Delivery, Link, Outcome, Publication, Sent
 from edged.serving.answer import Addressee, Answer
 from edged.serving.job import Chunk, Job
 from edged.serving.open_jobs import OpenJobs
@@ -86,10 +87,13 @@ class Outbound:
             self._send_to(addressee, answer)
 
     def chunk(self, job: Job, chunk: Chunk) -> None:
-        """Publish a chunk beside every place where the result will go."""
+        """Publish a chunk beside every place where the result will go, and give it to the callers that wait here."""
         payload = encode_chunk(request_id=job.request.id, seq=chunk.seq, part=chunk.part, value=chunk.value)
         for addressee in job.addressees:
             to = addressee.address
+            if to.caller is not None:
+                to.caller.take_chunk(payload)
+                continue
             address = Address(topic=f"{to.topic}/stream", qos=0, correlation_data=to.correlation_data)
             self._publish(address, payload, None)
 
@@ -108,6 +112,10 @@ class Outbound:
             self._post(lambda: self._confirmed(answer, addressee, payload, outcome))
 
         address = addressee.address
+        if address.caller is not None:
+            address.caller.take_answer(payload)
+            on_done(Outcome(sent=Sent.CONFIRMED))
+            return
         self._publish((answer.is_error and address.errors) or address, payload, on_done)
 
     def _publish(self, address: Address, payload: bytes, on_done: Callable[[Outcome], None] | None) -> None:
@@ -221,13 +229,13 @@ class Answers:
         self._send(job, self._error(job, error), is_error=True)
         self._on_answered(job)
 
-    def reject(self, rejected: Rejected, delivery: Delivery) -> None:
-        """Send an error to the sender of a message that is not a valid request."""
+    def reject(self, rejected: Rejected, arrival: Arrival) -> None:
+        """Send an error to the sender of what is not a valid request."""
         log.info("request_rejected", request_id=rejected.id, task=rejected.task[:64], code=rejected.error.code)
         self._metrics.failed(rejected.error.code)
         self._count_route(rejected.rule)
         write = partial(self._outbound.error, request_id=rejected.id, task=rejected.task, session=rejected.session)
-        addressee = Addressee(rejected.address, [] if delivery.ticket is None else [delivery.ticket])
+        addressee = Addressee(rejected.address, [] if arrival.ticket is None else [arrival.ticket])
         payload = write(rejected.error)
         answer = Answer(request_id=rejected.id, payload=payload, addressees=[addressee], as_error=write, is_error=True)
         self._outbound.send(answer)
@@ -248,14 +256,18 @@ class Answers:
         self._on_answered(job)
 
     def commit(self) -> None:
-        """Record what was completed since the last time, in one transaction, then send it."""
+        """Record what was completed since the last time, in one transaction, then send it.
+
+        What need not be recorded is sent with it.
+        """
         complete, self._complete = self._complete, []
         settled, self._settled = self._settled, []
         answered = [(job, entry) for job in complete if (entry := self._entry_of(job)) is not None]
         if answered:
             self._rate.answered(len(answered), jobs=len(self._in_hand))
-        payloads = self._recorder.commit([entry for _, entry in answered], settled)
-        for (job, entry), payload in zip(answered, payloads, strict=True):
+        recorded = iter(self._recorder.commit([entry for job, entry in answered if job.request.is_recorded], settled))
+        for job, entry in answered:
+            payload = next(recorded) if job.request.is_recorded else entry.payload
             if payload != entry.payload:  # another box of the group was first
                 self._metrics.duplicate()
             elif self._calibration is not None:

@@ -25,6 +25,7 @@ from edged.contract.topics import (
 from edged.monitoring.health import Health
 from edged.monitoring.home_assistant import Discovery
 from edged.ports.link import Delivery, Link
+from edged.serving.live_settings import LiveSettings
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +53,7 @@ class Reception:
         """Assign.
 
         Args:
-            topics: gives the route of each topic; may be replaced.
+            topics: gives the route of each topic.
             identity: tells our own status from that of another daemon.
             link: settles what is only read.
             health: gets the messages of our status topic.
@@ -63,7 +64,7 @@ class Reception:
             wake: the main thread has something to do now.
             clock: monotonic seconds.
         """
-        self.topics = topics
+        self._topics = topics
         self._identity = identity
         self._link = link
         self._health = health
@@ -77,6 +78,10 @@ class Reception:
         self._corrected_at = float("-inf")
         self._came_again = 0
 
+    def use(self, live: LiveSettings) -> None:
+        """Read topics by these settings from now on. For any thread."""
+        self._topics = live.contract.topics
+
     @property
     def came_again(self) -> int | None:
         """How many requests the broker brought again until now; None while more may come of those it had kept."""
@@ -85,7 +90,7 @@ class Reception:
     def on_delivery(self, delivery: Delivery) -> None:
         """Take a delivery from the link."""
         topic, payload = delivery.message.topic, delivery.message.payload
-        route = self.topics.route(topic)
+        route = self._topics.route(topic)
         if isinstance(route, TaskRoute | ControlRoute | RuleRoute):
             self._came_again += delivery.redelivered and not isinstance(route, ControlRoute)
             self._on_asked(route, delivery)

@@ -13,11 +13,12 @@ from collections.abc import Callable
 
 import structlog
 
-from edged.contract.requests import Contract
+from edged.contract.requests import Contract, Rejected, Request
 from edged.contract.topics import AskedRoute, ControlRoute, RuleRoute, TaskRoute
 from edged.errors import Cancelled, ShuttingDown
 from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
+from edged.ports.caller import Caller
 from edged.ports.engine import Engine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, Link
@@ -25,6 +26,7 @@ from edged.ports.worker import WorkerState
 from edged.serving.intake import Intake
 from edged.serving.job import Job
 from edged.serving.job_runner import JobRunner
+from edged.serving.live_settings import LiveSettings
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import Answers, Outbound
 from edged.serving.rate import ServiceRate
@@ -150,6 +152,15 @@ class Worker:
         self._events.put(lambda: self._take(route, delivery))
         self.recorder.hurry()
 
+    def ask(self, asked: Request | Rejected) -> None:
+        """Take in what a caller in this process asks; from any thread."""
+        self._events.put(lambda: self._intake.take_asked(asked))
+        self.recorder.hurry()
+
+    def hang_up(self, caller: Caller) -> None:
+        """The caller waits no longer: what nobody else waits for is cancelled. From any thread."""
+        self._events.put(lambda: self._forsake(caller))
+
     def call(self, function: Callable[[], None]) -> None:
         """Run `function` in the worker's thread, between two events."""
         self._events.put(function)
@@ -180,18 +191,15 @@ class Worker:
 
     # -------------------------------------------------------------------- for control, in the worker's thread
 
-    def use(self, contract: Contract, language: Language | None) -> None:
-        """Take in requests by another contract from now on."""
-        self._intake.use(contract, language)
+    def use(self, live: LiveSettings) -> None:
+        """Take in requests by these settings from now on."""
+        self._intake.use(live.contract, live.settings.prompt_language)
 
     def cancel(self, request_id: str) -> int:
         """Cancel the jobs of this id, waiting or running; gives how many there were."""
         jobs = [job for job in self._in_hand if job.request.id == request_id and job.answer is None]
         for job in jobs:
-            if job.submitted is None:
-                self._answers.fail(job, Cancelled("the request was cancelled before there was an answer"))
-            else:
-                self._running.cancel(job)
+            self._cancel(job)
         return len(jobs)
 
     # ---------------------------------------------------------------------------------- the worker's own thread
@@ -234,6 +242,17 @@ class Worker:
                 self._intake.take(route, delivery)
             case ControlRoute():
                 self._on_control(route, delivery)
+
+    def _forsake(self, caller: Caller) -> None:
+        for job in self._in_hand:
+            if job.answer is None and all(each.address.caller is caller for each in job.addressees):
+                self._cancel(job)
+
+    def _cancel(self, job: Job) -> None:
+        if job.submitted is None:
+            self._answers.fail(job, Cancelled("the request was cancelled before there was an answer"))
+        else:
+            self._running.cancel(job)
 
     def _answered(self, job: Job) -> None:
         self._running.leave(job)

@@ -3,10 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from edged.settings import routes
 from edged.settings.schema import Settings
 from edged.settings.text import NAMED, ROUTES, names
-from edged.tasks.own import tasks_of
 
 LIVE = frozenset({"language", "limits.payload_bytes", "limits.text_chars", "log.level", "mqtt.reply_topics"})
 
@@ -27,11 +25,7 @@ class Changes:
 
 
 def changes(old: Settings, new: Settings) -> Changes:
-    """Compare settings.
-
-    Raises:
-        ValueError: a new route needs a task that is there only after a restart.
-    """
+    """Compare settings."""
     differing = [name for name in names() if _value(old, name) != _value(new, name)]
     for table in NAMED:
         before, after = getattr(old, table), getattr(new, table)
@@ -45,11 +39,11 @@ def changes(old: Settings, new: Settings) -> Changes:
             "limits": new.limits,
             "log": old.log.model_copy(update={"level": new.log.level}),
             "mqtt": old.mqtt.model_copy(update={"reply_topics": new.mqtt.reply_topics}),
+            "tasks": new.tasks,
             "routes": new.routes,
         }
     )
-    routes.check(settings.routes, prefix=old.prefix, node=old.node, tasks=tasks_of(old.tasks).names)
-    changed = [each for each in differing if each in LIVE or each.partition(".")[0] == ROUTES]
+    changed = [each for each in differing if each in LIVE or each.partition(".")[0] in NAMED]
     return Changes(
         settings=settings,
         changed=tuple(changed),

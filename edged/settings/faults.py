@@ -6,8 +6,8 @@ wrong one.
 
 import difflib
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,59 @@ _SHOWN = 80  # characters of a wrong value
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
-    """The values that the user wrote, and where; `secrets` are names of settings."""
+    """The values that the user wrote, and where.
+
+    Attributes:
+        options: settings that were changed over MQTT.
+        credentials: names of settings that systemd laid out as files.
+        secrets: names of settings.
+    """
 
     flags: Mapping[str, str]
     file: Mapping[str, Any]
     path: Path | None
     variables: Mapping[str, str]
     secrets: Collection[str]
+    credentials: Collection[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def origin(self, name: str) -> str:
-        """Where the value in force of this setting was written."""
+        """The setting as the user wrote it where the value in force is."""
+        if _has(self.options, name):
+            return f"option {name}"
         if name in self.flags:
             return f"--set {name}"
-        for each, value in self.variables.items():
-            if value and each.upper() == variable(name):
-                return each
+        if (found := self._variable(name)) is not None:
+            return found
         if name in dict(_leaves(self.file)) or name.startswith(tuple(f"{each}." for each in NAMED)):
             return f"{name} in {self.path}"
         return name
+
+    def source(self, name: str) -> str | None:
+        """What the value in force of this setting comes from, in words; None for its default."""
+        if _has(self.options, name):
+            return "set over MQTT"
+        if name in self.flags:
+            return "--set"
+        if (found := self._variable(name)) is not None:
+            return found
+        if _has(self.file, name):
+            return str(self.path)
+        return "a credential" if name in self.credentials else None
+
+    def _variable(self, name: str) -> str | None:
+        return next((each for each, value in self.variables.items() if value and each.upper() == variable(name)), None)
+
+
+def _has(table: Mapping[str, Any], name: str) -> bool:
+    """Whether a table has this setting, or this key of a task or route, or anything in it."""
+    at: Any = table
+    path = name.split(".", 2) if name.partition(".")[0] in NAMED else name.split(".")
+    for part in path:
+        if not isinstance(at, Mapping) or part not in at:
+            return False
+        at = at[part]
+    return True
 
 
 def _leaves(table: Mapping[str, Any], section: str = "") -> Iterator[tuple[str, Any]]:
@@ -76,11 +111,18 @@ def unknown(given: Given) -> Iterator[str]:
         is_other = not value or _OTHER_VARIABLES.fullmatch(name) or is_service_link(each, value)
         if name.startswith(ENVIRONMENT_PREFIX) and not is_other and name not in variables:
             yield f"the environment variable {each} is no setting of edged{_meant(name, variables)}"
-    for name, _ in _leaves(given.file):
+    yield from _unknown_in(given.file, lambda name: f"{name} in {given.path}")
+    yield from _unknown_in(given.options, lambda name: f"option {name}")
+
+
+def _unknown_in(table: Mapping[str, Any], written: Callable[[str], str]) -> Iterator[str]:
+    """The names of a nested table that are no settings; `written` says how the user wrote a name."""
+    known = names()
+    for name, _ in _leaves(table):
         if name in sections():
-            yield f"{name} in {given.path} is a group of settings, not a value: write [{name}] above them"
+            yield f"{written(name)} is a group of settings, not a value: write [{name}] above them"
         elif name not in known and name not in NAMED:
-            yield f"{name} in {given.path} is no setting of edged{_meant(name, [*known, *sections()])}"
+            yield f"{written(name)} is no setting of edged{_meant(name, [*known, *sections()])}"
 
 
 def is_service_link(name: str, value: str) -> bool:

@@ -1,6 +1,7 @@
 """The only reader of the environment, of settings files and of credentials; gives one frozen `Settings`.
 
-Strongest first: flags, environment, the settings file, systemd's credentials, defaults of this machine.
+Strongest first: options that were set over MQTT, flags, environment, the settings file, systemd's credentials, defaults
+of this machine.
 """
 
 import os
@@ -8,15 +9,17 @@ import re
 import socket
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from copy import deepcopy
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import ValidationError
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edged.errors import SettingsError
 from edged.settings.faults import Given, is_service_link, unknown, wrong
+from edged.settings.options import forbidden, options_file
 from edged.settings.schema import Settings
 from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, join, names, sections
 
@@ -27,6 +30,7 @@ _CREDENTIALS = {  # file -> setting
     "mqtt_tls_key_password": "mqtt.tls.key_password",
     "journal_url": "journal.url",
     "model_api_key": "model.api_key",
+    "http_token": "http.token",
 }
 
 
@@ -48,42 +52,98 @@ def systemd() -> Systemd:
     )
 
 
+class ReadSettings(Protocol):
+    """Reads all sources again; see `load`."""
+
+    def __call__(self, *, options: Mapping[str, Any] | None = None) -> Settings: ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """Settings, and where each value comes from."""
+
+    settings: Settings
+    given: Given
+
+
 def load(
-    *, flags: Mapping[str, str], config_file: Path | None, warn: Callable[[str], None] = lambda _: None
+    *,
+    flags: Mapping[str, str],
+    config_file: Path | None,
+    options: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> Settings:
+    """The settings as by `load_with_sources`."""
+    return load_with_sources(flags=flags, config_file=config_file, options=options, warn=warn).settings
+
+
+def load_with_sources(
+    *,
+    flags: Mapping[str, str],
+    config_file: Path | None,
+    options: Mapping[str, Any] | None = None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> Loaded:
     """Read all sources.
 
     Args:
         flags: values by dotted name, e.g. `mqtt.host`.
         config_file: a TOML file that must be there; None takes $EDGED_CONFIG or the first of the usual places.
+        options: used instead of those in the state folder, which are left out, with a warning, if they do not fit the
+            other settings: a box must start that nobody is near.
         warn: gets a line about variables that look like settings and are not.
 
     Raises:
         SettingsError: settings are not known or not allowed; the message has a line for each, named as it was written.
     """
     path = _settings_file(config_file)
+    credentials = _credentials()
     given = Given(
         flags=flags,
         file={} if path is None else _read_toml(path),
         path=path,
         variables=os.environ,
         secrets={*_CREDENTIALS.values()},
+        credentials={*credentials},
     )
     if links := sorted(name for name, value in os.environ.items() if is_service_link(name, value)):
         warn(
             f"the environment has variables of a service named like edged, which are no settings: {', '.join(links)} "
             "(Kubernetes: enableServiceLinks: false leaves them out)"
         )
-    faults = list(unknown(given))
-    below = _merge(_merge(_machine_defaults(), _nest(_credentials())), _known(given.file))
+    below = _merge(_merge(_machine_defaults(), _nest(credentials)), _known(given.file))
     above = _merge(
         _known(EnvSettingsSource(_Sourced)()), _nest({name: each for name, each in flags.items() if name in names()})
     )
-    settings, values_at_fault = _validated(_merge(below, above), given)
-    faults += values_at_fault
-    if settings is None or faults:
-        raise SettingsError("\n".join(faults))
-    return settings
+    values = _merge(below, above)
+    if options is not None:
+        return _with_options(values, given, options)
+    loaded = _with_options(values, given, {})
+    try:
+        kept = read_options(loaded.settings.state_dir)
+        return _with_options(values, given, kept) if kept else loaded
+    except SettingsError as error:
+        warn(f"what was set over MQTT is left out, because it does not fit the other settings: {error}")
+        return loaded
+
+
+def read_options(state_dir: Path) -> dict[str, Any]:
+    """The options that were set over MQTT; empty where there are none, or none that this user may read.
+
+    Raises:
+        SettingsError: the file is not valid TOML.
+    """
+    path = options_file(state_dir)
+    return _read_toml(path) if os.path.isfile(path) else {}  # noqa: PTH113 - see _settings_file
+
+
+def _with_options(values: Mapping[str, Any], given: Given, options: Mapping[str, Any]) -> Loaded:
+    given = replace(given, options=options)
+    faults = [*unknown(given), *forbidden(options)]
+    settings, values_at_fault = _validated(_merge(values, deepcopy(_known(options))), given)
+    if settings is None or faults or values_at_fault:
+        raise SettingsError("\n".join(faults + values_at_fault))
+    return Loaded(settings=settings, given=given)
 
 
 def _validated(values: dict[str, Any], given: Given) -> tuple[Settings | None, list[str]]:

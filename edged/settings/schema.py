@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationInfo,
@@ -19,15 +17,10 @@ from pydantic import (
 
 from edged.contract.topics import is_publishable
 from edged.settings import routes as route_settings
-from edged.settings.values import FROM_ROOT, HTTP, NAME, UserPath, at_home, checked_host
+from edged.settings.http import HttpSettings
+from edged.settings.values import FROM_ROOT, HTTP, NAME, Section, UserPath, at_home, checked_host, header_key
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses names it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
-
+from edged.tasks.text import Language
 
 _SESSION_EXPIRY = 7 * 86400  # seconds
 _GROUP_SESSION_EXPIRY = 30
@@ -191,12 +184,7 @@ class ModelSettings(Section):
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:
-        # The line end of a file is not part of the key. HTTP refuses other such characters, with an error that shows
-        # the key.
-        bare = None if key is None else key.get_secret_value().strip()
-        if bare and not (bare.isascii() and bare.isprintable() and " " not in bare):
-            raise ValueError("a key has neither spaces nor control characters, and is ASCII")
-        return SecretStr(bare) if bare else None
+        return header_key(key)
 
     @field_validator("url")
     @classmethod
@@ -374,6 +362,7 @@ class Settings(Section):
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    http: HttpSettings = HttpSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     tasks: dict[TaskName, TaskSettings] = Field({}, description="Your own tasks, by name; in the settings file only.")
     routes: dict[TaskName, route_settings.RouteSettings] = Field(
@@ -402,6 +391,11 @@ class Settings(Section):
         if self.mqtt.share_group == self.node:
             raise ValueError(f"mqtt.share_group and node are both {self.node!r}: a group needs a name of its own")
         return self
+
+    @property
+    def prompt_language(self) -> Language | None:
+        """The language of all prompts; None: each text's script decides."""
+        return None if self.language == "auto" else self.language
 
     @property
     def client_id(self) -> str:

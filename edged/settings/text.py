@@ -5,7 +5,7 @@ Never shows a secret.
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel, SecretStr
@@ -34,7 +34,7 @@ def sections() -> dict[str, type[BaseModel]]:
 
 def names() -> list[str]:
     """Every setting's dotted name, as in `mqtt.tls.ca`."""
-    return [join(section, name) for section, kind in sections().items() for name in _plain_fields(kind)]
+    return [join(section, name) for section, kind in sections().items() for name in plain_fields(kind)]
 
 
 def join(section: str, name: str) -> str:
@@ -54,29 +54,55 @@ def example() -> str:
         if section:
             blocks.append(f"[{section}]\n# {' '.join((kind.__doc__ or '').split())}\n")
         allowed = kind.model_json_schema()["properties"]
-        for name, field in _plain_fields(kind).items():
+        for name, field in plain_fields(kind).items():
             default = None if join(section, name) in BY_MACHINE else field.get_default()
             setting = f"# {name} =" if default is None else f"#{name} = {_toml(default)}"
             blocks.append(f"# {' '.join([field.description or '', *_bounds(allowed[name])])}\n{setting}\n")
     return "\n".join([*blocks, task_settings.EXAMPLE, route_settings.EXAMPLE])
 
 
-def show(settings: Settings) -> str:
-    """The settings in force as TOML, secrets masked."""
+def show(settings: Settings, source: Callable[[str], str | None] = lambda _: None) -> str:
+    """The settings in force as TOML, secrets masked.
+
+    Args:
+        settings: what is shown.
+        source: where the value of a setting comes from, in words; None for its default.
+    """
     blocks: list[str] = []
     for section, kind in sections().items():
         group: Any = settings
         for part in section.split(".") if section else ():
             group = getattr(group, part)
-        values = {name: getattr(group, name) for name in _plain_fields(kind)}
-        lines = [f"# {name} =" if value is None else f"{name} = {_toml(value)}" for name, value in values.items()]
+        values = {name: getattr(group, name) for name in plain_fields(kind)}
+        lines = [
+            (f"# {name} =" if value is None else f"{name} = {_toml(value)}") + _remark(source(join(section, name)))
+            for name, value in values.items()
+        ]
         blocks.append("\n".join([f"[{section}]", *lines] if section else lines) + "\n")
     for table, entries in ((TASKS, settings.tasks), (ROUTES, settings.routes)):
         for name, entry in entries.items():
-            given = entry.model_dump(exclude_unset=True)
-            lines = [f"{_key(key)} = {_toml(value)}" for key, value in given.items() if value is not None]
+            given = entry.model_dump(exclude_unset=True, by_alias=True)
+            lines = [
+                f"{_key(key)} = {_toml(value)}{_remark(source(f'{table}.{name}.{key}'))}"
+                for key, value in given.items()
+                if value is not None
+            ]
             blocks.append("\n".join([f"[{table}.{_key(name)}]", *lines]) + "\n")
     return "\n".join(blocks)
+
+
+def _remark(source: str | None) -> str:
+    return "" if source is None else f"  # {source}"
+
+
+def toml_of(table: Mapping[str, Any], section: str = "") -> str:
+    """Nested tables as TOML, each group of settings, task and route under a heading of its own."""
+    is_entry = section.partition(".")[0] in NAMED and section not in NAMED
+    groups = {} if is_entry else {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    lines = [f"{_key(key)} = {_toml(value)}\n" for key, value in table.items() if key not in groups]
+    heading = [f"[{section}]\n"] if section and lines else []
+    inner = [toml_of(value, join(section, _key(key))) for key, value in groups.items()]
+    return "\n".join(filter(None, ["".join(heading + lines), *inner]))
 
 
 def schema() -> dict[str, Any]:
@@ -96,7 +122,7 @@ def _section_of(field: FieldInfo) -> type[BaseModel] | None:
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
-def _plain_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
+def plain_fields(kind: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields with one value: neither groups nor the tables whose names are the user's."""
     return {name: each for name, each in kind.model_fields.items() if _section_of(each) is None and name not in NAMED}
 

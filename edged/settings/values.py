@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, ValidationInfo
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
 
 NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"  # one topic level
 FROM_ROOT = r"^/"
@@ -18,6 +18,24 @@ RULES: Mapping[str, str] = {
     FROM_ROOT: "it begins with '/'",
     HTTP: "it begins with http:// or https://, and has no user and password ('@') in it",
 }
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses names it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+
+
+def header_key(key: SecretStr | None) -> SecretStr | None:
+    """A key as it goes into a header of HTTP, without the line end of its file; None if it is empty.
+
+    Raises:
+        ValueError: HTTP would refuse it, with an error that shows the key.
+    """
+    bare = None if key is None else key.get_secret_value().strip()
+    if bare and not (bare.isascii() and bare.isprintable() and " " not in bare):
+        raise ValueError("a key has neither spaces nor control characters, and is ASCII")
+    return SecretStr(bare) if bare else None
 
 
 def at_home(path: Path, info: ValidationInfo) -> Path:

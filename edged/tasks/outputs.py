@@ -15,11 +15,28 @@ class Scored:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TokenLogprob:
+    """A token that the model wrote, and how probable it was: natural logarithms of the model's own probabilities.
+
+    These are the probabilities before sampling changes them by temperature, penalties and limits.
+
+    Attributes:
+        token: its text; `\ufffd` stands for a part of a character.
+        top: the most probable tokens at this place, by text; the most probable first.
+    """
+
+    token: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Written:
-    """The model's answer to a task that writes text."""
+    """The model's answer to a task that writes text; `logprobs` are there if they were asked for."""
 
     text: str
     finish_reason: FinishReason
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 Answer = Scored | Written

@@ -7,7 +7,7 @@ in `own.py`.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
@@ -136,6 +136,11 @@ class ClassifySpec:
             "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
         }
 
+    def question(self, language: Language) -> Hashable:
+        """Everything that the bias of its own prompt depends on; another task with the same question has the same."""
+        words = tuple((label.words(language), label.example(language)) for label in self.labels)
+        return language, self.prompts[language], words
+
     def opinions(self, language: Language) -> tuple["ClassifySpec", ...]:
         """All prompts that may be asked about a text in this language, in order."""
         return (self, *self.further.get(language, ()))
@@ -229,6 +234,8 @@ class GenerateSpec:
         whole_sentences: whether a text that a limit cuts short ends with its last whole sentence, if it has one.
         keeps_history: whether the task is a conversation, so that the model sees the earlier turns.
         max_bytes: of the text; a longer one is cut after a sentence or a word.
+        schema: a JSON Schema to which the engine holds the text. A limit may cut such a text short.
+        is_raw: whether the model continues the text as it is, without the chat template and without a system prompt.
     """
 
     name: str
@@ -239,9 +246,11 @@ class GenerateSpec:
     whole_sentences: bool = False
     keeps_history: bool = True
     max_bytes: int | None = None
+    schema: Mapping[str, Any] | None = None
+    is_raw: bool = False
 
     kind: ClassVar[str] = "generate"
-    schema: ClassVar[None] = None
+    must_be_whole: ClassVar[bool] = False
     streams_words: ClassVar[bool] = True
     precedes_words: ClassVar[bool] = False
     output_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Reply"}
@@ -278,6 +287,8 @@ class ExtractSpec:
     max_tokens: int | None = None
 
     kind: ClassVar[str] = "extract"
+    must_be_whole: ClassVar[bool] = True  # a part of the JSON is of no use
+    is_raw: ClassVar[bool] = False
     stop: ClassVar[tuple[str, ...]] = ()
     whole_sentences: ClassVar[bool] = False
     keeps_history: ClassVar[bool] = False
@@ -366,7 +377,3 @@ class Tasks:
     def all_parts(self) -> Iterator[PartSpec]:
         """The parts of all tasks; a part of several tasks comes several times."""
         return (part for name in self.names for part in self.parts(name))
-
-    def keeps_history(self, name: str) -> bool:
-        """Whether this task reads and writes the turns of a session."""
-        return any(part.keeps_history for part in self.parts(name))

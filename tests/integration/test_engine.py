@@ -587,6 +587,62 @@ def test_a_task_that_leaves_no_room_for_a_text_is_told_at_the_start(
         start(tasks=Tasks([task]))
 
 
+class Preparing:
+    """An engine that gets ready for other tasks."""
+
+    def __init__(self, engine: Engine[Any]) -> None:
+        self.engine = engine
+
+    def ready(self, tasks: Tasks) -> EdgedError | None:
+        told: queue.SimpleQueue[EdgedError | None] = queue.SimpleQueue()
+        self.engine.prepare(tasks, told.put)
+        return told.get(timeout=TIMEOUT)
+
+    @property
+    def pinned(self) -> int:
+        cache = self.engine._model.stepper.memory.cache
+        return sum(entry.pinned for entry in cache._entries.values())
+
+
+def test_other_prompts_are_ready_while_what_runs_goes_on(start: Start) -> None:
+    other = replace(
+        SENTIMENT, prompts={**SENTIMENT.prompts, "zh": replace(SENTIMENT.prompts["zh"], role="你是法官。\n\n")}
+    )
+    terse = replace(REPLY, system={"en": "Be terse.", "zh": "只说一个字。"})
+    changed = Tasks([MESSAGE, other, terse])
+    fresh = start(tasks=changed)
+    wanted = run(fresh, reply("r", spec=terse)) | run(fresh, sentiment("s", spec=other))
+    engine = start()
+    counter, pinned = Preparing(engine), Preparing(engine).pinned
+    before = run(engine, reply("r"), sentiment("s"))
+    events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
+    for i in range(12):
+        engine.submit(reply(f"open {i}", params=replace(GREEDY, max_tokens=24)), events.put)
+    assert counter.ready(changed) is None
+    ends = [events.get(timeout=TIMEOUT) for _ in range(12)]
+    assert len({text_of(event) for event in ends}) == 1
+    after = run(engine, reply("r", spec=terse), sentiment("s", spec=other), reply("old r"), sentiment("old s"))
+    assert text_of(after["r"]) == text_of(wanted["r"])
+    assert scores_of(after["s"]) == pytest.approx(scores_of(wanted["s"]), abs=1e-5)
+    assert text_of(after["old r"]) == text_of(before["r"])
+    assert scores_of(after["old s"]) == pytest.approx(scores_of(before["s"]), abs=1e-5)
+    for tasks in (BUILT_IN, changed, BUILT_IN):
+        assert counter.ready(tasks) is None
+        assert counter.pinned == pinned
+
+
+def test_tasks_that_cannot_be_used_leave_those_before(start: Start) -> None:
+    engine = start()
+    counter, before = Preparing(engine), run(engine, sentiment("s"))["s"]
+    pinned = counter.pinned
+    long = replace(SENTIMENT, name="long", prompts={**SENTIMENT.prompts, "en": replace(_PROMPT, role=_LONG)})
+    error = counter.ready(Tasks([MESSAGE, SENTIMENT, REPLY, long]))
+    assert isinstance(error, SettingsError)
+    assert "tasks.long: its own words leave no room" in str(error)
+    assert scores_of(run(engine, sentiment("s"))["s"]) == scores_of(before)
+    assert counter.pinned >= pinned
+
+
 def test_a_hot_box_answers_more_slowly_and_the_same(start: Start) -> None:
     wanted = text_of(run(start(), reply("r"))["r"])
     engine = start(cooling=Cooling(70.0, lambda: 80.0))

@@ -1,6 +1,7 @@
 """Routes with a real broker: devices that know nothing of edged are answered in their own topics and forms."""
 
 import json
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -198,13 +199,24 @@ def test_a_reload_changes_routes_and_limits_at_once_or_nothing(start: Start, bro
 
         for wrong, words in (
             (moved.replace('"other/{', '"burden/{'), "could come in again"),
-            (moved + "[tasks.new]\nkind = 'generate'\nsystem = 'x'\n" + NEW_ROUTE, "there is no task new"),
+            (moved + NEW_ROUTE, "there is no task new"),
             ("[limits", "not valid TOML"),
         ):
             refused = reload(wrong)
             assert refused["status"] == "error"
             assert words in refused["error"]["message"]
             assert ask("burden/b", b"hi") == ("other/b", b"You said: hi")
+
+        file.write_text(moved + limits)
+        both = {"tasks": {"new": {"kind": "generate", "system": "x"}}, "routes": tomllib.loads(NEW_ROUTE)["routes"]}
+        peer.publish("edged/box/request/options", json.dumps({"options": both}).encode())
+        answer = json.loads(peer.received.get(timeout=TIMEOUT).payload)
+        assert answer["data"]["changed"] == ["tasks.new", "routes.new"]
+        assert tomllib.loads((daemon.folder / "state" / "options.toml").read_text()) == both
+        peer.subscribe("m")
+        assert json.loads(ask("n", b"hi")[1])["new"]["text"] == "You said: hi"
+        peer.publish("edged/box/request/options", b'{"options": {"routes": null, "tasks": null}}')
+        assert json.loads(peer.received.get(timeout=TIMEOUT).payload)["data"]["options"] == {}
 
         file.write_text(SETTINGS)
         daemon.reload()

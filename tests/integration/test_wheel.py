@@ -111,7 +111,7 @@ def answer(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[
             "EDGED_MODEL_DIR": str(folder / "store"),
             "EDGED_MODEL__ID": str(bundle),
             "EDGED_LANGUAGE": "en",
-            "EDGED_ENGINE__THREADS": "2",
+            "EDGED_ENGINE__THREADS": "1",
         }
         broker = Broker(folder=folder)
         broker.start()

@@ -35,6 +35,7 @@ class Ability:
         retained_by_wildcard: a subscription with a wildcard gets retained messages.
         keeps_dots: a dot in a topic comes as a dot.
         shares: it deals the messages of a shared subscription.
+        stores_first: it acknowledges a message at QoS 1 after it has stored it, so that none is lost when it is killed.
     """
 
     version: Literal["5", "3.1.1"] = "5"
@@ -46,6 +47,7 @@ class Ability:
     retained_by_wildcard: bool = True
     keeps_dots: bool = True
     shares: bool = True
+    stores_first: bool = True
 
 
 _RABBIT = Ability(
@@ -60,7 +62,7 @@ ABILITIES = {
     "mosquitto-2.1": Ability(),
     "rabbitmq-3.10": replace(_RABBIT, version="3.1.1"),
     "rabbitmq-4.0": _RABBIT,
-    "aedes": Ability(version="3.1.1", marks_redelivery=False, resends_first=False, shares=False),
+    "aedes": Ability(version="3.1.1", marks_redelivery=False, resends_first=False, shares=False, stores_first=False),
 }
 OTHERS = tuple(ABILITIES)
 

@@ -15,6 +15,7 @@ from tests.support.proxy import Proxy
 from tests.support.traffic import Ask, Asker, Observer
 
 READY_S = 180.0  # on a busy box
+ASK_AGAIN_S = 5.0
 MEGABYTE = 1 << 20
 
 
@@ -27,6 +28,8 @@ class Stage:
         askers_cable: the proxy between the asker and the broker.
         clock: the file that sets the daemon's wall clock wrong.
         disk: the mount point of a small file system that holds the state folder; None without the right to mount.
+        asks_again: the asker sends a request again that was not answered for `ASK_AGAIN_S`, as a careful service does
+            with a broker that loses messages which it acknowledged.
         recoveries: for each fault, its name and the seconds from its end to the daemon's next `ready`.
     """
 
@@ -39,6 +42,7 @@ class Stage:
     observer: Observer
     clock: Path
     disk: Path | None
+    asks_again: bool
     asked: list[Ask] = field(default_factory=list)
     recoveries: list[tuple[str, float]] = field(default_factory=list)
 

@@ -116,15 +116,17 @@ class Proxy:
             while data := source.recv(65536):
                 self._flows[to_broker].wait()
                 time.sleep(self.delay_s)
-                if len(data) > 1 and self._tears.is_set():
+                is_torn = len(data) > 1 and self._tears.is_set()
+                if is_torn:
                     self._tears.clear()
-                    target.sendall(data[: len(data) // 2])
-                    break
+                    data = data[: len(data) // 2]
                 if self._is_plain:
                     buffer += data
                     for packet in split(buffer):
                         self._observe(number, Packet(to_broker, *packet))
                 target.sendall(data)
+                if is_torn:
+                    break
         for each in (source, target):
             with self._lock:
                 self._sockets.discard(each)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from tests.support.packets import Packet
 from tests.support.waiting import TIMEOUT
 
 _IN_FLIGHT = 200
+_REQUEST_ID = re.compile(rb'"id": ?"([^"]+)"')
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -128,26 +130,49 @@ def _no_delay(_client: Client, _data: Any, sock: Any) -> None:
 
 
 class Observer:
-    """Watches the packets between daemon and broker: the order of acks, and when the daemon says that it is ready."""
+    """Watches the packets between daemon and broker: acks, and when the daemon says that it is ready.
+
+    Attributes:
+        out_of_order: requests that the daemon acknowledged before one that came earlier.
+        unanswered: ids of requests that the daemon acknowledged before the broker had acknowledged an answer to them.
+    """
 
     def __init__(self) -> None:
         self.out_of_order = 0
         self.deliveries = 0
         self.ready_at: list[float] = []
+        self.unanswered: set[bytes] = set()
         self._lock = threading.Lock()
-        self._unacked: dict[int, list[int]] = {}  # by connection
+        self._requests: dict[int, list[tuple[int, bytes]]] = {}  # by connection: packet id and request id
+        self._answers: dict[tuple[int, int], bytes] = {}  # by connection and packet id
+        self._confirmed: set[bytes] = set()
 
     def __call__(self, connection: int, packet: Packet) -> None:
-        if packet.kind == packets.PUBLISH and not packet.to_broker and packet.flags & 0x06:
-            with self._lock:
-                self.deliveries += 1
-                self._unacked.setdefault(connection, []).append(packet.packet_id)
-        elif packet.kind == packets.PUBACK and packet.to_broker:
-            with self._lock:
-                unacked = self._unacked.get(connection, [])
-                if unacked[:1] == [packet.packet_id]:
-                    del unacked[0]
-                else:
-                    self.out_of_order += 1
-        elif packet.to_broker and b"/status" in packet.body[:80] and b'"state":"ready"' in packet.body:
+        with self._lock:
+            if packet.kind == packets.PUBLISH and packet.flags & 0x06:
+                self._published(connection, packet)
+            elif packet.kind == packets.PUBACK:
+                self._acknowledged(connection, packet)
+        if packet.to_broker and b"/status" in packet.body[:80] and b'"state":"ready"' in packet.body:
             self.ready_at.append(time.monotonic())
+
+    def _published(self, connection: int, packet: Packet) -> None:
+        found = _REQUEST_ID.search(packet.body)
+        request_id = found[1] if found else b""
+        if not packet.to_broker:
+            self.deliveries += 1
+            self._requests.setdefault(connection, []).append((packet.packet_id, request_id))
+        elif b"/out/" in packet.body[:80]:
+            self._answers[connection, packet.packet_id] = request_id
+
+    def _acknowledged(self, connection: int, packet: Packet) -> None:
+        if not packet.to_broker:
+            self._confirmed.add(self._answers.pop((connection, packet.packet_id), b""))
+            return
+        requests = self._requests.get(connection, [])
+        if not requests or requests[0][0] != packet.packet_id:
+            self.out_of_order += 1
+            return
+        _, request_id = requests.pop(0)
+        if request_id and request_id not in self._confirmed:  # other messages, as a status, have no id
+            self.unanswered.add(request_id)

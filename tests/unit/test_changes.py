@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import pytest
-
 from edged.mqtt.events import Accepted
 from edged.mqtt.limits import Limits
 from edged.mqtt.subscriptions import Filters, Subscriptions
@@ -32,8 +30,15 @@ def test_what_can_be_changed_is_and_the_rest_is_named() -> None:
         tasks={"t": {"kind": "generate", "system": "x"}},
     )
     found = changes(settings(), new)
-    assert set(found.changed) == {"language", "limits.text_chars", "log.level", "mqtt.reply_topics", "routes.r"}
-    assert set(found.restart_required) == {"log.format", "mqtt.host", "tasks.t"}
+    assert set(found.changed) == {
+        "language",
+        "limits.text_chars",
+        "log.level",
+        "mqtt.reply_topics",
+        "routes.r",
+        "tasks.t",
+    }
+    assert set(found.restart_required) == {"log.format", "mqtt.host"}
     assert found.settings.mqtt.host == "localhost"
     assert (found.settings.log.level, found.settings.log.format) == ("debug", "auto")
     again = changes(found.settings, new)
@@ -46,12 +51,6 @@ def test_the_order_of_routes_counts() -> None:
     found = changes(settings(routes={"one": one, "other": other}), settings(routes={"other": other, "one": one}))
     assert found.changed == ("routes",)
     assert [*found.settings.routes] == ["other", "one"]
-
-
-def test_a_route_for_a_task_that_needs_a_restart_is_refused() -> None:
-    tasks = {"t": {"kind": "generate", "system": "x"}}
-    with pytest.raises(ValueError, match="there is no task t"):
-        changes(settings(), settings(tasks=tasks, routes={"r": ROUTE | {"task": "t"}}))
 
 
 class Wire:

@@ -591,3 +591,28 @@ def test_variables_are_named_as_documented() -> None:
 def test_the_example_that_ships_is_the_one_that_is_generated() -> None:
     shipped = Path(__file__).parents[2] / "deploy" / "edged.toml"
     assert shipped.read_text(encoding="utf-8") == example(), "edged config --example > deploy/edged.toml"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        ({"http.port": "8080", "http.host": "0.0.0.0"}, "can be reached by others: set token too"),  # noqa: S104 - refused
+        ({"http.port": "8080", "http.host": "box.lan"}, "can be reached by others: set token too"),
+        ({"http.token": "easy"}, "at least 16 characters"),
+        ({"http.token": "with a space in the middle"}, "neither spaces nor control characters"),
+    ],
+)
+def test_http_is_served_to_others_only_with_a_key_that_none_guesses(flags: dict[str, str], told: str) -> None:
+    with pytest.raises(SettingsError, match=told) as refused:
+        load(flags=flags, config_file=None)
+    assert "easy" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.9.9.9"])
+def test_on_this_box_alone_http_needs_no_key(host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(flags={"http.port": "8080", "http.host": host}, config_file=None).http.token is None
+    (tmp_path / "http_token").write_text("0123456789abcdef\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    token = load(flags={"http.port": "8080", "http.host": "192.168.1.2"}, config_file=None).http.token
+    assert token is not None
+    assert token.get_secret_value() == "0123456789abcdef"

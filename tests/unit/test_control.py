@@ -1,4 +1,5 @@
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -11,10 +12,16 @@ from edged.monitoring.probe import Prober
 from edged.ports.journal import Entry
 from edged.ports.link import Delivery, Message, Outcome, Sent
 from edged.serving.control import Control
+from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
+from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.conversation import Turn
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
+
+
+def settings(**given: Any) -> Settings:
+    return Settings.model_validate({"node": "box", "state_dir": "/nonexistent"} | given)
 
 
 class Bench:
@@ -49,7 +56,13 @@ class Bench:
             worker=self.worker,
             prober=Prober(self.engine, clock=lambda: 0.0, timeout_s=5.0),
             set_log_level=self.set_level,
-            reload=lambda: {"changed": ["log.level"], "restart_required": []},
+            live=LiveSettings(
+                settings(),
+                read=self.read,
+                contract_of=lambda _, __: contract,
+                prepare=self.engine.prepare,
+                post=self.worker.call,
+            ),
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )
@@ -63,6 +76,9 @@ class Bench:
 
     def obey(self, route: ControlRoute, delivery: Delivery) -> None:
         self.control.handle(route, delivery)
+
+    def read(self, *, options: Mapping[str, Any] | None = None) -> Settings:
+        return settings(**{"log": {"level": "debug"}} | dict(options or {}))
 
     def set_level(self, level: str) -> None:
         if level not in {"debug", "info"}:
@@ -239,3 +255,16 @@ def test_a_refused_command_has_its_transaction(bench: Bench, body: object, trans
 def test_a_reload_is_answered_with_what_came_of_it(bench: Bench) -> None:
     bench.send("reload")
     assert bench.last("edged/box/response/reload")["data"] == {"changed": ["log.level"], "restart_required": []}
+
+
+def test_options_are_an_object(bench: Bench) -> None:
+    bench.send("options", {"options": ["limits"], "transaction": 1})
+    answer = bench.last("edged/box/response/options")
+    assert (answer["error"]["code"], answer["error"]["field"], answer["transaction"]) == ("bad_request", "options", 1)
+
+
+def test_options_that_cannot_be_kept_are_not_used(bench: Bench) -> None:
+    bench.send("options", {"options": {"limits": {"text_chars": 5}}})
+    assert (
+        "nothing was changed: /nonexistent/options.toml" in bench.last("edged/box/response/options")["error"]["message"]
+    )

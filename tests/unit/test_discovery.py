@@ -123,6 +123,22 @@ def test_it_tells_once_and_again_when_home_assistant_is_born(tmp_path: Path) -> 
     assert all(each.retain and each.qos == 1 and json.loads(each.payload) for each in link.published)
 
 
+def test_entities_that_are_gone_are_removed_there(tmp_path: Path) -> None:
+    told = iter(
+        ({"components": {"a": {"platform": "sensor", "name": "A"}, "b": {"platform": "text", "name": "B"}}},) * 1
+        + ({"components": {"a": {"platform": "sensor", "name": "A2"}}},) * 2
+    )
+    link = FakeLink()
+    made = Discovery(settings=ON, topics=TOPICS, link=link, record=tmp_path / "record", describe=lambda: next(told))
+    made.start()
+    for _ in range(2):
+        made.announce()
+        made.tick()
+    components = [json.loads(each.payload)["components"] for each in link.published]
+    assert components[1] == {"a": {"platform": "sensor", "name": "A2"}, "b": {"platform": "text"}}
+    assert components[2] == {"a": {"platform": "sensor", "name": "A2"}}
+
+
 def tell_and_forget(folder: Path, topics: Topics = TOPICS, settings: HomeAssistantSettings = ON) -> None:
     made, _ = discovery(folder, settings, topics)
     made.start()

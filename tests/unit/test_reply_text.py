@@ -92,3 +92,11 @@ def test_a_caller_may_ask_for_more_or_less_than_the_task_says() -> None:
         made.add("One. Tw")
         made.finish(is_cut=True)
         assert made.text == text
+
+
+def test_a_raw_text_keeps_its_white_space() -> None:
+    text = ReplyText(("END",), is_raw=True)
+    shown = [text.add(piece) for piece in (" ", " five,\n", "  E", "xit ")] + [text.finish(is_cut=True)]
+    assert "".join(shown) == text.text == "  five,\n  Exit "
+    assert shown[2] == "  "
+    assert text.add("END") == ""

@@ -20,7 +20,7 @@ ROOMS = """
     journal mqtt engine
     monitoring
     serving
-    fleet
+    fleet http
     build
     client daemon testing
     bench evaluation
@@ -48,6 +48,8 @@ KEPT_IN = {
     "redis": "journal.redis",
     "pydantic_settings": "settings.load",
     "prometheus_client": "monitoring.prometheus",
+    "starlette": "http",
+    "uvicorn": "http.server",
     "rich": "commands.top_view",
     "llguidance": "engine.constrain",
     "huggingface_hub": "models",

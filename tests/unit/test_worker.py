@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from edged.contract.requests import Contract
+from edged.contract.requests import Address, Contract, Request
 from edged.contract.topics import ControlRoute, RuleRoute, TaskRoute, Topics
 from edged.errors import JournalFault, ModelError
 from edged.journal.buffered import KEPT, RETRY_S
@@ -23,7 +23,7 @@ from edged.settings.routes import RouteSettings, rules_of
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ExtractSpec, Tasks
+from edged.tasks.specs import ExtractSpec, GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from tests.support.journal_contract import entry
 from tests.support.waiting import eventually
@@ -852,3 +852,90 @@ def test_what_is_extracted_and_cannot_be_sent_is_an_error_and_the_next_is_answer
     first, second = bench.answers(f"{ROOT}/out/order")
     assert (first["status"], first["error"]["code"]) == ("error", "model_error")
     assert second["order"] == {"data": {"a": 1}}
+
+
+# ------------------------------------------------------------------------------------- callers in this process
+
+
+class Waiting:
+    """A caller that keeps what it gets."""
+
+    def __init__(self) -> None:
+        self.chunks: list[dict[str, Any]] = []
+        self.answers: list[dict[str, Any]] = []
+
+    def take_chunk(self, payload: bytes) -> None:
+        assert not self.answers
+        self.chunks.append(json.loads(payload))
+
+    def take_answer(self, payload: bytes) -> None:
+        self.answers.append(json.loads(payload))
+
+
+def asked(caller: Waiting, text: str = "hello there", **fields: Any) -> Request:
+    return Request(
+        **{
+            "id": "one",
+            "has_own_id": False,
+            "task": "reply",
+            "text": text,
+            "address": Address(topic="", qos=0, caller=caller),
+            "history": (),
+            **fields,
+        }
+    )
+
+
+def test_a_caller_in_this_process_gets_its_stream_and_its_answer_and_the_broker_nothing(bench: Bench) -> None:
+    caller = Waiting()
+    bench.worker.ask(asked(caller, task="message", stream=True))
+    bench.turn()
+    assert [next(iter(chunk.keys() - {"id", "seq"})) for chunk in caller.chunks] == ["sentiment"] + 4 * ["reply"]
+    assert [answer["reply"]["text"] for answer in caller.answers] == ["You said: hello there"]
+    assert not bench.link.published
+    assert bench.worker.outbound.is_idle
+    assert bench.metrics.snapshot(bench.now).requests.received == 1
+
+
+def test_what_nobody_can_ask_for_again_is_not_recorded(bench: Bench) -> None:
+    callers = Waiting(), Waiting(), Waiting()
+    bench.worker.ask(asked(callers[0], is_recorded=False))
+    bench.worker.ask(asked(callers[1], id="kept", has_own_id=True))
+    bench.turn()
+    bench.worker.ask(asked(callers[2], id="kept", has_own_id=True))
+    bench.turn()
+    assert [len(caller.answers) for caller in callers] == [1, 1, 1]
+    assert callers[2].answers == callers[1].answers
+    assert [request_id for request_id, _ in bench.journal._entries] == ["kept"]
+    assert len(bench.engine.submitted) == 2
+
+
+def test_the_same_question_to_another_prompt_is_another_request() -> None:
+    plain = asked(Waiting())
+    specs = [GenerateSpec(name="reply", system={"en": words}) for words in ("Be kind.", "Be brief.")]
+    requests = [plain, *(replace(plain, spec=spec) for spec in specs), replace(plain, spec=specs[0], logprobs=2)]
+    assert len({fingerprint_of(each) for each in requests}) == len(requests)
+
+
+def test_callers_are_refused_when_the_queue_is_full_and_when_the_daemon_drains() -> None:
+    bench = Bench(capacity=1, auto=False)
+    first, second, third = Waiting(), Waiting(), Waiting()
+    bench.worker.ask(asked(first))
+    bench.worker.ask(asked(second, id="two"))
+    bench.worker.drain()
+    bench.worker.ask(asked(third, id="three"))
+    bench.turn()
+    assert not first.answers
+    assert [caller.answers[0]["error"]["code"] for caller in (second, third)] == ["busy", "shutting_down"]
+
+
+def test_a_caller_that_hangs_up_ends_its_own_request_alone() -> None:
+    bench = Bench(auto=False)
+    gone, stays = Waiting(), Waiting()
+    bench.worker.ask(asked(gone))
+    bench.worker.ask(asked(stays, id="two"))
+    bench.send("by the broker", tail="reply")
+    bench.worker.hang_up(gone)
+    bench.turn()
+    assert bench.worker.state().jobs == 2
+    assert [work.text for work, _ in bench.engine._open.values()] == ["hello there", "by the broker"]

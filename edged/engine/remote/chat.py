@@ -131,11 +131,13 @@ class Chat:
         answer = self._server.post(work, _PATH, body, ChatCompletion)
         return answer_of(answer.text, begins_inside=dialect.begins_inside), answer.usage
 
-    def chunks(self, work: OpenWork, system: str, turns: Sequence[Turn], **fields: Any) -> Generator[Chunk, None, None]:
+    def chunks(
+        self, work: OpenWork, system: str | None, turns: Sequence[Turn], **fields: Any
+    ) -> Generator[Chunk, None, None]:
         """The streamed answer. `fields` as OpenAI has them, with `max_tokens`. Errors: see `ModelServer.chunks`."""
         return self._server.chunks(work, _PATH, self._streamed(self.dialect, system, turns, **fields))
 
-    def _streamed(self, dialect: Dialect, system: str, turns: Sequence[Turn], **fields: Any) -> dict[str, Any]:
+    def _streamed(self, dialect: Dialect, system: str | None, turns: Sequence[Turn], **fields: Any) -> dict[str, Any]:
         return {
             "messages": dialect.messages(system, turns),
             **dialect.body(stream_options={"include_usage": True}, **fields),

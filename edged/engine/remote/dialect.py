@@ -65,13 +65,15 @@ class Dialect:
         taken = {name: value for name, value in fields.items() if name not in self.without}
         return {**taken, self.max_tokens: limit}
 
-    def messages(self, system: str, turns: Sequence[Turn]) -> list[dict[str, str]]:
+    def messages(self, system: str | None, turns: Sequence[Turn]) -> list[dict[str, str]]:
         """The instruction and the conversation. Turns of the same side one after the other become one."""
         merged = [
             Turn(role=role, content=_BLANK.join(turn.content for turn in same))
             for role, same in groupby(turns, key=lambda turn: turn.role)
         ]
         begins_with_user = not merged or merged[0].role == "user"
+        if system is None:
+            return _as_messages(merged)
         if self.folds_system or (self.alternates and not begins_with_user):
             if begins_with_user and merged:
                 first, *rest = merged
@@ -80,7 +82,11 @@ class Dialect:
                 merged = [Turn(role="user", content=system), *merged]
         else:
             merged = [Turn(role="system", content=system), *merged]
-        return [{"role": turn.role, "content": turn.content} for turn in merged]
+        return _as_messages(merged)
+
+
+def _as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"role": turn.role, "content": turn.content} for turn in turns]
 
 
 def further_dialects(dialect: Dialect, refusal: str) -> list[Dialect]:

@@ -22,7 +22,7 @@ from edged.engine.remote.server import Away, ModelServer
 from edged.engine.remote.server_health import ServerHealth
 from edged.engine.remote.start import Start
 from edged.engine.remote.work import Emit, OpenWork
-from edged.errors import ModelError, ModelUnavailable, RequestError, ShuttingDown
+from edged.errors import EdgedError, ModelError, ModelUnavailable, RequestError, ShuttingDown
 from edged.ports.engine import (
     NO_USAGE,
     Classified,
@@ -131,6 +131,26 @@ class RemoteEngine:
             self._pool.submit(self._run, mine)
         except RuntimeError:  # after `stop`
             self._end(mine, Failed(key=work.key, error=ShuttingDown("the daemon is shutting down")))
+
+    def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
+        def learn() -> None:
+            error: EdgedError | None = None
+            try:
+                self._start.learn(tasks)
+            except EdgedError as caught:
+                error = caught
+            except Refused as refused:
+                error = refused.as_request_error()
+            except Exception as caught:
+                # A bug that a prompt brings out; the tasks before go on.
+                log.exception("tasks_failed")
+                error = ModelError(f"the server fails on the tasks: {type(caught).__name__}")
+            on_done(error)
+
+        try:
+            self._pool.submit(learn)
+        except RuntimeError:  # after `stop`
+            on_done(ShuttingDown("the daemon is shutting down"))
 
     def cancel(self, key: str) -> None:
         with self._lock:  # so that the connection does not pass to other work meanwhile

@@ -8,7 +8,7 @@ Source: platform.openai.com/docs/api-reference/completions.
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 
 import structlog
 
@@ -44,7 +44,7 @@ class LabelScorer:
         self._chat = chat
         self._half_width = half_width
         self._clock = clock
-        self._priors: dict[tuple[str, Language], dict[str, float]] = {}
+        self._priors: dict[Hashable, dict[str, float]] = {}  # by `ClassifySpec.question`
 
     # ------------------------------------------------------------------------------------------------- the start
 
@@ -72,14 +72,14 @@ class LabelScorer:
             Refused: the server does not take the prompt.
             RequestError: there is no answer.
         """
-        if (spec.name, language) in self._priors or not self.has_log_probabilities:
+        if spec.question(language) in self._priors or not self.has_log_probabilities:
             return
         texts = spec.prompts[language].neutral_texts
         sums = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         for text in texts:
             for label, value in self._evidence(work, spec, text, language)[0].items():
                 sums[label] += value / len(texts)
-        self._priors[spec.name, language] = sums
+        self._priors[spec.question(language)] = sums
 
     # -------------------------------------------------------------------------------------------------- the work
 
@@ -112,7 +112,7 @@ class LabelScorer:
         scores, usage = evidence, NO_USAGE
         for asked, opinion in enumerate(spec.opinions(language), start=1):
             found, spent = self._evidence(work, opinion, work.work.text, language)
-            prior = self._priors.get((opinion.name, language), {})
+            prior = self._priors.get(opinion.question(language), {})
             evidence = {label: value + found[label] - prior.get(label, 0.0) for label, value in evidence.items()}
             scores = _softmax({label: value / asked for label, value in evidence.items()})
             usage += spent

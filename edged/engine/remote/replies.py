@@ -13,7 +13,7 @@ from edged.engine.remote.reasoning import AnswerFilter
 from edged.engine.remote.server import ModelServer
 from edged.engine.remote.work import OpenWork
 from edged.engine.reply_text import reply_text
-from edged.errors import Cancelled, Expired, ModelError, TooLong
+from edged.errors import BadRequest, Cancelled, Expired, ModelError, TooLong
 from edged.models.presets import preset_sampling
 from edged.ports.engine import NO_USAGE, Generated, Work
 from edged.settings.schema import EngineSettings
@@ -103,6 +103,8 @@ class ReplyWriter:
             Refused: the server does not take the request.
             RequestError: there is no text.
         """
+        if spec.is_raw:
+            raise BadRequest("the model is on a server, by its chat alone: send messages instead of a prompt")
         limit = self._limits.max_new_tokens
         wanted = min(work.work.params.max_tokens or spec.max_tokens or limit, limit)
         dialect = self._chat.dialect
@@ -116,7 +118,7 @@ class ReplyWriter:
             _check_empty(
                 incoming, wanted=wanted, may_stop=reason == "stop" and bool(spec.stop or work.work.params.stop)
             )
-        if spec.schema is not None:
+        if spec.schema is not None and (spec.must_be_whole or reason == "stop"):
             _check_json(text, incoming.finish)
         counted = incoming.usage.completion_tokens or max(1, round(len(text.encode()) / _BYTES_PER_TOKEN))
         return Generated(
@@ -135,7 +137,7 @@ class ReplyWriter:
         fields = self._fields(work.work, spec, wanted)
         try:
             with contextlib.closing(
-                self._chat.chunks(work, spec.system[work.work.language], turns, **fields)
+                self._chat.chunks(work, spec.system.get(work.work.language), turns, **fields)
             ) as chunks:
                 for chunk in chunks:
                     incoming.add(chunk, self._clock)
@@ -144,7 +146,7 @@ class ReplyWriter:
                     if has_allowance and spec.schema is None and incoming.pieces >= wanted:
                         return "length"
         except (Cancelled, Expired) as error:
-            if not incoming.text.has_begun or spec.schema is not None:
+            if not incoming.text.has_begun or spec.must_be_whole:
                 raise
             return "cancelled" if isinstance(error, Cancelled) else "deadline"
         return "length" if incoming.finish == "length" else "stop"
@@ -175,7 +177,7 @@ class ReplyWriter:
             return replace(turn, content=normalise(turn.content, half_width=self._half_width))
 
         asked = clean(Turn(role="user", content=work.text))
-        system = Turn(role="system", content=spec.system[work.language])
+        system = Turn(role="system", content=spec.system.get(work.language, ""))
         most = self._limits.max_context_tokens
         reasoning = min(self._chat.dialect.reasoning_tokens(max_tokens), most // 2)
         budget = most - max_tokens - reasoning - _tokens_of(asked) - _tokens_of(system)

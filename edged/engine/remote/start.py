@@ -68,6 +68,17 @@ class Start:
         """Ask for a check: a request failed, perhaps by the server's fault."""
         self._doubtful.set()
 
+    def learn(self, tasks: Tasks) -> None:
+        """Learn how the server is to be asked for other tasks; for any thread.
+
+        Raises:
+            Refused: the server does not take the prompt of a task.
+            Retry, EdgedError: it does not answer now.
+        """
+        for spec, language in _classifications(tasks):
+            self._learn_prior(spec, language)
+        self._tasks = tasks
+
     def stop(self) -> None:
         """End `run`, once the server is stopping."""
         self._doubtful.set()
@@ -122,7 +133,7 @@ class Start:
         """
         try:
             self._several_times(self._labels.look)
-            for spec, language in self._classifications():
+            for spec, language in _classifications(self._tasks):
                 self._several_times(functools.partial(self._learn_prior, spec, language))
         except (Retry, Away) as fault:
             self._completions_failed(fault)
@@ -130,14 +141,6 @@ class Start:
             self._several_times(self._chat.look)
         except (Retry, Refused) as fault:
             self._tell(self._chat.endpoint, fault)
-
-    def _classifications(self) -> Iterator[tuple[ClassifySpec, Language]]:
-        """Every prompt by which labels are scored, once."""
-        for spec in {part.name: part for name in self._tasks.names for part in self._tasks.parts(name)}.values():
-            if isinstance(spec, ClassifySpec):
-                for language in LANGUAGES:
-                    for opinion in spec.opinions(language):
-                        yield opinion, language
 
     def _learn_prior(self, spec: ClassifySpec, language: Language) -> None:
         self._labels.learn_prior(spec, language, warm_up_work(spec, language, time.monotonic()))
@@ -188,7 +191,7 @@ class Start:
         """Ask both endpoints once for what they answer when all is well."""
         try:
             self._labels.look()
-            for spec, language in self._classifications():
+            for spec, language in _classifications(self._tasks):
                 self._learn_prior(spec, language)
         except (Retry, Refused, EdgedError) as fault:
             self._completions_failed(fault)
@@ -214,3 +217,12 @@ class Start:
             reason = f"the model's server fails at {endpoint}: {told}"
             log.warning("remote_away", url=self._server.url, reason=reason)
             self._standing.found_at_fault(endpoint, reason)
+
+
+def _classifications(tasks: Tasks) -> Iterator[tuple[ClassifySpec, Language]]:
+    """Every prompt by which labels are scored, once."""
+    for spec in {part.name: part for part in tasks.all_parts}.values():
+        if isinstance(spec, ClassifySpec):
+            for language in LANGUAGES:
+                for opinion in spec.opinions(language):
+                    yield opinion, language
