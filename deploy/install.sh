@@ -2,8 +2,10 @@
 # Installs edged into a virtual environment of its own. Needs no root; may be run again at any time.
 #
 #   sudo sh deploy/install.sh --system [--model ID] [--cuda] [--newest] [--wheelhouse DIR]
-#   sh deploy/install.sh [--venv DIR] [--extras demo,test] [--editable] [--cuda] [--newest] [--wheelhouse DIR]
+#   sh deploy/install.sh [--venv DIR] [--serve] [--extras demo,test] [--editable] [--cuda] [--newest] [--wheelhouse DIR]
 #
+# --serve           for small boxes: without torch and transformers. Serves bundles, which another box has made:
+#                   `edged models export` there, `edged models import` here
 # --venv DIR        where (default: $EDGED_VENV, else .venv beside this checkout)
 # --extras LIST     extras of edged, with commas: extract, http (OpenAI's API), metrics (Prometheus), top, fleet (Redis),
 #                   demo, test; --system takes the first four; those installed before stay
@@ -17,7 +19,7 @@ set -eu
 
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 venv=${EDGED_VENV:-$here/.venv}
-extras='' editable='' cuda='' newest='' wheelhouse='' system='' model=''
+extras='' editable='' cuda='' newest='' wheelhouse='' system='' model='' serve=''
 torch=2.13.0
 cpu_index=https://download.pytorch.org/whl/cpu
 on_arm=''
@@ -46,6 +48,7 @@ while [ $# -gt 0 ]; do
         --editable) editable=yes ;;
         --system) system=yes venv=/opt/edged extras=${extras:-extract,http,metrics,top} ;;
         --cuda) cuda=yes ;;
+        --serve) serve=yes ;;
         --newest) newest=yes ;;
         -h | --help)
             sed -n '2,/^set /{s/^# \{0,1\}//p;}' "$0"
@@ -57,6 +60,7 @@ while [ $# -gt 0 ]; do
 done
 
 [ -z "$cuda" ] || [ -z "$on_arm" ] || die "--cuda: on aarch64 edged computes on the CPU"
+[ -z "$serve" ] || [ -z "$cuda" ] || die "--serve installs no torch, so it has no use for --cuda"
 [ -z "$system" ] || [ "$(id -u)" = 0 ] || die "--system changes the whole box: run it as root, with sudo"
 become_service() { [ -z "$system" ] || sh "$here/deploy/system.sh" install ${model:+--model "$model"}; }
 
@@ -80,7 +84,7 @@ fi
 # The stamp holds everything that determines what is installed, so that no step is repeated without need.
 stamp=$(
     "$python" -c 'import sys; print(sys.version)'
-    echo "$torch,$extras,$editable,$cuda,$newest,$here"
+    echo "$torch,$extras,$editable,$cuda,$newest,$serve,$here"
     cksum <"$here/pyproject.toml"
     cksum <"$here/deploy/constraints.txt"
     # An installed copy must be renewed when its sources change; an editable one uses the sources directly.
@@ -125,7 +129,7 @@ sys.exit(version("torch").split("+")[0] != sys.argv[1] or has_cuda != bool(sys.a
 PY
 }
 
-if ! has_torch; then
+if [ -z "$serve" ] && ! has_torch; then
     build=${cuda:+CUDA}
     echo "install: torch $torch, ${build:=CPU} build"
     if [ -n "$cuda" ]; then
@@ -139,17 +143,41 @@ if ! has_torch; then
     has_torch || die "pip found another torch $torch than the $build build; remove $venv and give --wheelhouse DIR"
 fi
 
-echo "install: edged${extras:+[$extras]}"
+# What serving needs: the requirements of pyproject.toml and of the extras, without those that only make models. They
+# cannot be a choice of pyproject.toml itself: an extra adds requirements and takes none away.
+needed_for_serving() {
+    "$venv/bin/python" - "$here/pyproject.toml" "$extras" <<'PY'
+import re, sys, tomllib
+
+said = tomllib.load(open(sys.argv[1], "rb"))
+project, left_out = said["project"], set(said["tool"]["edged"]["not-for-serving"])
+extras = [project["optional-dependencies"][each] for each in sys.argv[2].split(",") if each]
+for each in [*project["dependencies"], *(line for lines in extras for line in lines)]:
+    if re.match(r"[\w-]+", each)[0] not in {*left_out, project["name"]}:
+        print(each)
+PY
+}
+
+echo "install: edged${extras:+[$extras]}${serve:+, without torch and transformers}"
+: >"$venv/.edged-constraints"
 # The other packages must not replace torch.
-"$venv/bin/python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-constraints"
+[ -n "$serve" ] || "$venv/bin/python" -c \
+    'from importlib.metadata import version; print("torch==" + version("torch"))' >"$venv/.edged-constraints"
 [ -n "$newest" ] || cat "$here/deploy/constraints.txt" >>"$venv/.edged-constraints"
-pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
-    ${editable:+-e} "$here${extras:+[$extras]}"
+if [ -n "$serve" ]; then
+    needed_for_serving >"$venv/.edged-requirements" || die "no extra of that name (--help lists all)"
+    pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
+        -r "$venv/.edged-requirements"
+    pip install -q --no-deps ${wheelhouse:+"--find-links=$wheelhouse"} ${editable:+-e} "$here"
+else
+    pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
+        ${editable:+-e} "$here${extras:+[$extras]}"
+fi
 # The kernels for this CPU: from a wheel of deploy/build.sh, else compiled; without a compiler torch's are used.
 # -I: the installed edged, not one that lies in the current folder.
 kernels="import pathlib, sys; from edged.engine.decoders import native_library
 print(native_library.install(*map(pathlib.Path, sys.argv[1:])))"
 echo "install: kernels $("$venv/bin/python" -I -c "$kernels" "$here/dist" ${wheelhouse:+"$wheelhouse"} | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
-echo "install: done; try $venv/bin/edged --help"
+echo "install: done, $(du -sm "$venv" | cut -f 1) MB on disk; try $venv/bin/edged --help"
 become_service

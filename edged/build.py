@@ -142,9 +142,11 @@ def lossy_filters(settings: Settings) -> tuple[str, ...]:
 
 
 def journal_of(settings: Settings, clock: Callable[[], float]) -> "SqliteJournal | RedisJournal":
-    limits = JournalLimits(**settings.journal.model_dump(exclude={"url"}))
+    limits = JournalLimits(
+        **settings.journal.model_dump(include={"keep_hours", "session_hours", "max_mb", "keep_text"})
+    )
     if settings.journal.url is None or settings.mqtt.share_group is None:
-        return SqliteJournal(settings.state_dir / "journal.db", limits)
+        return SqliteJournal(settings.state_dir / "journal.db", limits, sync=settings.journal.sync)
     return shared_journal(settings, limits, clock)
 
 

@@ -204,6 +204,7 @@ class Daemon:
         log.info(
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
+        self._engine.start()  # the model loads beside what follows
         self._take_name()
         self._notifier.status("connecting")
         if self._membership is not None:
@@ -228,9 +229,13 @@ class Daemon:
         if (unended := lock.unended) is not None:
             log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
         self._notifier.status("looking for another daemon of this name")
-        NameCheck(self._live.settings, status_topic=self._live.contract.topics.status, clock=self._clock).run(
-            ended=None if unended is None else unended.boot_id, is_stopping=lambda: self._signals.asked_to_stop > 0
-        )
+        ended = None if unended is None else unended.boot_id
+        check = NameCheck(self._live.settings, status_topic=self._live.contract.topics.status, clock=self._clock)
+        try:
+            check.run(ended=ended, is_stopping=lambda: self._signals.asked_to_stop > 0)
+        except FatalError:
+            self._engine.stop(_FINAL_S)
+            raise
         lock.note()
 
     def _tell_what_came_again(self) -> None:
@@ -288,7 +293,6 @@ class Daemon:
     def _load(self) -> bool:
         """Load and warm up; False when a signal came first."""
         self._notifier.status(f"loading {self._live.settings.model.id}")
-        self._engine.start()
         while not self._engine.wait_ready(_TICK_S):
             self._notifier.extend_timeout(_LOAD_GRACE_S)
             self._name_watch.look(self._link.state())
@@ -326,18 +330,14 @@ class Daemon:
                 self._signals.asked_to_reload = False
                 self._worker.call(self._live.reload_or_log)
             self._tell_what_came_again()
-            if self._membership is not None:
-                self._tick_membership(self._membership)
+            if self._membership is not None and self._membership.tick():
+                self._health.report()
             reasons = "; ".join(self._health.reasons)
             self._notifier.status(f"{self._health.state}: {reasons}" if reasons else str(self._health.state))
             if self._health.makes_progress:
                 self._notifier.watchdog()
             self._signals.wake.wait(_TICK_S)
             self._signals.wake.clear()
-
-    def _tick_membership(self, membership: Membership) -> None:
-        if membership.tick():
-            self._health.report()
 
     def _use(self, live: LiveSettings) -> None:
         """Change what no part of its own changes, after the settings did."""
@@ -468,6 +468,7 @@ def _worker_of(
         on_control=on_control,
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
+        commit_after_s=settings.journal.commit_ms / 1000,
         clock=clock,
     )
 

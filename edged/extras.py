@@ -1,4 +1,7 @@
-"""The optional dependencies (pip's extras): which of them are missing here, and the command that installs them."""
+"""The optional dependencies (pip's extras): which of them are missing here, and the command that installs them.
+
+Torch and transformers may be missing too: `deploy/install.sh --serve` installs what serves a bundle, and no more.
+"""
 
 import importlib.metadata
 import importlib.util
@@ -17,6 +20,8 @@ _LIBRARIES: dict[Extra, str] = {
     "top": "rich",
 }
 
+_PACKAGES: dict[Extra, str] = {"metrics": "prometheus-client"}  # where the package is named otherwise than its library
+
 
 def is_missing(extra: Extra) -> bool:
     """Whether the library of an extra is not installed."""
@@ -25,10 +30,29 @@ def is_missing(extra: Extra) -> bool:
 
 def how_to_install(extra: Extra) -> str:
     """The command that installs an extra into the environment that runs this."""
+    if only_serves():  # pip would bring torch along with edged
+        return (
+            f"install it with: {sys.prefix}/bin/python -m pip install {_PACKAGES.get(extra, _LIBRARIES[extra])} "
+            f"(from a checkout: sh deploy/install.sh --serve --venv {sys.prefix} --extras {extra})"
+        )
     build = " --cuda" if _is_for_gpu() else ""
     return (
         f"install it with: {sys.prefix}/bin/python -m pip install 'edged[{extra}]' "
         f"(from a checkout: sh deploy/install.sh --venv {sys.prefix} --extras {extra}{build})"
+    )
+
+
+def only_serves() -> bool:
+    """Whether this installation is without torch, and so serves bundles and does nothing else with models."""
+    return importlib.util.find_spec("torch") is None
+
+
+def how_to_get_torch() -> str:
+    """What to do where something takes torch, as the end of a sentence."""
+    return (
+        "torch and transformers are needed, and this installation is without them (deploy/install.sh --serve): use a "
+        "box with the full installation, or make this one full, from a checkout: sh deploy/install.sh --venv "
+        f"{sys.prefix}"
     )
 
 

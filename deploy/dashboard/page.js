@@ -370,8 +370,9 @@
 
   // A web server that serves this page leads to the broker too (nginx.conf); a page from the disk knows of none.
   const isServed = location.protocol.startsWith("http");
-  const here = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/mqtt`;
+  const here = new URL("mqtt", location.href); // beside the page, which may be below a path (Home Assistant's ingress)
+  here.protocol = location.protocol === "https:" ? "wss:" : "ws:";
   const given = new URLSearchParams(location.hash.slice(1));
-  $("url").value = isServed ? here : "ws://localhost:9001/mqtt";
+  $("url").value = isServed ? here.href : "ws://localhost:9001/mqtt";
   for (const each of REMEMBERED) $(each).value = given.get(each) ?? localStorage.getItem(`edged.${each}`) ?? $(each).value;
 })();

@@ -16,6 +16,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from edged import extras
 from edged.errors import EdgedError, ModelUnavailable
 from edged.ports.engine import ModelInfo
 from edged.settings.schema import Settings
@@ -27,9 +28,13 @@ _IMPORT = "import torch, transformers; print('{}', flush=True)"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ColdStart:
-    """One start. Times are seconds from the spawn (`load_s`: of the engine alone), memory is in MiB."""
+    """One start. Times are seconds from the spawn (`load_s`: of the engine alone), memory is in MiB.
 
-    import_s: float
+    Attributes:
+        import_s: of torch and transformers, by a Python that does nothing else; None where they are not installed.
+    """
+
+    import_s: float | None
     load_s: float
     ready_s: float
     first_token_s: float
@@ -44,8 +49,10 @@ def measure(settings: Settings) -> ColdStart:
     Raises:
         ModelUnavailable: the model does not start; the message comes from the process.
     """
-    with contextlib.closing(_told([sys.executable, "-c", _IMPORT], "")) as steps:
-        import_s, _ = next(steps)
+    import_s = None
+    if not extras.only_serves():
+        with contextlib.closing(_told([sys.executable, "-c", _IMPORT], "")) as steps:
+            import_s, _ = next(steps)
     wanted = settings.model_dump_json(include=_WHAT_IT_NEEDS)
     with contextlib.closing(_told([sys.executable, "-m", "edged.bench.cold_start"], wanted)) as steps:
         ready_s, ready = next(steps)

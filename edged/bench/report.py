@@ -51,11 +51,14 @@ class BoxReport(_Record):
 class StartReport(_Record):
     """A fresh process, timed from its spawn by the process that spawned it."""
 
-    import_s: Figure = Field(description="Until a bare Python has run `import torch, transformers`, for comparison.")
+    import_s: Figure | None = Field(
+        description="Until a bare Python has run `import torch, transformers`, for comparison; null where they are not "
+        "installed."
+    )
     load_s: Figure = Field(description="The part of `ready_s` that the engine took to load the model.")
     ready_s: Figure = Field(description="Until the engine is warm and answers at full speed; imports included.")
     first_token_s: Figure = Field(description="Until the first token of a reply to a text of 30 tokens.")
-    ready_per_import: float = Field(description="ready_s / import_s.")
+    ready_per_import: float | None = Field(description="ready_s / import_s.")
     ready_memory_mb: Figure = Field(description="Peak resident memory (MiB) of the process when it was ready.")
     peak_memory_mb: Figure = Field(description="The same after 8 `message` jobs, side by side where they fit.")
 
@@ -222,9 +225,11 @@ _FULL = 0.9  # below this share the table says that a batch was not always full
 def _start_rows(start: StartReport | None) -> Iterator[_Row]:
     if start is None:
         return
-    yield _row("import torch, transformers", start.import_s, "s")
+    if start.import_s is not None:
+        yield _row("import torch, transformers", start.import_s, "s")
     yield _row("load", start.load_s, "s")
-    yield _row("process to ready", start.ready_s, "s", f"{start.ready_per_import:.2f} x the import")
+    remark = "" if start.ready_per_import is None else f"{start.ready_per_import:.2f} x the import"
+    yield _row("process to ready", start.ready_s, "s", remark)
     yield _row("process to first token", start.first_token_s, "s")
     yield _row("peak memory, ready", start.ready_memory_mb, "MiB")
     yield _row("peak memory, after 8 messages", start.peak_memory_mb, "MiB")

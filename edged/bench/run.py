@@ -220,13 +220,14 @@ def _report(
 
 
 def _start(starts: Sequence[ColdStart]) -> StartReport:
-    import_s, ready_s = (figure([each.import_s for each in starts]), figure([each.ready_s for each in starts]))
+    imports = [each.import_s for each in starts if each.import_s is not None]
+    import_s, ready_s = figure(imports) if imports else None, figure([each.ready_s for each in starts])
     return StartReport(
         import_s=import_s,
         load_s=figure([each.load_s for each in starts]),
         ready_s=ready_s,
         first_token_s=figure([each.first_token_s for each in starts]),
-        ready_per_import=rounded(ready_s.median / import_s.median),
+        ready_per_import=None if import_s is None else rounded(ready_s.median / import_s.median),
         ready_memory_mb=figure([each.ready_memory_mb for each in starts]),
         peak_memory_mb=figure([each.peak_memory_mb for each in starts]),
     )

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from edged import progress
+from edged import extras, progress
 from edged.commands.options import add_command, quiet_settings, settings_of
 from edged.errors import ExitCode, ModelUnavailable
 
@@ -59,8 +59,11 @@ def _prepare(options: argparse.Namespace) -> ExitCode:
     settings = quiet_settings(options)
     if options.id is not None:
         settings = settings.model_copy(update={"model": settings.model.model_copy(update={"id": options.id})})
+    store = Store(settings.model_dir)
+    if extras.only_serves() and not store.has_bundle(settings.model.id):  # said before anything is fetched
+        raise ModelUnavailable(f"to prepare {settings.model.id}, {extras.how_to_get_torch()}")
     with progress.waiting(f"fetching {settings.model.id}", has_bar=True):
-        Store(settings.model_dir).pull(settings.model.id, settings.model.revision)
+        store.pull(settings.model.id, settings.model.revision)
     with progress.waiting("loading torch", lines=False):
         from edged.build import plan_of
         from edged.engine import loading

@@ -309,6 +309,22 @@ class SystemFigures(Published):
             entities=(Entity("Disk free"),),
         ),
     ]
+    disk_written_mb: Annotated[
+        float | None,
+        Figure(
+            "What the daemon has had written to disks since its start, without the file system's own records.",
+            unit=MEBIBYTES,
+            metric=counter("edged_process_disk_written_bytes"),
+        ),
+    ]
+    disk_written_mb_per_day: Annotated[
+        float | None,
+        Figure(
+            "The same for a day, at the mean rate since the start; null in the first hour.",
+            unit=MEBIBYTES,
+            metric=gauge("edged_process_disk_written_per_day_bytes"),
+        ),
+    ]
 
 
 class ProbeFigures(Published):

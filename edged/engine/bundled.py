@@ -6,7 +6,7 @@ Serving takes the compiled kernels. Where there are none, torch's kernels run th
 import importlib.util
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from edged.engine.plan import (
 )
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import BundleTokenizer, TokenizerConfig
+from edged.engine.warm_up_file import WarmUpFile, file_of, mark_of
 from edged.engine.weights.architectures.architecture import LLAMA_NAMES, SPARE_POSITIONS, Biases, DecoderShape
 from edged.engine.weights.formats import QuantisedFormat
 from edged.engine.weights.layout import entries_of, pieces_of
@@ -252,13 +253,25 @@ def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Load
     if chosen.stay_on:
         bind(chosen.stay_on)
     check_memory("the weights", bundle.weight_bytes(), free)
-    built = _build(plan, bundle, context)
+    library = kernels_of(plan)
+    built = _build(plan, bundle, library, context)
     room = kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
-    return loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
+    loaded = loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
+    return replace(loaded, warm_up_file=_warm_up_file(plan, bundle, library, built.model))
 
 
-def _build(plan: Plan, bundle: Bundle, context: int) -> Built:
-    library, weights, shape = kernels_of(plan), bundle.weights(), bundle.shape
+def _warm_up_file(plan: Plan, bundle: Bundle, library: Path | None, model: Any) -> WarmUpFile[Any] | None:
+    """Read what an earlier start computed, where the native decoder runs the model and there is a place for it."""
+    if library is None or plan.cache_dir is None:
+        return None
+    made_of = mark_of(bundle.folder, library, half_width=plan.half_width)
+    file = WarmUpFile(path=file_of(plan.cache_dir / "warm-up", bundle.folder), made_of=made_of, model=model)
+    file.read()
+    return file
+
+
+def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Built:
+    weights, shape = bundle.weights(), bundle.shape
     model: Any
     if library is None:
         model = _by_torch(bundle, weights, context, plan.engine.threads)

@@ -223,6 +223,19 @@ def _complete_bundle(
     folder = prepared_folder(below, checkpoint.path, weights.weight_format, smooth=True)
     if (folder / WEIGHTS).is_file() and bundled.current(folder, checkpoint.path) is None:
         bundle_making.complete(folder, checkpoint, shape, weights, rope, plan.model.id)
+    _remove_earlier(below)
+
+
+def _remove_earlier(below: Path) -> None:
+    """Delete prepared weights in the form of earlier releases, files without a folder, which nothing reads any more."""
+    for file in below.glob("*.safetensors"):
+        try:
+            size = file.stat().st_size
+            file.unlink()
+        except OSError as error:
+            log.warning("old_weights_not_removed", file=str(file), reason=error.strerror)
+        else:
+            log.info("old_weights_removed", file=str(file), mb=size // MIB, reason="of an earlier release")
 
 
 def _input_sizes(checkpoint: Checkpoint) -> dict[str, InputSizes]:

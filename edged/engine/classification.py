@@ -178,19 +178,26 @@ class Classifier(Generic[K]):
             raise
 
     def _prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> list[float]:
-        """The bias of a prompt: from the file if the model is still the same, else measured with its neutral texts."""
-        prompter, kept = self.prepared.loaded.prompter, self.prepared.loaded.priors
+        """The bias of a prompt: from a file if the model is still the same, else measured with its neutral texts."""
+        loaded = self.prepared.loaded
+        prompter, kept, file = loaded.prompter, loaded.priors, loaded.warm_up_file
         asked_once = replace(opinion, doubt=0.0)
         texts = opinion.prompts[language].neutral_texts
         works = [
             Work(key=f"warm-up {n}", spec=asked_once, text=text, language=language) for n, text in enumerate(texts)
         ]
+        asked = prompter.classification(opinion, text=texts[0], language=language)
+        known = None if file is None else file.prior(asked, texts)
+        if known is not None and len(known) == len(opinion.labels):
+            return known
         prompts = [prompter.classification(opinion, text=text, language=language).tokens for text in texts]
         [first] = _label_log_probabilities(works[:1], warm_up)
         prior = kept.find(prompts, first)
         if prior is None or len(prior) != len(first):
             prior = mean_prior([first, *_label_log_probabilities(works[1:], warm_up)])
             kept.keep(prompts, first, prior)
+        if file is not None:
+            file.note_prior(asked, texts, prior=prior)
         return prior
 
 

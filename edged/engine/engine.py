@@ -19,6 +19,7 @@ from edged.engine.counting import Counts
 from edged.engine.decoders.interface import K
 from edged.engine.kinds import on_model
 from edged.engine.loaded import Loaded, Prepared
+from edged.engine.process_memory import give_back_memory
 from edged.engine.sequence import Emit, Running, Submitted
 from edged.engine.stepper import Stepper
 from edged.engine.warm_up import WarmUp
@@ -190,6 +191,8 @@ class Engine(Generic[K]):
         stepper = Stepper(loaded, self._clock)
         self._loaded = _Model(prepared=Prepared.of(loaded), stepper=stepper)
         self._warm_up_all(self._tasks, WarmUp(stepper, self._take, self._clock))
+        stepper.memory.keep_warm_up()
+        give_back_memory()
         stepper.counts = Counts()
         self._last_progress = self._clock()
 

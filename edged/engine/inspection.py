@@ -4,6 +4,7 @@ Reads every tensor of a checkpoint, or every file of a bundle, once, and renders
 """
 
 from edged.engine import bundled
+from edged.engine.loading import by_torch
 from edged.engine.plan import Plan, context_tokens, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.errors import SettingsError, TooLong
@@ -26,9 +27,7 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
         verify(bundle.folder)
         opened, parameters = bundle.opened(), bundle.weights().parameters
     else:
-        from edged.engine import checkpoint_loading  # noqa: PLC0415 - brings torch, which takes seconds
-
-        opened, parameters = checkpoint_loading.examine(plan)
+        opened, parameters = by_torch(plan).examine(plan)
     context = context_tokens(opened.max_context, plan.engine)
     prompter = prompter_of(opened, plan, context)
     constraints = prompter.constraints(opened.vocab_size)

@@ -11,6 +11,7 @@ from edged.engine.constrain import Constraints
 from edged.engine.decoders.interface import CausalModel, K
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
+from edged.engine.warm_up_file import WarmUpFile
 from edged.ports.engine import ModelInfo
 from edged.tasks.specs import Sampling
 from edged.tasks.text import Language
@@ -42,6 +43,8 @@ class Loaded(Generic[K]):
     Attributes:
         sampling: the values that suit this model; they hold where neither the task nor the request has its own.
         priors: the file where priors are kept from one start to the next.
+        warm_up_file: what earlier starts computed of this very model by these very kernels; None where the decoder
+            cannot take it from a file.
     """
 
     model: CausalModel[K]
@@ -50,6 +53,7 @@ class Loaded(Generic[K]):
     limits: Limits
     sampling: Sampling = field(default_factory=Sampling)
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
+    warm_up_file: WarmUpFile[K] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

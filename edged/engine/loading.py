@@ -1,13 +1,17 @@
 """From a model's name to a model ready to run: by its bundle, or by torch where there is no bundle of it."""
 
+import importlib
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 import structlog
 
+from edged import extras
 from edged.engine import bundled
 from edged.engine.loaded import Loaded
 from edged.engine.plan import Plan, free_memory
+from edged.errors import ModelUnavailable
 from edged.models.bundle import MANIFEST, DamagedBundle, verify
 
 __all__ = ["Plan", "load", "prepare"]
@@ -30,9 +34,8 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = free_memory) -> Loa
                 raise
             log.warning("bundle_damaged", reason=str(error), instead="it is made anew")
             (bundle.folder / MANIFEST).unlink(missing_ok=True)
-    from edged.engine import checkpoint_loading  # noqa: PLC0415 - brings torch, which takes seconds
-
-    return checkpoint_loading.load(plan, available_bytes)
+    loaded: Loaded[Any] = by_torch(plan).load(plan, available_bytes)
+    return loaded
 
 
 def prepare(plan: Plan) -> str:
@@ -45,6 +48,20 @@ def prepare(plan: Plan) -> str:
         verify(bundle.folder)
         said = bundle.description
         return f"{plan.model.id}: {said.weight_format}, a whole bundle at {bundle.folder}, ready to be loaded"
-    from edged.engine import checkpoint_loading  # noqa: PLC0415 - brings torch, which takes seconds
+    done: str = by_torch(plan).prepare(plan)
+    return done
 
-    return checkpoint_loading.prepare(plan)
+
+def by_torch(plan: Plan) -> ModuleType:
+    """Import what opens checkpoints: `checkpoint_loading`, which takes seconds.
+
+    Raises:
+        ModelUnavailable: this installation is without torch.
+    """
+    if extras.only_serves():
+        raise ModelUnavailable(
+            f"{plan.model.id} is no bundle, and none that can be served here was made of it; to make one, "
+            f"{extras.how_to_get_torch()}; `edged models export` writes a bundle there, `edged models import` takes it "
+            "in here"
+        )
+    return importlib.import_module("edged.engine.checkpoint_loading")

@@ -7,14 +7,16 @@ from edged.engine.decoders.interface import CausalModel, K, Span
 from edged.engine.loaded import Limits
 from edged.engine.prefix_cache import PrefixCache
 from edged.engine.sequence import Running
+from edged.engine.warm_up_file import WarmUpFile
 
 
 class SequenceMemory(Generic[K]):
     """The keys and values of one model, with its prefix cache."""
 
-    def __init__(self, model: CausalModel[K], limits: Limits) -> None:
-        """Nothing is allocated yet."""
+    def __init__(self, model: CausalModel[K], limits: Limits, kept: WarmUpFile[K] | None = None) -> None:
+        """Nothing is allocated yet; `kept` has beginnings of prompts that an earlier start computed."""
         self._model = model
+        self._kept = kept
         self._chunk = limits.prefill_chunk_tokens
         self.cache: PrefixCache[K] = PrefixCache(capacity_bytes=limits.prefix_cache_bytes)
 
@@ -36,9 +38,9 @@ class SequenceMemory(Generic[K]):
             self.cache.put(tokens, sequence.kv, sequence.kv.nbytes)
 
     def pin(self, tokens: Sequence[int], between: Callable[[], None]) -> None:
-        """Compute the keys and values of a beginning that many prompts share, and keep them until `pin_only`.
+        """Take the keys and values of a beginning that many prompts share from the file, or compute them.
 
-        `between` is called between two runs of the model.
+        They are kept until `pin_only`. `between` is called between two runs of the model.
         """
         model = self._model
         if not tokens or not model.shares_prefixes:
@@ -46,8 +48,20 @@ class SequenceMemory(Generic[K]):
         length, source = self.cache.match(tokens)
         if source is not None and length == len(tokens):
             return
-        kv = model.allocate(len(tokens)) if source is None else model.fork(source, length, len(tokens))
-        for start in range(kv.length, len(tokens), self._chunk):
-            model.forward([Span(kv=kv, tokens=tokens[start : start + self._chunk])])
-            between()
+        kv = None if self._kept is None else self._kept.prefix(tokens)
+        if kv is None:
+            kv = model.allocate(len(tokens)) if source is None else model.fork(source, length, len(tokens))
+            for start in range(kv.length, len(tokens), self._chunk):
+                model.forward([Span(kv=kv, tokens=tokens[start : start + self._chunk])])
+                between()
         self.cache.put(tokens, kv, kv.nbytes, pinned=True)
+
+    def keep_warm_up(self) -> None:
+        """Keep what the warm-up computed for the next start, unless the file had it all."""
+        kept = self._kept
+        if kept is None or kept.is_complete or not kept.write(self.cache.pinned()):
+            return
+        kept.read()  # what is mapped takes memory only while it is used
+        for tokens in self.cache.pinned():
+            if (kv := kept.prefix(tokens)) is not None:
+                self.cache.replace(tokens, kv)

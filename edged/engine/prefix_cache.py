@@ -72,6 +72,14 @@ class PrefixCache(Generic[V]):
             self._by_blocks.setdefault(block_hash, []).append(key)
         self._evict()
 
+    def pinned(self) -> dict[tuple[int, ...], V]:
+        """The pinned entries: their values by their tokens."""
+        return {key: entry.value for key, entry in self._entries.items() if entry.pinned}
+
+    def replace(self, tokens: tuple[int, ...], value: V) -> None:
+        """Put another value of the same tokens and size in the place of an entry's."""
+        self._entries[tokens].value = value
+
     def pin_only(self, wanted: Iterable[Sequence[int]]) -> None:
         """Pin the entries of these tokens, or of longer ones that begin with them; no other entry stays pinned."""
         keys = {tuple(tokens) for tokens in wanted}

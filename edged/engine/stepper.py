@@ -30,7 +30,7 @@ class Stepper(Generic[K]):
         self._clock = clock
         self._waiting: dict[str, Running[K]] = {}
         self._running: dict[str, Running[K]] = {}
-        self.memory = SequenceMemory(loaded.model, loaded.limits)
+        self.memory = SequenceMemory(loaded.model, loaded.limits, loaded.warm_up_file)
         self.counts = Counts()
 
     @property
@@ -153,9 +153,22 @@ class Stepper(Generic[K]):
             self._running[key] = sequence
             sequence.times.admitted = now
             self._give_memory(sequence)
+        self._drop_done()
 
     def _give_memory(self, sequence: Running[K]) -> None:
-        self.memory.give(sequence)
+        """Give a sequence its keys and values; where memory is short, those of the prefix cache are given up for it."""
+        try:
+            self.memory.give(sequence)
+        except Exception as error:  # noqa: BLE001 - a decoder may raise anything; the request is answered
+            log.warning("no_memory", key=sequence.key, error=str(error), instead="the prefix cache is given up")
+            self.memory.cache.clear()
+            try:
+                self.memory.give(sequence)
+            except Exception as again:
+                # As above: this request has an answer, and the others go on.
+                log.exception("request_failed", key=sequence.key)
+                sequence.fail(_model_failed(again))
+                return
         self.counts.prompt_tokens += len(sequence.prompt)
         self.counts.cached_tokens += sequence.cached
 
@@ -169,4 +182,6 @@ class Stepper(Generic[K]):
 
 
 def _model_failed(error: Exception) -> ModelError:
+    if isinstance(error, MemoryError):
+        return ModelError("there is no memory for this request now; ask again later, or ask about less")
     return ModelError(f"the model failed on this request: {type(error).__name__}")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from edged import __version__, build, progress
-from edged.errors import SettingsError, TooLong
+from edged import __version__, build, extras, progress
+from edged.errors import ModelUnavailable, SettingsError, TooLong
 from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
 from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
 from edged.settings.schema import Settings
@@ -174,6 +174,8 @@ def _question(words: Iterable[str], text: str, language: Language) -> str:
 
 def _transformers(settings: Settings) -> Generate:
     """The article's way to generate: transformers in fp32, greedily, a few tokens."""
+    if extras.only_serves():
+        raise ModelUnavailable(f"for --baseline {extras.how_to_get_torch()}")
     from edged.engine import generate_and_parse  # noqa: PLC0415 - brings torch
     from edged.models.store import Store  # noqa: PLC0415
 

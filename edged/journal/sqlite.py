@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from edged.journal.sqlite_file import DatabaseFile
+from edged.journal.sqlite_file import DatabaseFile, Sync
 from edged.ports.journal import OBSERVED, Entry, JournalLimits, Recorded
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Role, Turn
@@ -26,10 +26,12 @@ _ERASE_RETRY_S = 30.0  # after a moment that was not quiet for long enough
 class SqliteJournal:
     """See `edged.ports.Journal`. Opens itself when it is first used, and again after `close`."""
 
-    def __init__(self, path: Path, limits: JournalLimits, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, path: Path, limits: JournalLimits, *, sync: Sync = "full", clock: Callable[[], float] = time.time
+    ) -> None:
         self._limits = limits
         self._clock = clock
-        self._file = DatabaseFile(path, on_opened=self._on_opened, clock=clock)
+        self._file = DatabaseFile(path, sync=sync, on_opened=self._on_opened, clock=clock)
         self._pruned_at = float("-inf")
         self._process = uuid.uuid4().hex
         self._erase_since: float | None = None  # when a session was deleted of which the file still has traces

@@ -9,12 +9,15 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
 from edged.errors import JournalFault
 
 log = structlog.get_logger(__name__)
+
+Sync = Literal["full", "normal"]
 
 _RETRY_S = 5.0  # between two attempts to open a database that cannot be opened
 _BUSY_S = 1.0  # that another program may hold the database
@@ -74,10 +77,18 @@ class DatabaseFile:
     """
 
     def __init__(
-        self, path: Path, *, on_opened: Callable[[sqlite3.Connection], None], clock: Callable[[], float]
+        self, path: Path, *, sync: Sync, on_opened: Callable[[sqlite3.Connection], None], clock: Callable[[], float]
     ) -> None:
-        """`on_opened` gets a database that can be written, before its first use; `clock` gives wall-clock seconds."""
+        """Assign.
+
+        Args:
+            path: of the file.
+            sync: "full" waits at each commit until the disk has it; "normal" does so only now and then.
+            on_opened: gets a database that can be written, before its first use.
+            clock: gives wall-clock seconds.
+        """
         self._path = path
+        self._sync = sync
         self._on_opened = on_opened
         self._clock = clock
         self.connection: sqlite3.Connection | None = None
@@ -177,7 +188,8 @@ class DatabaseFile:
         try:
             db.execute("PRAGMA auto_vacuum = INCREMENTAL")
             db.execute("PRAGMA journal_mode = WAL").fetchall()
-            db.execute("PRAGMA synchronous = FULL")  # an answer that was acked survives a power cut
+            # FULL: an answer that was acked survives a power cut. NORMAL: the last ones may not; the file stays whole.
+            db.execute(f"PRAGMA synchronous = {self._sync}")
             db.execute("PRAGMA secure_delete = ON").fetchall()
             db.execute(f"PRAGMA cache_size = {-_CACHE_KIB}")
             self._migrate(db)

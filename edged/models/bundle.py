@@ -12,6 +12,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Annotated, Any
 
@@ -195,6 +196,7 @@ def import_bundle(file: Path, folder: Path, check: Callable[[Path], object] = la
         ModelUnavailable: the file is no bundle, is damaged, or is of a schema that this release does not know.
     """
     work = folder.with_name(f".{folder.name}.partial")
+    recover(folder)
     try:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
@@ -250,9 +252,21 @@ def _copied(content: IO[bytes], to: Path) -> str:
     return digest.hexdigest()
 
 
+def recover(folder: Path) -> None:
+    """Put a bundle back that an import moved away, if a power cut came before the new one was in its place."""
+    old = _moved_away(folder)
+    if not folder.exists() and is_bundle(old):
+        with suppress(OSError):  # it may not be ours to rename; then there is no bundle of this name
+            old.rename(folder)
+
+
+def _moved_away(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.old")
+
+
 def _put(work: Path, folder: Path) -> None:
     """Rename a folder into place; one that is there is moved away first, and goes in the end."""
-    old = folder.with_name(f".{folder.name}.old")
+    old = _moved_away(folder)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)

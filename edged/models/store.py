@@ -187,10 +187,18 @@ class Store:
         bundle.import_bundle(file, self._root / _BUNDLES / chosen, check)
         return chosen
 
+    def has_bundle(self, model_id: str) -> bool:
+        """Whether a name means a bundle that is here: one that was imported, or the path of one."""
+        path = _existing(model_id)
+        return self._imported(model_id) is not None or (path is not None and bundle.is_bundle(path))
+
     def _imported(self, model_id: str) -> Path | None:
         """The folder of an imported bundle; None if there is none of this name."""
+        if not bundle.NAME.fullmatch(model_id):
+            return None
         folder = self._root / _BUNDLES / model_id
-        return folder if bundle.NAME.fullmatch(model_id) and bundle.is_bundle(folder) else None
+        bundle.recover(folder)
+        return folder if bundle.is_bundle(folder) else None
 
     def _folder(self, source: Remote) -> Path:
         return self._root / source.folder

@@ -6,6 +6,7 @@ A reading never raises: sandboxes hide parts of /proc, and drivers of sensors fa
 import contextlib
 import platform
 import resource
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import psutil
 from edged.contract.health import SystemFigures
 
 _MIB = 1 << 20
+_DAY_S = 86400
+_RATE_AFTER_S = 3600  # the start writes more than the hours behind it
 _SYS = Path("/sys")
 _THROTTLED = "devices/platform/soc/soc:firmware/get_throttled"  # Raspberry Pi
 _BOARD = "firmware/devicetree/base/model"
@@ -33,7 +36,29 @@ def read(folder: Path, *, sys: Path = _SYS) -> SystemFigures:
         temperature_c=_number(_temperature),
         throttled=None if throttled is None else bool(int(throttled) & _THROTTLED_NOW),
         disk_free_mb=_number(lambda: psutil.disk_usage(str(folder)).free / _MIB),
+        disk_written_mb=_number(lambda: _written() / _MIB),
+        disk_written_mb_per_day=_number(lambda: _written() / _MIB * _DAY_S / _old_enough(_age_s())),
     )
+
+
+def _written() -> int:
+    """Bytes that this process has had written to disks: the kernel's own count, `write_bytes` of proc(5)."""
+    return int(psutil.Process().io_counters().write_bytes)
+
+
+def _age_s() -> float:
+    return time.time() - psutil.Process().create_time()
+
+
+def _old_enough(age_s: float) -> float:
+    """Give the age of the process.
+
+    Raises:
+        ValueError: it is so young that a rate since its start says nothing.
+    """
+    if age_s < _RATE_AFTER_S:
+        raise ValueError("too young")
+    return age_s
 
 
 def temperature() -> float | None:

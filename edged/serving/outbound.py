@@ -185,12 +185,19 @@ class Answers:
         rate: ServiceRate,
         calibration: RunningCalibration | None,
         has_shared_journal: bool,
+        commit_after_s: float,
         model: Callable[[], ModelInfo],
         on_answered: Callable[[Job], None],
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """`on_answered` gets each job that has an answer or is given up, so that jobs that wait for it may begin."""
+        """Begin with no answer.
+
+        `on_answered` gets each job that has an answer or is given up, so that jobs that wait for it may begin. A result
+        waits `commit_after_s` seconds for others, which are recorded with it.
+        """
+        self._commit_after_s = commit_after_s
+        self._complete_since = 0.0
         self._outbound = outbound
         self._recorder = recorder
         self._in_hand = in_hand
@@ -207,7 +214,15 @@ class Answers:
 
     def complete(self, job: Job) -> None:
         """Every part of the job has its output: its result is recorded and sent with the next commit."""
+        if not self._complete:
+            self._complete_since = self._clock()
         self._complete.append(job)
+
+    def commit_due_in(self) -> float | None:
+        """Seconds until the results at hand are to be recorded, 0 if that is now; None: there are none."""
+        if not self._complete:
+            return None
+        return max(0.0, self._complete_since + self._commit_after_s - self._clock())
 
     def repeat(self, job: Job, recorded: Recorded) -> None:
         """Send the answer that the same request got before."""

@@ -63,6 +63,7 @@ class Worker:
         on_control: Callable[[ControlRoute, Delivery], None],
         calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
+        commit_after_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -70,7 +71,8 @@ class Worker:
         """Assign; `start` begins.
 
         `batch` requests are answered side by side. `language` None: each text's script decides. Without a `calibration`
-        scores stay as the engine gives them. `has_shared_journal`: other boxes of the group record there too.
+        scores stay as the engine gives them. `has_shared_journal`: other boxes of the group record there too. A result
+        waits `commit_after_s` seconds for others, which are recorded with it.
         """
         self._capacity = capacity
         self._on_control = on_control
@@ -91,6 +93,7 @@ class Worker:
             rate=self._rate,
             calibration=calibration,
             has_shared_journal=has_shared_journal,
+            commit_after_s=commit_after_s,
             model=lambda: engine.model,
             on_answered=self._answered,
             clock=clock,
@@ -216,6 +219,8 @@ class Worker:
     def turn(self, wait_s: float) -> None:
         """Handle the events at hand, waiting for the first, then commit and publish once for all of them."""
         handled = 0
+        if (due_in := self._answers.commit_due_in()) is not None:
+            wait_s = min(wait_s, due_in)
         try:
             event = self._events.get(timeout=wait_s) if wait_s > 0 else self._events.get_nowait()
             event()
@@ -225,7 +230,8 @@ class Worker:
             pass
         self._running.expire_waiting()
         self.outbound.tick()
-        self._answers.commit()
+        if not self._answers.commit_due_in() or self._intake.is_draining:
+            self._answers.commit()
         self.recorder.tidy(is_quiet=not handled and not self._in_hand)
         self._last_progress = self._clock()
         if self._intake.is_draining and not self._in_hand and self.outbound.is_idle:

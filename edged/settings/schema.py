@@ -290,6 +290,19 @@ class JournalSettings(Section):
     keep_text: bool = Field(
         True, description="false keeps no text: repeated requests run again, sessions have no history."
     )
+    commit_ms: int = Field(
+        0,
+        ge=0,
+        le=60_000,
+        description="Milliseconds that an answer waits for others, so that one write to the disk records all of them. "
+        "Answers and acks wait with it, so nothing is lost; SD cards and other flash live longer.",
+    )
+    sync: Literal["full", "normal"] = Field(
+        "full",
+        description="full: an answer that was acked survives a power cut. normal: far fewer flushes to the disk, and a "
+        "power cut may take the record of the last answers: a repeat of such a request runs again, and its "
+        "conversation lacks those turns. The file stays whole either way.",
+    )
 
 
 class LogSettings(Section):

@@ -46,6 +46,7 @@ def test_a_whole_report(model: Path, capsys: pytest.CaptureFixture[str]) -> None
     start = report.start
     assert start is not None
     assert start.load_s.median < start.ready_s.median < start.first_token_s.median
+    assert start.import_s is not None
     assert positive(start.import_s)
     assert 0 < start.ready_memory_mb.median <= start.peak_memory_mb.median
     assert [each.tokens for each in report.prefill] == [128, 512]

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from edged.engine import bundled, checkpoint_loading, loading
+from edged.engine import bundled, checkpoint_loading, classification, loading
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Engine
 from edged.engine.loading import Plan
 from edged.engine.tokenizer import BundleTokenizer
+from edged.engine.warm_up_file import WarmUpFile
 from edged.errors import ModelUnavailable
 from edged.models.bundle import MANIFEST, verify
 from edged.ports.engine import Classified, Generated, Params, Work
@@ -24,6 +25,7 @@ from tests.support import assets, tiny_chat
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
 
+ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
 TEXTS = ("I love this phone", "今天心情很好", "", "a <|im_end|> b\n\n🦖")
 
 
@@ -107,6 +109,29 @@ def test_a_bundle_answers_as_the_checkpoint_does(
     assert verify(bundle.folder).files.keys() == {"weights.safetensors", "tokenizer.json", "LICENSE"}
 
 
+def test_a_start_from_the_warm_up_file_answers_the_same(
+    plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading.load(plan())
+    computed = answers(plan())
+    (file,) = (plan().cache_dir or Path()).glob("warm-up/*.safetensors")
+    written = file.stat().st_mtime_ns
+
+    def computes_nothing(*_: object) -> None:
+        raise AssertionError("the file is there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(classification, "mean_prior", computes_nothing)
+        patch.setattr(WarmUpFile, "write", computes_nothing)
+        assert answers(plan()) == computed
+    whole = file.read_bytes()
+    for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
+        file.write_bytes(damaged)
+        assert answers(plan()) == computed
+        assert file.read_bytes() == whole  # made anew, to the bit
+    assert file.stat().st_mtime_ns > written
+
+
 def test_a_checkpoint_that_changes_gets_another_bundle(plan: Callable[..., Plan], checkpoint: Path) -> None:
     loading.load(plan())
     first = bundled.find(plan())
@@ -157,6 +182,7 @@ def _edit(**changes: Any) -> Change:
         (_edit(model__end_tokens=[99999]), "token 99999, and the vocabulary ends"),
         (_edit(model__tokenizer__chat_template="{% for %}"), "chat template cannot be used"),
         (_edit(model__tokenizer__chat_template="{{ raise_exception('no') }}"), "chat template cannot be used: no"),
+        (_edit(model__tokenizer__chat_template=ENDLESS), "chat template cannot be used: it does not end within"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "weights.safetensors is cut short"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "is no JSON"),

@@ -3,11 +3,13 @@
 from typing import Any
 
 import pytest
+from jinja2.exceptions import TemplateError
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from edged.engine import chat_template
 from edged.engine.bundle_making import tokenizer_config, tokenizer_json
 from edged.engine.tokenizer import BundleTokenizer
 from tests.integration.test_tokens import CHATML, KINDS, LLAMA2
@@ -30,6 +32,11 @@ TEMPLATES = {
     "{% continue %}{% endfor %}{{ eos_token }}",
     "namespace": "{% set n = namespace(last='', count=0) %}{% for m in messages %}{% set n.last = m.role %}"
     "{% set n.count = n.count + 1 %}{% endfor %}{{ n.last }}{{ n.count }}{{ dict(a=1) }}{{ dict.fromkeys('ab', 2) }}",
+    "other loops": "{% for a, b in {'x': 1, 'y': 2}.items() %}{{ a }}{{ b }}{{ loop.last }}{% else %}none{% endfor %}"
+    "{% for m in messages if m.role == 'user' %}{{ loop.revindex }}{{ loop.nextitem }}{% else %}none{% endfor %}"
+    "{% for a in [[1, [2]], [3]] recursive %}{{ a if a is number else loop(a) }}{% endfor %}"
+    "{% for a in nothing %}{% else %}empty{% endfor %}{% for c in 'ab' %}{{ loop.cycle(1, 2) }}{{ c }}{% endfor %}",
+    "loops over nothing that can be looped over": "{% for a in 7 %}{% endfor %}",
     "thinking": "{% for m in messages %}{{ m.content.split('</think>')[-1].lstrip('\n') }}{% endfor %}"
     "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>{% endif %}"
     "{{ strftime_now('%Y') }}",
@@ -80,6 +87,30 @@ def test_a_template_reaches_nothing_outside(plain: PreTrainedTokenizerFast) -> N
     for name in ("reaches out", "hides a name", "changes"):
         plain.chat_template = TEMPLATES[name]
         assert rendered(ours_of(plain), [USER]) in {"refused", ""}, name
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+        "{% macro twice(n) %}{% if n %}{{ twice(n - 1) }}{{ twice(n - 1) }}{% endif %}{% endmacro %}{{ twice(60) }}",
+        "{% for a in [40] recursive %}{% if a %}{{ loop([a - 1, a - 1]) }}{% endif %}{% endfor %}",
+    ],
+)
+def test_a_template_that_would_loop_for_ever_is_stopped(template: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "_MOST_STEPS", 10_000)
+    compiled = chat_template.ChatTemplate(template, {})
+    with pytest.raises(TemplateError, match="does not end within 10000 steps"):
+        compiled.render([USER])
+
+
+def test_each_rendering_has_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat_template, "_MOST_STEPS", 3)
+    compiled = chat_template.ChatTemplate("{% for m in messages %}{{ loop.length }}{{ m.content }}{% endfor %}", {})
+    for _ in range(3):
+        assert compiled.render([USER] * 3) == 3 * f"3{USER['content']}"
+    with pytest.raises(TemplateError):
+        compiled.render([USER] * 4)
 
 
 TEXTS = (

@@ -500,6 +500,49 @@ def test_one_request_whose_logits_make_no_sense_ends_alone(start: Start, tokeniz
     assert text_of(run(engine, reply("good"))["good"])
 
 
+class Starved(Failing):
+    """A model that has no memory for a sequence, as often as `failures` says."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__(model, -1)
+        self.failures = 0
+
+    def allocate(self, capacity: int) -> Any:
+        self._take()
+        return self._model.allocate(capacity)
+
+    def fork(self, *source: Any, **how: Any) -> Any:
+        self._take()
+        return self._model.fork(*source, **how)
+
+    def _take(self) -> None:
+        if self.failures:
+            self.failures -= 1
+            raise MemoryError
+
+
+def test_where_memory_is_short_the_prefix_cache_goes_first_and_then_one_request(start: Start) -> None:
+    starved: list[Starved] = []
+
+    def wrap(model: Any) -> Starved:
+        starved.append(Starved(model))
+        return starved[0]
+
+    engine = start(wrap=wrap)
+    text = text_of(run(engine, reply("1", continues=True))["1"])
+    held = engine.state().cache_bytes
+    starved[0].failures = 1
+    assert text_of(run(engine, reply("2"))["2"]) == text
+    assert engine.state().cache_bytes < held
+    starved[0].failures = 2
+    error = error_of(run(engine, reply("3"))["3"])
+    assert isinstance(error, ModelError)
+    assert "no memory for this request" in str(error)
+    ends = run(engine, reply("4"), sentiment("s"))
+    assert text_of(ends["4"]) == text
+    assert isinstance(ends["s"], Classified)
+
+
 CHOICE = ExtractSpec(
     name="choice",
     system={"en": "Choose.", "zh": "选。"},

@@ -57,6 +57,8 @@ REPORT: dict[str, Any] = {
         "temperature_c": 48.5,
         "throttled": False,
         "disk_free_mb": 8.0,
+        "disk_written_mb": 9.0,
+        "disk_written_mb_per_day": 10.0,
     },
     "probe": {"ok": True, "age_s": 3.0, "ms": 20.0},
 }

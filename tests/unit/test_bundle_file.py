@@ -147,3 +147,19 @@ def test_a_damaged_bundle_is_not_exported(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="LICENSE has another checksum"):
         export(made, tmp_path / "a.tar")
     assert not (tmp_path / "a.tar").exists()
+
+
+def test_a_power_cut_while_a_bundle_is_replaced_leaves_the_old_one(made: Path, tmp_path: Path) -> None:
+    export(made, tmp_path / "a.tar")
+    store = Store(tmp_path / "store")
+    store.import_bundle(tmp_path / "a.tar", check=verify)
+    folder = store.path("a")
+    folder.rename(folder.with_name(".a.old"))  # as between the two renames of an import
+    assert store.path("a") == folder
+    verify(folder)
+    folder.rename(folder.with_name(".a.old"))
+    (tmp_path / "bad.tar").write_bytes(b"")
+    with pytest.raises(ModelUnavailable):
+        store.import_bundle(tmp_path / "bad.tar", "a", check=verify)
+    verify(folder)
+    assert [each.name for each in folder.parent.iterdir()] == ["a"]

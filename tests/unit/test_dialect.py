@@ -113,3 +113,9 @@ def test_where_it_says_nothing_one_thing_after_the_other_is_left_out(refusal: st
     assert FOLDS in further
     assert Dialect(without=frozenset({"reasoning_effort"})) in further
     assert all(further_dialects(each, refusal) == [] for each in further)
+
+
+def test_without_an_instruction_there_is_no_system_message() -> None:
+    turns = [Turn(role="user", content="Hi")]
+    for dialect in (Dialect(), Dialect(folds_system=True), Dialect(alternates=True)):
+        assert dialect.messages(None, turns) == [{"role": "user", "content": "Hi"}]

@@ -171,6 +171,16 @@ def test_what_is_recorded_survives_a_power_cut(disk: Disk) -> None:
     assert journal._file.connection.execute("PRAGMA synchronous").fetchone() == (2,)
 
 
+def test_a_disk_may_be_spared_the_syncs(tmp_path: Path) -> None:
+    journal = SqliteJournal(
+        tmp_path / "journal.db", JournalLimits(keep_hours=1, session_hours=1, max_mb=8, keep_text=True), sync="normal"
+    )
+    journal.record([entry("1")])
+    assert journal._file.connection is not None
+    assert journal._file.connection.execute("PRAGMA synchronous").fetchone() == (1,)
+    journal.close()
+
+
 def test_processes_that_ended_over_a_request_are_counted(disk: Disk) -> None:
     def process() -> SqliteJournal:
         disk.opened[-1].close() if disk.opened else None

@@ -30,6 +30,7 @@ NAMES = """
     edged_model_weight_bytes edged_mqtt_connected edged_mqtt_outbox_messages edged_mqtt_reconnects_total
     edged_mqtt_unacked_messages edged_prefix_cache_bytes edged_prefix_cache_capacity_bytes
     edged_prefix_cache_hits_total edged_prefix_cache_misses_total edged_probe_age_seconds edged_probe_duration_seconds
+    edged_process_disk_written_bytes_total edged_process_disk_written_per_day_bytes
     edged_probe_success edged_process_resident_memory_bytes edged_prompt_tokens_per_second edged_prompt_tokens_total
     edged_queue_capacity edged_queue_oldest_age_seconds edged_request_duration_seconds
     edged_request_first_token_seconds edged_request_queue_seconds edged_requests_answered_total

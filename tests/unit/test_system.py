@@ -23,6 +23,7 @@ def test_this_box_tells_what_every_linux_tells(tmp_path: Path) -> None:
         readings.memory_rss_mb,
         readings.memory_available_mb,
         readings.disk_free_mb,
+        readings.disk_written_mb,
     )
     assert all(value is not None and math.isfinite(value) and value >= 0 for value in told)
     assert (readings.memory_rss_mb or 0) > 1
@@ -38,6 +39,16 @@ def test_a_box_that_hides_everything_tells_nothing(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(psutil, "sensors_temperatures", dict)
     readings = system.read(tmp_path / "nowhere", sys=tmp_path)
     assert readings.model_dump() == dict.fromkeys(SystemFigures.model_fields)
+
+
+def test_what_is_written_a_day_is_told_once_the_start_no_longer_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "_written", lambda: 3 << 20)
+    for age_s, told in ((60.0, None), (7200.0, 36.0), (86400.0, 3.0)):
+        monkeypatch.setattr(system, "_age_s", lambda age_s=age_s: age_s)
+        readings = system.read(tmp_path)
+        assert (readings.disk_written_mb, readings.disk_written_mb_per_day) == (3.0, told)
 
 
 @pytest.mark.parametrize(

@@ -51,3 +51,8 @@ def test_the_times_agree_with_the_daemon() -> None:
     assert float(value("TimeoutStopSec")) > Settings().shutdown_timeout + 15  # for the last words
     # The watchdog starves when a part has stood still for `stall_after`, and acts before the daemon ends itself.
     assert 3 < float(value("WatchdogSec")) < Settings().health.stall_after
+
+
+def test_the_start_waits_for_no_network() -> None:
+    ordering = {name: each.split() for name, each in settings(SERVICE) if name in {"After", "Wants", "Requires"}}
+    assert ordering == {"After": ["network.target", "time-sync.target", "mosquitto.service"]}

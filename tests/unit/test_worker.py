@@ -76,6 +76,7 @@ class Bench:
         shards: tuple[str, ...] = (),
         calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
+        commit_after_s: float = 0.0,
         tasks: Tasks = BUILT_IN,
         link: FakeLink | None = None,
         routes: dict[str, RouteSettings] | None = None,
@@ -106,6 +107,7 @@ class Bench:
             on_control=lambda _, delivery: self.controls.append(delivery),
             calibration=calibration,
             has_shared_journal=has_shared_journal,
+            commit_after_s=commit_after_s,
             clock=self.clock,
             wall_clock=lambda: 1_700_000_000.0 + self.now,
             new_id=lambda: next(self.ids),
@@ -852,6 +854,41 @@ def test_what_is_extracted_and_cannot_be_sent_is_an_error_and_the_next_is_answer
     first, second = bench.answers(f"{ROOT}/out/order")
     assert (first["status"], first["error"]["code"]) == ("error", "model_error")
     assert second["order"] == {"data": {"a": 1}}
+
+
+def test_answers_wait_for_each_other_and_are_recorded_together_and_acks_wait_with_them() -> None:
+    commits: list[int] = []
+
+    class Counting(MemoryJournal):
+        def record(self, entries: Sequence[Entry], settled: Iterable[tuple[str, str]] = ()) -> list[Recorded]:
+            commits.append(len(entries))
+            return super().record(entries, settled)
+
+    bench = Bench(journal=Counting(), commit_after_s=0.5)
+    first = bench.send("one", tail="reply")
+    bench.now += 0.3
+    second = bench.send("two", tail="reply")
+    assert bench.answers(f"{ROOT}/out/reply") == []
+    assert bench.link.acked == []
+    request = {"text": "three", "id": "3"}
+    asked_again = [bench.send(request, tail="reply") for _ in range(2)]
+    assert len(bench.engine.submitted) == 3  # the last one joined the answer that waits
+    bench.now += 0.2
+    bench.turn()
+    assert commits == [3]
+    said = [each["reply"]["text"] for each in bench.answers(f"{ROOT}/out/reply")]
+    assert said == [f"You said: {each}" for each in ("one", "two", "three")]
+    assert bench.link.acked == [first, second, *asked_again]
+
+
+def test_a_daemon_that_ends_does_not_let_answers_wait() -> None:
+    bench = Bench(commit_after_s=60.0)
+    delivery = bench.send("one", tail="reply")
+    assert bench.link.acked == []
+    bench.worker.drain()
+    bench.turn()
+    assert bench.link.acked == [delivery]
+    assert bench.worker.wait_idle(0)
 
 
 # ------------------------------------------------------------------------------------- callers in this process

@@ -123,11 +123,8 @@ class NativeDecoder:
             self._library.edged_close(self._handle)
 
     def allocate(self, capacity: int) -> NativeKV:
-        s = self._shape
-        tiles = -(-capacity // _TILE)
-        keys = _aligned((s.layers, s.kv_heads, tiles, s.head_dim, _TILE), np.uint16)
-        values = _aligned((s.layers, s.kv_heads, tiles * _TILE, s.head_dim), np.uint16)
-        block = BlockStruct(keys=pointer(keys), values=pointer(values), capacity=tiles * _TILE)
+        keys, values = (_aligned(shape, np.uint16) for shape in self.kv_shapes(capacity))
+        block = BlockStruct(keys=pointer(keys), values=pointer(values), capacity=values.shape[2])
         return NativeKV(keys=keys, values=values, block=block)
 
     def fork(self, source: NativeKV, length: int, capacity: int, *, borrow: bool = False) -> NativeKV:
@@ -142,6 +139,29 @@ class NativeDecoder:
         kv.values[:, :, : length - kv.shared] = source.values[:, :, kv.shared : length]
         kv.length = length
         return kv
+
+    def kv_arrays(self, kv: NativeKV) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Give keys and values to be kept in a file, with zeros behind the last position; see `PrefixModel`."""
+        if kv.lent is not None:
+            raise ValueError("a sequence that borrows its beginning cannot be kept")
+        whole, begun = divmod(kv.length, _TILE)
+        tiles = whole + (begun > 0)
+        keys, values = kv.keys[:, :, :tiles].copy(), kv.values[:, :, : tiles * _TILE].copy()
+        values[:, :, kv.length :] = 0
+        if begun:
+            keys[:, :, whole, :, begun:] = 0
+        return keys, values
+
+    def kv_shapes(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Give the shapes of `kv_arrays` for a sequence of this length."""
+        s = self._shape
+        tiles = -(-length // _TILE)
+        return (s.layers, s.kv_heads, tiles, s.head_dim, _TILE), (s.layers, s.kv_heads, tiles * _TILE, s.head_dim)
+
+    def kv_of(self, keys: npt.NDArray[Any], values: npt.NDArray[Any], length: int) -> NativeKV:
+        """Make a sequence of arrays that `kv_arrays` gave; it is only read."""
+        block = BlockStruct(keys=pointer(keys), values=pointer(values), capacity=values.shape[2])
+        return NativeKV(keys=keys, values=values, block=block, length=length)
 
     def forward(self, spans: Sequence[Span[NativeKV]]) -> Logits:
         """Run one step; see `CausalModel.forward`. The next step overwrites the logits."""

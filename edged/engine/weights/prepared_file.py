@@ -47,8 +47,13 @@ def prepared_folder(below: Path, model: Path, weight_format: QuantisedFormat, *,
         weight_format: into which it is rounded.
         smooth: whether it is prepared for kernels that round the activations too.
     """
+    return below / f"{file_name_of(model)}-{weight_format}{'' if smooth else '-plain'}"
+
+
+def file_name_of(model: Path) -> str:
+    """Make a name for files that belong to a model: of its own name, and a hash of its place."""
     place = hashlib.sha256(os.fsencode(model.resolve())).hexdigest()[:12]
-    return below / f"{model.stem or 'model'}-{place}-{weight_format}{'' if smooth else '-plain'}"
+    return f"{model.stem or 'model'}-{place}"
 
 
 def fingerprint(model: Path) -> str:

@@ -1,0 +1,202 @@
+"""What the warm-up computes, kept in a file: the next start maps it and need not compute it again.
+
+The file has the keys and values of the beginnings that all prompts of a task share, and the priors of the prompts. It
+is made of one bundle by one library of kernels and one release, and names them: other kernels round sums otherwise. A
+file that is not of these, or is damaged, counts as none. So it never changes a token of an answer.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Protocol
+
+import numpy as np
+import structlog
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
+
+from edged import __version__
+from edged.engine.decoders.interface import K
+from edged.engine.weights.prepared_file import Array, Damaged, Entry, file_name_of, map_file, write
+from edged.models.bundle import MANIFEST, WEIGHTS
+
+log = structlog.get_logger(__name__)
+
+_FORM = 1  # of the file, and of how the decoder lays out keys and values
+_READ_AT_ONCE = 1 << 20
+_KEPT_FREE = 2  # a file is written only where the disk has room for so many of its size
+
+
+class PrefixModel(Protocol[K]):
+    """A decoder whose keys and values can be kept in a file."""
+
+    def kv_arrays(self, kv: K) -> tuple[Array, Array]:
+        """Keys and values of a sequence that borrows nothing, with zeros where it holds no position."""
+        ...
+
+    def kv_shapes(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of the keys and values of a sequence of this length."""
+        ...
+
+    def kv_of(self, keys: Array, values: Array, length: int) -> K:
+        """A sequence of keys and values that are only read; others may be forked from it."""
+        ...
+
+
+class _Content(BaseModel):
+    """What the file says of itself.
+
+    Attributes:
+        prefixes: the tokens of each beginning, in the order of the tensors.
+        priors: of each prompt, by the prompt's hash.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prefixes: list[list[int]]
+    priors: dict[str, list[FiniteFloat]]
+
+
+def mark_of(bundle: Path, library: Path, *, half_width: bool) -> str:
+    """Name a bundle in its present state, a library of kernels, and what else the priors depend on.
+
+    Args:
+        bundle: its folder.
+        library: of the kernels.
+        half_width: see `Prompter`.
+
+    Raises:
+        OSError: a file of the bundle is missing.
+    """
+    weights = (bundle / WEIGHTS).stat()
+    manifest = hashlib.sha256((bundle / MANIFEST).read_bytes()).hexdigest()
+    said = [_FORM, __version__, manifest, weights.st_size, weights.st_mtime_ns, library.name, half_width]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class WarmUpFile(Generic[K]):
+    """The file of one bundle, as far as it is of use to this start.
+
+    Attributes:
+        path: of the file.
+        made_of: see `mark_of`; a file with another mark is not read.
+        model: the decoder.
+        priors: those that are known, by the hash of the prompts.
+        is_complete: whether all that was asked for so far was there.
+    """
+
+    path: Path
+    made_of: str
+    model: PrefixModel[K]
+    is_complete: bool = True
+    priors: dict[str, list[float]] = field(default_factory=dict)
+    _prefixes: dict[tuple[int, ...], tuple[Array, Array]] = field(default_factory=dict)
+    _asked: dict[str, list[float]] = field(default_factory=dict)
+
+    def read(self) -> None:
+        """Take in the file, if there is one of this bundle and these kernels, and it is whole."""
+        try:
+            self._read()
+        except FileNotFoundError:
+            return
+        except (OSError, Damaged, ValidationError) as error:
+            log.warning("warm_up_file_unreadable", file=str(self.path), reason=_in_words(error), instead="made anew")
+
+    def _read(self) -> None:
+        metadata, tensors = map_file(self.path)
+        if metadata.get("made_of") != self.made_of:
+            return
+        said = metadata.get("content", "")
+        if metadata.get("checksum") != _checksum(said, _blocks(self.path)):
+            raise Damaged("its checksum is wrong")
+        content = _Content.model_validate_json(said)
+        self._prefixes = dict(self._prefixes_of(content, tensors))
+        self.priors = dict(content.priors)
+
+    def prefix(self, tokens: Sequence[int]) -> K | None:
+        """The keys and values of exactly these tokens; None if the file has none."""
+        found = self._prefixes.get(tuple(tokens))
+        if found is None:
+            self.is_complete = False
+            return None
+        return self.model.kv_of(*found, len(tokens))
+
+    def prior(self, *prompt: object) -> list[float] | None:
+        """The prior of a prompt; None if it is not known. `prompt` is all that tells it from others, for `repr`."""
+        key = _hash_of(prompt)
+        found = self.priors.get(key)
+        if found is None:
+            self.is_complete = False
+        else:
+            self._asked[key] = found
+        return found
+
+    def note_prior(self, *prompt: object, prior: Sequence[float]) -> None:
+        """Take in a prior that was measured."""
+        self._asked[_hash_of(prompt)] = list(prior)
+
+    def write(self, pinned: Mapping[tuple[int, ...], K]) -> bool:
+        """Replace the file by what this start has used; gives whether it is there now.
+
+        Args:
+            pinned: the beginnings of all prompts, by their tokens.
+        """
+        arrays = [np.ascontiguousarray(array) for kv in pinned.values() for array in self.model.kv_arrays(kv)]
+        content = _Content(prefixes=[list(tokens) for tokens in pinned], priors=self._asked)
+        said = content.model_dump_json()
+        checksum = _checksum(said, (array.data for array in arrays))
+        entries: dict[str, Entry] = {str(n): ("BF16", array.shape) for n, array in enumerate(arrays)}
+        metadata = {"made_of": self.made_of, "content": said, "checksum": checksum}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            if shutil.disk_usage(self.path.parent).free < _KEPT_FREE * sum(array.nbytes for array in arrays):
+                log.warning("warm_up_not_kept", file=str(self.path), reason="the disk is nearly full")
+                return False
+            write(self.path, entries, iter((str(n), array) for n, array in enumerate(arrays)), metadata)
+        except OSError as error:
+            log.warning("warm_up_not_kept", file=str(self.path), reason=_in_words(error))
+            return False
+        return True
+
+    def _prefixes_of(
+        self, content: _Content, tensors: Mapping[str, Array]
+    ) -> Iterator[tuple[tuple[int, ...], tuple[Array, Array]]]:
+        if len(tensors) != 2 * len(content.prefixes):
+            raise Damaged("it does not have the tensors that it names")
+        for n, tokens in enumerate(content.prefixes):
+            keys, values = tensors.get(str(2 * n)), tensors.get(str(2 * n + 1))
+            shapes = self.model.kv_shapes(len(tokens))
+            if keys is None or values is None or (keys.shape, values.shape) != shapes:
+                raise Damaged("it does not have the tensors that it names")
+            yield tuple(tokens), (keys, values)
+
+
+def file_of(folder: Path, bundle: Path) -> Path:
+    """Name the file of a bundle; there is one for each."""
+    return folder / f"{file_name_of(bundle)}.safetensors"
+
+
+def _hash_of(prompt: tuple[object, ...]) -> str:
+    return hashlib.blake2b(repr(prompt).encode(), digest_size=16).hexdigest()
+
+
+def _checksum(content: str, data: Iterable[Any]) -> str:
+    digest = hashlib.blake2b(content.encode(), digest_size=32)
+    for block in data:
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(file: Path) -> Iterator[bytes]:
+    """The bytes behind the header. They are read, not mapped: what is only added up here need not stay in memory."""
+    with file.open("rb") as opened:
+        opened.seek(8 + int.from_bytes(opened.read(8), "little"))
+        while block := opened.read(_READ_AT_ONCE):
+            yield block
+
+
+def _in_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
