@@ -11,8 +11,10 @@ from pydantic import SecretStr
 
 from edged import __version__, extras, logs
 from edged.contract.health import HealthReport
+from edged.contract.owners import OwnerRule
 from edged.contract.requests import Contract
 from edged.contract.results import encode, rfc3339
+from edged.contract.senders import SenderRule
 from edged.contract.status import Identity, client_mark
 from edged.contract.topics import Topics
 from edged.errors import SettingsError
@@ -89,6 +91,11 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
         reply_topics=settings.mqtt.reply_topics,
         payload_bytes=settings.limits.payload_bytes,
         text_chars=settings.limits.text_chars,
+        sender=SenderRule.parse(settings.limits.sender),
+        owners=OwnerRule(kind=settings.sessions.owner, name=settings.sessions.owner_property),
+        requests_per_minute=settings.limits.requests_per_minute,
+        tokens_per_day=settings.limits.tokens_per_day,
+        hide_senders=settings.limits.hide_senders,
     )
 
 
@@ -198,7 +205,7 @@ def link_of(
         at_qos_0=topics.members,  # a busy box must still receive the reports of the others
         shared=topics.shared,
         will=Publication(topic=topics.status, payload=encode(identity.last_will().body()), qos=1, retain=True),
-        receive_maximum=settings.queue.capacity,
+        receive_maximum=settings.queue_capacity,
         maximum_packet_size=settings.limits.payload_bytes + _OVERSIZE,
         on_delivery=on_delivery,
         on_change=on_change,

@@ -208,7 +208,7 @@ class Daemon:
         self._take_name()
         self._notifier.status("connecting")
         if self._membership is not None:
-            self._membership.recall(self._files.pace.recall(at_most=self._live.settings.queue.capacity))
+            self._membership.recall(self._files.pace.recall(at_most=self._live.settings.queue_capacity))
         self._link.listen(route_filters(self._live.settings), at_qos_0=lossy_filters(self._live.settings))
         self._link.start(unsubscribe_from=self._files.subscribed.begin(self._filters()))
         self._link.publish(self._health.status())
@@ -462,7 +462,7 @@ def _worker_of(
         link=link,
         journal=journal,
         metrics=metrics,
-        capacity=settings.queue.capacity,
+        capacity=settings.queue_capacity,
         batch=settings.engine.max_batch,
         language=settings.prompt_language,
         on_control=on_control,

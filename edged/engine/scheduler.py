@@ -21,7 +21,8 @@ class Candidate:
     """A sequence as the scheduler sees it.
 
     Attributes:
-        number: its place in the order of arrival.
+        order: a sequence with a lower number goes first, within its class.
+        number: its place in the order of arrival, among sequences of the same order.
         nbytes: memory of its keys and values at their longest.
         prompt_left: prompt tokens that are not computed yet; 0 when it decodes.
     """
@@ -29,12 +30,13 @@ class Candidate:
     key: str
     urgency: Urgency
     number: int
+    order: int = 0
     nbytes: int = 0
     prompt_left: int = 0
 
 
 def admit(waiting: Sequence[Candidate], *, running: Sequence[Candidate], max_batch: int, max_bytes: int) -> list[str]:
-    """Choose the sequences that join the batch: first come, first served within a class.
+    """Choose the sequences that join the batch: by their order, then first come, first served, within a class.
 
     Each class has `max_batch` places. Classifications end with their prompt, and because of their separate places they
     never wait for a reply to end. All keys and values together stay within `max_bytes`: a sequence that does not fit
@@ -47,13 +49,17 @@ def admit(waiting: Sequence[Candidate], *, running: Sequence[Candidate], max_bat
     free_bytes = max_bytes - sum(each.nbytes for each in running)
     for urgency in Urgency:
         places = max_batch - sum(each.urgency is urgency for each in running)
-        queue = sorted((each for each in waiting if each.urgency is urgency), key=lambda each: each.number)
+        queue = sorted((each for each in waiting if each.urgency is urgency), key=_place)
         for each in queue[: max(places, 0)]:
             if each.nbytes > free_bytes and (running or admitted):
                 break
             free_bytes -= each.nbytes
             admitted.append(each.key)
     return admitted
+
+
+def _place(candidate: Candidate) -> tuple[int, int]:
+    return candidate.order, candidate.number
 
 
 def plan(running: Sequence[Candidate], *, prefill_tokens: int) -> dict[str, int]:
@@ -67,7 +73,7 @@ def plan(running: Sequence[Candidate], *, prefill_tokens: int) -> dict[str, int]
         Rows by key. A sequence that has to wait for a later step is left out.
     """
     rows = {each.key: 1 for each in running if each.prompt_left == 0}
-    for each in sorted(running, key=lambda each: (each.urgency, each.number)):
+    for each in sorted(running, key=lambda each: (each.urgency, *_place(each))):
         chunk = min(each.prompt_left, prefill_tokens)
         if chunk > 0:
             rows[each.key] = chunk

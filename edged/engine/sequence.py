@@ -103,6 +103,7 @@ class Running(ABC, Generic[K]):
         return Candidate(
             key=self.work.key,
             urgency=self.urgency,
+            order=self.work.order,
             number=self.number,
             nbytes=self.capacity * self.bytes_per_token,
             prompt_left=max(len(self.prompt) - computed, 0),

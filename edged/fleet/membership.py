@@ -53,7 +53,7 @@ def join(
         node=topics.node,
         shards=topics.shards,
         batch=settings.engine.max_batch,
-        capacity=settings.queue.capacity,
+        capacity=settings.queue_capacity,
         silence_s=_SILENT_REPORTS * settings.health.interval,
     )
     return Membership(group, topics=topics, link=link, worker=worker, is_well=is_well, note=note, clock=clock)

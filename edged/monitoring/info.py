@@ -36,7 +36,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "text_chars": contract.text_chars,
             "context_tokens": model.max_context_tokens,
             "new_tokens": model.max_new_tokens,
-            "queue": settings.queue.capacity,
+            "queue": settings.queue_capacity,
         },
         "topics": {
             "in": f"{topics.root}/in/<task>[/<session>]",

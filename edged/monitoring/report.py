@@ -11,6 +11,7 @@ from edged.contract.health import (
     MqttFigures,
     ProbeFigures,
     QueueFigures,
+    SenderFigures,
     SystemFigures,
     TokenFigures,
 )
@@ -86,6 +87,7 @@ class Reporter:
                 completion_per_s=measured.completion_per_s,
                 batch_mean=round(engine.step_rows / engine.steps, 2) if engine.steps else None,
             ),
+            senders=_senders(glance),
             cache=CacheFigures(
                 prefix_hits=engine.cache_hits,
                 prefix_misses=engine.cache_misses,
@@ -140,4 +142,14 @@ def _queue(glance: Glance, now: float) -> QueueFigures:
         capacity=worker.capacity,
         oldest_age_s=None if worker.oldest is None else round(now - worker.oldest, 2),
         running=glance.engine.running,
+    )
+
+
+def _senders(glance: Glance) -> SenderFigures:
+    senders = glance.worker.senders
+    return SenderFigures(
+        requests={name: each.requests for name, each in senders.items()},
+        refused={name: each.refused for name, each in senders.items()},
+        tokens={name: each.tokens for name, each in senders.items()},
+        in_hand={name: each.in_hand for name, each in senders.items()},
     )

@@ -21,6 +21,7 @@ from edged.serving.job_runner import JobRunner
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
 from edged.serving.rate import ServiceRate
+from edged.serving.senders import Senders
 from edged.tasks.text import Language, language_of
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,7 @@ class Intake:
         running: JobRunner,
         metrics: Metrics,
         rate: ServiceRate,
+        senders: Senders,
         capacity: int,
         language: Language | None,
         clock: Callable[[], float],
@@ -58,6 +60,7 @@ class Intake:
         self._running = running
         self._metrics = metrics
         self._rate = rate
+        self._senders = senders
         self._capacity = capacity
         self._language = language
         self._clock = clock
@@ -156,7 +159,7 @@ class Intake:
             fingerprint=fingerprint,
             language=self._language or language_of(request.text),
             parts={spec.name: spec for spec in parts},
-            conversation=request.session if keeps_turns else None,
+            conversation=request.conversation if keeps_turns else None,
             addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
             packet_id=ticket.packet_id if ticket is not None else None,
             received=arrival.received_at,
@@ -175,6 +178,7 @@ class Intake:
             raise ShuttingDown("the daemon is shutting down; send it again when it is back", retry_after_ms=5000)
         if job.deadline is not None and self._clock() >= job.deadline:
             raise Expired("the request's time was over when it was received")
+        self._senders.admit(job.request.sender)
         others = len(self._in_hand) - 1
         if job.is_lossy and others >= self._capacity:
             raise Busy(

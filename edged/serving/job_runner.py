@@ -7,12 +7,14 @@ after the other, so that a crash shows which one causes it. A request on which t
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import structlog
 
 from edged.errors import Expired, ModelError
 from edged.journal.buffered import BufferedJournal
 from edged.ports.engine import Classified, Engine, Work, WorkEvent
+from edged.serving.engine_queue import EngineQueue
 from edged.serving.job import Job, lacks_history, seed_of
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
@@ -32,22 +34,22 @@ class JobRunner:
         self,
         *,
         engine: Engine,
+        queue: EngineQueue,
         in_hand: OpenJobs,
         recorder: BufferedJournal,
         answers: Answers,
         outbound: Outbound,
         calibration: RunningCalibration | None,
-        post: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
     ) -> None:
-        """`post` runs a function in the worker's thread; it is called from the engine's."""
+        """Assign; `queue` gives the work to the engine."""
         self._engine = engine
+        self._queue = queue
         self._in_hand = in_hand
         self._recorder = recorder
         self._answers = answers
         self._outbound = outbound
         self._calibration = calibration
-        self._post = post
         self._clock = clock
         self._sessions: Sessions[Job] = Sessions()
         self._suspects: deque[Job] = deque()  # the first one runs
@@ -72,10 +74,11 @@ class JobRunner:
         """Let the engine end the parts that it has not finished."""
         for part in job.parts:
             if part not in job.events:
-                self._engine.cancel(f"{job.number}/{part}")
+                self._queue.cancel(f"{job.number}/{part}")
 
     def expire_waiting(self) -> None:
-        """End jobs whose deadline passed while they waited; the engine watches the deadlines of what it has."""
+        """End jobs whose deadline passed while they waited."""
+        self._queue.expire()
         now = self._clock()
         for job in [*self._sessions.waiting(), *list(self._suspects)[1:]]:
             if job.deadline is not None and now >= job.deadline:
@@ -115,10 +118,14 @@ class JobRunner:
                 deadline=job.deadline,
                 logprobs=job.request.logprobs,
             )
-            self._engine.submit(work, self._listener(job.number, part))
-
-    def _listener(self, number: int, part: str) -> Callable[[WorkEvent], None]:
-        return lambda event: self._post(lambda: self._advance(number, part, event))
+            request = job.request
+            self._queue.submit(
+                work,
+                partial(self._advance, job.number, part),
+                sender=request.sender,
+                priority=request.priority,
+                received=job.received,
+            )
 
     def _advance(self, number: int, part: str, event: WorkEvent) -> None:
         """Take in what the engine says of a part of a job."""

@@ -23,6 +23,7 @@ from edged.ports.engine import Engine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, Link
 from edged.ports.worker import WorkerState
+from edged.serving.engine_queue import EngineQueue
 from edged.serving.intake import Intake
 from edged.serving.job import Job
 from edged.serving.job_runner import JobRunner
@@ -30,6 +31,7 @@ from edged.serving.live_settings import LiveSettings
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import Answers, Outbound
 from edged.serving.rate import ServiceRate
+from edged.serving.senders import Senders
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.text import Language
 
@@ -81,6 +83,7 @@ class Worker:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._in_hand = OpenJobs()
         self._rate = ServiceRate(batch=batch, clock=clock)
+        self._senders = Senders(contract, clock=clock)
         self.recorder = BufferedJournal(journal, clock=clock)
         self.outbound = Outbound(
             link, node=contract.topics.node, metrics=metrics, post=self._events.put, clock=clock, wall_clock=wall_clock
@@ -99,7 +102,7 @@ class Worker:
             clock=clock,
             wall_clock=wall_clock,
         )
-        self._running = self._make_running(engine)
+        self._running = self._make_running(engine, batch)
         self._intake = self._make_intake(contract, metrics, language, new_id)
         self._is_stopping = False
         self._idle = threading.Event()
@@ -107,15 +110,16 @@ class Worker:
         self._last_progress = clock()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
 
-    def _make_running(self, engine: Engine) -> JobRunner:
+    def _make_running(self, engine: Engine, batch: int) -> JobRunner:
+        queue = EngineQueue(engine, batch=batch, senders=self._senders, post=self._events.put, clock=self._clock)
         return JobRunner(
             engine=engine,
+            queue=queue,
             in_hand=self._in_hand,
             recorder=self.recorder,
             answers=self._answers,
             outbound=self.outbound,
             calibration=self._calibration,
-            post=self._events.put,
             clock=self._clock,
         )
 
@@ -131,6 +135,7 @@ class Worker:
             running=self._running,
             metrics=metrics,
             rate=self._rate,
+            senders=self._senders,
             capacity=self._capacity,
             language=language,
             clock=self._clock,
@@ -190,6 +195,7 @@ class Worker:
             service_s=self._rate.seconds,
             journal_fault=self.recorder.fault,
             died=self._died,
+            senders=self._senders.counts(job.request.sender for job in jobs),
         )
 
     # -------------------------------------------------------------------- for control, in the worker's thread
@@ -197,10 +203,12 @@ class Worker:
     def use(self, live: LiveSettings) -> None:
         """Take in requests by these settings from now on."""
         self._intake.use(live.contract, live.settings.prompt_language)
+        self._senders.use(live.contract)
 
-    def cancel(self, request_id: str) -> int:
-        """Cancel the jobs of this id, waiting or running; gives how many there were."""
+    def cancel(self, request_id: str, owner: str | None = None) -> int:
+        """Cancel the jobs of this id (and owner, if one is named), waiting or running; gives how many there were."""
         jobs = [job for job in self._in_hand if job.request.id == request_id and job.answer is None]
+        jobs = [job for job in jobs if owner in {None, job.request.owner}]
         for job in jobs:
             self._cancel(job)
         return len(jobs)

@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from edged.settings.schema import Settings
+from edged.settings.schema import LimitSettings, Settings
 from edged.settings.text import NAMED, ROUTES, names
 
-LIVE = frozenset({"language", "limits.payload_bytes", "limits.text_chars", "log.level", "mqtt.reply_topics"})
+LIVE = frozenset({"language", "log.level", "mqtt.reply_topics"}) | {
+    f"limits.{name}" for name in LimitSettings.model_fields
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

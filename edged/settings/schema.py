@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from edged.contract.senders import SenderRule
 from edged.contract.topics import is_publishable
 from edged.settings import routes as route_settings
 from edged.settings.http import HttpSettings
@@ -24,6 +25,8 @@ from edged.tasks.text import Language
 
 _SESSION_EXPIRY = 7 * 86400  # seconds
 _GROUP_SESSION_EXPIRY = 30
+_QUEUE = 1000  # requests
+_GROUP_QUEUE = 64
 
 
 class TlsSettings(Section):
@@ -249,19 +252,56 @@ class EngineSettings(Section):
 class QueueSettings(Section):
     """The daemon's own queue; more requests wait at the broker."""
 
-    capacity: int = Field(
-        64,
+    capacity: int | None = Field(
+        None,
         ge=1,
         le=65535,
-        description="Requests in hand; also our Receive Maximum at the broker (in a group less for a slow box).",
+        description="Requests in hand; also our Receive Maximum at the broker (in a group less for a slow box). "
+        "Default: 1000, so that one sender's many do not hold up another's one at the broker; in a group 64.",
     )
 
 
 class LimitSettings(Section):
-    """Limits of a request."""
+    """Limits of a request, and of what one sender may take."""
 
     payload_bytes: int = Field(65536, ge=64, le=268_435_455, description="Largest request payload.")
     text_chars: int = Field(8000, ge=1, le=10_000_000, description="Longest text, in characters.")
+    sender: str = Field(
+        "session",
+        description="What tells senders apart, who take turns by tokens: session, topic[N] (a level of the topic, "
+        "counted from 0), or property NAME (a user property of MQTT 5); where a request lacks it, the topic of its "
+        "answer.",
+    )
+    requests_per_minute: int = Field(
+        0, ge=0, le=1_000_000, description="Requests of one sender; beyond, it is answered busy. 0: any number."
+    )
+    tokens_per_day: int = Field(
+        0,
+        ge=0,
+        le=10**12,
+        description="Tokens that may be computed for one sender in 24 hours, since the start of the daemon. 0: any "
+        "number.",
+    )
+    hide_senders: bool = Field(False, description="Show hashes instead of the names of senders in R/health.")
+
+    @field_validator("sender")
+    @classmethod
+    def _readable(cls, sender: str) -> str:
+        SenderRule.parse(sender)
+        return sender
+
+
+class SessionSettings(Section):
+    """Whose sessions are. Where they belong to users, nobody can read or continue another's."""
+
+    owner: Literal["none", "topic", "user_property"] = Field(
+        "none",
+        description="topic: a session belongs to the user whose name stands below the task, R/in/<task>/<user>; the "
+        "broker's access list holds users to their own topics. user_property: to the user that owner_property names.",
+    )
+    owner_property: str = Field(
+        "username", min_length=1, max_length=128, description="A user property that the broker adds to each message."
+    )
 
 
 class HealthSettings(Section):
@@ -371,6 +411,7 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()
+    sessions: SessionSettings = SessionSettings()
     health: HealthSettings = HealthSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()
@@ -404,6 +445,13 @@ class Settings(Section):
         if self.mqtt.share_group == self.node:
             raise ValueError(f"mqtt.share_group and node are both {self.node!r}: a group needs a name of its own")
         return self
+
+    @property
+    def queue_capacity(self) -> int:
+        """The capacity of the queue in force."""
+        if self.queue.capacity is not None:
+            return self.queue.capacity
+        return _QUEUE if self.mqtt.share_group is None else _GROUP_QUEUE
 
     @property
     def prompt_language(self) -> Language | None:

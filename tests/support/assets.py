@@ -52,6 +52,11 @@ def other_broker(name: str) -> Path:
     return _path("EDGED_TEST_BROKERS") / name
 
 
+def node_red() -> Path:
+    """Node-RED's program, for node."""
+    return _path("EDGED_TEST_NODE_RED") / "node_modules/node-red/red.js"
+
+
 def homeassistant() -> Path:
     """The Python of an environment that has the package `homeassistant`."""
     return _path("EDGED_TEST_HOMEASSISTANT") / "bin" / "python"

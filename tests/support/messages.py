@@ -27,6 +27,7 @@ KEYS = (
     "turn",
     "attempt",
     "max_bytes",
+    "priority",
     "other",
 )
 _BODIES = st.dictionaries(st.sampled_from(KEYS), _VALUES, max_size=5)

@@ -47,6 +47,12 @@ REPORT: dict[str, Any] = {
         "completion_per_s": 30.0,
         "batch_mean": 2.5,
     },
+    "senders": {
+        "requests": {"ada": 8, "edged/box/out/reply": 2},
+        "refused": {"ada": 1, "edged/box/out/reply": 0},
+        "tokens": {"ada": 80, "edged/box/out/reply": 10},
+        "in_hand": {"ada": 1, "edged/box/out/reply": 0},
+    },
     "cache": {"prefix_hits": 5, "prefix_misses": 1, "bytes": 1000, "capacity": 2000},
     "mqtt": {"connected_since": "2026-01-01T00:00:00Z", "reconnects": 1, "unacked": 3, "outbox": 0, "protocol": "5"},
     "system": {

@@ -88,7 +88,7 @@ def test_an_option_is_used_at_once_kept_and_stronger_than_flags(box: Box) -> Non
     assert answer["options"]["limits"] == {"text_chars": 7}
     assert [live.contract.text_chars for live in box.used] == [7]
     assert [*box.live.settings.routes] == ["r"]
-    assert box.live.settings.queue.capacity == 64
+    assert box.live.settings.queue_capacity == 1000
     box.start()
     assert (box.live.settings.limits.text_chars, box.live.settings.queue.capacity) == (7, 9)
     assert box.warnings == []

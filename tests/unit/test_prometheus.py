@@ -37,7 +37,9 @@ NAMES = """
     edged_requests_duplicate_total edged_requests_failed_total edged_requests_received_total
     edged_requests_redelivered_total edged_requests_routed_total edged_requests_shared_total
     edged_requests_skipped_total edged_route_requests_failed_total edged_requests_waiting_or_running
-    edged_sequences_running edged_state edged_system_cpu_ratio edged_system_disk_free_bytes edged_system_load1
+    edged_sender_requests_in_hand edged_sender_requests_refused_total edged_sender_requests_total
+    edged_sender_tokens_total edged_sequences_running edged_state
+    edged_system_cpu_ratio edged_system_disk_free_bytes edged_system_load1
     edged_system_memory_available_bytes edged_system_temperature_celsius edged_system_throttled edged_uptime_seconds
 """
 # Before there is a model, and on a box that tells nothing of itself.

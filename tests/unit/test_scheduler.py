@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,6 +17,12 @@ def classify(number: int, *, prompt_left: int = 8, nbytes: int = 1) -> Candidate
 def test_generations_join_in_order_of_arrival_up_to_the_batch() -> None:
     waiting = [generate(3), generate(1), generate(2)]
     assert admit(waiting, running=[generate(0)], max_batch=3, max_bytes=100) == ["g1", "g2"]
+
+
+def test_order_precedes_arrival() -> None:
+    late, early = replace(generate(9, prompt_left=80), order=1), replace(generate(1, prompt_left=80), order=2)
+    assert admit([early, late], running=[], max_batch=1, max_bytes=100) == ["g9"]
+    assert plan([early, late], prefill_tokens=100) == {"g9": 80, "g1": 20}
 
 
 def test_a_classification_joins_a_full_batch() -> None:

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.contract.requests import MAX_NAME_CHARS, Address, Contract, Rejected, Request, decode, request_schema
+from edged.contract.names import MAX_NAME_CHARS
+from edged.contract.requests import Address, Contract, Rejected, Request, decode, request_schema
 from edged.contract.results import (
     Result,
     ResultTimings,
@@ -95,6 +96,7 @@ def test_plain_text_is_a_request() -> None:
         task="message",
         text="今天心情很好",
         address=Address(topic="edged/box/out/message", qos=1),
+        sender="edged/box/out/message",
     )
 
 
@@ -115,6 +117,7 @@ def test_every_field_of_a_json_request_arrives() -> None:
         "stream": True,
         "reply_to": "edged/app/1",
         "deadline_ms": 250,
+        "priority": 9,
         "params": params,
         "history": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}],
     }
@@ -129,6 +132,8 @@ def test_every_field_of_a_json_request_arrives() -> None:
         params=Params(**{**params, "stop": ("\n", "END")}),  # type: ignore[arg-type]
         history=(Turn(role="user", content="a"), Turn(role="assistant", content="b")),
         time_left_ms=250,
+        sender="s",
+        priority=9,
     )
 
 
