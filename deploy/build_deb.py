@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from email.parser import HeaderParser
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
+import sbom
 from packaging.requirements import Requirement
 
 DEPLOY = Path(__file__).parent
@@ -29,9 +31,7 @@ UNITS = DEPLOY.parent / "systemd"
 
 MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
 PYTHONS = ("3.11", "3.12", "3.13")
-EXTRAS = ("extract", "fleet", "metrics", "top")
-# Serving needs none of them, and they are ten times as large as all the rest.
-LEFT_OUT = frozenset({"accelerate", "torch", "transformers"})
+EXTRAS = ("extract", "fleet", "http", "metrics", "top")
 # Of Debian 12 and newer; wheels say the oldest glibc that they run with.
 GLIBCS = (17, 24, 26, 27, 28, 31)
 
@@ -49,11 +49,13 @@ def requirements(wheel: Path) -> list[str]:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (each for each in archive.namelist() if each.endswith(".dist-info/METADATA"))
         metadata = HeaderParser().parsestr(archive.read(name).decode())
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    left_out = project["tool"]["edged"]["not-for-serving"]  # torch alone is ten times as large as all the rest
     asked = map(Requirement, metadata.get_all("Requires-Dist", []))
     wanted = [
         each
         for each in asked
-        if each.name not in LEFT_OUT
+        if each.name not in left_out
         and (each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *EXTRAS)))
     ]
     return sorted(f"{each.name}{each.specifier}" for each in wanted)
@@ -191,8 +193,12 @@ def main(arguments: Sequence[str]) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(work / "edged")
     merge(work / "edged", root / SITE)
+    parts = sbom.installed(root / SITE)
+    materials = sbom.bill(sbom.debian_package("edged", version, architecture), parts, epoch)
+    place(materials, root / "usr/share/doc/edged/sbom.cdx.json")
     control(root, architecture, version)
     package = out / f"edged_{version}_{architecture}.deb"
+    place(materials, package.with_suffix(".deb.cdx.json"))
     build(root, package, epoch)
     when = datetime.fromtimestamp(epoch, UTC).date()
     print(f"build_deb: {package} ({package.stat().st_size // 1_000_000} MB, files of {when})")

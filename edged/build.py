@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from edged import __version__, extras, logs
 from edged.contract.health import HealthReport
+from edged.contract.owners import OwnerRule
 from edged.contract.requests import Contract
 from edged.contract.results import encode, rfc3339
 from edged.contract.senders import SenderRule
@@ -91,6 +92,7 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
         payload_bytes=settings.limits.payload_bytes,
         text_chars=settings.limits.text_chars,
         sender=SenderRule.parse(settings.limits.sender),
+        owners=OwnerRule(kind=settings.sessions.owner, name=settings.sessions.owner_property),
         requests_per_minute=settings.limits.requests_per_minute,
         tokens_per_day=settings.limits.tokens_per_day,
         hide_senders=settings.limits.hide_senders,

@@ -43,7 +43,10 @@ def how_to_install(extra: Extra) -> str:
 
 def only_serves() -> bool:
     """Whether this installation is without torch, and so serves bundles and does nothing else with models."""
-    return importlib.util.find_spec("torch") is None
+    try:
+        return importlib.util.find_spec("torch") is None
+    except ModuleNotFoundError:  # something in this process refuses to find it
+        return True
 
 
 def how_to_get_torch() -> str:

@@ -23,7 +23,7 @@ def check_names(**names: str | None) -> None:
     Raises:
         SettingsError: no daemon would answer it.
     """
-    from edged.contract.requests import MAX_NAME_CHARS
+    from edged.contract.names import MAX_NAME_CHARS
     from edged.contract.topics import is_publishable
 
     for kind, name in names.items():

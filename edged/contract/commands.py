@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edged.contract.owners import conversation_of
 from edged.errors import BadRequest, ModelError, RequestError
 from edged.tasks.conversation import Turn
 
@@ -25,7 +26,15 @@ class ControlBody(BaseModel):
     transaction: str | int | None = None
     id: str | None = Field(None, description="cancel: the request's id")
     session: str | None = Field(None, description="forget, session: whose turns")
+    owner: str | None = Field(
+        None,
+        description="forget, session, cancel: whose session or request, where sessions belong to users; a user's own "
+        "topic says it",
+    )
     level: str | None = Field(None, description="log_level: debug, info, warning or error")
+    journal: bool = Field(
+        default=False, description="backup: whether results and conversations are in it; they may be too large to send"
+    )
     options: dict[str, Any] | None = Field(
         None, description="options: settings to change, as a JSON Merge Patch; null takes a change back"
     )
@@ -38,15 +47,15 @@ class Box(Protocol):
         """Decode one token; `on_done` is called once, with the milliseconds or with None for a failure."""
         ...
 
-    def cancel(self, request_id: str) -> int:
-        """Cancel the requests of this id; gives how many there were."""
+    def cancel(self, request_id: str, owner: str | None) -> int:
+        """Cancel the requests of this id, or those of them that are this owner's; gives how many there were."""
         ...
 
-    def turns(self, session: str) -> Sequence[Turn]:
+    def turns(self, conversation: str) -> Sequence[Turn]:
         """The conversation so far."""
         ...
 
-    def forget(self, session: str) -> int:
+    def forget(self, conversation: str) -> int:
         """Delete a conversation; gives how many turns it had. Raises JournalFault."""
         ...
 
@@ -60,6 +69,10 @@ class Box(Protocol):
 
     def change_options(self, patch: Mapping[str, Any], respond: "Respond") -> None:
         """Change settings; responds as `reload` does, with all options that are set now."""
+        ...
+
+    def backup(self, respond: "Respond", *, with_journal: bool) -> None:
+        """Make a backup; responds with it as `zip`, in base64."""
         ...
 
     def drain(self) -> None:
@@ -76,11 +89,13 @@ class Command:
 
     Attributes:
         only_now: whether it is meant for the daemon that runs when it is sent, and for no later one.
+        is_users: whether a user may give it for what is its own, where sessions belong to users.
         obey: acts on a box and responds once. Raises BadRequest if the body lacks a field that the command needs.
     """
 
     obey: Callable[[Box, ControlBody, Respond], None]
     only_now: bool = False
+    is_users: bool = False
 
 
 def _needed(value: T | None, field: str) -> T:
@@ -89,20 +104,25 @@ def _needed(value: T | None, field: str) -> T:
     return value
 
 
+def _conversation(body: ControlBody) -> str:
+    """The conversation that a command names; a user that names no session means its first."""
+    return conversation_of(_needed(body.session or body.owner, "session"), body.owner)
+
+
 def _ping(box: Box, _: ControlBody, respond: Respond) -> None:
     box.probe(lambda ms: respond(ModelError("no token was decoded") if ms is None else {"ms": ms}))
 
 
 def _cancel(box: Box, body: ControlBody, respond: Respond) -> None:
-    respond({"cancelled": box.cancel(_needed(body.id, "id"))})
+    respond({"cancelled": box.cancel(_needed(body.id, "id"), body.owner)})
 
 
 def _forget(box: Box, body: ControlBody, respond: Respond) -> None:
-    respond({"turns": box.forget(_needed(body.session, "session"))})
+    respond({"turns": box.forget(_conversation(body))})
 
 
 def _session(box: Box, body: ControlBody, respond: Respond) -> None:
-    respond({"turns": [asdict(turn) for turn in box.turns(_needed(body.session, "session"))]})
+    respond({"turns": [asdict(turn) for turn in box.turns(_conversation(body))]})
 
 
 def _log_level(box: Box, body: ControlBody, respond: Respond) -> None:
@@ -122,6 +142,10 @@ def _options(box: Box, body: ControlBody, respond: Respond) -> None:
     box.change_options(body.options or {}, respond)
 
 
+def _backup(box: Box, body: ControlBody, respond: Respond) -> None:
+    box.backup(respond, with_journal=body.journal)
+
+
 def _drain(box: Box, _: ControlBody, respond: Respond) -> None:
     respond({"state": "draining"})
     box.drain()
@@ -130,12 +154,13 @@ def _drain(box: Box, _: ControlBody, respond: Respond) -> None:
 COMMANDS: Mapping[str, Command] = MappingProxyType(
     {
         "ping": Command(obey=_ping),
-        "cancel": Command(obey=_cancel, only_now=True),
-        "forget": Command(obey=_forget),
-        "session": Command(obey=_session),
+        "cancel": Command(obey=_cancel, only_now=True, is_users=True),
+        "forget": Command(obey=_forget, is_users=True),
+        "session": Command(obey=_session, is_users=True),
         "log_level": Command(obey=_log_level, only_now=True),
         "reload": Command(obey=_reload, only_now=True),
         "options": Command(obey=_options),
+        "backup": Command(obey=_backup, only_now=True),
         "drain": Command(obey=_drain, only_now=True),
     }
 )

@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from edged.contract.names import MAX_NAME_CHARS, Name, is_name
+from edged.contract.owners import OwnerRule, conversation_of
 from edged.contract.rules import Shape
 from edged.contract.senders import SenderRule
 from edged.contract.topics import TaskRoute, Topics, is_publishable, topic_matches
@@ -25,7 +27,6 @@ from edged.tasks.shorten import MIN_BYTES
 from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import normalise
 
-MAX_NAME_CHARS = 128  # of a session or an id: they stand in topics, logs and database keys
 MAX_HISTORY_TURNS = 256
 PRIORITY = 4  # of a request that says nothing of it
 _LENIENT_BYTES = 1 << 20
@@ -44,7 +45,6 @@ _Stop = Annotated[
     Field(max_length=8),
     BeforeValidator(_one_or_many, json_schema_input_type=str | list[str]),
 ]
-_Name = Annotated[str, Field(min_length=1, max_length=MAX_NAME_CHARS, pattern=r"^[^/+#\x00-\x1f\x7f]+$")]
 _STRICT = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
@@ -80,8 +80,8 @@ class RequestBody(BaseModel):
     model_config = _STRICT
 
     text: str
-    id: _Name | None = None
-    session: _Name | None = None
+    id: Name | None = None
+    session: Name | None = None
     stream: bool = False
     reply_to: Annotated[str, Field(min_length=1)] | None = None
     deadline_ms: Annotated[int, Field(ge=1, le=86_400_000)] | None = None
@@ -123,6 +123,7 @@ class Request:
 
     Attributes:
         id: the caller's, or one made for it.
+        owner: whose the session is, where sessions belong to somebody.
         has_own_id: whether the caller gave `id`, so that it may repeat the request under it.
         history: the caller's own turns; then nothing of the session is stored. None: the session's turns count.
         turn: the number of this turn in its conversation, counted by the caller from 1; None if the caller gave none.
@@ -144,6 +145,7 @@ class Request:
     text: str
     address: Address
     session: str | None = None
+    owner: str | None = None
     stream: bool = False
     params: Params = Params()
     history: tuple[Turn, ...] | None = None
@@ -158,6 +160,11 @@ class Request:
     spec: PartSpec | None = None
     logprobs: int | None = None
     is_recorded: bool = True
+
+    @property
+    def conversation(self) -> str | None:
+        """The name by which the turns of its session are kept."""
+        return None if self.session is None else conversation_of(self.session, self.owner)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -179,6 +186,7 @@ class Contract:
     Attributes:
         reply_topics: filters.
         sender: where the name of a sender stands.
+        owners: whose a session is.
         requests_per_minute: of each sender; 0: any number. So is `tokens_per_day`.
         hide_senders: whether figures have hashes instead of the senders' names.
     """
@@ -189,6 +197,7 @@ class Contract:
     payload_bytes: int
     text_chars: int
     sender: SenderRule = field(default_factory=SenderRule)
+    owners: OwnerRule = field(default_factory=OwnerRule)
     requests_per_minute: int = 0
     tokens_per_day: int = 0
     hide_senders: bool = False
@@ -216,7 +225,7 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             request_id = body.id
         if body.reply_to is not None:
             address = redirect(address, body.reply_to, contract, field="reply_to")
-        session = checked_session(route.session, body.session)
+        session, owner = contract.owners.session(message, in_topic=route.session, in_body=body.session)
         return Request(
             id=request_id or new_id,
             has_own_id=request_id is not None,
@@ -224,13 +233,14 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             text=checked_text(body.text, contract, field="text"),
             address=address,
             session=session,
+            owner=owner,
             stream=body.stream,
             params=Params(**body.params.model_dump()),
             history=_history(body.history, contract),
             turn=body.turn,
             max_bytes=body.max_bytes,
             attempt=body.attempt,
-            sender=contract.sender.sender(message, session=session, answer_topic=address.topic),
+            sender=contract.sender.sender(message, session=owner or session, answer_topic=address.topic),
             priority=body.priority,
             is_shared=route.is_shared,
             time_left_ms=_nearer(message.expiry_s, body.deadline_ms),
@@ -256,10 +266,7 @@ def _return_address(
 
 
 def _is_name(value: object) -> TypeGuard[str]:
-    try:
-        return REPLACEMENT not in _NAME.validate_python(value, strict=True)
-    except ValidationError:
-        return False
+    return is_name(value) and REPLACEMENT not in str(value)
 
 
 REPLACEMENT = "\ufffd"  # stands for bytes that are not UTF-8
@@ -379,28 +386,6 @@ def checked_text(text: str, contract: Contract, *, field: str) -> str:
     if not normalise(text, half_width=False):
         raise BadRequest("the text is empty", field=field)
     return text
-
-
-_NAME: TypeAdapter[str] = TypeAdapter(_Name)
-
-
-def checked_session(topic_session: str | None, body_session: str | None) -> str | None:
-    """The session that the topic or the JSON names.
-
-    Raises:
-        BadRequest: it cannot be a name, or the two differ.
-    """
-    if topic_session is None:
-        return body_session
-    try:
-        _NAME.validate_python(topic_session)
-    except ValidationError as error:
-        raise BadRequest(
-            f"a session is one topic level of 1 to {MAX_NAME_CHARS} characters", field="session"
-        ) from error
-    if body_session not in {None, topic_session}:
-        raise BadRequest("the topic names another session than the JSON", field="session")
-    return topic_session
 
 
 def _history(turns: tuple[TurnBody, ...] | None, contract: Contract) -> tuple[Turn, ...] | None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from edged.contract.requests import MAX_NAME_CHARS, Address, Contract, Rejected, Request, checked_text
+from edged.contract.names import MAX_NAME_CHARS
+from edged.contract.requests import Address, Contract, Rejected, Request, checked_text
 from edged.errors import BadRequest, RequestError, UnknownTask
 from edged.http.bodies import ChatBody, CompletionBody, Message, read_chat, read_completion
 from edged.ports.caller import Caller

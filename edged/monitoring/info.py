@@ -44,6 +44,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "status": topics.status,
             "health": topics.health,
             "info": topics.info,
+            "log": topics.log,
             "request": f"{topics.root}/request/<{'|'.join(COMMANDS)}>",
             "response": f"{topics.root}/response/<command>",
             "reply_topics": list(contract.reply_topics),

@@ -4,6 +4,9 @@ What a command does is said in `contract.commands`. The broker's access list on 
 send commands.
 """
 
+import base64
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -11,13 +14,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from edged.contract.commands import COMMANDS, ControlBody, Respond
+from edged.contract.names import is_name
 from edged.contract.requests import Address, Contract, read_leniently, redirect
 from edged.contract.results import encode
 from edged.contract.topics import ControlRoute
-from edged.errors import BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
+from edged.errors import BackupFault, BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
 from edged.monitoring.probe import Prober
-from edged.ports.link import Delivery
+from edged.ports.link import Delivery, Message
 from edged.serving.answer import Addressee, Answer
+from edged.serving.backup import make_backup
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.tasks.conversation import Turn
@@ -71,7 +76,8 @@ class Control:
             if message.retain:
                 raise BadRequest("a retained command would be obeyed at every start; publish it without that flag")
             body = self._read(message.payload)
-            self._obey(route.command, body, delivery, self._responder(delivery, address, body))
+            name, body = self._owned(route.command, body, message)
+            self._obey(name, body, delivery, self._responder(delivery, address, body))
         except RequestError as error:
             if body.transaction is None:
                 body = self._transaction_of(message.payload)
@@ -91,6 +97,22 @@ class Control:
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False, include_context=False)[0]
             raise BadRequest(first["msg"], field=".".join(map(str, first["loc"])) or None) from error
+
+    def _owned(self, command: str, body: ControlBody, message: Message) -> tuple[str, ControlBody]:
+        """The name of the command, and the body with the owner for whom a user's own topic speaks.
+
+        That topic is R/request/<command>/<user>, or R/request/<command>/own where user properties name the users.
+        """
+        name, slash, level = command.partition("/")
+        rule = self._contract.owners
+        if rule.kind == "none" or not slash or name not in COMMANDS or not COMMANDS[name].is_users:
+            return command, body
+        owner = level if rule.kind == "topic" else rule.owner(message) if level == "own" else None
+        if owner is None or (rule.kind == "topic" and not is_name(owner)):
+            raise BadRequest("this topic names no user whose sessions these could be", field="owner")
+        if body.owner not in {None, owner}:
+            raise BadRequest("this topic is for what is the user's own", field="owner")
+        return name, body.model_copy(update={"owner": owner})
 
     def _transaction_of(self, payload: bytes) -> ControlBody:
         """A body for a refused request that has only its transaction, if that is valid."""
@@ -128,14 +150,14 @@ class Control:
         # The callback comes in the engine's thread; answers go out in the worker's.
         self._prober.probe(lambda ms: self._worker.call(lambda: on_done(ms)))
 
-    def cancel(self, request_id: str) -> int:
-        return self._worker.cancel(request_id)
+    def cancel(self, request_id: str, owner: str | None) -> int:
+        return self._worker.cancel(request_id, owner)
 
-    def turns(self, session: str) -> Sequence[Turn]:
-        return self._worker.recorder.turns(session)
+    def turns(self, conversation: str) -> Sequence[Turn]:
+        return self._worker.recorder.turns(conversation)
 
-    def forget(self, session: str) -> int:
-        return self._worker.recorder.forget(session)
+    def forget(self, conversation: str) -> int:
+        return self._worker.recorder.forget(conversation)
 
     def set_log_level(self, level: str) -> None:
         self._set_log_level(level)
@@ -145,6 +167,21 @@ class Control:
 
     def change_options(self, patch: Mapping[str, Any], respond: Respond) -> None:
         self._live.change_options(patch, respond)
+
+    def backup(self, respond: Respond, *, with_journal: bool) -> None:
+        # In a thread of its own: a large journal takes seconds, in which requests are answered.
+        sources = self._live.backup_sources()
+
+        def make() -> None:
+            answer: Mapping[str, Any] | RequestError
+            try:
+                made = make_backup(sources, with_journal=with_journal, wall_time=time.time())
+                answer = {"zip": base64.b64encode(made).decode()}
+            except BackupFault as fault:
+                answer = ModelError(f"no backup was made: {fault}")
+            self._worker.call(lambda: respond(answer))
+
+        threading.Thread(target=make, name="backup", daemon=True).start()
 
     def drain(self) -> None:
         self._drain()

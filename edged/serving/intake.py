@@ -159,7 +159,7 @@ class Intake:
             fingerprint=fingerprint,
             language=self._language or language_of(request.text),
             parts={spec.name: spec for spec in parts},
-            conversation=request.session if keeps_turns else None,
+            conversation=request.conversation if keeps_turns else None,
             addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
             packet_id=ticket.packet_id if ticket is not None else None,
             received=arrival.received_at,

@@ -28,6 +28,8 @@ def fingerprint_of(request: Request) -> str:
         asked += (request.shape.rule.name, request.address.topic)
     if request.max_bytes is not None:
         asked += (request.max_bytes,)
+    if request.owner is not None:
+        asked += ("owner", request.owner)
     if request.spec is not None:
         asked += (request.spec, request.logprobs)
     return hashlib.blake2b(repr(asked).encode(), digest_size=16).hexdigest()

@@ -316,7 +316,7 @@ class Answers:
             fingerprint=job.fingerprint,
             packet_id=job.packet_id,
             payload=payload,
-            session=job.request.session,  # `forget` deletes this answer too, also where no turn is kept
+            session=job.request.conversation,  # `forget` deletes this answer too, also where no turn is kept
             turns=job.turns() if job.conversation is not None else (),
             at=self._wall_clock(),
             observations=tuple(job.observations),

@@ -7,7 +7,9 @@ answer of this daemon: each answer bears a mark (MQTT 5), and a chain of marks i
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from edged.contract.requests import Address, Contract, Rejected, Request, checked_session, checked_text
+from edged.contract.names import checked_name
+from edged.contract.owners import ROUTES
+from edged.contract.requests import Address, Contract, Rejected, Request, checked_text
 from edged.contract.rules import MARK, MAX_CHAIN, Rule, Shape
 from edged.contract.templates import Source, Template, TemplateError
 from edged.contract.topics import RuleRoute
@@ -76,7 +78,7 @@ def _request(
     session = None
     if rule.session is not None:
         name = _made(rule, "session", rule.session, lambda template: template.render(source))
-        session = checked_session(name, None)
+        session = checked_name(name, field="session")
     topic = _made(rule, "publish", rule.publish, lambda template: template.render_topic(source))
     if not contract.topics.may_answer(topic):
         raise BadRequest("the answer would go where a daemon or a route listens", field=f"routes.{rule.name}.publish")
@@ -95,6 +97,7 @@ def _request(
             errors=errors,
         ),
         session=session,
+        owner=None if contract.owners.kind == "none" else f"{ROUTES}{rule.name}",
         time_left_ms=None if message.expiry_s is None else 1000 * message.expiry_s,
         max_bytes=rule.max_bytes,
         sender=contract.sender.sender(message, session=session, answer_topic=topic),

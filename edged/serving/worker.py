@@ -205,9 +205,10 @@ class Worker:
         self._intake.use(live.contract, live.settings.prompt_language)
         self._senders.use(live.contract)
 
-    def cancel(self, request_id: str) -> int:
-        """Cancel the jobs of this id, waiting or running; gives how many there were."""
+    def cancel(self, request_id: str, owner: str | None = None) -> int:
+        """Cancel the jobs of this id (and owner, if one is named), waiting or running; gives how many there were."""
         jobs = [job for job in self._in_hand if job.request.id == request_id and job.answer is None]
+        jobs = [job for job in jobs if owner in {None, job.request.owner}]
         for job in jobs:
             self._cancel(job)
         return len(jobs)

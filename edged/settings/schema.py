@@ -237,6 +237,13 @@ class EngineSettings(Section):
     prefix_cache_mb: int = Field(
         256, ge=0, le=1_000_000, description="Memory for the KV of prompt prefixes and conversations."
     )
+    memory_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Memory of the whole daemon, weights included: the KV of running sequences takes what it needs of "
+        "it, and the prefix cache the rest. 0: as the other settings have it. `edged check` tells what is needed.",
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> "EngineSettings":
@@ -287,6 +294,19 @@ class LimitSettings(Section):
         return sender
 
 
+class SessionSettings(Section):
+    """Whose sessions are. Where they belong to users, nobody can read or continue another's."""
+
+    owner: Literal["none", "topic", "user_property"] = Field(
+        "none",
+        description="topic: a session belongs to the user whose name stands below the task, R/in/<task>/<user>; the "
+        "broker's access list holds users to their own topics. user_property: to the user that owner_property names.",
+    )
+    owner_property: str = Field(
+        "username", min_length=1, max_length=128, description="A user property that the broker adds to each message."
+    )
+
+
 class HealthSettings(Section):
     """How often health is reported, and what counts as a fault."""
 
@@ -332,6 +352,9 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="User text shows only at debug.")
+    mqtt: Literal["off", "error", "warning", "info"] = Field(
+        "off", description="Publish what is logged at R/log too, from this level on; never user text."
+    )
     format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto: colours on a terminal, JSON elsewhere."
     )
@@ -394,6 +417,7 @@ class Settings(Section):
     engine: EngineSettings = EngineSettings()
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()
+    sessions: SessionSettings = SessionSettings()
     health: HealthSettings = HealthSettings()
     journal: JournalSettings = JournalSettings()
     log: LogSettings = LogSettings()

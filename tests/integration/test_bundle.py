@@ -2,6 +2,8 @@
 
 import json
 import queue
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from edged.tasks.own import tasks_of
 from tests.support import assets, tiny
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.waiting import TIMEOUT
 
 CHATML = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
@@ -251,9 +254,22 @@ def test_the_daemon_answers_without_torch_and_transformers(
         for text in ("I love this phone, it is wonderful!", "The parcel came broken and nobody answers the phone."):
             publish(broker, f"{daemon.root}/in/message", text)
         results = [watcher.next_json() for _ in range(2)]
+        checked, asked = (
+            subprocess.run(
+                [sys.executable, "-m", "tests.support.without_torch", "edged", *arguments],
+                env=daemon.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT,
+            )
+            for arguments in (["check"], ["ask", "Hello", "--task", "sentiment"])
+        )
     finally:
         watcher.stop()
         daemon.stop()
     assert [each["status"] for each in results] == ["ok", "ok"]
     assert {each["sentiment"]["label"] for each in results} == {"positive", "negative"}
     assert all(each["reply"]["text"] for each in results)
+    assert (checked.returncode, asked.returncode) == (0, 0), checked.stdout + checked.stderr + asked.stderr
+    assert "(weights 136, keys and values" in checked.stdout

@@ -1,6 +1,7 @@
 """The Debian package's files and control fields; tests/trials/debian_package.py installs it for real."""
 
 import importlib.util
+import json
 import re
 import shutil
 import stat
@@ -24,7 +25,9 @@ def builder() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(ROOT / "deploy"))
+        spec.loader.exec_module(module)
     return module
 
 
@@ -91,6 +94,20 @@ def test_the_package_has_the_version_of_the_project(builder: ModuleType) -> None
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert version.rpartition("-")[0] == project["version"]
     assert seconds > 0
+
+
+def test_the_bill_of_materials_has_every_package_with_its_licence(builder: ModuleType, tmp_path: Path) -> None:
+    metadata = "Metadata-Version: 2.4\nName: Some.Thing\nVersion: 2.0\nLicense-Expression: MIT\n"
+    builder.place(metadata, tmp_path / "some_thing-2.0.dist-info/METADATA")
+    builder.place(metadata.replace("Some.Thing", "edged"), tmp_path / "edged-2.0.dist-info/METADATA")
+    parts = builder.sbom.installed(tmp_path)
+    written = builder.sbom.bill(builder.sbom.debian_package("edged", "2.0-1", "arm64"), parts, 0)
+    told = json.loads(written)
+    assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
+    assert told["metadata"]["component"]["purl"] == "pkg:deb/edged/edged@2.0-1?arch=arm64"
+    (part,) = told["components"]
+    assert (part["purl"], part["licenses"]) == ("pkg:pypi/some-thing@2.0", [{"expression": "MIT"}])
+    assert written == builder.sbom.bill(builder.sbom.debian_package("edged", "2.0-1", "arm64"), parts, 0)
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "rtupdate", "edged.sh"])

@@ -6,6 +6,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.support.without_torch import BLOCKED
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,3 +23,10 @@ def test_every_dependency_is_held_to_a_release_within_its_range() -> None:
     ]
     assert requirements
     assert wrong == []
+
+
+def test_what_an_installation_for_serving_leaves_out_is_what_serving_is_tested_without() -> None:
+    said = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    left_out = set(said["tool"]["edged"]["not-for-serving"])
+    assert left_out <= {Requirement(each).name for each in said["project"]["dependencies"]}
+    assert left_out <= BLOCKED

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edged.engine.warm_up_file import WarmUpFile, file_of, mark_of
+from edged.engine.warm_up_file import WarmUpFile, file_of, mark_of, read
 from edged.models.bundle import MANIFEST, WEIGHTS
 
 TOKENS = (1, 2, 3)
@@ -46,9 +46,7 @@ def kv(tokens: tuple[int, ...]) -> KV:
 
 
 def opened(path: Path, made_of: str = "this") -> WarmUpFile[KV]:
-    file: WarmUpFile[KV] = WarmUpFile(path=path, made_of=made_of, model=Model())
-    file.read()
-    return file
+    return WarmUpFile(path=path, made_of=made_of, model=Model(), kept=read(path, made_of))
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edged.contract.requests import MAX_NAME_CHARS, Address, Contract, Rejected, Request, decode, request_schema
+from edged.contract.names import MAX_NAME_CHARS
+from edged.contract.requests import Address, Contract, Rejected, Request, decode, request_schema
 from edged.contract.results import (
     Result,
     ResultTimings,

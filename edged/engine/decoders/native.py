@@ -46,6 +46,11 @@ def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return room[first : first + nbytes].view(wanted).reshape(shape)
 
 
+def kv_bytes_per_token(shape: DecoderShape) -> int:
+    """Give the memory of the keys and values of one token."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * _BF16
+
+
 @dataclass(slots=True)
 class NativeKV:
     """Keys and values of one sequence, bf16, which numpy holds as 16 bits that it does not read.
@@ -88,7 +93,7 @@ class NativeDecoder:
             MemoryError: no room for the threads.
         """
         self.vocab_size = shape.vocab
-        self.bytes_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * _BF16
+        self.bytes_per_token = kv_bytes_per_token(shape)
         self._shape = shape
         self._library = open_library(library)
         cos, sin = table = rope.table(positions)
