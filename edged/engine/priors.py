@@ -5,7 +5,7 @@ texts, which each start computes, and what was learned. If the model, its format
 result differs and no entry is found.
 
 There are two kinds of file. The store's own file is of this box, and its first result must be the same to the last bit.
-Files that come with a model may be made on another box, whose kernels round differently: there the first result must be
+Files that ship with edged were made on another box, whose kernels round differently: there the first result must be
 nearly the same.
 """
 
@@ -26,7 +26,7 @@ _ENTRIES: TypeAdapter[_Entries] = TypeAdapter(_Entries)
 
 
 class Carried(BaseModel):
-    """An entry of a file that comes with a model.
+    """An entry of a file that ships.
 
     Attributes:
         of: a mark of what it was learned from.
@@ -42,7 +42,7 @@ class Carried(BaseModel):
 
 
 class PriorStore:
-    """The file of this box, and files that came with the model.
+    """The file of this box, and files that ship.
 
     Without a path nothing is kept; a file that cannot be read counts as empty.
     """
@@ -57,7 +57,7 @@ class PriorStore:
 
     @property
     def used(self) -> list[Carried]:
-        """What this process found or learned, in the form of a file that comes with a model."""
+        """What this process found or learned, in the form of a file that ships."""
         return list(self._used)
 
     def find(self, of: object, first: Sequence[float]) -> list[float] | None:
@@ -103,7 +103,7 @@ class PriorStore:
 
 
 def carried_file(path: Path) -> StateFile[list[Carried]]:
-    """A file of what was learned that comes with a model."""
+    """A file of what was learned, as it ships."""
     return StateFile(path, list[Carried], kind="calibration")
 
 

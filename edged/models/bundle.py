@@ -2,8 +2,7 @@
 
 The folder holds `bundle.json` (the manifest: schema version, size and sha256 of every other file, what the bundle was
 made from and by which release, and what the engine must know of the model), `weights.safetensors`, `tokenizer.json`,
-`calibration.json` where prompts were learned, and the licence where the model came with one. The manifest is written
-last: a folder with one is whole.
+and the licence where the model came with one. The manifest is written last: a folder with one is whole.
 A bundle depends on no CPU: one that was made on x86 serves on ARM.
 """
 
@@ -28,7 +27,6 @@ SCHEMA = 1  # of the manifest and of what the files mean
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
-CALIBRATION = "calibration.json"  # what was learned of the prompts; a bundle may lack it
 MOST_MANIFEST_BYTES = 4 << 20
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$")]  # no folder, and nothing hidden
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")  # of an imported bundle

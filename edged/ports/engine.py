@@ -165,6 +165,7 @@ class ModelInfo:
     Attributes:
         threads_reason: why it runs on so many threads, in words; empty where it does not run here.
         own_calibrations: what was learned from the operator's texts and is in use.
+        kernels: the CPU instructions of its compiled kernels, or torch; empty where it does not run here.
     """
 
     id: str
@@ -179,6 +180,7 @@ class ModelInfo:
     max_new_tokens: int
     threads_reason: str = ""
     own_calibrations: tuple[OwnCalibration, ...] = ()
+    kernels: str = ""
 
 
 class Engine(Protocol):
