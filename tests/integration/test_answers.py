@@ -69,7 +69,7 @@ def labels(engine: StoppableEngine, texts: Sequence[str]) -> list[str]:
 
 
 def test_what_ships_for_the_demos_model_is_of_the_prompts_that_ship() -> None:
-    """If this fails: start with that model in int8 and in int4, and write `PriorStore.used` of both as `carried_file`."""
+    """If this fails: start with that model in int8 and in int4, and write what `PriorStore.used` gives to the file."""
     path = assets.small_model()
     asked = Plan(path=path, model=ModelSettings(), engine=EngineSettings(), half_width=True)
     prompter = plan.prompter_of(opened_of(open_checkpoint(path)), asked, 2048)
