@@ -270,7 +270,18 @@ def _info() -> Schema:
             },
             parameters=_COUNT,
         ),
-        calibration={"enum": ["static", "running"]},
+        calibration={"enum": ["static", "running", "own"]},
+        own_calibration={
+            "type": "array",
+            "description": "What `edged calibrate` learned and is in use: log p of a label times scale, plus its bias.",
+            "items": _object(
+                task=_TEXT,
+                language=_TEXT,
+                texts=_COUNT,
+                scale={"type": "number"},
+                biases={"type": "object", "additionalProperties": {"type": "number"}},
+            ),
+        },
         tasks={
             "type": "object",
             "additionalProperties": {

@@ -408,11 +408,11 @@ class Settings(Section):
     language: Literal["auto", "zh", "en"] = Field(
         "auto", description="Prompt language; auto goes by the text's script."
     )
-    calibration: Literal["static", "running"] = Field(
+    calibration: Literal["static", "running", "own"] = Field(
         "static",
         description="static takes a prompt's own leaning out of the scores of labels. running also takes out what the "
         "last few hundred texts leaned to: for texts of which as many have one label as another; the same text then "
-        "may get another score later.",
+        "may get another score later. own corrects the scores by what `edged calibrate` learned from your own texts.",
     )
     half_width: bool = Field(True, description="Make full-width punctuation and letters half-width before the model.")
     shutdown_timeout: float = Field(20.0, ge=0, le=600, description="Seconds for work in flight to finish on SIGTERM.")
