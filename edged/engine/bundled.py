@@ -291,9 +291,10 @@ def _kept(
     if library is None or plan.cache_dir is None:
         return None
     path = warm_up_file.file_of(plan.cache_dir / "warm-up", bundle.folder)
+    folder = bundle.folder.absolute()
     made_of = warm_up_file.mark_of(bundle.folder, library, half_width=plan.half_width)
     reading = beside.submit(warm_up_file.read, path, made_of)
-    return lambda model: WarmUpFile(path=path, made_of=made_of, model=model, kept=reading.result())
+    return lambda model: WarmUpFile(path=path, bundle=folder, made_of=made_of, model=model, kept=reading.result())
 
 
 def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Built:
