@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta,
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ExtractSpec, Tasks
+from edged.tasks.specs import ExtractSpec, GenerateSpec, Tasks
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
 from tests.support.llama_server import LlamaServer
 
@@ -58,7 +58,7 @@ def run(engine: RemoteEngine, *works: Work) -> list[list[WorkEvent]]:
 
 
 def reply(key: str = "1", text: str = "I passed my exam today!", **fields: Any) -> Work:
-    return Work(key=key, spec=REPLY, text=text, language="en", **fields)
+    return Work(**{"key": key, "spec": REPLY, "text": text, "language": "en", **fields})
 
 
 def sentiment(text: str, key: str = "1") -> Work:
@@ -394,6 +394,23 @@ def test_what_the_server_cut_short_ends_with_a_whole_sentence_where_asked(script
     assert text_of(script, *pieces, finish="length", whole_sentences=True) == "I see. Go on!"
     assert text_of(script, *pieces, finish="stop", whole_sentences=True) == "I see. Go on! And th"
     assert text_of(script, *pieces, finish="length") == "I see. Go on! And th"
+
+
+def test_a_callers_own_prompt_and_schema_are_passed_on_and_a_bare_text_is_refused(script: Script) -> None:
+    schema = {"type": "object"}
+    free = GenerateSpec(name="reply", system={}, schema=schema)
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        script.answers["/v1/chat/completions"] = lambda _: (200, sse('{"a":', "1", finish="length"))
+        [[cut]] = run(running, reply(spec=free))
+        asked = script.asked[-1][1]
+        [[raw]] = run(running, reply("2", spec=replace(free, schema=None, is_raw=True)))
+    assert isinstance(cut, Generated)
+    assert (cut.text, cut.finish_reason) == ('{"a":1', "length")
+    assert [each["role"] for each in asked["messages"]] == ["user"]
+    assert asked["response_format"]["json_schema"]["schema"] == schema
+    assert isinstance(raw, Failed)
+    assert raw.error.code == "bad_request"
 
 
 def test_a_server_that_writes_nothing_is_an_error_and_no_empty_reply(script: Script) -> None:
