@@ -44,7 +44,6 @@ _CONNECT_S = 5.0
 _STATUS_S = 0.5  # to wait for a daemon's retained status
 _ANSWER_S = 60.0  # for the answer of a running daemon: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
-_SERVING_MB = 120  # a process that serves a bundle, without them
 
 
 class _Warning(Exception):
@@ -146,7 +145,8 @@ def _cpu(settings: Settings) -> str:
         told += ", by torch's kernels (engine.kernels)"
     else:
         try:
-            told += f", by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
+            found = native_library.prospect(settings.model_dir / "kernels", kernels=settings.engine.kernels)
+            told += f", by kernels for {found}"
         except native_library.NotBuilt as reason:
             faults.append(f"{reason}; int8 and int4 run by torch's kernels, several times slower")
     if faults:
@@ -161,21 +161,21 @@ def _model(settings: Settings) -> str:
         raise ModelUnavailable(f"{path} does not exist")
     if not os.access(path, os.R_OK):
         raise ModelUnavailable(f"{path} may not be read by user {_user()}")
-    from edged.engine import bundled
     from edged.engine.inspection import inspect
 
-    plan = plan_of(settings)
-    parameters = inspect(plan, tasks_of(settings.tasks))
-    process_mb = _TORCH_MB if bundled.find(plan) is None else _SERVING_MB
-    needed_mb = round(parameters * _BYTES[settings.model.format] / _MIB) + process_mb
+    found = inspect(plan_of(settings), tasks_of(settings.tasks))
+    if found.memory is None:  # a model that transformers runs
+        needed_mb, parts = round(found.parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB, ""
+    else:
+        needed_mb, parts = round(found.memory.total / _MIB), f" ({found.memory})"
     free_mb = psutil.virtual_memory().available // _MIB
-    told = f"{settings.model.id} at {path}, {parameters / 1e6:.0f} million parameters"
+    told = f"{settings.model.id} at {path}, {found.parameters / 1e6:.0f} million parameters"
     if needed_mb > free_mb:
         raise _Warning(
-            f"{told}: needs about {needed_mb} MiB of memory, and {free_mb} MiB are free (if its daemon runs, that has "
-            "it already); a smaller model or EDGED_MODEL__FORMAT=int8 needs less"
+            f"{told}: needs up to {needed_mb} MiB of memory{parts}, and {free_mb} MiB are free (if its daemon runs, "
+            "that has it already); a smaller model, EDGED_MODEL__FORMAT=int8 or EDGED_ENGINE__MEMORY_MB needs less"
         )
-    return f"{told}, needs about {needed_mb} MiB of {free_mb} MiB free"
+    return f"{told}, needs up to {needed_mb} MiB of {free_mb} MiB free{parts}"
 
 
 def _extra(extra: extras.Extra, why: str) -> str:

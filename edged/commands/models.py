@@ -2,11 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edged import extras, progress
 from edged.commands.options import add_command, quiet_settings, settings_of
 from edged.errors import ExitCode, ModelUnavailable
+
+if TYPE_CHECKING:
+    from edged.settings.schema import Settings
 
 
 def add(commands: Any) -> None:
@@ -66,12 +69,27 @@ def _prepare(options: argparse.Namespace) -> ExitCode:
         store.pull(settings.model.id, settings.model.revision)
     with progress.waiting("loading torch", lines=False):
         from edged.build import plan_of
-        from edged.engine import loading
+        from edged.engine import bundled, loading
 
     with progress.waiting(f"preparing {settings.model.id}"):
         done = loading.prepare(plan_of(settings))
+        if bundled.find(plan_of(settings)) is not None:
+            _warm_up(settings)
     print(done)
     return ExitCode.DONE
+
+
+def _warm_up(settings: "Settings") -> None:
+    """Start and end the engine: it keeps what its warm-up computes, so that the daemon's start need not."""
+    from edged.build import make_engine
+    from edged.tasks.own import tasks_of
+
+    engine = make_engine(settings, tasks_of(settings.tasks))
+    engine.start()
+    try:
+        engine.wait_ready()
+    finally:
+        engine.stop()
 
 
 def _export(options: argparse.Namespace) -> ExitCode:

@@ -3,9 +3,9 @@
 Serving takes the compiled kernels. Where there are none, torch's kernels run the same weights.
 """
 
-import importlib.util
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,25 +14,26 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
+from edged import extras
+from edged.engine import warm_up_file
 from edged.engine.decoders import native_library
-from edged.engine.decoders.native import NativeDecoder
+from edged.engine.decoders.native import NativeDecoder, kv_bytes_per_token
 from edged.engine.loaded import Loaded
+from edged.engine.memory_plan import SERVING_BYTES, TORCH_BYTES, MemoryPlan, plan_memory
 from edged.engine.plan import (
     Built,
     Opened,
     Plan,
     bind,
-    check_memory,
     context_tokens,
     kernels_of,
-    kv_bytes,
     loaded_of,
     prompter_of,
     with_threads,
 )
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import BundleTokenizer, TokenizerConfig
-from edged.engine.warm_up_file import WarmUpFile, file_of, mark_of
+from edged.engine.warm_up_file import WarmUpFile
 from edged.engine.weights.architectures.architecture import LLAMA_NAMES, SPARE_POSITIONS, Biases, DecoderShape
 from edged.engine.weights.formats import QuantisedFormat
 from edged.engine.weights.layout import entries_of, pieces_of
@@ -202,7 +203,7 @@ def refuse_without_kernels(folder: Path) -> None:
     try:
         native_library.prospect(folder)
     except native_library.NotBuilt as error:
-        if importlib.util.find_spec("torch") is None:
+        if extras.only_serves():
             raise ModelUnavailable(f"a bundle cannot be served here: {error}, and torch is not installed") from error
 
 
@@ -218,7 +219,7 @@ def find(plan: Plan) -> Bundle | None:
     """
     if is_bundle(plan.path):
         return _named(plan)
-    if plan.cache_dir is None or plan.engine.kernels != "auto" or not _is_for_cpu(plan.model.device):
+    if plan.cache_dir is None or plan.engine.kernels == "torch" or not _is_for_cpu(plan.model.device):
         return None
     formats: dict[str, QuantisedFormat] = {"auto": "int8", "int8": "int8", "int4": "int4"}
     weight_format = formats.get(plan.model.format)
@@ -245,29 +246,55 @@ def current(folder: Path, checkpoint: Path) -> Bundle | None:
 def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Loaded[Any]:
     """Load the model of a bundle; see `loading.load`."""
     begin = time.perf_counter()
+    library = kernels_of(plan)
+    with ThreadPoolExecutor(1, "warm-up file") as beside:  # adding up its checksum holds up nothing
+        kept = _kept(plan, bundle, library, beside)
+        loaded = _load(plan, bundle, library, available_bytes(), begin)
+        return loaded if kept is None else replace(loaded, warm_up_file=kept(loaded.model))
+
+
+def _load(plan: Plan, bundle: Bundle, library: Path | None, free: int, begin: float) -> Loaded[Any]:
     opened = bundle.opened()
     context = context_tokens(opened.max_context, plan.engine)
     prompter = prompter_of(opened, plan, context)
-    free = available_bytes()
     plan, chosen = with_threads(plan)
     if chosen.stay_on:
         bind(chosen.stay_on)
-    check_memory("the weights", bundle.weight_bytes(), free)
-    library = kernels_of(plan)
+    memory = memory_of(plan, bundle, context, free=free, has_kernels=library is not None)
     built = _build(plan, bundle, library, context)
-    room = kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
-    loaded = loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
-    return replace(loaded, warm_up_file=_warm_up_file(plan, bundle, library, built.model))
+    return loaded_of(plan, opened, built, prompter, memory=memory, context=context, cores=chosen, begin=begin)
 
 
-def _warm_up_file(plan: Plan, bundle: Bundle, library: Path | None, model: Any) -> WarmUpFile[Any] | None:
-    """Read what an earlier start computed, where the native decoder runs the model and there is a place for it."""
+def memory_of(plan: Plan, bundle: Bundle, context: int, *, free: int, has_kernels: bool) -> MemoryPlan:
+    """Plan the memory of serving a bundle, `free` bytes of which are there.
+
+    Raises:
+        ModelUnavailable: it is too little.
+    """
+    return plan_memory(
+        plan.engine,
+        weights=bundle.weight_bytes(),
+        one_context=context * kv_bytes_per_token(bundle.shape),
+        process=SERVING_BYTES if has_kernels else TORCH_BYTES,
+        free=free,
+    )
+
+
+def _kept(
+    plan: Plan, bundle: Bundle, library: Path | None, beside: Executor
+) -> Callable[[Any], WarmUpFile[Any]] | None:
+    """Begin to read what an earlier start computed, where the native decoder runs the model and there is a place.
+
+    Returns:
+        What waits for the end of that, and makes the file's record for the decoder.
+    """
     if library is None or plan.cache_dir is None:
         return None
-    made_of = mark_of(bundle.folder, library, half_width=plan.half_width)
-    file = WarmUpFile(path=file_of(plan.cache_dir / "warm-up", bundle.folder), made_of=made_of, model=model)
-    file.read()
-    return file
+    path = warm_up_file.file_of(plan.cache_dir / "warm-up", bundle.folder)
+    folder = bundle.folder.absolute()
+    made_of = warm_up_file.mark_of(bundle.folder, library, half_width=plan.half_width)
+    reading = beside.submit(warm_up_file.read, path, made_of)
+    return lambda model: WarmUpFile(path=path, bundle=folder, made_of=made_of, model=model, kept=reading.result())
 
 
 def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Built:

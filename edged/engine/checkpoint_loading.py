@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,18 +19,16 @@ from edged.engine import bundle_making, bundled
 from edged.engine.decoders import lean_loading
 from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import choose_device, choose_format, compute_dtype
-from edged.engine.decoders.native import NativeDecoder
+from edged.engine.decoders.native import NativeDecoder, kv_bytes_per_token
 from edged.engine.loaded import Loaded
+from edged.engine.memory_plan import MIB, TORCH_BYTES, MemoryPlan, check_memory, plan_memory
 from edged.engine.plan import (
-    MIB,
     Built,
     Opened,
     Plan,
     bind,
-    check_memory,
     context_tokens,
     kernels_of,
-    kv_bytes,
     loaded_of,
     prompter_of,
     with_threads,
@@ -72,14 +71,23 @@ def load(plan: Plan, available_bytes: Callable[[], int]) -> Loaded[Any]:
     if chosen.stay_on:
         bind(chosen.stay_on)
     built = _build(plan, checkpoint, device, context, free)
-    room = kv_bytes(plan.engine, context * built.model.bytes_per_token, free - built.weight_bytes)
+    memory = plan_memory(
+        plan.engine,
+        weights=built.weight_bytes,
+        one_context=context * built.model.bytes_per_token,
+        process=TORCH_BYTES if device.type == "cpu" else 0,
+        free=free,
+    )
     if device.type != "cpu" and isinstance(built.model, Decoder):
-        built.model.reserve((room + plan.engine.prefix_cache_mb * MIB) // built.model.bytes_per_token)
-    return loaded_of(plan, opened, built, prompter, kv_bytes=room, context=context, cores=chosen, begin=begin)
+        built.model.reserve((memory.kv + memory.prefix_cache) // built.model.bytes_per_token)
+    return loaded_of(plan, opened, built, prompter, memory=memory, context=context, cores=chosen, begin=begin)
 
 
-def examine(plan: Plan) -> tuple[Opened, int]:
-    """See that a checkpoint can be loaded; reads every tensor, runs nothing. Gives its number of parameters too.
+def examine(plan: Plan) -> tuple[Opened, int, MemoryPlan | None]:
+    """See that a checkpoint can be loaded; reads every tensor, runs nothing.
+
+    Returns:
+        What it is, its number of parameters, and what it will need of the memory, where that can be told.
 
     Raises:
         ModelUnavailable: as `loading.load` says it.
@@ -92,21 +100,32 @@ def examine(plan: Plan) -> tuple[Opened, int]:
     shape = lean_shape(checkpoint, context)
     can_quantise = shape is not None and fits(shape)
     weight_format = choose_format(plan.model.format, device, can_quantise=can_quantise, has_kernels=False)
+    memory = None
     if shape is not None and device.type == "cpu":
-        _see_memory(plan, shape, weight_format, context)
+        memory = _memory_of(plan, shape, weight_format, context)
     if shape is None:
         from edged.engine.decoders import generic_loading  # noqa: PLC0415 - it takes 1.5 s, and most models do without
 
         generic_loading.examine(checkpoint.path, checkpoint.config)
     checkpoint.read_all()
-    return opened, checkpoint.parameters
+    return opened, checkpoint.parameters, memory
 
 
-def _see_memory(plan: Plan, shape: DecoderShape, weight_format: Format, context: int) -> None:
-    """Refuse sizes of the settings that this box could not hold if all its memory were free."""
-    itemsize = 2 if weight_format in QUANTISED else compute_dtype(weight_format).itemsize
-    one_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
-    kv_bytes(plan.engine, context * one_token, psutil.virtual_memory().total)
+def _memory_of(plan: Plan, shape: DecoderShape, weight_format: Format, context: int) -> MemoryPlan:
+    """Plan the memory; refuses sizes of the settings that this box could not hold if all its memory were free."""
+    if weight_format in QUANTISED:
+        one_token, weights = kv_bytes_per_token(shape), packed_bytes(shape, weight_format)
+    else:
+        itemsize = compute_dtype(cast("DenseFormat", weight_format)).itemsize
+        one_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
+        weights = itemsize * sum(prod(each) for each in tensors_of(shape).values())
+    return plan_memory(
+        plan.engine,
+        weights=weights,
+        one_context=context * one_token,
+        process=TORCH_BYTES,
+        free=psutil.virtual_memory().total,
+    )
 
 
 def opened_of(checkpoint: Checkpoint) -> Opened:

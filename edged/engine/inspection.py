@@ -3,9 +3,14 @@
 Reads every tensor of a checkpoint, or every file of a bundle, once, and renders every task's prompt; runs nothing.
 """
 
+from dataclasses import dataclass
+
+import psutil
+
 from edged.engine import bundled
 from edged.engine.loading import by_torch
-from edged.engine.plan import Plan, context_tokens, prompter_of
+from edged.engine.memory_plan import MemoryPlan
+from edged.engine.plan import Plan, context_tokens, kernels_of, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.errors import SettingsError, TooLong
 from edged.models.bundle import verify
@@ -16,8 +21,20 @@ from edged.tasks.text import LANGUAGES, Language
 _TURNS = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello"))
 
 
-def inspect(plan: Plan, tasks: Tasks) -> int:
-    """Check that a model can be loaded and used for every task; gives its number of parameters.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inspected:
+    """What is known of a model that can be loaded.
+
+    Attributes:
+        memory: what it will need; None where that is known only once it is loaded.
+    """
+
+    parameters: int
+    memory: MemoryPlan | None
+
+
+def inspect(plan: Plan, tasks: Tasks) -> Inspected:
+    """Check that a model can be loaded and used for every task.
 
     Raises:
         ModelUnavailable: the model is missing, broken or of another kind; the message is that of `loading.load`.
@@ -26,9 +43,11 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
     if (bundle := bundled.find(plan)) is not None:
         verify(bundle.folder)
         opened, parameters = bundle.opened(), bundle.weights().parameters
+        context, total = context_tokens(opened.max_context, plan.engine), psutil.virtual_memory().total
+        memory = bundled.memory_of(plan, bundle, context, free=total, has_kernels=kernels_of(plan) is not None)
     else:
-        opened, parameters = by_torch(plan).examine(plan)
-    context = context_tokens(opened.max_context, plan.engine)
+        opened, parameters, memory = by_torch(plan).examine(plan)
+        context = context_tokens(opened.max_context, plan.engine)
     prompter = prompter_of(opened, plan, context)
     constraints = prompter.constraints(opened.vocab_size)
     for name in tasks.names:
@@ -37,7 +56,7 @@ def inspect(plan: Plan, tasks: Tasks) -> int:
                 _render(prompter, spec, language, context)
             if isinstance(spec, ExtractSpec):
                 constraints.begin(spec.name, spec.schema)
-    return parameters
+    return Inspected(parameters=parameters, memory=memory)
 
 
 def _render(prompter: Prompter, spec: PartSpec, language: Language, context: int) -> None:

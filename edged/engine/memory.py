@@ -61,7 +61,6 @@ class SequenceMemory(Generic[K]):
         kept = self._kept
         if kept is None or kept.is_complete or not kept.write(self.cache.pinned()):
             return
-        kept.read()  # what is mapped takes memory only while it is used
-        for tokens in self.cache.pinned():
+        for tokens in self.cache.pinned():  # what is mapped takes memory only while it is used
             if (kv := kept.prefix(tokens)) is not None:
                 self.cache.replace(tokens, kv)

@@ -14,7 +14,9 @@ import structlog
 
 from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import native_library
+from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Limits, Loaded
+from edged.engine.memory_plan import MemoryPlan
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import ModelTokenizer
@@ -27,7 +29,6 @@ from edged.tasks.specs import Sampling, SamplingWishes, sampling_of
 
 log = structlog.get_logger(__name__)
 
-MIB = 1 << 20
 _NAMED = 5  # tokens in a warning
 
 
@@ -120,11 +121,11 @@ def with_threads(plan: Plan, *, at_most: int | None = None) -> tuple[Plan, Cores
 
 def kernels_of(plan: Plan) -> Path | None:
     """The compiled kernels, where they are of use on a CPU and there are any."""
-    wanted = plan.model.format in {"auto", *QUANTISED} and plan.engine.kernels == "auto"
+    wanted = plan.model.format in {"auto", *QUANTISED} and plan.engine.kernels != "torch"
     if not wanted or plan.cache_dir is None:
         return None
     try:
-        return native_library.library(plan.cache_dir / "kernels")
+        return native_library.library(plan.cache_dir / "kernels", kernels=plan.engine.kernels)
     except native_library.NotBuilt as error:
         log.warning("no_kernels", reason=str(error), instead="torch's, which are slower")
         return None
@@ -136,7 +137,7 @@ def loaded_of(
     built: Built,
     prompter: Prompter,
     *,
-    kv_bytes: int,
+    memory: MemoryPlan,
     context: int,
     cores: Cores,
     begin: float,
@@ -148,7 +149,7 @@ def loaded_of(
         opened: what is known of the model.
         built: its decoder.
         prompter: its prompts.
-        kv_bytes: memory for running sequences.
+        memory: what keys and values may take.
         context: tokens of prompt and reply together.
         cores: on which it runs.
         begin: when its loading began, by `time.perf_counter`.
@@ -160,6 +161,7 @@ def loaded_of(
         device=built.device,
         threads=cores.threads,
         threads_reason=cores.reason,
+        kernels=built.model.instructions if isinstance(built.model, NativeDecoder) else "torch",
         parameters=built.parameters,
         weight_bytes=built.weight_bytes,
         load_s=time.perf_counter() - begin,
@@ -182,18 +184,18 @@ def loaded_of(
         model=built.model,
         prompter=prompter,
         info=info,
-        limits=_limits_of(plan.engine, kv_bytes),
+        limits=_limits_of(plan.engine, memory),
         priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
     )
 
 
-def _limits_of(engine: EngineSettings, kv_bytes: int) -> Limits:
+def _limits_of(engine: EngineSettings, memory: MemoryPlan) -> Limits:
     return Limits(
         max_batch=engine.max_batch,
         max_new_tokens=engine.max_new_tokens,
         prefill_chunk_tokens=engine.prefill_chunk_tokens,
-        kv_bytes=kv_bytes,
-        prefix_cache_bytes=engine.prefix_cache_mb * MIB,
+        kv_bytes=memory.kv,
+        prefix_cache_bytes=memory.prefix_cache,
     )
 
 
@@ -212,23 +214,3 @@ def context_tokens(limit: int | None, engine: EngineSettings) -> int:
             f"set EDGED_ENGINE__MAX_NEW_TOKENS below {limit // 2}"
         )
     return limit
-
-
-def check_memory(what: str, needed: int, free: int) -> None:
-    if needed > free:
-        raise ModelUnavailable(
-            f"{what} need {needed // MIB} MiB and {free // MIB} MiB are free: choose a smaller model or format, "
-            "or free memory"
-        )
-
-
-def kv_bytes(engine: EngineSettings, one_context: int, free: int) -> int:
-    """Memory for running sequences: the setting, or full contexts for the batch within a quarter of what is free."""
-    wanted = engine.kv_mb * MIB or max(min(engine.max_batch * one_context, free // 4), one_context)
-    check_memory("keys and values of one full context", one_context, wanted)
-    check_memory(
-        "keys and values (engine.kv_mb) and the prefix cache (engine.prefix_cache_mb)",
-        wanted + engine.prefix_cache_mb * MIB,
-        free,
-    )
-    return wanted

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from edged import __version__
 from edged.engine.decoders.interface import K
 from edged.engine.weights.prepared_file import Array, Damaged, Entry, file_name_of, map_file, write
-from edged.models.bundle import MANIFEST, WEIGHTS
+from edged.models.bundle import MANIFEST, WEIGHTS, is_bundle
 
 log = structlog.get_logger(__name__)
 
@@ -76,58 +76,74 @@ def mark_of(bundle: Path, library: Path, *, half_width: bool) -> str:
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What a file has: keys and values by their tokens, and priors by the hash of their prompts."""
+
+    prefixes: Mapping[tuple[int, ...], tuple[Array, Array]] = field(default_factory=dict)
+    priors: Mapping[str, list[float]] = field(default_factory=dict)
+
+
+def read(path: Path, made_of: str) -> Kept:
+    """Read the file, if there is one with this mark (see `mark_of`), and it is whole. Every byte is read once."""
+    try:
+        return _read(path, made_of)
+    except FileNotFoundError:
+        return Kept()
+    except (OSError, Damaged, ValidationError) as error:
+        log.warning("warm_up_file_unreadable", file=str(path), reason=_in_words(error), instead="made anew")
+        return Kept()
+
+
+def _read(path: Path, made_of: str) -> Kept:
+    metadata, tensors = map_file(path)
+    if metadata.get("made_of") != made_of:
+        return Kept()
+    said = metadata.get("content", "")
+    if metadata.get("checksum") != _checksum(said, _blocks(path)):
+        raise Damaged("its checksum is wrong")
+    content = _Content.model_validate_json(said)
+    if tensors.keys() != {str(n) for n in range(2 * len(content.prefixes))}:
+        raise Damaged("it does not have the tensors that it names")
+    prefixes = {
+        tuple(tokens): (tensors[str(2 * n)], tensors[str(2 * n + 1)]) for n, tokens in enumerate(content.prefixes)
+    }
+    return Kept(prefixes=prefixes, priors=content.priors)
+
+
 @dataclass(slots=True)
 class WarmUpFile(Generic[K]):
     """The file of one bundle, as far as it is of use to this start.
 
     Attributes:
         path: of the file.
-        made_of: see `mark_of`; a file with another mark is not read.
+        bundle: the folder of which it is.
+        made_of: see `mark_of`.
         model: the decoder.
-        priors: those that are known, by the hash of the prompts.
+        kept: what the file has.
         is_complete: whether all that was asked for so far was there.
     """
 
     path: Path
+    bundle: Path
     made_of: str
     model: PrefixModel[K]
+    kept: Kept = field(default_factory=Kept)
     is_complete: bool = True
-    priors: dict[str, list[float]] = field(default_factory=dict)
-    _prefixes: dict[tuple[int, ...], tuple[Array, Array]] = field(default_factory=dict)
     _asked: dict[str, list[float]] = field(default_factory=dict)
-
-    def read(self) -> None:
-        """Take in the file, if there is one of this bundle and these kernels, and it is whole."""
-        try:
-            self._read()
-        except FileNotFoundError:
-            return
-        except (OSError, Damaged, ValidationError) as error:
-            log.warning("warm_up_file_unreadable", file=str(self.path), reason=_in_words(error), instead="made anew")
-
-    def _read(self) -> None:
-        metadata, tensors = map_file(self.path)
-        if metadata.get("made_of") != self.made_of:
-            return
-        said = metadata.get("content", "")
-        if metadata.get("checksum") != _checksum(said, _blocks(self.path)):
-            raise Damaged("its checksum is wrong")
-        content = _Content.model_validate_json(said)
-        self._prefixes = dict(self._prefixes_of(content, tensors))
-        self.priors = dict(content.priors)
 
     def prefix(self, tokens: Sequence[int]) -> K | None:
         """The keys and values of exactly these tokens; None if the file has none."""
-        found = self._prefixes.get(tuple(tokens))
-        if found is None:
+        keys, values = self.kept.prefixes.get(tuple(tokens), (None, None))
+        if keys is None or values is None or (keys.shape, values.shape) != self.model.kv_shapes(len(tokens)):
             self.is_complete = False
             return None
-        return self.model.kv_of(*found, len(tokens))
+        return self.model.kv_of(keys, values, len(tokens))
 
     def prior(self, *prompt: object) -> list[float] | None:
         """The prior of a prompt; None if it is not known. `prompt` is all that tells it from others, for `repr`."""
         key = _hash_of(prompt)
-        found = self.priors.get(key)
+        found = self.kept.priors.get(key)
         if found is None:
             self.is_complete = False
         else:
@@ -149,9 +165,10 @@ class WarmUpFile(Generic[K]):
         said = content.model_dump_json()
         checksum = _checksum(said, (array.data for array in arrays))
         entries: dict[str, Entry] = {str(n): ("BF16", array.shape) for n, array in enumerate(arrays)}
-        metadata = {"made_of": self.made_of, "content": said, "checksum": checksum}
+        metadata = {"made_of": self.made_of, "content": said, "checksum": checksum, "bundle": str(self.bundle)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_orphans(self.path.parent)
             if shutil.disk_usage(self.path.parent).free < _KEPT_FREE * sum(array.nbytes for array in arrays):
                 log.warning("warm_up_not_kept", file=str(self.path), reason="the disk is nearly full")
                 return False
@@ -159,19 +176,25 @@ class WarmUpFile(Generic[K]):
         except OSError as error:
             log.warning("warm_up_not_kept", file=str(self.path), reason=_in_words(error))
             return False
+        self.kept = read(self.path, self.made_of)
         return True
 
-    def _prefixes_of(
-        self, content: _Content, tensors: Mapping[str, Array]
-    ) -> Iterator[tuple[tuple[int, ...], tuple[Array, Array]]]:
-        if len(tensors) != 2 * len(content.prefixes):
-            raise Damaged("it does not have the tensors that it names")
-        for n, tokens in enumerate(content.prefixes):
-            keys, values = tensors.get(str(2 * n)), tensors.get(str(2 * n + 1))
-            shapes = self.model.kv_shapes(len(tokens))
-            if keys is None or values is None or (keys.shape, values.shape) != shapes:
-                raise Damaged("it does not have the tensors that it names")
-            yield tuple(tokens), (keys, values)
+
+def _remove_orphans(folder: Path) -> None:
+    """Delete the files of bundles that are no more.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for file in folder.glob("*.safetensors"):
+        try:
+            metadata, _ = map_file(file)
+        except (OSError, Damaged):
+            continue  # it is read, or replaced, by the start of its own bundle
+        bundle = metadata.get("bundle")
+        if bundle is not None and not is_bundle(Path(bundle)):
+            file.unlink(missing_ok=True)
+            log.info("warm_up_file_removed", file=str(file), reason=f"the bundle {bundle} is no more")
 
 
 def file_of(folder: Path, bundle: Path) -> Path:

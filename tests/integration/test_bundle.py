@@ -2,13 +2,13 @@
 
 import json
 import queue
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from edged.engine import bundled, checkpoint_loading, classification, loading
 from edged.engine.decoders import native_library
@@ -23,16 +23,12 @@ from edged.ports.engine import Classified, Generated, Params, Work
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.own import tasks_of
-from tests.support import assets, tiny
+from tests.support import assets, tiny_chat
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
+from tests.support.waiting import TIMEOUT
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-WORDS = "positive negative neutral Positive Negative happy sad good bad Comment Feeling 正面 负面 中性 好 差"
 TEXTS = ("I love this phone", "今天心情很好", "", "a <|im_end|> b\n\n🦖")
 
 
@@ -50,21 +46,7 @@ def libraries(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model's folder."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
-    inner.train_from_iterator([WORDS] * 20, trainer)
-    marks = [AddedToken(each, special=True, normalized=False) for each in ("<|im_start|>", "<|im_end|>")]
-    inner.add_special_tokens(marks)
-    make: Any = PreTrainedTokenizerFast
-    folder = tmp_path_factory.mktemp("tiny")
-    config = tiny.CONFIGS["qwen3"].to_dict() | {"max_position_embeddings": 2048}
-    tiny.save(tiny.make(type(tiny.CONFIGS["qwen3"])(**config)), folder)
-    make(tokenizer_object=inner, eos_token="<|endoftext|>", chat_template=CHATML).save_pretrained(folder)
-    (folder / "LICENSE").write_text("Do what you like.")
-    return folder
+    return tiny_chat.save(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture
@@ -251,9 +233,22 @@ def test_the_daemon_answers_without_torch_and_transformers(
         for text in ("I love this phone, it is wonderful!", "The parcel came broken and nobody answers the phone."):
             publish(broker, f"{daemon.root}/in/message", text)
         results = [watcher.next_json() for _ in range(2)]
+        checked, asked = (
+            subprocess.run(
+                [sys.executable, "-m", "tests.support.without_torch", "edged", *arguments],
+                env=daemon.environment,
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=TIMEOUT,
+            )
+            for arguments in (["check"], ["ask", "Hello", "--task", "sentiment"])
+        )
     finally:
         watcher.stop()
         daemon.stop()
     assert [each["status"] for each in results] == ["ok", "ok"]
     assert {each["sentiment"]["label"] for each in results} == {"positive", "negative"}
     assert all(each["reply"]["text"] for each in results)
+    assert (checked.returncode, asked.returncode) == (0, 0), checked.stdout + checked.stderr + asked.stderr
+    assert "(weights 136, keys and values" in checked.stdout

@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from edged import build
+from edged import build, extras
 from edged.commands import cli
 from edged.errors import ExitCode
 from tests.support.broker import Broker
@@ -312,6 +312,30 @@ def test_a_missing_extra_is_told_before_the_model_is_loaded(
     assert "--extras top" in capsys.readouterr().err
     assert cli.main(["demo"]) == ExitCode.USAGE
     assert "--extras demo" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["models", "prepare", "smollm2-135m-instruct"], ["run"], ["bench", "--only", "decode"]]
+)
+def test_without_torch_a_command_says_what_needs_it(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(extras, "only_serves", lambda: True)
+    for name, value in {"MODEL_DIR": tmp_path, "STATE_DIR": tmp_path, "MODEL__ID": tmp_path, "MQTT__PORT": 1}.items():
+        monkeypatch.setenv(f"EDGED_{name}", str(value))
+    (tmp_path / "config.json").write_text("{}")
+    assert cli.main(command) == ExitCode.MODEL
+    told = capsys.readouterr().err
+    assert "torch and transformers are needed, and this installation is without them" in told
+    assert f"sh deploy/install.sh --venv {sys.prefix}" in told
+    assert [each.name for each in tmp_path.glob("*") if "smollm2" in each.name] == []  # nothing was fetched
+
+
+def test_without_torch_an_extra_is_installed_without_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "only_serves", lambda: True)
+    told = extras.how_to_install("metrics")
+    assert f"{sys.prefix}/bin/python -m pip install prometheus-client " in told
+    assert f"sh deploy/install.sh --serve --venv {sys.prefix} --extras metrics" in told
 
 
 def test_variables_of_a_cluster_are_warned_of_beside_the_output(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ import re
 import shutil
 import stat
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from edged.settings import load as config
 
@@ -25,6 +27,17 @@ def test_the_installer_knows_the_options_that_the_containerfile_gives_it() -> No
         ["sh", ROOT / "deploy/install.sh", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert {*re.findall(r"--\w+", line)} <= {*re.findall(r"--\w+", told)}
+
+
+def test_an_installation_for_serving_gets_all_requirements_but_those_that_make_models() -> None:
+    script = (ROOT / "deploy/install.sh").read_text()
+    program = script.partition("<<'PY'\nimport re, sys, tomllib")[2].partition("\nPY\n")[0]
+    program = f"import re, sys, tomllib{program}"
+    arguments = [sys.executable, "-c", program, str(ROOT / "pyproject.toml"), "extract,demo"]
+    told = subprocess.run(arguments, check=True, capture_output=True, text=True).stdout.splitlines()
+    names = {Requirement(each).name for each in told}
+    assert {"numpy", "tokenizers", "jinja2", "paho-mqtt", "llguidance", "amqtt"} <= names
+    assert not names & {"torch", "transformers", "accelerate", "edged"}
 
 
 @needs_systemd

@@ -71,7 +71,7 @@ def refused(path: Path, words: str) -> None:
 
 def opens(path: Path) -> torch.Tensor:
     """Give the logits of a few tokens."""
-    assert inspection.inspect(plan(path), tasks_of({})) > 0
+    assert inspection.inspect(plan(path), tasks_of({})).parameters > 0
     with torch.inference_mode():
         model = loading.load(plan(path)).model
         logits: torch.Tensor = tiny.run(model, [Span(kv=model.allocate(8), tokens=[5, 6, 7], wanted=(0, 1, 2))])

@@ -46,6 +46,11 @@ def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return room[first : first + nbytes].view(wanted).reshape(shape)
 
 
+def kv_bytes_per_token(shape: DecoderShape) -> int:
+    """Give the memory of the keys and values of one token."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_dim * _BF16
+
+
 @dataclass(slots=True)
 class NativeKV:
     """Keys and values of one sequence, bf16, which numpy holds as 16 bits that it does not read.
@@ -88,9 +93,10 @@ class NativeDecoder:
             MemoryError: no room for the threads.
         """
         self.vocab_size = shape.vocab
-        self.bytes_per_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * _BF16
+        self.bytes_per_token = kv_bytes_per_token(shape)
         self._shape = shape
         self._library = open_library(library)
+        self.instructions: str = self._library.edged_instructions().decode()  # that the library was compiled for
         cos, sin = table = rope.table(positions)
         self._kept = (weights, table)  # the library has pointers into them
         self._logits: Logits = _aligned((0, shape.vocab), np.float32)
