@@ -14,7 +14,7 @@ import pytest
 
 from edged.build import contract_of
 from edged.contract.model_report import ModelReport, ModelState
-from edged.errors import ModelUnavailable, RequestError
+from edged.errors import ModelError, ModelUnavailable, RequestError
 from edged.ports.engine import ModelInfo, Work, WorkEvent
 from edged.serving.canary import Case, Verdict, fault_of, judge, read_cases
 from edged.serving.live_settings import LiveSettings
@@ -360,13 +360,9 @@ def test_a_model_may_be_a_little_worse_and_a_little_slower() -> None:
 
 def test_a_model_that_fails_on_a_text_is_refused() -> None:
     engine = ScriptedEngine()
-    engine.faults["x"] = RequestFault("broken")
+    engine.faults["x"] = ModelError("broken")
     with pytest.raises(RequestError, match="failed on a text of the canary"):
         judge(engine, SENTIMENT, [Case(text="x", label="positive", language="en")], clock=time.monotonic)
-
-
-class RequestFault(RequestError):
-    code = "model_error"
 
 
 def test_the_report_is_what_home_assistant_reads(box: Box) -> None:
