@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, flags_of, settings_of
-from edged.errors import EdgedError, ExitCode, ModelUnavailable, SettingsError
+from edged.errors import BrokerUnavailable, EdgedError, ExitCode, ModelUnavailable, NameTaken, SettingsError
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -71,9 +71,12 @@ def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loadi
     except ModelUnavailable as error:
         if not trial.take_back(str(error)):
             raise
-        loading.engine = None
+        loading.engine = None  # the model before is loaded now
         settings = read_settings().settings
         code = Daemon(settings, load.systemd(), read_settings=read_settings, make_engine=make_engine).run()
+    except (BrokerUnavailable, NameTaken, SettingsError):  # not by the model's fault
+        trial.process_ends()
+        raise
     trial.process_ends()
     return code
 
