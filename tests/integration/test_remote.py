@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from edged.engine.remote.engine import RemoteEngine
-from edged.errors import ExitCode, ModelUnavailable
+from edged.errors import EdgedError, ExitCode, ModelUnavailable
 from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
@@ -446,6 +446,25 @@ def test_log_probabilities_in_vllms_form_are_read(script: Script) -> None:
         [[end]] = run(running, sentiment("Whatever."))
     assert isinstance(end, Classified)
     assert end.scores["positive"] == pytest.approx(0.5)  # the same as of the neutral texts
+
+
+def test_other_prompts_are_learnt_while_it_runs(script: Script) -> None:
+    prompts = {language: replace(prompt, role="You are a judge.\n\n") for language, prompt in SENTIMENT.prompts.items()}
+    other = replace(SENTIMENT, prompts=prompts, further={}, doubt=0.0)
+    told: queue.SimpleQueue[EdgedError | None] = queue.SimpleQueue()
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        running.prepare(Tasks([other]), told.put)
+        assert told.get(timeout=TIMEOUT) is None
+        [[end]] = run(running, Work(key="1", spec=other, text="Whatever.", language="en"))
+        assert isinstance(end, Classified)
+        assert end.scores["positive"] == pytest.approx(0.5)  # the bias of the new prompt is known
+        script.answers["/v1/completions"] = lambda _: (400, {"error": {"message": "no"}})
+        third = replace(other, prompts={**prompts, "en": replace(prompts["en"], role="x")})
+        running.prepare(Tasks([third]), told.put)
+        assert isinstance(told.get(timeout=TIMEOUT), EdgedError)
+    running.prepare(Tasks([other]), told.put)
+    assert isinstance(told.get(timeout=TIMEOUT), EdgedError)
 
 
 def test_the_key_goes_along(script: Script) -> None:
