@@ -264,6 +264,10 @@ def _info() -> Schema:
                 "type": "string",
                 "description": "Why so many; empty where the model is elsewhere.",
             },
+            kernels={
+                "type": "string",
+                "description": "The CPU instructions of its compiled kernels, or torch; empty where it is elsewhere.",
+            },
             parameters=_COUNT,
         ),
         calibration={"enum": ["static", "running"]},

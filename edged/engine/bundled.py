@@ -219,7 +219,7 @@ def find(plan: Plan) -> Bundle | None:
     """
     if is_bundle(plan.path):
         return _named(plan)
-    if plan.cache_dir is None or plan.engine.kernels != "auto" or not _is_for_cpu(plan.model.device):
+    if plan.cache_dir is None or plan.engine.kernels == "torch" or not _is_for_cpu(plan.model.device):
         return None
     formats: dict[str, QuantisedFormat] = {"auto": "int8", "int8": "int8", "int4": "int4"}
     weight_format = formats.get(plan.model.format)
@@ -291,9 +291,10 @@ def _kept(
     if library is None or plan.cache_dir is None:
         return None
     path = warm_up_file.file_of(plan.cache_dir / "warm-up", bundle.folder)
+    folder = bundle.folder.absolute()
     made_of = warm_up_file.mark_of(bundle.folder, library, half_width=plan.half_width)
     reading = beside.submit(warm_up_file.read, path, made_of)
-    return lambda model: WarmUpFile(path=path, made_of=made_of, model=model, kept=reading.result())
+    return lambda model: WarmUpFile(path=path, bundle=folder, made_of=made_of, model=model, kept=reading.result())
 
 
 def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Built:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from edged import __version__
 from edged.engine.decoders.interface import K
 from edged.engine.weights.prepared_file import Array, Damaged, Entry, file_name_of, map_file, write
-from edged.models.bundle import MANIFEST, WEIGHTS
+from edged.models.bundle import MANIFEST, WEIGHTS, is_bundle
 
 log = structlog.get_logger(__name__)
 
@@ -117,6 +117,7 @@ class WarmUpFile(Generic[K]):
 
     Attributes:
         path: of the file.
+        bundle: the folder of which it is.
         made_of: see `mark_of`.
         model: the decoder.
         kept: what the file has.
@@ -124,6 +125,7 @@ class WarmUpFile(Generic[K]):
     """
 
     path: Path
+    bundle: Path
     made_of: str
     model: PrefixModel[K]
     kept: Kept = field(default_factory=Kept)
@@ -163,9 +165,10 @@ class WarmUpFile(Generic[K]):
         said = content.model_dump_json()
         checksum = _checksum(said, (array.data for array in arrays))
         entries: dict[str, Entry] = {str(n): ("BF16", array.shape) for n, array in enumerate(arrays)}
-        metadata = {"made_of": self.made_of, "content": said, "checksum": checksum}
+        metadata = {"made_of": self.made_of, "content": said, "checksum": checksum, "bundle": str(self.bundle)}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_orphans(self.path.parent)
             if shutil.disk_usage(self.path.parent).free < _KEPT_FREE * sum(array.nbytes for array in arrays):
                 log.warning("warm_up_not_kept", file=str(self.path), reason="the disk is nearly full")
                 return False
@@ -175,6 +178,23 @@ class WarmUpFile(Generic[K]):
             return False
         self.kept = read(self.path, self.made_of)
         return True
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Delete the files of bundles that are no more.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    for file in folder.glob("*.safetensors"):
+        try:
+            metadata, _ = map_file(file)
+        except (OSError, Damaged):
+            continue  # it is read, or replaced, by the start of its own bundle
+        bundle = metadata.get("bundle")
+        if bundle is not None and not is_bundle(Path(bundle)):
+            file.unlink(missing_ok=True)
+            log.info("warm_up_file_removed", file=str(file), reason=f"the bundle {bundle} is no more")
 
 
 def file_of(folder: Path, bundle: Path) -> Path:

@@ -25,6 +25,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "device": model.device,
             "threads": model.threads,
             "threads_reason": model.threads_reason,
+            "kernels": model.kernels,
             "parameters": model.parameters,
         },
         "calibration": settings.calibration,

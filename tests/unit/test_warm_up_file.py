@@ -46,7 +46,9 @@ def kv(tokens: tuple[int, ...]) -> KV:
 
 
 def opened(path: Path, made_of: str = "this") -> WarmUpFile[KV]:
-    return WarmUpFile(path=path, made_of=made_of, model=Model(), kept=read(path, made_of))
+    return WarmUpFile(
+        path=path, bundle=path.parent / path.stem, made_of=made_of, model=Model(), kept=read(path, made_of)
+    )
 
 
 @pytest.fixture
@@ -136,3 +138,17 @@ def test_a_bundle_that_changes_and_other_kernels_have_other_marks(
     (bundle / MANIFEST).write_text("{ }")
     assert first != mark()
     assert file_of(tmp_path, bundle) != file_of(tmp_path, tmp_path / "other")
+
+
+def test_the_file_of_a_bundle_that_is_no_more_goes_when_another_is_written(path: Path) -> None:
+    damaged = path.with_name("damaged.safetensors")
+    damaged.write_bytes(b"")
+    other = path.with_name("b.safetensors")
+    there = path.parent / "b"
+    there.mkdir()
+    (there / MANIFEST).write_text("{}")
+    assert opened(other).write({TOKENS: kv(TOKENS)})
+    assert not path.exists()
+    assert opened(path).write({TOKENS: kv(TOKENS)})
+    assert other.exists()
+    assert damaged.exists()
