@@ -189,8 +189,7 @@ def restart_limits(on: Box) -> None:
             on.run("systemctl kill -s KILL edged", check=False)
             kills += 1
         time.sleep(0.5)
-    facts = f"{on.unit('NRestarts')} restarts, {on.unit('Result')}"
-    expect(kills < 20, "a crash loop ends", facts)
+    expect(kills < 20, "a crash loop ends", f"{on.unit('NRestarts')} restarts, {on.unit('Result')}")
     on.run("systemctl reset-failed edged")
     drop_in(on, "quick", "[Service]\nEnvironment=EDGED_MODEL__ID=nothing-of-that-name\n")
     failed = on.run("systemctl start edged", check=False)
