@@ -12,7 +12,7 @@
 # --editable        run from this checkout: for work on edged itself
 # --system          into /opt/edged, as a service of the box: deploy/system.sh does the rest, and takes it away again
 # --model ID        the service's model: a preset, a hub id, a folder or a GGUF file (default: that of its settings)
-# --cuda            torch for an NVIDIA GPU (several GB); otherwise the CPU build
+# --cuda            torch for an NVIDIA GPU (several GB), not on aarch64; otherwise the CPU build
 # --newest          the newest releases that pyproject.toml allows, not those of deploy/constraints.txt
 # --wheelhouse DIR  look for wheels there too (pip's own settings, PIP_FIND_LINKS among them, count anyway)
 set -eu
@@ -22,6 +22,11 @@ venv=${EDGED_VENV:-$here/.venv}
 extras='' editable='' cuda='' newest='' wheelhouse='' system='' model='' serve=''
 torch=2.13.0
 cpu_index=https://download.pytorch.org/whl/cpu
+on_arm=''
+if [ "$(uname -m)" = aarch64 ]; then
+    torch=2.9.1 # see pyproject.toml; the package index itself has a build of it for CPUs
+    on_arm=yes cpu_index=''
+fi
 
 die() {
     echo "install: $*" >&2
@@ -54,6 +59,7 @@ while [ $# -gt 0 ]; do
     shift
 done
 
+[ -z "$cuda" ] || [ -z "$on_arm" ] || die "--cuda: on aarch64 edged computes on the CPU"
 [ -z "$serve" ] || [ -z "$cuda" ] || die "--serve installs no torch, so it has no use for --cuda"
 [ -z "$system" ] || [ "$(id -u)" = 0 ] || die "--system changes the whole box: run it as root, with sudo"
 become_service() { [ -z "$system" ] || sh "$here/deploy/system.sh" install ${model:+--model "$model"}; }
@@ -85,6 +91,9 @@ stamp=$(
     [ -n "$editable" ] || find "$here/edged" -name '*.py' -exec cksum {} + | sort
     find "$here/edged/engine/decoders/native" -type f -exec cksum {} + | sort
     command -v g++ c++ clang++ || true
+    for folder in "$here/dist" ${wheelhouse:+"$wheelhouse"}; do
+        ls -l "$folder"/edged-*.whl 2>/dev/null || true
+    done
 )
 if [ -x "$venv/bin/edged" ] && [ "$(cat "$venv/.edged-stamp" 2>/dev/null)" = "$stamp" ]; then
     become_service
@@ -111,8 +120,11 @@ has_torch() {
 import sys
 from importlib.metadata import requires, version
 
-wanted = [each for each in requires("torch") or [] if "extra ==" not in each]
-has_cuda = any("nvidia" in each or "cuda" in each for each in wanted)
+from pip._vendor.packaging.requirements import Requirement
+
+wanted = map(Requirement, requires("torch") or [])
+here = [each.name for each in wanted if each.marker is None or each.marker.evaluate({"extra": ""})]
+has_cuda = any("nvidia" in each or "cuda" in each for each in here)
 sys.exit(version("torch").split("+")[0] != sys.argv[1] or has_cuda != bool(sys.argv[2]))
 PY
 }
@@ -124,8 +136,8 @@ if [ -z "$serve" ] && ! has_torch; then
         pip install -q ${wheelhouse:+"--find-links=$wheelhouse"} "torch==$torch"
     # --no-deps: whichever build a wheelhouse has, it must not bring CUDA packages along.
     elif ! pip install -q --no-index ${wheelhouse:+"--find-links=$wheelhouse"} --no-deps "torch==$torch" 2>/dev/null; then
-        pip install -q --no-deps --index-url "$cpu_index" "torch==$torch" ||
-            die "torch $torch (CPU) is in no wheelhouse and not at $cpu_index;" \
+        pip install -q --no-deps ${cpu_index:+--index-url "$cpu_index"} "torch==$torch" ||
+            die "torch $torch (CPU) is in no wheelhouse and not at ${cpu_index:-the package index};" \
                 "download its wheel elsewhere and give --wheelhouse DIR"
     fi
     has_torch || die "pip found another torch $torch than the $build build; remove $venv and give --wheelhouse DIR"
@@ -161,9 +173,11 @@ else
     pip install -q -c "$venv/.edged-constraints" ${newest:+--upgrade} ${wheelhouse:+"--find-links=$wheelhouse"} \
         ${editable:+-e} "$here${extras:+[$extras]}"
 fi
-# Compiles the decoder for this CPU; without a compiler torch's kernels are used.
+# The kernels for this CPU: from a wheel of deploy/build.sh, else compiled; without a compiler torch's are used.
 # -I: the installed edged, not one that lies in the current folder.
-echo "install: kernels $("$venv/bin/python" -I -c 'from edged.engine.decoders import native_library; print(native_library.install())' | tail -n 1)"
+kernels="import pathlib, sys; from edged.engine.decoders import native_library
+print(native_library.install(*map(pathlib.Path, sys.argv[1:])))"
+echo "install: kernels $("$venv/bin/python" -I -c "$kernels" "$here/dist" ${wheelhouse:+"$wheelhouse"} | tail -n 1)"
 printf '%s\n' "$stamp" >"$venv/.edged-stamp"
 echo "install: done, $(du -sm "$venv" | cut -f 1) MB on disk; try $venv/bin/edged --help"
 become_service

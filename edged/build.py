@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from edged.journal.redis import RedisJournal
 
 
-_WHY_HTTP = "http.port needs the libraries starlette and uvicorn"
+_WHY_HTTP = "http.port needs the library uvicorn"
 _WHY_FLEET = "journal.url needs the library redis"
 _OVERSIZE = 16 << 20  # a payload that is too large by up to so many bytes is read, to answer with an error
 

@@ -41,6 +41,7 @@ from edged.fleet.name_clash import NameCheck, NameWatch
 from edged.journal.sqlite import SqliteJournal
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
+from edged.monitoring.log_publisher import LogPublisher
 from edged.monitoring.metrics import Metrics
 from edged.monitoring.parts import Parts
 from edged.monitoring.probe import Prober
@@ -161,6 +162,7 @@ class Daemon:
             on_control=self._on_control,
             clock=clock,
         )
+        self._log_publisher = LogPublisher(self._link, topic=topics.log, clock=clock, wall_clock=time.time)
         self._health = self._make_health(metrics, prober)
         self._discovery = discovery_of(
             settings, lambda: self._live.contract, link=self._link, engine=self._engine, report=self._health.snapshot
@@ -201,6 +203,9 @@ class Daemon:
             engine=self._engine,
             health=self._health,
         )
+        self._log_publisher.use(self._live.settings.log)
+        logs.add_handler(self._log_publisher)
+        self._listening.callback(logs.remove_handler, self._log_publisher)
         log.info(
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
@@ -344,6 +349,7 @@ class Daemon:
         self._link.listen(route_filters(live.settings), at_qos_0=lossy_filters(live.settings))
         self._files.subscribed.note(self._filters())
         logs.set_level(live.settings.log.level)
+        self._log_publisher.use(live.settings.log)
         self._publish_info()
         self._discovery.announce()
 
@@ -384,7 +390,8 @@ class Daemon:
         self._notifier.stopping()
         self._notifier.status("draining")
         self._health.become(State.DRAINING)
-        self._hand_over()
+        if self._membership is not None:
+            _hand_over(self._membership, self._signals, self._clock)
         # The last box of a group stays subscribed: brokers throw away what comes to a queue without subscribers.
         self._link.unsubscribe(keep_shared=self._membership is not None and self._membership.is_last())
         self._worker.drain()
@@ -401,21 +408,6 @@ class Daemon:
         log.info("stopped", seconds=round(self._clock() - begin, 2))
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
 
-    def _hand_over(self) -> None:
-        """Go on taking work for a moment, if other boxes of the group may have left the queue to this one.
-
-        The others learn that this box stops, and take over the queue.
-        """
-        until = self._clock() + _HANDOVER_S
-        while (
-            self._membership is not None
-            and self._membership.must_hand_over
-            and self._signals.asked_to_stop == 1
-            and (left := until - self._clock()) > 0
-        ):
-            self._signals.wake.clear()
-            self._signals.wake.wait(left)
-
     def _stop_parts(self, final: Publication | None) -> None:
         self._name_watch.stop()
         self._worker.call(lambda: _close(self._journal))
@@ -423,6 +415,17 @@ class Daemon:
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
         self._listening.close()
+
+
+def _hand_over(membership: Membership, signals: _Signals, clock: Callable[[], float]) -> None:
+    """Go on taking work for a moment, if other boxes of the group may have left the queue to this one.
+
+    The others learn that this box stops, and take over the queue.
+    """
+    until = clock() + _HANDOVER_S
+    while membership.must_hand_over and signals.asked_to_stop == 1 and (left := until - clock()) > 0:
+        signals.wake.clear()
+        signals.wake.wait(left)
 
 
 def _close(journal: "SqliteJournal | RedisJournal") -> None:

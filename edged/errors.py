@@ -124,6 +124,12 @@ class JournalFault(EdgedError):
     fate = Fate.RETRY
 
 
+class BackupFault(EdgedError):
+    """A backup cannot be made, read or restored; the message says why."""
+
+    fate = Fate.REJECT
+
+
 class FatalError(EdgedError):
     """The process cannot go on; `exit_code` tells systemd and scripts why."""
 

@@ -5,6 +5,7 @@ Torch and transformers may be missing too: `deploy/install.sh --serve` installs 
 
 import importlib.metadata
 import importlib.util
+import platform
 import sys
 from typing import Literal
 
@@ -64,4 +65,5 @@ def _is_for_gpu() -> bool:
         wanted = importlib.metadata.requires("torch") or []
     except importlib.metadata.PackageNotFoundError:
         return False
-    return any(("nvidia" in each or "cuda" in each) and "extra ==" not in each for each in wanted)
+    here = (each for each in wanted if "platform_machine" not in each or f'"{platform.machine()}"' in each)
+    return any(("nvidia" in each or "cuda" in each) and "extra ==" not in each for each in here)

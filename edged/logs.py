@@ -66,6 +66,16 @@ def take_over_libraries() -> None:
         logger.propagate = True
 
 
+def add_handler(handler: logging.Handler) -> None:
+    """Have a further handler get our own events, from the level of `set_level` on; its records' `msg` is the event."""
+    logging.getLogger("edged").addHandler(handler)
+
+
+def remove_handler(handler: logging.Handler) -> None:
+    """Take a handler away."""
+    logging.getLogger("edged").removeHandler(handler)
+
+
 def set_level(level: str) -> None:
     """Change the level of our own logs while running.
 

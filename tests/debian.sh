@@ -2,7 +2,7 @@
 # apt. Needs no root; apt checks what it downloads.
 #
 # With a second argument, the name of a Debian release, apt takes packages of that release from the mirror that this
-# machine uses, and downloads all that they need, the C library too.
+# machine uses, and downloads all that they need, the C library too. With a third one, of that architecture.
 use_apt() {
     command -v apt-get >/dev/null || return 1
     mkdir -p "$1/lists/partial" "$1/cache/archives/partial" "$1/parts"
@@ -23,6 +23,7 @@ Dir::State::status "/dev/null";
 Dir::Etc::SourceList "$1/sources.list";
 Dir::Etc::SourceParts "$1/parts";
 CONF
+        [ -z "${3:-}" ] || echo "APT::Architecture \"$3\"; APT::Architectures { \"$3\"; };" >>"$1/conf"
     fi
     export APT_CONFIG="$1/conf"
     apt-get -qq update

@@ -2,12 +2,12 @@
 # Puts a program into DIR/bin/NAME: a link to the machine's own, else a wrapper around Debian's packages unpacked beside
 # it. Installs nothing, starts nothing that stays, needs no root.
 #
-#   sh tests/fetch_program.sh DIR chromium|nginx|redis-server
+#   sh tests/fetch_program.sh DIR chromium|nginx|redis-server|qemu-aarch64
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 mkdir -p "$1"
 dir=$(CDPATH='' cd -- "$1" && pwd)
-name=$2
+name=$2 unpacked=
 program=$dir/bin/$name
 PATH=$PATH:/usr/sbin
 case $name in
@@ -18,6 +18,8 @@ case $name in
         ;;
     nginx) packages=nginx inside=usr/sbin/nginx ask=-v ;;
     redis-server) packages=redis-server inside=usr/bin/redis-server ask=--version ;;
+    # Unpacked in any case: arm64's C library stands below DIR/root.
+    qemu-aarch64) packages="qemu-user libc6-arm64-cross" inside=usr/bin/qemu-aarch64 ask=--version unpacked=yes ;;
     *) echo "tests: $name is not known here" >&2 && exit 1 ;;
 esac
 
@@ -26,7 +28,7 @@ works() { "$program" $ask >/dev/null 2>&1; }
 works && exit 0
 rm -rf "$dir"
 mkdir -p "$dir/bin"
-if path=$(command -v "$name"); then
+if [ -z "$unpacked" ] && path=$(command -v "$name"); then
     ln -s "$path" "$program"
     works && exit 0
     rm -f "$program"
@@ -40,7 +42,7 @@ use_apt "$dir/apt" || {
 }
 # The packages among these and their dependencies that are not installed.
 # shellcheck disable=SC2086 # several words
-apt-get -qq -y --no-install-recommends --download-only install $packages
+apt-get -qq -y --no-install-recommends --download-only ${unpacked:+--reinstall} install $packages
 # libc stays the machine's own, and so do the libraries that are of one version with it.
 for library in libc6 libgcc-s1 libcrypt1; do
     rm -f "$dir/apt/cache/archives/${library}_"*

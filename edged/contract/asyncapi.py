@@ -97,6 +97,7 @@ def _channels() -> Schema:
         "status": _channel(_TOPICS.status, "The state that the daemon is in; retained, and its last will.", "status"),
         "health": _channel(_TOPICS.health, "The health report, every `health.interval` seconds; retained.", "health"),
         "info": _channel(_TOPICS.info, "What this daemon is and what it can do; retained.", "info"),
+        "log": _channel(_TOPICS.log, "What the daemon logs, where `log.mqtt` says so; rate-limited, at QoS 0.", "log"),
     }
 
 
@@ -141,6 +142,7 @@ def _operations() -> Schema:
         "answerControl": ("controlAnswers", "Answer a command.", 1, False),
         "tellStatus": ("status", "Tell the state when it changes.", 1, True),
         "tellHealth": ("health", "Tell the health report.", 1, True),
+        "tellLog": ("log", "Tell what is logged.", 0, False),
         "tellInfo": ("info", "After the start, tell what the daemon is and what it can do.", 1, True),
     }
     operations: Schema = {}
@@ -185,6 +187,7 @@ def _messages(tasks: Tasks, report: type[Published] = HealthReport) -> Schema:
         "status": _message("The daemon's state.", schema_of(Status)),
         "health": _message("The daemon's figures.", schema_of(report)),
         "info": _message("What the daemon is and what it can do.", _info()),
+        "log": _message("A line of the log; it may have further fields.", _log()),
     }
 
 
@@ -230,11 +233,20 @@ def _control_answer() -> Schema:
         data={
             "type": "object",
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level; "
-            "reload: changed, restart_required; options: the same and options.",
+            "reload: changed, restart_required; options: the same and options; backup: zip (base64).",
         },
         error=error,
         transaction={"description": "The same as in the command."},
     )
+
+
+def _log() -> Schema:
+    levels: Schema = {"enum": ["info", "warning", "error"]}
+    dropped: Schema = _COUNT | {"description": "Lines since the one before that were over the rate."}
+    line = _object(
+        "dropped", "error", time=_TEXT, level=levels, logger=_TEXT, event=_TEXT, error=_TEXT, dropped=dropped
+    )
+    return line | {"additionalProperties": True}
 
 
 def _info() -> Schema:
@@ -251,6 +263,10 @@ def _info() -> Schema:
             threads_reason={
                 "type": "string",
                 "description": "Why so many; empty where the model is elsewhere.",
+            },
+            kernels={
+                "type": "string",
+                "description": "The CPU instructions of its compiled kernels, or torch; empty where it is elsewhere.",
             },
             parameters=_COUNT,
         ),

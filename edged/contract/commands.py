@@ -32,6 +32,9 @@ class ControlBody(BaseModel):
         "topic says it",
     )
     level: str | None = Field(None, description="log_level: debug, info, warning or error")
+    journal: bool = Field(
+        default=False, description="backup: whether results and conversations are in it; they may be too large to send"
+    )
     options: dict[str, Any] | None = Field(
         None, description="options: settings to change, as a JSON Merge Patch; null takes a change back"
     )
@@ -66,6 +69,10 @@ class Box(Protocol):
 
     def change_options(self, patch: Mapping[str, Any], respond: "Respond") -> None:
         """Change settings; responds as `reload` does, with all options that are set now."""
+        ...
+
+    def backup(self, respond: "Respond", *, with_journal: bool) -> None:
+        """Make a backup; responds with it as `zip`, in base64."""
         ...
 
     def drain(self) -> None:
@@ -135,6 +142,10 @@ def _options(box: Box, body: ControlBody, respond: Respond) -> None:
     box.change_options(body.options or {}, respond)
 
 
+def _backup(box: Box, body: ControlBody, respond: Respond) -> None:
+    box.backup(respond, with_journal=body.journal)
+
+
 def _drain(box: Box, _: ControlBody, respond: Respond) -> None:
     respond({"state": "draining"})
     box.drain()
@@ -149,6 +160,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "log_level": Command(obey=_log_level, only_now=True),
         "reload": Command(obey=_reload, only_now=True),
         "options": Command(obey=_options),
+        "backup": Command(obey=_backup, only_now=True),
         "drain": Command(obey=_drain, only_now=True),
     }
 )

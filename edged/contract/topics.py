@@ -22,6 +22,7 @@ SPOKEN = (
     "status",
     "health",
     "info",
+    "log",
     "probe",
 )  # below a node: where daemons listen or report
 
@@ -210,6 +211,11 @@ class Topics:
     @property
     def info(self) -> str:
         return f"{self.root}/info"
+
+    @property
+    def log(self) -> str:
+        """Where the daemon's log is published, if the settings say so."""
+        return f"{self.root}/log"
 
     def route(self, topic: str) -> Route:
         """The kind of message that this topic carries. Called once for each message, when it comes in."""

@@ -219,7 +219,7 @@ def find(plan: Plan) -> Bundle | None:
     """
     if is_bundle(plan.path):
         return _named(plan)
-    if plan.cache_dir is None or plan.engine.kernels != "auto" or not _is_for_cpu(plan.model.device):
+    if plan.cache_dir is None or plan.engine.kernels == "torch" or not _is_for_cpu(plan.model.device):
         return None
     formats: dict[str, QuantisedFormat] = {"auto": "int8", "int8": "int8", "int4": "int4"}
     weight_format = formats.get(plan.model.format)

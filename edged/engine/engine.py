@@ -53,6 +53,15 @@ class _Prepare:
     on_done: Callable[[EdgedError | None], None]
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Warm:
+    """A task that was warmed up in a language, with the beginnings that are pinned for it."""
+
+    spec: PartSpec
+    language: Language
+    pinned: tuple[tuple[int, ...], ...]
+
+
 _Command = Submitted | _Cancel | _Prepare | None  # None wakes the thread
 
 
@@ -84,6 +93,7 @@ class Engine(Generic[K]):
         self._cooling = cooling
         self._clock = clock
         self._to_prepare: deque[_Prepare] = deque()
+        self._warm: list[_Warm] = []
         self._commands: queue.SimpleQueue[_Command] = queue.SimpleQueue()
         self._number = 0  # of the piece of work that came last
         self._number_lock = threading.Lock()
@@ -217,10 +227,18 @@ class Engine(Generic[K]):
         self._take_commands(wait=False)
 
     def _warm_up_all(self, tasks: Tasks, warm_up: WarmUp[K]) -> None:
+        """Warm up what is not warm already, and let go of the beginnings of other prompts."""
+        warm: list[_Warm] = []
         for spec in {part.name: part for part in tasks.all_parts}.values():
             for language in LANGUAGES:
-                self._warm_up(spec, language, warm_up)
-        self._model.stepper.memory.cache.pin_only(warm_up.pinned)
+                known = next((each for each in self._warm if (each.spec, each.language) == (spec, language)), None)
+                if known is None:
+                    before = len(warm_up.pinned)
+                    self._warm_up(spec, language, warm_up)
+                    known = _Warm(spec=spec, language=language, pinned=tuple(warm_up.pinned[before:]))
+                warm.append(known)
+        self._warm = warm
+        self._model.stepper.memory.cache.pin_only(tokens for each in warm for tokens in each.pinned)
 
     def _warm_up(self, spec: PartSpec, language: Language, warm_up: WarmUp[K]) -> None:
         prepared = self._model.prepared

@@ -14,6 +14,7 @@ import structlog
 
 from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import native_library
+from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.memory_plan import MemoryPlan
 from edged.engine.priors import PriorStore
@@ -120,11 +121,11 @@ def with_threads(plan: Plan, *, at_most: int | None = None) -> tuple[Plan, Cores
 
 def kernels_of(plan: Plan) -> Path | None:
     """The compiled kernels, where they are of use on a CPU and there are any."""
-    wanted = plan.model.format in {"auto", *QUANTISED} and plan.engine.kernels == "auto"
+    wanted = plan.model.format in {"auto", *QUANTISED} and plan.engine.kernels != "torch"
     if not wanted or plan.cache_dir is None:
         return None
     try:
-        return native_library.library(plan.cache_dir / "kernels")
+        return native_library.library(plan.cache_dir / "kernels", kernels=plan.engine.kernels)
     except native_library.NotBuilt as error:
         log.warning("no_kernels", reason=str(error), instead="torch's, which are slower")
         return None
@@ -160,6 +161,7 @@ def loaded_of(
         device=built.device,
         threads=cores.threads,
         threads_reason=cores.reason,
+        kernels=built.model.instructions if isinstance(built.model, NativeDecoder) else "torch",
         parameters=built.parameters,
         weight_bytes=built.weight_bytes,
         load_s=time.perf_counter() - begin,

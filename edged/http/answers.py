@@ -242,3 +242,4 @@ def event(body: Json) -> bytes:
 
 
 DONE = b"data: [DONE]\n\n"
+SIGN_OF_LIFE = b": waiting\n\n"  # a comment, which readers leave out

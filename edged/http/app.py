@@ -26,12 +26,13 @@ from edged.contract import requests
 from edged.contract.requests import Contract
 from edged.contract.status import State
 from edged.errors import ModelError
-from edged.http.answers import DONE, AnswerWriter, Fault, Kind, event, fault, fault_of
-from edged.http.decode import Border, Decode, decode_chat, decode_completion, model_names
+from edged.http.answers import DONE, SIGN_OF_LIFE, AnswerWriter, Fault, Kind, event, fault, fault_of
+from edged.http.decode import Border, Decode, Origin, decode_chat, decode_completion, model_names
 from edged.http.waiting import Brought, HttpCaller
 from edged.ports.caller import Caller
 
 _HUNG_UP = 499  # nginx's status for a caller who hung up; nobody reads it
+_SILENT_S = 15.0  # of a stream; then a comment shows that the connection is alive, because proxies cut silent ones
 _BODY_S = 30.0  # for the whole body of a request
 _LOADING_MS = 5000
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -163,19 +164,26 @@ class _Paths:
         border = self._border()
         payload = await _body(request, limit=border.contract.payload_bytes)
         caller = HttpCaller(asyncio.get_running_loop())
-        asked = decode(
-            payload, border=border, caller=caller, new_id=uuid.uuid4().hex, key=request.headers.get("idempotency-key")
+        origin = Origin(
+            caller=caller,
+            host="" if request.client is None else request.client.host,
+            key=request.headers.get("idempotency-key"),
         )
+        asked = decode(payload, border=border, origin=origin, new_id=uuid.uuid4().hex)
         line = _Line(caller, request.receive, partial(self._sources.worker.hang_up, caller))
         self._sources.worker.ask(asked.request)
         is_stream = False
         try:
-            first = await line.next()
-            if first.body.get("status") == "error" or asked.form is None:
+            first = await line.next(_SILENT_S if asked.form is not None and asked.form.is_stream else None)
+            if first is not None and first.body.get("status") == "error":
                 return _refusal(fault_of(first.body["error"]))
+            if asked.form is None:
+                raise RuntimeError("a rejected request got a result")
             writer = AnswerWriter(kind=kind, form=asked.form, created=int(time.time()))
             is_stream = asked.form.is_stream
-            return _EventStream(line, writer, first) if is_stream else JSONResponse(writer.whole(first.body))
+            if first is None or is_stream:
+                return _EventStream(line, writer, first)
+            return JSONResponse(writer.whole(first.body))
         except ClientDisconnect:
             return Response(status_code=_HUNG_UP)
         finally:
@@ -243,17 +251,20 @@ class _Line:
         self._has_answer = False
         self._gone = asyncio.ensure_future(_until_gone(receive))
 
-    async def next(self) -> Brought:
-        """Wait for the next chunk, or the answer.
+    async def next(self, patience_s: float | None = None) -> Brought | None:
+        """Wait for the next chunk, or the answer; None: nothing came in `patience_s`.
 
         Raises:
             ClientDisconnect: the caller has hung up.
         """
         bringing = asyncio.ensure_future(self._caller.next())
         try:
-            await asyncio.wait({bringing, self._gone}, return_when=asyncio.FIRST_COMPLETED)
-            if self._gone.done() and not bringing.done():
-                raise ClientDisconnect
+            both = {bringing, self._gone}
+            await asyncio.wait(both, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if not bringing.done():
+                if self._gone.done():
+                    raise ClientDisconnect
+                return None
             brought = await bringing
         finally:
             bringing.cancel()
@@ -277,7 +288,7 @@ class _EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, line: _Line, writer: AnswerWriter, first: Brought) -> None:
+    def __init__(self, line: _Line, writer: AnswerWriter, first: Brought | None) -> None:
         super().__init__(headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._line = line
@@ -297,10 +308,13 @@ class _EventStream(Response):
 
     async def _pieces(self) -> AsyncIterator[bytes]:
         brought = self._first
-        while not brought.is_answer:
-            for body in self._writer.chunks(brought.body):
-                yield event(body)
-            brought = await self._line.next()
+        while brought is None or not brought.is_answer:
+            if brought is None:
+                yield SIGN_OF_LIFE
+            else:
+                for body in self._writer.chunks(brought.body):
+                    yield event(body)
+            brought = await self._line.next(_SILENT_S)
         if brought.body["status"] == "error":
             yield event(fault_of(brought.body["error"]).body)
         else:

@@ -27,6 +27,7 @@ from edged.errors import BadRequest
 B = TypeVar("B", bound=BaseModel)
 
 _FORM = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+_FREE = (None, "auto", "none")  # choices of a tool that need no call of one
 _MAX_TOP = 20
 _MAX_LEGACY_TOP = 5
 
@@ -110,7 +111,7 @@ class _Common(BaseModel):
     stream_options: StreamOptions | None = None
     max_tokens: int | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=1000)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] | None = Field(
         None, validation_alias=AliasChoices("repetition_penalty", "repeat_penalty")
@@ -151,13 +152,18 @@ class ChatBody(_Common):
     top_logprobs: Annotated[int, Field(ge=0, le=_MAX_TOP)] | None = None
     response_format: ResponseFormat | None = None
     tools: list[Any] | None = None
-    functions: list[Any] | None = None
     tool_choice: Any = None
+    functions: list[Any] | None = None
+    function_call: Any = None
 
     @model_validator(mode="after")
     def _possible(self) -> "ChatBody":
-        if (self.tools and self.tool_choice != "none") or self.functions:
-            raise ValueError("tools: this model calls no tools; leave them out")
+        # Whoever leaves the choice to the model gets an answer in words. Home Assistant offers tools in any case.
+        must_call = (self.tools and self.tool_choice not in _FREE) or (
+            self.functions and self.function_call not in _FREE
+        )
+        if must_call:
+            raise ValueError("tool_choice: this model calls no tools, and answers in words")
         if self.messages[-1].role != "user":
             raise ValueError("messages: the last message must be the user's")
         return self

@@ -63,28 +63,42 @@ class Border:
     model: str
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Origin:
+    """Who asks.
+
+    Attributes:
+        caller: waits for the answer.
+        host: the address; the requests of one address share the model's time with others as those of one sender.
+        key: the caller's Idempotency-Key: the same request under the same key gets the same answer.
+    """
+
+    caller: Caller
+    host: str = ""
+    key: str | None = None
+
+
 Decode = Callable[..., Asked]
 
 
-def decode_chat(payload: bytes, *, border: Border, caller: Caller, new_id: str, key: str | None = None) -> Asked:
+def decode_chat(payload: bytes, *, border: Border, origin: Origin, new_id: str) -> Asked:
     """Read a request for /v1/chat/completions.
 
     Args:
         payload: the body.
         border: what is allowed.
-        caller: waits for the answer.
+        origin: who asks.
         new_id: the id of the request, if the caller gave none.
-        key: the caller's Idempotency-Key: the same request under the same key gets the same answer.
 
     Returns:
         The request, or the reason for rejecting it. Never raises, whatever the bytes are.
     """
-    return _decode(partial(_chat, payload), border=border, caller=caller, new_id=new_id, key=key)
+    return _decode(partial(_chat, payload), border=border, origin=origin, new_id=new_id)
 
 
-def decode_completion(payload: bytes, *, border: Border, caller: Caller, new_id: str, key: str | None = None) -> Asked:
+def decode_completion(payload: bytes, *, border: Border, origin: Origin, new_id: str) -> Asked:
     """Read a request for /v1/completions; see `decode_chat`."""
-    return _decode(partial(_completion, payload), border=border, caller=caller, new_id=new_id, key=key)
+    return _decode(partial(_completion, payload), border=border, origin=origin, new_id=new_id)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,10 +113,8 @@ class _Question:
     body: ChatBody | CompletionBody
 
 
-def _decode(
-    read: Callable[[Border], _Question], *, border: Border, caller: Caller, new_id: str, key: str | None
-) -> Asked:
-    address = Address(topic="", qos=0, caller=caller)
+def _decode(read: Callable[[Border], _Question], *, border: Border, origin: Origin, new_id: str) -> Asked:
+    address, key = Address(topic="", qos=0, caller=origin.caller), origin.key
     try:
         if key is not None and not (0 < len(key) <= MAX_NAME_CHARS and key.isprintable()):
             raise BadRequest(f"the Idempotency-Key has 1 to {MAX_NAME_CHARS} printable characters")
@@ -112,6 +124,7 @@ def _decode(
     body = question.body
     request = Request(
         id=key or new_id,
+        sender=f"http:{origin.host}",
         has_own_id=key is not None,
         is_recorded=key is not None,
         task=question.task,
@@ -128,7 +141,6 @@ def _decode(
             stop=body.stop,
         ),
         history=question.turns,
-        sender="http",
         spec=question.spec,
         logprobs=question.logprobs,
     )

@@ -69,6 +69,11 @@ _MIGRATIONS = (
 )
 
 
+def known_version() -> int:
+    """The version of the schema that this edged makes; it reads the earlier ones too."""
+    return len(_MIGRATIONS)
+
+
 class DatabaseFile:
     """One database file. Opens itself when it is first used, and again after `close`.
 
@@ -166,7 +171,7 @@ class DatabaseFile:
                 db = sqlite3.connect(uri, uri=True, timeout=_BUSY_S, check_same_thread=False)
                 try:
                     version = db.execute("PRAGMA user_version").fetchone()[0]
-                    if 1 <= version <= len(_MIGRATIONS):
+                    if 1 <= version <= known_version():
                         self._is_read_only = True
                         return db
                 finally:
@@ -201,7 +206,7 @@ class DatabaseFile:
 
     def _migrate(self, db: sqlite3.Connection) -> None:
         version: int = db.execute("PRAGMA user_version").fetchone()[0]
-        known = len(_MIGRATIONS)
+        known = known_version()
         if version > known:
             raise JournalFault(
                 f"{self._path} is of a newer edged (schema {version}; {known} is known): move it away, or upgrade"

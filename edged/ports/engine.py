@@ -163,6 +163,7 @@ class ModelInfo:
 
     Attributes:
         threads_reason: why it runs on so many threads, in words; empty where it does not run here.
+        kernels: the CPU instructions of its compiled kernels, or torch; empty where it does not run here.
     """
 
     id: str
@@ -176,6 +177,7 @@ class ModelInfo:
     max_context_tokens: int
     max_new_tokens: int
     threads_reason: str = ""
+    kernels: str = ""
 
 
 class Engine(Protocol):

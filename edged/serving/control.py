@@ -4,6 +4,9 @@ What a command does is said in `contract.commands`. The broker's access list on 
 send commands.
 """
 
+import base64
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -15,10 +18,11 @@ from edged.contract.names import is_name
 from edged.contract.requests import Address, Contract, read_leniently, redirect
 from edged.contract.results import encode
 from edged.contract.topics import ControlRoute
-from edged.errors import BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
+from edged.errors import BackupFault, BadEncoding, BadRequest, Expired, JournalFault, ModelError, RequestError, TooLarge
 from edged.monitoring.probe import Prober
 from edged.ports.link import Delivery, Message
 from edged.serving.answer import Addressee, Answer
+from edged.serving.backup import make_backup
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.tasks.conversation import Turn
@@ -163,6 +167,21 @@ class Control:
 
     def change_options(self, patch: Mapping[str, Any], respond: Respond) -> None:
         self._live.change_options(patch, respond)
+
+    def backup(self, respond: Respond, *, with_journal: bool) -> None:
+        # In a thread of its own: a large journal takes seconds, in which requests are answered.
+        sources = self._live.backup_sources()
+
+        def make() -> None:
+            answer: Mapping[str, Any] | RequestError
+            try:
+                made = make_backup(sources, with_journal=with_journal, wall_time=time.time())
+                answer = {"zip": base64.b64encode(made).decode()}
+            except BackupFault as fault:
+                answer = ModelError(f"no backup was made: {fault}")
+            self._worker.call(lambda: respond(answer))
+
+        threading.Thread(target=make, name="backup", daemon=True).start()
 
     def drain(self) -> None:
         self._drain()

@@ -15,6 +15,7 @@ from edged import state_files
 from edged.contract.commands import Respond
 from edged.contract.requests import Contract
 from edged.errors import BadRequest, EdgedError, RequestError, SettingsError
+from edged.serving.backup import Sources
 from edged.settings.changes import Changes, changes
 from edged.settings.load import ReadSettings, read_options
 from edged.settings.options import options_file, options_text, patched
@@ -94,6 +95,19 @@ class LiveSettings:
         """
         self._ask(_Asked(patch=patch, respond=respond))
 
+    def backup_sources(self) -> Sources:
+        """What a backup is made of.
+
+        Raises:
+            BadRequest: the settings file cannot be read.
+        """
+        try:
+            given = self._read(options={}).given
+        except SettingsError as error:
+            raise BadRequest(f"no backup was made: {error}") from error
+        file = None if given.path is None else given.file
+        return Sources(node=self.settings.node, settings=file, state_dir=self.settings.state_dir)
+
     def _ask(self, asked: _Asked) -> None:
         self._asked.append(asked)
         if len(self._asked) == 1:
@@ -162,7 +176,7 @@ class LiveSettings:
             BadRequest: they are wrong.
         """
         try:
-            return changes(self.settings, self._read(options=options))
+            return changes(self.settings, self._read(options=options).settings)
         except (SettingsError, ValueError) as error:
             raise _refused(error) from error
 

@@ -53,9 +53,9 @@ def systemd() -> Systemd:
 
 
 class ReadSettings(Protocol):
-    """Reads all sources again; see `load`."""
+    """Reads all sources again; see `load_with_sources`."""
 
-    def __call__(self, *, options: Mapping[str, Any] | None = None) -> Settings: ...
+    def __call__(self, *, options: Mapping[str, Any] | None = None) -> "Loaded": ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -111,11 +111,7 @@ def load_with_sources(
             f"the environment has variables of a service named like edged, which are no settings: {', '.join(links)} "
             "(Kubernetes: enableServiceLinks: false leaves them out)"
         )
-    below = _merge(_merge(_machine_defaults(), _nest(credentials)), _known(given.file))
-    above = _merge(
-        _known(EnvSettingsSource(_Sourced)()), _nest({name: each for name, each in flags.items() if name in names()})
-    )
-    values = _merge(below, above)
+    values = _values(given, credentials)
     if options is not None:
         return _with_options(values, given, options)
     loaded = _with_options(values, given, {})
@@ -125,6 +121,41 @@ def load_with_sources(
     except SettingsError as error:
         warn(f"what was set over MQTT is left out, because it does not fit the other settings: {error}")
         return loaded
+
+
+def check(
+    *, flags: Mapping[str, str], file: Mapping[str, Any] | None, path: Path | None, options: Mapping[str, Any]
+) -> None:
+    """Check a settings file and options that are not in their places yet.
+
+    Args:
+        flags: see `load_with_sources`.
+        file: the content of a settings file; None: of the one at `path`.
+        path: where the settings file is, or will be.
+        options: that were set over MQTT.
+
+    Raises:
+        SettingsError: they are wrong.
+    """
+    if file is None:
+        file = {} if path is None else _read_toml(path)
+    credentials = _credentials()
+    given = Given(
+        flags=flags,
+        file=file,
+        path=path,
+        variables=os.environ,
+        secrets={*_CREDENTIALS.values()},
+        credentials={*credentials},
+    )
+    _with_options(_values(given, credentials), given, options)
+
+
+def _values(given: Given, credentials: Mapping[str, str]) -> dict[str, Any]:
+    """The values of all sources but the options."""
+    below = _merge(_merge(_machine_defaults(), _nest(credentials)), _known(given.file))
+    flags = _nest({name: each for name, each in given.flags.items() if name in names()})
+    return _merge(below, _merge(_known(EnvSettingsSource(_Sourced)()), flags))
 
 
 def read_options(state_dir: Path) -> dict[str, Any]:

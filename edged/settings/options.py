@@ -5,13 +5,13 @@ where its files are or to whom its secrets are sent: a wrong value would lock ou
 """
 
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edged.settings.text import NAMED, join, plain_fields, sections, toml_of
 
-_FILE = "options.toml"
+FILE = "options.toml"
 _HEAD = """\
 # Settings that were changed over MQTT, by R/request/options. The daemon writes this file. You may edit or delete it;
 # then run `edged check`, and reload or restart the daemon.
@@ -37,7 +37,7 @@ _FREE = frozenset({"mqtt.reply_topics"})
 
 def options_file(state_dir: Path) -> Path:
     """Where the options of a daemon with this state folder are."""
-    return state_dir / _FILE
+    return state_dir / FILE
 
 
 def patched(options: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
@@ -95,6 +95,28 @@ def _names(table: Mapping[str, Any], section: str = "") -> Iterator[str]:
             yield from _names(value, name)
         elif name not in NAMED:
             yield name
+
+
+def without_secrets(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as nested tables, without those that are secret."""
+    return _chosen(table, lambda name: name not in secrets())
+
+
+def only_secrets(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Of settings as nested tables those that are secret."""
+    return _chosen(table, lambda name: name in secrets())
+
+
+def _chosen(table: Mapping[str, Any], is_wanted: Callable[[str], bool], section: str = "") -> dict[str, Any]:
+    chosen: dict[str, Any] = {}
+    for key, value in table.items():
+        name = join(section, key)
+        if isinstance(value, Mapping) and name in sections():
+            if inner := _chosen(value, is_wanted, name):
+                chosen[key] = inner
+        elif is_wanted(name):
+            chosen[key] = value
+    return chosen
 
 
 def secrets() -> frozenset[str]:

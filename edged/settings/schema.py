@@ -210,8 +210,12 @@ class EngineSettings(Section):
         le=1024,
         description="CPU threads for the model; 0 takes every large core, within affinity and CPU quota.",
     )
-    kernels: Literal["auto", "torch"] = Field(
-        "auto", description="auto multiplies int8 and int4 by kernels compiled on this box; torch by torch's own."
+    kernels: Literal[
+        "auto", "torch", "avx512vnni", "avx512", "avxvnni", "avx2", "ssse3", "i8mm", "dotprod", "neon", "portable"
+    ] = Field(
+        "auto",
+        description="auto multiplies int8 and int4 by compiled kernels for the best instructions of this CPU, torch by "
+        "torch's own; the others are sets of instructions, for tests.",
     )
     max_temperature: float | None = Field(
         None,
@@ -352,6 +356,9 @@ class LogSettings(Section):
     """What is logged, and how."""
 
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="User text shows only at debug.")
+    mqtt: Literal["off", "error", "warning", "info"] = Field(
+        "off", description="Publish what is logged at R/log too, from this level on; never user text."
+    )
     format: Literal["auto", "json", "console"] = Field(
         "auto", description="auto: colours on a terminal, JSON elsewhere."
     )

@@ -726,6 +726,13 @@ WRONG_PARTS = (
         "metrics.host=no-such-host.invalid",
         words="not possible to listen",
     ),
+    flag(
+        "http-host",
+        f"http.port={free_port()}",
+        "http.host=203.0.113.9",
+        f"http.token={'k' * 16}",
+        words="listen at 203",
+    ),
     flag("journal-nowhere", "mqtt.share_group=team", "journal.url=redis://127.0.0.1:1", words="127.0.0.1:1"),
     # TLS: files, before anything is sent.
     flag("ca-missing", "mqtt.tls.ca=/nowhere.crt", code=BROKER, words="/nowhere.crt: No such file"),
@@ -784,7 +791,7 @@ GOOD_SETTINGS = (
     variables("cluster", "^$", code=DONE, **_CLUSTER),
     variables("empty-variables", "^$", code=DONE, EDGED_MQTT__USERNAME="", EDGED_MQTT__TLS__CA="", EDGED_CONFIG=""),
     flag("tilde", "state_dir=~/state", code=DONE, words="^$"),
-    flag("metrics", f"metrics.port={free_port()}", code=DONE, words="^$"),
+    flag("metrics", f"metrics.port={free_port()}", f"http.port={free_port()}", code=DONE, words="^$"),
     flag("extraction", code=DONE, words="^$", toml=_task(_ORDER + '{ type = "string" }'), scripted=False),
     flag("reduced-context", "engine.max_context_tokens=4096", scripted=False, code=DONE, words="^$"),
     flag("own-threads", "engine.threads=1000", scripted=False, code=DONE, words="^$"),
@@ -873,6 +880,7 @@ def test_the_port_of_the_daemon_that_is_checked_is_its_own(
     [
         ("llguidance", _task(_ORDER + '{ type = "string" }')),
         ("prometheus_client", "metrics.port = 9464"),
+        ("uvicorn", "http.port = 8080"),
         ("redis", 'mqtt.share_group = "team"\njournal.url = "redis://127.0.0.1:1"'),
     ],
 )
@@ -881,7 +889,9 @@ def test_a_library_that_is_missing_is_named_with_its_command(
 ) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == library else found(name))
-    for module in [each for each in sys.modules if each == library or each.startswith("edged.journal.redis")]:
+    for module in [
+        each for each in sys.modules if each == library or each.startswith(("edged.journal.redis", "edged.http"))
+    ]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
     arguments = _prepared(toml("", text, words=""), bases, tmp_path, monkeypatch)

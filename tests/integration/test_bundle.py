@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
 
 from edged.engine import bundled, checkpoint_loading, classification, loading
 from edged.engine.decoders import native_library
@@ -25,17 +23,12 @@ from edged.ports.engine import Classified, Generated, Params, Work
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.own import tasks_of
-from tests.support import assets, tiny
+from tests.support import assets, tiny_chat
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
 from tests.support.waiting import TIMEOUT
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
-WORDS = "positive negative neutral Positive Negative happy sad good bad Comment Feeling 正面 负面 中性 好 差"
 TEXTS = ("I love this phone", "今天心情很好", "", "a <|im_end|> b\n\n🦖")
 
 
@@ -53,21 +46,7 @@ def libraries(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model's folder."""
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"])
-    inner.train_from_iterator([WORDS] * 20, trainer)
-    marks = [AddedToken(each, special=True, normalized=False) for each in ("<|im_start|>", "<|im_end|>")]
-    inner.add_special_tokens(marks)
-    make: Any = PreTrainedTokenizerFast
-    folder = tmp_path_factory.mktemp("tiny")
-    config = tiny.CONFIGS["qwen3"].to_dict() | {"max_position_embeddings": 2048}
-    tiny.save(tiny.make(type(tiny.CONFIGS["qwen3"])(**config)), folder)
-    make(tokenizer_object=inner, eos_token="<|endoftext|>", chat_template=CHATML).save_pretrained(folder)
-    (folder / "LICENSE").write_text("Do what you like.")
-    return folder
+    return tiny_chat.save(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture

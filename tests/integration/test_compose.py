@@ -115,8 +115,8 @@ def test_a_device_and_a_program_are_answered_and_strangers_are_not(secrets: Path
         assert '"status":"ok"' in answer.stdout
         assert request(broker, "-t", "edged/box/in/sentiment/device", "-e", "edged/box/reply/device/1").returncode
         url = f"http://127.0.0.1:{more['EDGED_HTTP__PORT']}/v1"
-        client = openai.OpenAI(base_url=url, api_key=(secrets / "http_token").read_text(), timeout=TIMEOUT)
-        assert client.completions.create(model="edged/sentiment", prompt="I love it").choices[0].text == "positive"
+        with openai.OpenAI(base_url=url, api_key=(secrets / "http_token").read_text(), timeout=TIMEOUT) as client:
+            assert client.completions.create(model="edged/sentiment", prompt="I love it").choices[0].text == "positive"
         assert daemon.stop() == 0
     finally:
         daemon.kill()

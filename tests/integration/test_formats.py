@@ -1,6 +1,8 @@
 """How far each weight format is from fp32, on the real small model and real text."""
 
 import os
+import platform
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 
 from edged.engine import loading
 from edged.engine.cores import Box, Cpu
+from edged.engine.decoders import native_library
 from edged.engine.decoders.interface import Span
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Loaded
@@ -102,6 +105,16 @@ def test_a_format_stays_close_to_fp32(
 def test_a_format_that_is_not_for_this_device_or_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="fp16 is for a GPU"):
         load("fp16", tmp_path)
+
+
+def test_kernels_can_be_named(cache: Path) -> None:
+    assert load("int8", cache, "torch").info.kernels == "torch"
+    if shutil.which("c++") is None:
+        pytest.skip("no compiler here")
+    assert load("int8", cache).info.kernels == native_library.instructions()[0].name
+    assert load("int8", cache, "portable").info.kernels == "portable"
+    missing: Any = "dotprod" if platform.machine() == "x86_64" else "avx2"
+    assert load("int8", cache, missing).info.kernels == "torch"  # a CPU without these instructions
 
 
 def test_the_model_runs_on_the_large_cores(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

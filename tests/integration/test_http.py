@@ -1,6 +1,7 @@
 """OpenAI's API over HTTP, as the client of OpenAI and raw sockets see it."""
 
 import asyncio
+import contextlib
 import http.client
 import json
 import queue
@@ -15,7 +16,7 @@ import pytest
 
 from edged.contract.status import State
 from edged.errors import ModelError, SettingsError
-from edged.http import server
+from edged.http import app, server
 from edged.tasks.specs import GenerateSpec
 from tests.support.broker import free_port
 from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
@@ -87,6 +88,7 @@ def test_the_model_gets_the_conversation_and_the_caller_its_reply(door: Door) ->
     assert (work.text, work.params.temperature, work.params.stop) == ("how are you?", 0, ("x",))
     assert work.params.seed == (1 << 63) - 1
     assert not door.journal._entries  # nobody can ask for it again
+    assert [*door.worker.state().senders] == ["http:127.0.0.1"]
 
 
 @pytest.mark.parametrize("model", ["scripted", "edged", "edged/reply", "edged/message"])
@@ -170,6 +172,37 @@ def test_the_same_key_gets_the_same_answer(door: Door) -> None:
     assert post(door, b"{}", Idempotency_Key="x" * 200)[1]["error"]["message"].startswith("the Idempotency-Key has")
 
 
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_home_assistants_llama_cpp_integration_is_served(door: Door, is_stream: bool) -> None:
+    """It tries a model with a tool before it takes it, and names a conversation in `user`."""
+    tool = {"name": "test_function", "description": "Test.", "parameters": {"type": "object", "properties": {}}}
+    create: Any = door.client().chat.completions.create
+    answer = create(
+        model=next(iter(door.client().models.list())).id,
+        messages=[{"role": "system", "content": "You are a helpful assistant."}, *HELLO],
+        tools=[{"type": "function", "function": tool}],
+        max_tokens=3,
+        top_p=1.0,
+        temperature=1.0,
+        user="01J",
+        stream=is_stream,
+    )
+    *_, last = answer if is_stream else (answer,)
+    assert last.choices[0].finish_reason == "length"
+
+
+def test_a_stream_that_waits_long_shows_that_it_is_alive(slow: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_SILENT_S", 0.02)
+    connection = http.client.HTTPConnection("127.0.0.1", slow.port, timeout=TIMEOUT)
+    body = json.dumps({"messages": HELLO, "stream": True})
+    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert [answer.readline() for _ in range(3)] == [b": waiting\n", b"\n", b": waiting\n"]
+    slow.engine.finish()
+    assert answer.read().endswith(b"data: [DONE]\n\n")
+    connection.close()
+
+
 # ---------------------------------------------------------------------------------------------------- the faults
 
 
@@ -177,7 +210,7 @@ def test_the_same_key_gets_the_same_answer(door: Door) -> None:
     ("more", "param"),
     [
         ({"temperature": 3}, "temperature"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}], "tool_choice": "required"}, "tool_choice"),
         ({"frequency_penalty": 1}, "frequency_penalty"),
         ({"n": 2}, "n"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages.0.content"),
@@ -216,8 +249,9 @@ def test_a_fault_of_the_model_is_told_before_and_during_a_stream(slow: Door) -> 
 
 
 def _read(door: Door, told: "queue.SimpleQueue[str]") -> None:
-    for chunk in door.client().chat.completions.create(model="edged", messages=HELLO, stream=True):
-        told.put(chunk.choices[0].delta.content or "")
+    with door.client().chat.completions.create(model="edged", messages=HELLO, stream=True) as stream:
+        for chunk in stream:
+            told.put(chunk.choices[0].delta.content or "")
 
 
 def test_a_wrong_key_is_refused_at_every_path_but_health() -> None:
@@ -298,7 +332,7 @@ def test_a_hundred_at_once_share_the_queue_and_the_rest_is_told_when_to_come_bac
             await asyncio.wait_for(all_refused.wait(), TIMEOUT)
             slow.wait_jobs(slow.capacity)
             for _ in range(slow.capacity):
-                slow.engine.finish()
+                slow.engine.finish(slow.begun().key)
             return await asyncio.gather(*asking)
 
     all_refused = asyncio.Event()
@@ -316,7 +350,8 @@ def test_who_hangs_up_is_not_worked_for(slow: Door, is_stream: bool) -> None:
     slow.wait_jobs(1)
     if is_stream:
         slow.say("Well")
-        assert b"Well" in connection.getresponse().readline()
+        with connection.getresponse() as answer:
+            assert b"Well" in answer.readline()
     connection.close()
     slow.wait_jobs(0)
 
@@ -379,15 +414,24 @@ def daemon() -> Iterator[Daemon]:
         yield daemon
 
 
+@pytest.fixture
+def closing() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
 def client_of(daemon: Daemon) -> openai.OpenAI:
     url = f"http://127.0.0.1:{daemon.more['EDGED_HTTP__PORT']}/v1"
     return openai.OpenAI(base_url=url, api_key=KEY, max_retries=0, timeout=TIMEOUT)
 
 
-def test_a_daemon_answers_by_mqtt_and_http_and_stops_with_an_answer_under_way(daemon: Daemon) -> None:
+def test_a_daemon_answers_by_mqtt_and_http_and_stops_with_an_answer_under_way(
+    daemon: Daemon, closing: contextlib.ExitStack
+) -> None:
     daemon.start()
     daemon.wait_ready()
     client = client_of(daemon)
+    closing.callback(client.close)
     assert client.chat.completions.create(model="edged/message", messages=HELLO).choices
     watcher = Watcher(daemon.broker, f"{daemon.root}/out/#")
     publish(daemon.broker, f"{daemon.root}/in/message", "how are you?")
@@ -410,10 +454,10 @@ def test_a_daemon_answers_by_mqtt_and_http_and_stops_with_an_answer_under_way(da
 
 def test_the_small_model_talks_writes_json_and_tells_its_probabilities() -> None:
     more = {"EDGED_HTTP__PORT": str(free_port()), "EDGED_HTTP__TOKEN": KEY}
-    with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as daemon:
+    with daemon_on_a_broker(program=("-m", "edged", "run"), more=more) as daemon, contextlib.ExitStack() as stack:
         daemon.start()
         daemon.wait_ready()
-        client = client_of(daemon)
+        client = stack.enter_context(client_of(daemon))
         asked: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
         greedy: Any = {"model": "edged", "messages": asked, "temperature": 0, "max_tokens": 8}
         whole = client.chat.completions.create(**greedy, logprobs=True, top_logprobs=3)

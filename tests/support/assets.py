@@ -32,6 +32,21 @@ def chromium() -> Path:
     return _path("EDGED_TEST_CHROMIUM")
 
 
+def build() -> Path:
+    """What `deploy/build.sh` made and keeps: the compiler, and the wheels of both machines with their kernels."""
+    return _path("EDGED_TEST_BUILD")
+
+
+def qemu() -> Path:
+    """A folder with the emulator of ARM, and the C library of arm64."""
+    return _path("EDGED_TEST_QEMU")
+
+
+def arm64() -> Path:
+    """A folder with an arm64 Python and the packages that serving a bundle needs."""
+    return _path("EDGED_TEST_ARM64")
+
+
 def other_broker(name: str) -> Path:
     """The folder with a broker that `tests/fetch_broker.sh` unpacked."""
     return _path("EDGED_TEST_BROKERS") / name

@@ -97,7 +97,8 @@ class Daemon:
 
     Attributes:
         port: the port that the daemon is told, if that is a proxy's and not the broker's.
-        program: the arguments of Python.
+        python: the interpreter.
+        program: its arguments.
         more: further settings, as environment variables.
     """
 
@@ -105,6 +106,7 @@ class Daemon:
     broker: AnyBroker
     node: str = "box"
     port: int | None = None
+    python: str = sys.executable
     program: Sequence[str] = ("-m", "edged", "run")
     more: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
@@ -132,9 +134,7 @@ class Daemon:
 
     def start(self) -> None:
         with (self.folder / "daemon.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *self.program], env=self.environment, stdout=log, stderr=log
-            )
+            self._process = subprocess.Popen([self.python, *self.program], env=self.environment, stdout=log, stderr=log)
 
     def wait_ready(self) -> None:
         watcher = Watcher(self.broker, f"{self.root}/status")

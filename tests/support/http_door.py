@@ -39,6 +39,7 @@ class Door:
     journal: MemoryJournal = field(default_factory=MemoryJournal)
     worker: Worker = field(init=False)
     _server: HttpServer = field(init=False)
+    _clients: list[openai.OpenAI] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.engine = ScriptedEngine(auto=self.auto, clock=time.monotonic)
@@ -75,6 +76,8 @@ class Door:
         self._server.start()
 
     def stop(self) -> None:
+        for client in self._clients:
+            client.close()
         self._server.stop()
         self.worker.stop()
 
@@ -83,7 +86,9 @@ class Door:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, **more: Any) -> openai.OpenAI:
-        return openai.OpenAI(**self.how(more))
+        """A client that is closed when the server stops."""
+        self._clients.append(openai.OpenAI(**self.how(more)))
+        return self._clients[-1]
 
     def async_client(self, **more: Any) -> openai.AsyncOpenAI:
         return openai.AsyncOpenAI(**self.how(more))
@@ -93,8 +98,11 @@ class Door:
         return {"base_url": f"{self.url}/v1", "api_key": key, "max_retries": 0, "timeout": TIMEOUT, **more}
 
     def wait_jobs(self, number: int) -> None:
-        """Wait until so many requests are in hand and with the engine."""
-        eventually(lambda: self.worker.state().jobs == number == self.engine.state().running, f"{number} jobs")
+        """Wait until so many requests are in hand, and the engine has work if there is any."""
+        eventually(
+            lambda: self.worker.state().jobs == number and bool(self.engine.state().running) == bool(number),
+            f"{number} jobs",
+        )
 
     def begun(self) -> Work:
         """The oldest work that the engine has; for `auto=False`."""

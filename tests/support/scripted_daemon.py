@@ -244,7 +244,7 @@ def main() -> int:
         return engine
 
     try:
-        read = partial(config.load, flags={}, config_file=None)
+        read = partial(config.load_with_sources, flags={}, config_file=None)
         return Daemon(settings, config.systemd(), read_settings=read, make_engine=make_engine).run()
     except FatalError as error:
         print(f"edged: {error}", file=sys.stderr)  # noqa: T201 - as the real command does

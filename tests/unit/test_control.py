@@ -1,4 +1,7 @@
+import base64
+import io
 import json
+import zipfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +17,8 @@ from edged.ports.link import Delivery, Message, Outcome, Sent
 from edged.serving.control import Control
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
+from edged.settings.faults import Given
+from edged.settings.load import Loaded
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.conversation import Turn
@@ -77,8 +82,9 @@ class Bench:
     def obey(self, route: ControlRoute, delivery: Delivery) -> None:
         self.control.handle(route, delivery)
 
-    def read(self, *, options: Mapping[str, Any] | None = None) -> Settings:
-        return settings(**{"log": {"level": "debug"}} | dict(options or {}))
+    def read(self, *, options: Mapping[str, Any] | None = None) -> Loaded:
+        given = Given(flags={}, file={}, path=None, variables={}, secrets=())
+        return Loaded(settings=settings(**{"log": {"level": "debug"}} | dict(options or {})), given=given)
 
     def set_level(self, level: str) -> None:
         if level not in {"debug", "info"}:
@@ -255,6 +261,16 @@ def test_a_refused_command_has_its_transaction(bench: Bench, body: object, trans
 def test_a_reload_is_answered_with_what_came_of_it(bench: Bench) -> None:
     bench.send("reload")
     assert bench.last("edged/box/response/reload")["data"] == {"changed": ["log.level"], "restart_required": []}
+
+
+def test_a_backup_is_sent_in_base64(bench: Bench) -> None:
+    bench.send("backup", {"transaction": 3})
+    while not bench.link.published:  # it is made in a thread of its own
+        bench.turn()
+    answer = bench.last("edged/box/response/backup")
+    with zipfile.ZipFile(io.BytesIO(base64.b64decode(answer["data"]["zip"]))) as archive:
+        assert archive.namelist() == ["manifest.json"]
+    assert answer["transaction"] == 3
 
 
 def test_options_are_an_object(bench: Bench) -> None:

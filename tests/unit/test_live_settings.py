@@ -19,7 +19,7 @@ from edged.monitoring.metrics import Metrics
 from edged.ports.link import Delivery, Message
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
-from edged.settings.load import load, load_with_sources
+from edged.settings.load import load_with_sources
 from edged.settings.options import options_file, options_text, patched
 from edged.settings.text import show
 from edged.tasks.specs import GenerateSpec, Tasks
@@ -44,9 +44,9 @@ class Box:
         self.start()
 
     def start(self) -> None:
-        read = partial(load, flags=self.flags, config_file=self.file)
+        read = partial(load_with_sources, flags=self.flags, config_file=self.file)
         self.live = LiveSettings(
-            read(warn=self.warnings.append),
+            read(warn=self.warnings.append).settings,
             read=read,
             contract_of=contract_of,
             prepare=self.prepare,

@@ -15,6 +15,7 @@ from edged.ports.link import Delivery, Message
 from edged.serving.control import Control
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
+from edged.settings.load import Loaded
 from edged.settings.routes import RouteSettings, rules_of
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN
@@ -70,7 +71,7 @@ class Bench:
         )
         self.link.on_delivery = self.take
 
-    def read(self, *, options: Mapping[str, Any] | None = None) -> Settings:
+    def read(self, *, options: Mapping[str, Any] | None = None) -> Loaded:
         raise AssertionError(options)
 
     def obey(self, route: ControlRoute, delivery: Delivery) -> None:

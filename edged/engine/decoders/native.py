@@ -96,6 +96,7 @@ class NativeDecoder:
         self.bytes_per_token = kv_bytes_per_token(shape)
         self._shape = shape
         self._library = open_library(library)
+        self.instructions: str = self._library.edged_instructions().decode()  # that the library was compiled for
         cos, sin = table = rope.table(positions)
         self._kept = (weights, table)  # the library has pointers into them
         self._logits: Logits = _aligned((0, shape.vocab), np.float32)

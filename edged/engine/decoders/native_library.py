@@ -10,6 +10,8 @@ import os
 import platform
 import shutil
 import subprocess
+import zipfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -80,11 +82,20 @@ def prospect(folder: Path, *, kernels: str = "auto") -> str:
     return target.name
 
 
-def install() -> str:
-    """Compile into the package's own folder, for `deploy/install.sh`. Gives the library, or why there is none."""
+def install(*wheelhouses: Path) -> str:
+    """Put the library for this CPU into the package's own folder, for `deploy/install.sh`.
+
+    One that is there stays; else it is taken from a wheel of `deploy/build.sh`, else compiled.
+
+    Args:
+        wheelhouses: folders in which there may be wheels.
+
+    Returns:
+        The library, or why there is none.
+    """
     try:
         target = choose("auto")
-        return f"{_shipped(target) or compile_for(target, INSTALLED)}"
+        return str(_shipped(target) or _from_wheel(target, wheelhouses) or compile_for(target, INSTALLED))
     except NotBuilt as error:
         return f"not built: {error}; int8 and int4 will run by torch's kernels, which are slower"
 
@@ -119,6 +130,20 @@ def _shipped(target: InstructionSet) -> Path | None:
     return file
 
 
+def _from_wheel(target: InstructionSet, wheelhouses: Iterable[Path]) -> Path | None:
+    """Take the library of these very sources out of a wheel for this machine."""
+    file = _file(target, INSTALLED)
+    for wheel in (each for folder in wheelhouses for each in sorted(folder.glob(f"edged-*_{platform.machine()}.whl"))):
+        with suppress(OSError, KeyError, zipfile.BadZipFile), zipfile.ZipFile(wheel) as archive:
+            library = archive.read(f"edged/engine/built/{file.name}")
+            INSTALLED.mkdir(exist_ok=True)
+            half = file.with_suffix(f".{os.getpid()}.part")
+            half.write_bytes(library)
+            half.replace(file)
+            return _shipped(target)
+    return None
+
+
 def _compiler() -> str:
     found = next(filter(None, map(shutil.which, _COMPILERS)), None)
     if found is None:
@@ -144,7 +169,7 @@ def compile_for(target: InstructionSet, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(
-            [compiler, *FLAGS, *target.flags, "-o", str(half), str(_SOURCES / MAIN)],
+            [compiler, *FLAGS, *target.flags, "-shared", "-o", str(half), str(_SOURCES / MAIN)],
             check=False,
             capture_output=True,
             text=True,

@@ -16,7 +16,7 @@ MAIN = "native.cpp"  # it includes the headers beside it
 # -ffp-contract=off: the sources say themselves where a product and a sum are rounded once.
 FLAGS = (
     *("-std=c++20", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off"),
-    *("-fPIC", "-shared", "-pthread"),
+    *("-fno-exceptions", "-fno-rtti", "-fPIC", "-pthread"),
 )
 
 
@@ -52,6 +52,12 @@ SETS: dict[Machine, tuple[InstructionSet, ...]] = {
         InstructionSet(name="ssse3", flags=("-mssse3",), cpu=frozenset({"ssse3"})),
     ),
     "aarch64": (
+        InstructionSet(
+            name="i8mm",
+            flags=("-march=armv8.2-a+dotprod+i8mm",),
+            zig=("-mcpu=generic+dotprod+i8mm",),
+            cpu=frozenset({"asimd", "asimddp", "i8mm"}),
+        ),
         InstructionSet(
             name="dotprod",
             flags=("-march=armv8.2-a+dotprod",),

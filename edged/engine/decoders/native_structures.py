@@ -91,6 +91,8 @@ def layer_struct(layer: LayerWeights) -> LayerStruct:
 def open_library(library: Path) -> ctypes.CDLL:
     """Load the library and declare its functions, as `native/native.cpp` has them."""
     loaded = ctypes.CDLL(str(library))
+    loaded.edged_instructions.restype = ctypes.c_char_p
+    loaded.edged_instructions.argtypes = []
     loaded.edged_open.restype = _POINTER
     loaded.edged_open.argtypes = [_POINTER]
     loaded.edged_close.argtypes = [_POINTER]

@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <vector>
 
 #include "interface.h"
 #include "threads.h"
@@ -17,11 +16,12 @@ namespace {
 
 // Root mean square normalisation (Zhang and Sennrich 2019).
 void normalise(const float* x, const float* weight, int size, float eps, float* to) {
-  F squares{};
-  for (int i = 0; i < size; i += LANES) {
-    const F part = load<F>(x + i);
-    squares = multiply_add(squares, part, part);
-  }
+  F squares[kHalfParts] = {};
+  for (int i = 0; i < size; i += kHalf)
+    for (int c = 0; c < kHalfParts; ++c) {
+      const F part = load<F>(x + i + c * LANES);
+      squares[c] = multiply_add(squares[c], part, part);
+    }
   const float scale = 1.0f / std::sqrt(sum(squares) / size + eps);
   for (int i = 0; i < size; i += LANES) store(to + i, load<F>(x + i) * scale * load<F>(weight + i));
 }
@@ -45,7 +45,7 @@ struct Rows {
   const int32_t* parents;  // of a row within its span; -1 for a span's first
   int spans;
   const Span* span;
-  std::vector<int> span_of;  // row -> span
+  const int32_t* span_of;  // row -> span
 };
 
 // The attention of one layer.
@@ -196,13 +196,14 @@ struct Attention {
       tops = here > tops ? here : tops;
     }
     const float top = largest(tops);
-    F total{};
-    for (int p = 0; p < end; p += LANES) {
-      const F here = load<F>(scores + p);
-      const F e = here == kNever ? F{} : exponential(here - top);
-      store(scores + p, e);
-      total += e;
-    }
+    F total[kHalfParts] = {};
+    for (int p = 0; p < end; p += kHalf)
+      for (int c = 0; c < kHalfParts; ++c) {
+        const F here = load<F>(scores + p + c * LANES);
+        const F e = here == kNever ? F{} : exponential(here - top);
+        store(scores + p + c * LANES, e);
+        total[c] += e;
+      }
     for (int p = end; p < seen; ++p) scores[p] = 0;
     return 1.0f / sum(total);
   }

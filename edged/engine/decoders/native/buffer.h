@@ -3,29 +3,32 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
-#include <new>
+#include <cstdlib>
 
 namespace {
 
-// Memory that grows and never shrinks, aligned to a cache line.
+// Memory that grows and never shrinks, aligned to a cache line. Its values begin as they happen to be.
 template <typename T>
 class Buffer {
  public:
-  T* reserve(size_t count) {
-    if (count > size_) {
-      data_.reset(static_cast<T*>(::operator new(count * sizeof(T), std::align_val_t(64))));
-      size_ = count;
-    }
-    return data_.get();
+  Buffer() = default;
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  ~Buffer() { std::free(data_); }
+
+  // Makes room for `count` values; growing loses those that were there. False when there is no memory for them.
+  [[nodiscard]] bool reserve(size_t count) {
+    if (count <= size_) return true;
+    std::free(data_);
+    data_ = static_cast<T*>(std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64));
+    size_ = data_ != nullptr ? count : 0;
+    return data_ != nullptr;
   }
-  T* get() const { return data_.get(); }
+
+  T* get() const { return data_; }
 
  private:
-  struct Free {
-    void operator()(T* data) const { ::operator delete(data, std::align_val_t(64)); }
-  };
-  std::unique_ptr<T, Free> data_;
+  T* data_ = nullptr;
   size_t size_ = 0;
 };
 

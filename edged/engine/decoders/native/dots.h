@@ -1,10 +1,11 @@
 // The integer dot products of one group of inputs, by the instructions that this file is compiled for.
 //
-// Each instruction set has a file that gives the same six things:
+// Each instruction set has a file that gives the same seven things:
 //   kInstructions          its name
 //   kRows                  the most rows that are multiplied by a tile of the matrix together
 //   parts_for(bits, rows)  how many vectors of output channels such a tile has: a power of two up to kBlockParts
 //   kTogether              of a row's values in a group, how many stand side by side before the next row's follow
+//   kSumsInMemory          whether a tile's float sums are kept in memory, because its dot products need all registers
 //   start_of(sum)          what `Activations` keeps for `group_dots` of the sum of a row's values in a group
 //   group_dots             dots[r][c], for each of ROWS rows and PARTS vectors: the sums over the group of weight times
 //                          activation. int4 takes the nibbles as they are (0..15), int8 takes w - 128.

@@ -10,12 +10,13 @@ namespace {
 constexpr const char* kInstructions = "avx512";
 constexpr int kRows = 6;
 constexpr int parts_for(int bits, int rows) { return bits == 8 && rows > 4 ? 1 : 2; }
+constexpr bool kSumsInMemory = false;
 constexpr int kTogether = kGroup;
 constexpr int32_t start_of(int32_t sum) { return -128 * sum; }
 
 // The pairs of nibbles of all ROWS rows are added to their 16-bit sums.
 inline __m512i add_pairs(__m512i sums, B nibbles, int32_t x) {
-  return _mm512_add_epi16(sums, _mm512_maddubs_epi16((__m512i)nibbles, _mm512_set1_epi32(x)));
+  return opaque(_mm512_add_epi16(sums, _mm512_maddubs_epi16((__m512i)nibbles, _mm512_set1_epi32(x))));
 }
 
 inline B low_nibbles(B w) { return w & 15; }

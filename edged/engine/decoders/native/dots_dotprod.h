@@ -9,6 +9,7 @@ namespace {
 
 constexpr const char* kInstructions = "dotprod";
 constexpr int kRows = 8;
+constexpr bool kSumsInMemory = false;
 constexpr int kTogether = 16;
 constexpr int parts_for(int, int rows) { return rows == 1 ? 8 : rows == 2 ? 4 : rows <= 4 ? 2 : 1; }
 constexpr int32_t start_of(int32_t) { return 0; }

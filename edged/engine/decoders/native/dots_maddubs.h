@@ -12,7 +12,7 @@ namespace {
 #if LANES == 8
 typedef __m256i Bytes;
 constexpr const char* kInstructions = "avx2";
-constexpr int kRows = 3;  // 16 registers hold two vectors of three rows, nearly
+constexpr int kRows = 4;
 constexpr int parts_for(int, int rows) { return rows == 1 ? 4 : 2; }
 inline Bytes repeat(int32_t x) { return _mm256_set1_epi32(x); }
 inline Bytes pairs(Bytes w, Bytes x) { return _mm256_maddubs_epi16(w, x); }
@@ -23,7 +23,7 @@ inline Bytes with_sign(Bytes w, Bytes x) { return _mm256_sign_epi8(w, x); }
 #else
 typedef __m128i Bytes;
 constexpr const char* kInstructions = "ssse3";
-constexpr int kRows = 2;
+constexpr int kRows = 4;
 constexpr int parts_for(int, int rows) { return rows == 1 ? 4 : 2; }
 inline Bytes repeat(int32_t x) { return _mm_set1_epi32(x); }
 inline Bytes pairs(Bytes w, Bytes x) { return _mm_maddubs_epi16(w, x); }
@@ -33,6 +33,7 @@ inline Bytes size_of(Bytes x) { return _mm_abs_epi8(x); }
 inline Bytes with_sign(Bytes w, Bytes x) { return _mm_sign_epi8(w, x); }
 #endif
 
+constexpr bool kSumsInMemory = true;
 constexpr int kTogether = kGroup;
 constexpr int32_t start_of(int32_t) { return 0; }
 
@@ -46,7 +47,7 @@ inline INLINE void group_dots(const uint8_t* weights, const int8_t* x, const int
       for (int c = 0; c < PARTS; ++c) w[c] = (Bytes)(load<B>(weights + k * 4 * kBlock + c * 4 * LANES) ^ 0x80);
       for (int r = 0; r < ROWS; ++r) {
         const Bytes four = repeat(load<int32_t>(x + r * kGroup + 4 * k)), size = size_of(four);
-        for (int c = 0; c < PARTS; ++c) dots[r][c] += widen(pairs(size, with_sign(w[c], four)));
+        for (int c = 0; c < PARTS; ++c) dots[r][c] = opaque(dots[r][c] + widen(pairs(size, with_sign(w[c], four))));
       }
     });
   } else {
@@ -61,7 +62,7 @@ inline INLINE void group_dots(const uint8_t* weights, const int8_t* x, const int
           const Bytes four = repeat(load<int32_t>(x + r * kGroup + 8 * k + 4 * half));
           for (int c = 0; c < PARTS; ++c) {
             const Bytes both = pairs(w[c], four);
-            sums[r][c] = k == 0 && half == 0 ? both : add(sums[r][c], both);
+            sums[r][c] = opaque(k == 0 && half == 0 ? both : add(sums[r][c], both));
           }
         }
       });

@@ -11,17 +11,13 @@ namespace {
 
 constexpr const char* kInstructions = "neon";
 constexpr int kRows = 4;
+constexpr bool kSumsInMemory = false;
 constexpr int kTogether = kGroup;
 constexpr int parts_for(int, int rows) { return rows <= 2 ? 4 : 2; }
 constexpr int32_t start_of(int32_t) { return 0; }
 
-// What the compiler may not know about a vector, so that it does not take it apart. clang would, where both halves of
-// `x` are alike, move the weights' upper half down by an instruction of its own; and add products by further ones.
-template <typename V>
-inline V opaque(V x) {
-  asm("" : "+w"(x));
-  return x;
-}
+// clang would, where both halves of a multiplier are alike, move the weights' upper half down by an instruction of its
+// own to multiply by the lower half: hence `opaque`.
 
 // One of the four quadruples of `x` in all lanes.
 template <int QUADRUPLE>

@@ -9,6 +9,7 @@ namespace {
 constexpr const char* kInstructions = "portable";
 constexpr int kRows = 2;
 constexpr int parts_for(int, int) { return 4; }
+constexpr bool kSumsInMemory = false;
 constexpr int kTogether = kGroup;
 constexpr int32_t start_of(int32_t) { return 0; }
 

@@ -14,13 +14,14 @@ constexpr int parts_for(int, int) { return 2; }
 inline I dot(I sums, B w, int32_t x) { return (I)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)w, _mm512_set1_epi32(x)); }
 #else
 constexpr const char* kInstructions = "avxvnni";
-constexpr int kRows = 3;  // 16 registers hold two vectors of three rows, nearly
+constexpr int kRows = 4;
 constexpr int parts_for(int, int rows) { return rows == 1 ? 4 : 2; }
 inline I dot(I sums, B w, int32_t x) {
   return (I)_mm256_dpbusd_avx_epi32((__m256i)sums, (__m256i)w, _mm256_set1_epi32(x));
 }
 #endif
 
+constexpr bool kSumsInMemory = LANES < 16;
 constexpr int kTogether = kGroup;
 constexpr int32_t start_of(int32_t sum) { return -128 * sum; }
 

@@ -32,7 +32,7 @@ struct Passes {
   const int count;
 };
 
-constexpr int kAhead = 4;  // a tile of three rows reads the scales of a fourth, which it does not use
+constexpr int kAhead = 4;  // rows: a tile of three reads the scales of a fourth, which it does not use
 
 // Rows of activations in int8, in passes of a few rows that are multiplied by a tile of the matrix together. In a
 // pass all rows of a group stand side by side: row r of `count` is at (first * groups + group * count + r). Within a
@@ -43,11 +43,9 @@ struct Activations {
   Buffer<float> offsets;   // the sum of the values, times their scale
   Buffer<int32_t> starts;  // what the dot products begin with
 
-  void reserve(size_t count, size_t inputs) {
-    values.reserve(count * inputs);
-    scales.reserve(count * inputs / kGroup + kAhead);
-    offsets.reserve(count * inputs / kGroup + kAhead);
-    starts.reserve(count * inputs / kGroup + kAhead);
+  [[nodiscard]] bool reserve(size_t count, size_t inputs) {
+    const size_t groups = count * inputs / kGroup + kAhead;
+    return values.reserve(groups * kGroup) && scales.reserve(groups) && offsets.reserve(groups) && starts.reserve(groups);
   }
 
   void set(const Passes& passes, int row, const float* x, int inputs) {
@@ -110,6 +108,7 @@ inline void multiply_tile(const Matrix& m, int block, int within, const Activati
   F sums[ROWS][PARTS] = {};
 
   for (int g = 0; g < groups; ++g) {
+    if constexpr (kSumsInMemory) asm volatile("" : "+m"(sums));
     I dots[ROWS][PARTS];
     group_dots<BITS, ROWS, PARTS>(from + 4 * within, values, starts, dots);
     F scale[PARTS], minimum[PARTS];

@@ -2,11 +2,11 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
 
 #include "attention.h"
 #include "buffer.h"
@@ -19,20 +19,42 @@ namespace {
 
 // The weights, the threads, and memory for what a step computes on its way.
 struct Model {
-  explicit Model(const Shape& s) : shape(s), layers(s.layer, s.layer + s.layers), team(s.threads) {
-    shape.layer = nullptr;  // ours from here on
-    scores.resize(s.threads);
+  // Takes over the sizes and pointers, and starts the threads. False when there is no memory for that.
+  [[nodiscard]] bool open(const Shape& s) {
+    shape = s;
+    if (!layers.reserve(s.layers)) return false;
+    std::copy_n(s.layer, s.layers, layers.get());
+    shape.layer = layers.get();
+    return team.start(s.threads);
   }
 
+  // Makes room for a step. False when there is no memory for it.
+  [[nodiscard]] bool reserve(size_t rows, int spans, const Span* span, size_t wanted) {
+    const Shape& s = shape;
+    const size_t widest = std::max({s.hidden, s.heads * s.head_dim, s.mlp});
+    size_t seen = 0;
+    for (int i = 0; i < spans; ++i) seen = std::max(seen, static_cast<size_t>(span[i].past + span[i].rows));
+    const size_t needed = std::max(widest, kQueries * ((seen + 15) / 16 * 16));
+    scratch_size = std::max(scratch_size, (needed + 15) / 16 * 16);
+    return x.reserve(rows * s.hidden) && qkv.reserve(rows * s.layer[0].qkv.outputs) &&
+           mixed.reserve(rows * s.heads * s.head_dim) && inner.reserve(rows * s.mlp) && span_of.reserve(rows) &&
+           activations.reserve(std::max(rows, wanted), widest) && scratches.reserve(scratch_size * team.size());
+  }
+
+  // A thread's own memory: a row of activations, or scores, (queries, positions).
+  float* scratch(int thread) const { return scratches.get() + thread * scratch_size; }
+
   Shape shape;
-  std::vector<Layer> layers;
-  Team team;
+  Buffer<Layer> layers;
   Activations activations;
   Buffer<float> x;    // (rows, hidden): the residual stream
   Buffer<float> qkv;  // (rows, (heads + 2 kv_heads) head_dim)
   Buffer<float> mixed;  // (rows, heads head_dim): what attention gives
   Buffer<float> inner;  // (rows, mlp)
-  std::vector<Buffer<float>> scores;  // per thread: (queries, positions)
+  Buffer<int32_t> span_of;  // row -> span
+  Buffer<float> scratches;  // (threads, scratch_size)
+  size_t scratch_size = 0;
+  Team team;  // the last one, so that its threads end before the memory that they use
 };
 
 // One step, run by every thread of the team together.
@@ -50,7 +72,7 @@ struct Step {
     embed();
     model.team.wait();
     for (int index = 0; index < s.layers; ++index) {
-      const Layer& layer = model.layers[index];
+      const Layer& layer = s.layer[index];
       activate(rows.count, [&](int row, float* to) { normalise(x(row), layer.attention_norm, s.hidden, s.eps, to); },
                s.hidden, thread);
       const int width = layer.qkv.outputs;
@@ -66,7 +88,7 @@ struct Step {
       const int count = is_last ? wanted : rows.count;
       if (count == 0) return;
       auto at = [&](int i) { return is_last ? wanted_rows[i] : i; };
-      attention.run(model.team, model.scores[thread].get());
+      attention.run(model.team, model.scratch(thread));
       model.team.wait();
       const int heads = s.heads * s.head_dim;
       activate(count, [&](int i, float* to) { std::memcpy(to, mixed(at(i)), sizeof(float) * heads); }, heads, thread);
@@ -104,7 +126,7 @@ struct Step {
   // Quantises what `make` writes for each row.
   template <typename Make>
   void activate(int count, Make make, int inputs, int thread) {
-    float* scratch = model.scores[thread].get();
+    float* scratch = model.scratch(thread);
     const Passes passes(count);
     for (int row = model.team.take(1); row < count; row = model.team.take(1)) {
       make(row, scratch);

@@ -62,7 +62,19 @@ inline void store(T* to, V value) {
   std::memcpy(to, &value, sizeof(V));
 }
 
-inline F spread(float x) { return F{} + x; }
+// A vector about which the compiler knows nothing: sums stay in the order that they are written in. Compilers like to add
+// all products of a group in a tree, for which there are too few registers.
+template <typename V>
+inline V opaque(V x) {
+#if defined(__x86_64__)
+  asm("" : "+v"(x));
+#elif defined(__ARM_NEON)
+  asm("" : "+w"(x));
+#endif
+  return x;
+}
+
+inline F spread(float x) { return x - F{}; }  // which compilers know to be x, unlike x + 0
 
 // sum + x * y. Rounded once where the CPU has an instruction for it, else twice.
 inline F multiply_add(F sum, F x, F y) {
@@ -152,9 +164,12 @@ inline uint16_t to_bf16(float x) {  // to nearest, ties to even; x is finite
   return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-inline float sum(F x) {
+// The sum of sixteen numbers. Long sums are kept in sixteen parts, however many lanes a vector has, so that every CPU that
+// rounds once in `multiply_add` gives the same bits.
+inline float sum(const F (&x)[kHalfParts]) {
   float total = 0;
-  for (int i = 0; i < LANES; ++i) total += x[i];
+  for (int c = 0; c < kHalfParts; ++c)
+    for (int i = 0; i < LANES; ++i) total += x[c][i];
   return total;
 }
 
