@@ -56,3 +56,9 @@ def test_the_times_agree_with_the_daemon() -> None:
 def test_the_start_waits_for_no_network() -> None:
     ordering = {name: each.split() for name, each in settings(SERVICE) if name in {"After", "Wants", "Requires"}}
     assert ordering == {"After": ["network.target", "time-sync.target", "mosquitto.service"]}
+
+
+def test_a_crash_loop_ends_and_an_operator_may_start_again_and_again() -> None:
+    starts, interval = int(value("StartLimitBurst")), int(value("StartLimitIntervalSec"))
+    assert starts >= 10  # systemd counts those of an operator, who tries settings
+    assert starts * (int(value("RestartSec")) + int(value("TimeoutStartSec"))) < interval  # also of a slow box
