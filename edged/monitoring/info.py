@@ -47,6 +47,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "status": topics.status,
             "health": topics.health,
             "info": topics.info,
+            "model": topics.model,
             "log": topics.log,
             "request": f"{topics.root}/request/<{'|'.join(COMMANDS)}>",
             "response": f"{topics.root}/response/<command>",
