@@ -134,6 +134,7 @@ def plan_of(settings: Settings) -> "loading.Plan":
         engine=settings.engine,
         half_width=settings.half_width,
         cache_dir=settings.model_dir,
+        uses_own_calibration=settings.calibration == "own",
     )
 
 

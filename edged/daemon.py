@@ -29,6 +29,7 @@ from edged.build import (
     route_filters,
     speed_mark,
 )
+from edged.contract.model_report import ModelReport
 from edged.contract.requests import Contract
 from edged.contract.results import encode
 from edged.contract.status import Identity, State
@@ -39,6 +40,7 @@ from edged.fleet.measured_window import MeasuredWindow
 from edged.fleet.membership import Membership, join
 from edged.fleet.name_clash import NameCheck, NameWatch
 from edged.journal.sqlite import SqliteJournal
+from edged.models.store import Store
 from edged.monitoring.health import Health
 from edged.monitoring.info import describe
 from edged.monitoring.log_publisher import LogPublisher
@@ -54,7 +56,10 @@ from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.serving.control import Control
 from edged.serving.live_settings import LiveSettings
+from edged.serving.model_trial import ModelTrial
+from edged.serving.models import Models
 from edged.serving.reception import Reception
+from edged.serving.switchable import SwitchableEngine
 from edged.serving.worker import Worker
 from edged.settings.load import ReadSettings, Systemd
 from edged.settings.schema import Settings
@@ -125,7 +130,7 @@ class Daemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         tasks = tasks_of(settings.tasks)
-        self._engine = make_engine(settings, tasks)
+        self._engine = SwitchableEngine(make_engine(settings, tasks))
         self._live = LiveSettings(
             settings,
             read=read_settings,
@@ -178,6 +183,9 @@ class Daemon:
         )
         self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
+        self._models = _models_of(
+            self._live, engine=self._engine, link=self._link, make_engine=make_engine, post=self._post, clock=clock
+        )
         self._control = self._control_of(prober)
         self._live.parts = (self._reception.use, self._control.use, self._worker.use, self._use)
 
@@ -210,7 +218,12 @@ class Daemon:
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
         self._engine.start()  # the model loads beside what follows
-        self._take_name()
+        self._notifier.status("looking for another daemon of this name")
+        try:
+            _take_name(self._files.lock, self._live, self._signals, self._clock)
+        except FatalError:
+            self._engine.stop(_FINAL_S)
+            raise
         self._notifier.status("connecting")
         if self._membership is not None:
             self._membership.recall(self._files.pace.recall(at_most=self._live.settings.queue_capacity))
@@ -227,21 +240,6 @@ class Daemon:
                 self._health.become(State.STOPPED, (str(error),))
             self._stop_parts(None)
             raise
-
-    def _take_name(self) -> None:
-        """Check that no other daemon of our name runs, and record that this one does."""
-        lock = self._files.lock
-        if (unended := lock.unended) is not None:
-            log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
-        self._notifier.status("looking for another daemon of this name")
-        ended = None if unended is None else unended.boot_id
-        check = NameCheck(self._live.settings, status_topic=self._live.contract.topics.status, clock=self._clock)
-        try:
-            check.run(ended=ended, is_stopping=lambda: self._signals.asked_to_stop > 0)
-        except FatalError:
-            self._engine.stop(_FINAL_S)
-            raise
-        lock.note()
 
     def _tell_what_came_again(self) -> None:
         """After a crash of the process before: log once how many requests the broker sent again."""
@@ -289,6 +287,7 @@ class Daemon:
             prober=prober,
             set_log_level=logs.set_level,
             live=self._live,
+            change_model=self._models.obey,
             drain=self._signals.ask,
             is_late=self._reception.is_late,
         )
@@ -307,6 +306,7 @@ class Daemon:
                 return False
         self._worker.start()
         self._publish_info()
+        self._models.tell()
         self._discovery.start()
         if self._membership is not None:
             self._membership.start()
@@ -415,6 +415,43 @@ class Daemon:
         self._engine.stop(_FINAL_S)
         self._link.stop(final, _FINAL_S)
         self._listening.close()
+
+
+def _models_of(
+    live: LiveSettings,
+    *,
+    engine: SwitchableEngine,
+    link: Link,
+    make_engine: Callable[[Settings, Tasks], StoppableEngine],
+    post: Callable[[Callable[[], None]], None],
+    clock: Callable[[], float],
+) -> Models:
+    """Make the part that changes the model; `post` runs a function in the worker's thread."""
+    topic = live.contract.topics.model
+
+    def publish(report: ModelReport) -> None:
+        link.publish(Publication(topic=topic, payload=encode(report.body()), qos=1, retain=True))
+
+    return Models(
+        engine=engine,
+        live=live,
+        make_engine=make_engine,
+        store=lambda settings: Store(settings.model_dir),
+        trial=ModelTrial(live.settings.state_dir, wall_clock=time.time),
+        publish=publish,
+        post=post,
+        clock=clock,
+    )
+
+
+def _take_name(lock: InstanceLock, live: LiveSettings, signals: _Signals, clock: Callable[[], float]) -> None:
+    """Check that no other daemon of our name runs, and record that this one does."""
+    if (unended := lock.unended) is not None:
+        log.warning("unclean_end", of="the process before this one", started=unended.started, pid=unended.pid)
+    NameCheck(live.settings, status_topic=live.contract.topics.status, clock=clock).run(
+        ended=None if unended is None else unended.boot_id, is_stopping=lambda: signals.asked_to_stop > 0
+    )
+    lock.note()
 
 
 def _hand_over(membership: Membership, signals: _Signals, clock: Callable[[], float]) -> None:

@@ -104,11 +104,14 @@ class StateFile(Generic[T]):
 
     def write(self, content: T) -> None:
         """Replace the record."""
-        file = self._file(kind=self._kind, version=self._version, content=content)
         try:
-            replace(self._path, file.model_dump_json().encode())
+            replace(self._path, self.encode(content))
         except OSError as error:
             self._tell("state_file_unwritten", error.strerror)
+
+    def encode(self, content: T) -> bytes:
+        """A file with this record, for a writer of another kind of file."""
+        return self._file(kind=self._kind, version=self._version, content=content).model_dump_json().encode()
 
     def delete(self) -> None:
         """Delete the file, if there is one."""

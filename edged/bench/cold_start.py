@@ -106,7 +106,12 @@ def _main() -> int:
     try:
         engine.start()
         engine.wait_ready()
-        _tell({"model": dataclasses.asdict(engine.model), "memory_mb": system.peak_memory_mb()})
+        _tell(
+            {
+                "model": dataclasses.asdict(dataclasses.replace(engine.model, own_calibrations=())),
+                "memory_mb": system.peak_memory_mb(),
+            }
+        )
         workloads = Workloads(engine)
         workloads.first_token()
         _tell({})

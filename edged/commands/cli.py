@@ -10,10 +10,26 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from edged import __version__
-from edged.commands import ask, asyncapi, backup, bench, chat, check, config, demo, eval, models, run, terminal, top  # noqa: A004
+from edged.commands import (
+    ask,
+    asyncapi,
+    backup,
+    bench,
+    calibrate,
+    chat,
+    check,
+    config,
+    demo,
+    eval,  # noqa: A004
+    models,
+    run,
+    terminal,
+    top,
+)
 from edged.errors import EdgedError, ExitCode, FatalError
 
-_COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, config, backup, asyncapi)  # in the order of --help
+# In the order of --help.
+_COMMANDS = (run, demo, ask, chat, check, top, models, bench, eval, calibrate, config, backup, asyncapi)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,11 +2,14 @@
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, count, quiet_settings
 from edged.commands.terminal import print_json
-from edged.errors import ExitCode
+from edged.errors import ExitCode, SettingsError
+
+if TYPE_CHECKING:
+    from edged.evaluation.run import Way
 
 
 def add(commands: Any) -> None:
@@ -19,7 +22,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--task", default="sentiment", help="a task that gives labels (%(default)s)")
     parser.add_argument(
         "--labels",
-        type=_pairs,
+        type=label_names,
         default={},
         metavar="NAME=LABEL,…",
         help="what the file calls the labels",
@@ -30,13 +33,22 @@ def add(commands: Any) -> None:
         action="store_true",
         help="compare with a model that writes its answer, in which the label is looked for",
     )
+    parser.add_argument(
+        "--compare",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="label the texts a second time with this setting, or with task=NAME, and tell which way is better; may be "
+        "repeated",
+    )
     parser.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
     parser.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(settings=("model.id", "model.format"))
 
 
-def _pairs(text: str) -> dict[str, str]:
+def label_names(text: str) -> dict[str, str]:
+    """Read what a file calls the labels, for argparse."""
     pairs = [each.partition("=") for each in text.split(",")]
     if not all(name.strip() and label.strip() for name, _, label in pairs):
         raise argparse.ArgumentTypeError("write NAME=LABEL,NAME=LABEL, as in bad=negative,good=positive")
@@ -44,6 +56,24 @@ def _pairs(text: str) -> dict[str, str]:
     if len(names) < len(pairs):
         raise argparse.ArgumentTypeError("a name is given twice")
     return names
+
+
+def _second(options: argparse.Namespace) -> "Way":
+    """The second way to label the texts: that of the other arguments, with the changes of `--compare`."""
+    from edged.evaluation.run import Way
+
+    changed = {}
+    for each in options.compare:
+        name, equals, value = each.partition("=")
+        if not equals:
+            raise SettingsError(f"--compare {each}: write NAME=VALUE, for example --compare model.format=int4")
+        changed[name] = value
+    settings = {name: value for name, value in changed.items() if name != "task"}
+    # An option that sets a setting, as --format does, has more weight than --set.
+    kept = {name: getattr(options, name) for name in options.settings if name not in settings}
+    other = argparse.Namespace(**vars(options) | dict.fromkeys(options.settings) | kept)
+    other.set = [*options.set, *(f"{name}={value}" for name, value in settings.items())]
+    return Way(settings=quiet_settings(other), task=changed.get("task", options.task), changed=changed)
 
 
 def _eval(options: argparse.Namespace) -> ExitCode:
@@ -60,6 +90,7 @@ def _eval(options: argparse.Namespace) -> ExitCode:
         names=options.labels,
         limit=options.limit,
         baseline=options.baseline,
+        against=_second(options) if options.compare else None,
     )
     if options.json:
         print_json(report.model_dump(mode="json"))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, flags_of, settings_of
-from edged.errors import EdgedError, ExitCode, SettingsError
+from edged.errors import BrokerUnavailable, EdgedError, ExitCode, ModelUnavailable, NameTaken, SettingsError
 
 if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> ExitCode:
 def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loading") -> ExitCode:
     from edged import build
     from edged.daemon import Daemon
+    from edged.serving.model_trial import ModelTrial
     from edged.settings import load
 
     if missing := build.missing_extras(settings):
@@ -59,10 +60,25 @@ def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loadi
 
     def make_engine(settings: "Settings", tasks: "Tasks") -> "StoppableEngine":
         engine = build.make_engine(settings, tasks)
-        loading.engine = engine
+        loading.engine = loading.engine or engine
         return engine
 
-    return Daemon(settings, load.systemd(), read_settings=read_settings, make_engine=make_engine).run()
+    trial = ModelTrial(settings.state_dir, wall_clock=time.time)
+    if trial.process_begins(settings.model.id):
+        settings = read_settings().settings
+    try:
+        code = Daemon(settings, load.systemd(), read_settings=read_settings, make_engine=make_engine).run()
+    except ModelUnavailable as error:
+        if not trial.take_back(str(error)):
+            raise
+        loading.engine = None  # the model before is loaded now
+        settings = read_settings().settings
+        code = Daemon(settings, load.systemd(), read_settings=read_settings, make_engine=make_engine).run()
+    except (BrokerUnavailable, NameTaken, SettingsError):  # not by the model's fault
+        trial.process_ends()
+        raise
+    trial.process_ends()
+    return code
 
 
 class _Loading:

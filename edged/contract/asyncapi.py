@@ -9,6 +9,7 @@ from typing import Any
 from edged import __version__
 from edged.contract.commands import COMMANDS, ControlBody
 from edged.contract.health import HealthReport
+from edged.contract.model_report import ModelReport
 from edged.contract.requests import request_schema
 from edged.contract.results import chunk_schema, error_schema, result_schema
 from edged.contract.schema import Published, schema_of
@@ -97,6 +98,7 @@ def _channels() -> Schema:
         "status": _channel(_TOPICS.status, "The state that the daemon is in; retained, and its last will.", "status"),
         "health": _channel(_TOPICS.health, "The health report, every `health.interval` seconds; retained.", "health"),
         "info": _channel(_TOPICS.info, "What this daemon is and what it can do; retained.", "info"),
+        "model": _channel(_TOPICS.model, "The model in use, and progress of another; retained.", "model"),
         "log": _channel(_TOPICS.log, "What the daemon logs, where `log.mqtt` says so; rate-limited, at QoS 0.", "log"),
     }
 
@@ -142,6 +144,7 @@ def _operations() -> Schema:
         "answerControl": ("controlAnswers", "Answer a command.", 1, False),
         "tellStatus": ("status", "Tell the state when it changes.", 1, True),
         "tellHealth": ("health", "Tell the health report.", 1, True),
+        "tellModel": ("model", "Tell which model is in use, and how far another is.", 1, True),
         "tellLog": ("log", "Tell what is logged.", 0, False),
         "tellInfo": ("info", "After the start, tell what the daemon is and what it can do.", 1, True),
     }
@@ -187,6 +190,7 @@ def _messages(tasks: Tasks, report: type[Published] = HealthReport) -> Schema:
         "status": _message("The daemon's state.", schema_of(Status)),
         "health": _message("The daemon's figures.", schema_of(report)),
         "info": _message("What the daemon is and what it can do.", _info()),
+        "model": _message("The models of the daemon.", schema_of(ModelReport)),
         "log": _message("A line of the log; it may have further fields.", _log()),
     }
 
@@ -233,7 +237,8 @@ def _control_answer() -> Schema:
         data={
             "type": "object",
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level; "
-            "reload: changed, restart_required; options: the same and options; backup: zip (base64).",
+            "reload: changed, restart_required; options: the same and options; backup: zip (base64); "
+            "model: what R/model has, or started and id.",
         },
         error=error,
         transaction={"description": "The same as in the command."},
@@ -270,7 +275,18 @@ def _info() -> Schema:
             },
             parameters=_COUNT,
         ),
-        calibration={"enum": ["static", "running"]},
+        calibration={"enum": ["static", "running", "own"]},
+        own_calibration={
+            "type": "array",
+            "description": "What `edged calibrate` learned and is in use: log p of a label times scale, plus its bias.",
+            "items": _object(
+                task=_TEXT,
+                language=_TEXT,
+                texts=_COUNT,
+                scale={"type": "number"},
+                biases={"type": "object", "additionalProperties": {"type": "number"}},
+            ),
+        },
         tasks={
             "type": "object",
             "additionalProperties": {

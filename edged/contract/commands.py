@@ -24,7 +24,7 @@ class ControlBody(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     transaction: str | int | None = None
-    id: str | None = Field(None, description="cancel: the request's id")
+    id: str | None = Field(None, description="cancel: the request's id; model: the model's")
     session: str | None = Field(None, description="forget, session: whose turns")
     owner: str | None = Field(
         None,
@@ -32,6 +32,7 @@ class ControlBody(BaseModel):
         "topic says it",
     )
     level: str | None = Field(None, description="log_level: debug, info, warning or error")
+    action: str | None = Field(None, description="model: status, pull, switch or rollback; `id` names the model")
     journal: bool = Field(
         default=False, description="backup: whether results and conversations are in it; they may be too large to send"
     )
@@ -69,6 +70,13 @@ class Box(Protocol):
 
     def change_options(self, patch: Mapping[str, Any], respond: "Respond") -> None:
         """Change settings; responds as `reload` does, with all options that are set now."""
+        ...
+
+    def change_model(self, action: str, model: str | None, respond: "Respond") -> None:
+        """Look at the model, fetch one, switch to one, or go back; responds when that has begun.
+
+        Raises RequestError.
+        """
         ...
 
     def backup(self, respond: "Respond", *, with_journal: bool) -> None:
@@ -142,6 +150,10 @@ def _options(box: Box, body: ControlBody, respond: Respond) -> None:
     box.change_options(body.options or {}, respond)
 
 
+def _model(box: Box, body: ControlBody, respond: Respond) -> None:
+    box.change_model(_needed(body.action, "action"), body.id, respond)
+
+
 def _backup(box: Box, body: ControlBody, respond: Respond) -> None:
     box.backup(respond, with_journal=body.journal)
 
@@ -160,6 +172,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "log_level": Command(obey=_log_level, only_now=True),
         "reload": Command(obey=_reload, only_now=True),
         "options": Command(obey=_options),
+        "model": Command(obey=_model, only_now=True),
         "backup": Command(obey=_backup, only_now=True),
         "drain": Command(obey=_drain, only_now=True),
     }

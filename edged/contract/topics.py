@@ -23,6 +23,7 @@ SPOKEN = (
     "health",
     "info",
     "log",
+    "model",
     "probe",
 )  # below a node: where daemons listen or report
 
@@ -213,6 +214,11 @@ class Topics:
         return f"{self.root}/info"
 
     @property
+    def model(self) -> str:
+        """Where the models of the daemon are told of."""
+        return f"{self.root}/model"
+
+    @property
     def log(self) -> str:
         """Where the daemon's log is published, if the settings say so."""
         return f"{self.root}/log"
@@ -264,6 +270,10 @@ class Topics:
     def out(self, tail: str) -> str:
         """Where the result of a request with this tail goes by default."""
         return f"{self.root}/out/{tail}" if tail else f"{self.root}/out"
+
+    def request(self, command: str) -> str:
+        """Where a command is given."""
+        return f"{self.root}/request/{command}"
 
     def response(self, command: str) -> str:
         """Where the answer to a control request goes by default."""

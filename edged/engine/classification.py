@@ -5,20 +5,31 @@ Where the first prompt leaves doubt, further prompts ask the same question in ot
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar, Generic
 
+from edged.engine.calibration import Calibration, reading_of
 from edged.engine.counting import Times
 from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.loaded import Prepared
+from edged.engine.neutrality import Neutralities, Reading, mean
 from edged.engine.prompt import ClassificationPrompt
 from edged.engine.scheduler import Urgency
-from edged.engine.scoring import add_opinion, by_label, label_log_probabilities, mean_prior, pooled
+from edged.engine.scoring import (
+    add_opinion,
+    by_label,
+    label_log_probabilities,
+    pooled,
+    read_words,
+)
 from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
 from edged.engine.warm_up import WarmUp
 from edged.errors import ModelError, TooLong
-from edged.ports.engine import NO_USAGE, Classified, Failed, Usage, Work
+from edged.ports.engine import NO_USAGE, Classified, Usage, Work
+from edged.tasks.calibration import judge_of
+from edged.tasks.instruments import EVIDENCE, is_reading
 from edged.tasks.outputs import FinishReason
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language
 
@@ -38,6 +49,9 @@ class Classifying(Running[K]):
     Attributes:
         further: the prompts that are left to ask. When one is asked, `memory` is None until there is room again.
         evidence: of each label, from the `asked` prompts so far.
+        neutralities: tell the probability that the text has no feeling, by the `readings` of the prompts so far.
+        further_plain: such evidence that does not come from the model, in nats.
+        own: what was learned from the operator's own texts, where that is to be used.
         spent: tokens of the prompts before the present one.
     """
 
@@ -48,6 +62,10 @@ class Classifying(Running[K]):
     opinion: Opinion
     further: Iterator[Opinion]
     evidence: list[float]
+    neutralities: Neutralities
+    readings: list[Reading]
+    further_plain: float = 0.0
+    own: OwnCalibration | None = None
     asked: int = 0
     spent: Usage = NO_USAGE
 
@@ -72,26 +90,45 @@ class Classifying(Running[K]):
         """Score the labels; end, or ask the next prompt where the scores leave doubt."""
         if not len(logits):
             return
-        found = label_log_probabilities(logits, self.opinion.prompt.labels, labels=len(self.spec.labels))
+        prompt = self.opinion.prompt
+        words = read_words(logits, prompt.labels)
+        found = label_log_probabilities(words[: prompt.scored], labels=len(self.spec.labels))
         if not all(map(math.isfinite, found)):
             self.fail(ModelError(NO_NUMBERS))
             return
         self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
+        if self.neutralities.after:
+            self.readings.append(reading_of(words, prompt, self.neutralities.signals, prior=self.opinion.prior))
         self.asked += 1
         scores = pooled(self.evidence, self.asked)
+        neutral = self._neutral()
         usage = self.spent + self._usage()
-        if self.spec.is_in_doubt(scores) and (opinion := next(self.further, None)) is not None:
+        if self.spec.is_in_doubt(scores, neutral) and (opinion := next(self.further, None)) is not None:
             self._ask(opinion, spent=usage)
             return
         self.times.first_token = now
         self._end(
             Classified(
                 key=self.key,
-                scores=dict(by_label([label.canonical for label in self.spec.labels], scores)),
+                scores=self._named(scores, neutral),
                 usage=usage,
                 timings=self.times.timings(now),
             )
         )
+
+    def _neutral(self) -> float | None:
+        """The probability that the text has no feeling, by the prompts so far; None where that was not learned."""
+        if not self.neutralities.after:
+            return None
+        learned = self.neutralities.after[self.asked - 1]
+        return learned.probability(mean(self.readings), further=self.further_plain)
+
+    def _named(self, scores: Sequence[float], neutral: float | None) -> dict[str, float]:
+        named = dict(by_label([label.canonical for label in self.spec.labels], scores))
+        if neutral is not None and self.spec.neutral is not None:
+            named = {name: value * (1 - neutral) for name, value in named.items()}
+            named[self.spec.neutral.canonical] = neutral
+        return named if self.own is None else self.own.correct(named)
 
     def _ask(self, opinion: Opinion, *, spent: Usage) -> None:
         self.spent = spent
@@ -121,6 +158,7 @@ class Classifier(Generic[K]):
             TooLong: the text does not fit into the context.
         """
         work, model = submitted.work, self.prepared.loaded.model
+        questions = self.spec.questions(work.language)
         opinions = self._opinions(work)
         first = next(opinions)
         return Classifying(
@@ -135,22 +173,38 @@ class Classifier(Generic[K]):
             opinion=first,
             further=opinions,
             evidence=[0.0] * len(self.spec.labels),
+            neutralities=self.prepared.neutralities.get(questions, Neutralities()),
+            readings=[],
+            further_plain=self._further_plain(work),
+            own=self.prepared.own.get(questions),
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
-        """Pin the beginning of every prompt, run each prompt, and measure its bias.
+        """Pin the beginning of every prompt, run each prompt, and learn what it leans to by itself.
 
         Raises:
             TooLong: a prompt leaves no room for a text.
         """
-        ask = self.prepared.loaded.prompter.classification
+        loaded = self.prepared.loaded
+        ask = loaded.prompter.classification
+        calibration = Calibration(spec=self.spec, prepared=self.prepared, run=warm_up.run)
         opinions = self.spec.opinions(language)
         for opinion in opinions:
             warm_up.pin(ask(opinion, text="", language=language).prefix)
-            if opinion.question(language) not in self.prepared.priors:
-                self._learn_prior(opinion, language, warm_up)
+            calibration.learn_prior(opinion, language)
+        if self.spec.neutral is not None and len(self.spec.labels) == 2:
+            self.prepared.neutralities[self.spec.questions(language)] = calibration.neutralities(language)
+        judge = judge_of(self.spec, language, model=loaded.info.id, weight_format=loaded.info.format)
+        if (own := loaded.own_calibrations.get(judge)) is not None:
+            self.prepared.own[self.spec.questions(language)] = own
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
+
+    def _further_plain(self, work: Work) -> float:
+        text = self.prepared.loaded.prompter.read(self.spec, work.text, work.language)
+        if self.spec.knows_instruments and is_reading(text):
+            return EVIDENCE
+        return 0.0
 
     def _opinions(self, work: Work) -> Iterator[Opinion]:
         """The prompts to ask, in order, each made when it is needed: for most texts only the first is.
@@ -158,56 +212,14 @@ class Classifier(Generic[K]):
         Raises:
             TooLong: the text does not fit into the first prompt. A further prompt that it does not fit is left out.
         """
+        prompter = self.prepared.loaded.prompter
+        # What names a label of one prompt is cut out for all of them.
+        text = prompter.read(self.spec, work.text, work.language)
         for each in self.spec.opinions(work.language) if self.spec.doubt else (self.spec,):
             try:
-                prompt = self.prepared.loaded.prompter.classification(each, text=work.text, language=work.language)
+                prompt = prompter.classification(each, text=text, language=work.language)
             except TooLong:
                 if each is self.spec:
                     raise
             else:
                 yield Opinion(prompt=prompt, prior=self.prepared.priors[each.question(work.language)])
-
-    def _learn_prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> None:
-        priors, question = self.prepared.priors, opinion.question(language)
-        # While the bias is being measured, it counts as zero, and no further prompt is asked.
-        priors[question] = [0.0] * len(opinion.labels)
-        try:
-            priors[question] = self._prior(opinion, language, warm_up)
-        except BaseException:
-            del priors[question]
-            raise
-
-    def _prior(self, opinion: ClassifySpec, language: Language, warm_up: WarmUp[K]) -> list[float]:
-        """The bias of a prompt: from a file if the model is still the same, else measured with its neutral texts."""
-        loaded = self.prepared.loaded
-        prompter, kept, file = loaded.prompter, loaded.priors, loaded.warm_up_file
-        asked_once = replace(opinion, doubt=0.0)
-        texts = opinion.prompts[language].neutral_texts
-        works = [
-            Work(key=f"warm-up {n}", spec=asked_once, text=text, language=language) for n, text in enumerate(texts)
-        ]
-        asked = prompter.classification(opinion, text=texts[0], language=language)
-        known = None if file is None else file.prior(asked, texts)
-        if known is not None and len(known) == len(opinion.labels):
-            return known
-        prompts = [prompter.classification(opinion, text=text, language=language).tokens for text in texts]
-        [first] = _label_log_probabilities(works[:1], warm_up)
-        prior = kept.find(prompts, first)
-        if prior is None or len(prior) != len(first):
-            prior = mean_prior([first, *_label_log_probabilities(works[1:], warm_up)])
-            kept.keep(prompts, first, prior)
-        if file is not None:
-            file.note_prior(asked, texts, prior=prior)
-        return prior
-
-
-def _label_log_probabilities(works: Sequence[Work], warm_up: WarmUp[K]) -> list[list[float]]:
-    """Run classifications; gives the log-probabilities of the labels for each text."""
-    observed = []
-    for event in warm_up.run(works):
-        if isinstance(event, Failed):
-            raise event.error
-        if not isinstance(event, Classified):
-            raise ModelError(f"warm-up of task {works[0].spec.name} failed: {event}")
-        observed.append([math.log(max(score, 1e-12)) for score in event.scores.values()])
-    return observed

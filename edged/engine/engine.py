@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic
 
 import structlog
@@ -170,7 +170,8 @@ class Engine(Generic[K]):
 
     @property
     def model(self) -> ModelInfo:
-        return self._model.prepared.loaded.info
+        prepared = self._model.prepared
+        return replace(prepared.loaded.info, own_calibrations=tuple(prepared.own.values()))
 
     # --------------------------------------------------------------------------------- the engine's own thread
 

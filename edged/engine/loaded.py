@@ -9,10 +9,13 @@ import numpy.typing as npt
 
 from edged.engine.constrain import Constraints
 from edged.engine.decoders.interface import CausalModel, K
+from edged.engine.neutrality import Neutralities
+from edged.engine.own_calibrations import OwnCalibrations
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.warm_up_file import WarmUpFile
 from edged.ports.engine import ModelInfo
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import Sampling
 from edged.tasks.text import Language
 
@@ -43,6 +46,7 @@ class Loaded(Generic[K]):
     Attributes:
         sampling: the values that suit this model; they hold where neither the task nor the request has its own.
         priors: the file where priors are kept from one start to the next.
+        own_calibrations: what was learned from the operator's texts; empty where it is not to be used.
         warm_up_file: what earlier starts computed of this very model by these very kernels; None where the decoder
             cannot take it from a file.
     """
@@ -53,6 +57,7 @@ class Loaded(Generic[K]):
     limits: Limits
     sampling: Sampling = field(default_factory=Sampling)
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
+    own_calibrations: OwnCalibrations = field(default_factory=dict)
     warm_up_file: WarmUpFile[K] | None = None
 
 
@@ -67,6 +72,9 @@ class Prepared(Generic[K]):
         priors: the bias of each prompt, by `ClassifySpec.question`. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
+        neutralities: how a plain text is known, after one prompt, after two, and so on, by `ClassifySpec.questions`.
+            The warm-up fills it for tasks that can learn it.
+        own: what was learned from the operator's texts, by the same. The warm-up fills it.
     """
 
     loaded: Loaded[K]
@@ -75,6 +83,8 @@ class Prepared(Generic[K]):
     constraints: Constraints
     priors: dict[Hashable, list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
+    neutralities: dict[Hashable, Neutralities] = field(default_factory=dict)
+    own: dict[Hashable, OwnCalibration] = field(default_factory=dict)
 
     @classmethod
     def of(cls, loaded: Loaded[K]) -> "Prepared[K]":

@@ -17,6 +17,7 @@ from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.loaded import Limits, Loaded
 from edged.engine.memory_plan import MemoryPlan
+from edged.engine.own_calibrations import OwnCalibrationFile, OwnCalibrations
 from edged.engine.priors import PriorStore
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import ModelTokenizer
@@ -29,6 +30,9 @@ from edged.tasks.specs import Sampling, SamplingWishes, sampling_of
 
 log = structlog.get_logger(__name__)
 
+# What was learned of the built-in prompts on the demo's model, so that its first start need not. An entry of another
+# model, format or prompt is not found and does no harm.
+_SHIPPED = Path(__file__).with_name("learned.json")
 _NAMED = 5  # tokens in a warning
 
 
@@ -41,6 +45,7 @@ class Plan:
     engine: EngineSettings
     half_width: bool
     cache_dir: Path | None = None  # for prepared weights and compiled kernels; without it nothing is kept
+    uses_own_calibration: bool = False  # whether scores are corrected by what `edged calibrate` learned
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +190,15 @@ def loaded_of(
         prompter=prompter,
         info=info,
         limits=_limits_of(plan.engine, memory),
-        priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json"),
+        own_calibrations=_own_calibrations(plan),
+        priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json", came_with=[_SHIPPED]),
     )
+
+
+def _own_calibrations(plan: Plan) -> OwnCalibrations:
+    if not plan.uses_own_calibration or plan.cache_dir is None:
+        return {}
+    return OwnCalibrationFile(plan.cache_dir).read()
 
 
 def _limits_of(engine: EngineSettings, memory: MemoryPlan) -> Limits:

@@ -39,12 +39,21 @@ class ClassificationPrompt:
     """The prompt of a classification as tokens: `prefix` is the same for every text, `suffix` has the text.
 
     Attributes:
-        labels: the tokens of all labels for the first reading, then for the next (see `Label.said`).
+        labels: the tokens of all labels for the first reading, then for the next (see `Label.said`), then of others.
+        words: the same as text. Of the other words (see `ClassifyPrompt.plain_words`, `signal_words`), those that are
+            several tokens of this model are left out.
+        scored: how many of them are words of the labels.
+        named: where among them the names of the labels stand, or their first words.
+        plain: where the plain words stand.
     """
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     labels: LabelTrie
+    words: tuple[str, ...]
+    scored: int
+    named: tuple[int, ...] = ()
+    plain: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -102,7 +111,11 @@ class Prompter:
         self._half_width = half_width
         self._own_ends = frozenset(end_tokens)
         self._literal = lru_cache(maxsize=512)(self._tokenize_literal)
-        self._following = lru_cache(maxsize=512)(self._tokenize_following)
+        self._following = lru_cache(maxsize=2048)(self._tokenize_following)
+
+    def read(self, spec: ClassifySpec, text: str, language: Language) -> str:
+        """A text as `spec` shows it to the model; further prompts of the same task are to show it so too."""
+        return spec.read(self._clean(text), language)
 
     def classification(self, spec: ClassifySpec, *, text: str, language: Language) -> ClassificationPrompt:
         """Make the prompt that asks for a label of `text`.
@@ -114,14 +127,25 @@ class Prompter:
         before, after = _around_text(prompt)
         head, tail = before.rstrip(" "), before[len(before.rstrip(" ")) :]
         question, label_space = after.rstrip(" "), after[len(after.rstrip(" ")) :]
-        cleaned = self._clean(text)
+        cleaned = self.read(spec, text, language)
         # A space belongs to the word after it in byte-level vocabularies, so it is tokenized with the text.
-        words = tail + cleaned if cleaned else ""
+        shown_text = tail + cleaned if cleaned else ""
         shown = solved_cases(spec, language) + head
+        scored = _label_words(spec, language)
+        labels = self._labels(spec, language, question, label_space)
+        others = (*prompt.plain_words, *prompt.signal_words)
+        with_others, places = labels.with_words([self._following(question, label_space + word) for word in others])
+        words = dict(enumerate(scored)) | {
+            place: word for word, place in zip(others, places, strict=True) if place is not None
+        }
         result = ClassificationPrompt(
             prefix=self._beginning + self._literal(prompt.role + shown),
-            suffix=self._tokens.after(head, words + question),
-            labels=self._labels(spec, language, question, label_space),
+            suffix=self._tokens.after(head, shown_text + question),
+            labels=with_others,
+            words=tuple(words.values()),
+            scored=len(scored),
+            named=_named(spec, language),
+            plain=tuple(place for place, word in words.items() if word in prompt.plain_words),
         )
         room = self._max_context_tokens - result.capacity
         if room < 0:
@@ -236,9 +260,7 @@ class Prompter:
         return self._tokens.after(before, text)
 
     def _labels(self, spec: ClassifySpec, language: Language, question: str, space: str) -> LabelTrie:
-        words = [
-            word for reading in zip(*(each.words(language) for each in spec.labels), strict=True) for word in reading
-        ]
+        words = _label_words(spec, language)
         labels = [self._following(question, space + word) for word in words]
         prefixes = any(a != b and b[: len(a)] == a for a in labels for b in labels)
         if prefixes:  # as "good" and "good enough": only the text after a label shows where it ends
@@ -355,6 +377,19 @@ def _around_text(prompt: ClassifyPrompt) -> tuple[str, str]:
     question, _, _ = prompt.case.partition("{label}")
     before, _, after = question.partition("{text}")
     return before, after
+
+
+def _label_words(spec: ClassifySpec, language: Language) -> list[str]:
+    """The words of all labels for the first reading, then for the next."""
+    return [word for reading in zip(*(each.words(language) for each in spec.labels), strict=True) for word in reading]
+
+
+def _named(spec: ClassifySpec, language: Language) -> tuple[int, ...]:
+    """Where among the words of all readings the names of the labels stand; where none is read, the first reading."""
+    readings = [*zip(*(each.words(language) for each in spec.labels), strict=True)]
+    names = tuple(each.names[language] for each in spec.labels)
+    first = readings.index(names) if names in readings else 0
+    return tuple(range(first * len(names), (first + 1) * len(names)))
 
 
 def _with_system(system: str | None, turns: Sequence[Turn], *, fold: bool) -> list[Turn]:

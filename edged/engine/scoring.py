@@ -52,6 +52,18 @@ class LabelTrie:
             steps.append(tuple(path))
         return cls(branches=tuple(branches), steps=tuple(steps))
 
+    def with_words(self, words: Sequence[Sequence[int]]) -> tuple["LabelTrie", list[int | None]]:
+        """The trie with further words at its end, as far as they cost nothing: they and all labels are one token each.
+
+        Returns:
+            The trie, and for each word where it stands among the words of the trie; None where it is not read.
+        """
+        if self.branches:
+            return self, [None] * len(words)
+        places = {path[0][1]: place for place, path in enumerate(self.steps)}
+        found = [places.setdefault(word[0], len(places)) if len(word) == 1 else None for word in words]
+        return LabelTrie(branches=(), steps=tuple(((-1, token),) for token in places)), found
+
     @property
     def words(self) -> tuple[int, ...]:
         """The tokens whose logits are needed; empty means the whole vocabulary.
@@ -62,7 +74,26 @@ class LabelTrie:
         return () if self.branches else tuple(token for path in self.steps for _, token in path)
 
 
-def label_log_probabilities(logits: Logits, trie: LabelTrie, *, labels: int) -> list[float]:
+def read_words(logits: Logits, trie: LabelTrie) -> list[float]:
+    """The log-probability of each word of a trie; where all are one token, but for a constant.
+
+    Args:
+        logits: (1 + len(trie.branches), vocab): first at the end of the prompt, where only `trie.words` are read, then
+            at each branch.
+        trie: of the words.
+    """
+    # What is to be subtracted at each node; at the end of the prompt it is the same for all words, and cancels.
+    totals = (0.0, *map(_log_sum, logits[1:]))
+    return [sum(float(logits[node + 1, token]) - totals[node + 1] for node, token in path) for path in trie.steps]
+
+
+def _log_sum(row: Logits) -> float:
+    """The logarithm of the sum of e^logit: the exponentials in fp32, their sum in fp64."""
+    top = float(row.max())
+    return top + float(np.log(np.exp(row - np.float32(top)).sum(dtype=np.float64)))
+
+
+def label_log_probabilities(words: Sequence[float], *, labels: int) -> list[float]:
     """The log-probability of each label, given that the answer is one of them.
 
     A label may have several words. The first words of all labels are one reading, the second words another (each is a
@@ -70,25 +101,28 @@ def label_log_probabilities(logits: Logits, trie: LabelTrie, *, labels: int) -> 
     (Hinton 2002).
 
     Args:
-        logits: (1 + len(trie.branches), vocab): first at the end of the prompt, where only `trie.words` are read, then
-            at each branch.
-        trie: of the words: those of all labels by the first reading, then those by the next.
+        words: log-probabilities of the words of all labels by the first reading, then of those by the next.
         labels: how many labels there are.
 
     Returns:
         Natural logarithms of probabilities that sum to 1.
     """
-    # What is to be subtracted at each node; at the end of the prompt it is the same for all labels, and cancels.
-    totals = (0.0, *map(_log_sum, logits[1:]))
-    raw = [sum(float(logits[node + 1, token]) - totals[node + 1] for node, token in path) for path in trie.steps]
-    readings = np.array(raw, dtype=np.float64).reshape(-1, labels).sum(axis=0)
+    readings = np.array(words, dtype=np.float64).reshape(-1, labels).sum(axis=0)
     return [float(each) for each in readings - np.logaddexp.reduce(readings)]
 
 
-def _log_sum(row: Logits) -> float:
-    """The logarithm of the sum of e^logit: the exponentials in fp32, their sum in fp64."""
-    top = float(row.max())
-    return top + float(np.log(np.exp(row - np.float32(top)).sum(dtype=np.float64)))
+def plain_evidence(words: Sequence[float], *, plain: Sequence[int], named: Sequence[int]) -> float:
+    """How far plain words are more probable than the names of the labels, as a difference of log-probabilities.
+
+    Args:
+        words: log-probabilities of words, but for a constant.
+        plain: where among them the plain words are; none gives 0.
+        named: where the names of the labels are.
+    """
+    if not plain:
+        return 0.0
+    found = np.array(words, dtype=np.float64)
+    return float(np.logaddexp.reduce(found[list(plain)]) - np.logaddexp.reduce(found[list(named)]))
 
 
 def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:

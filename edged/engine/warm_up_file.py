@@ -160,8 +160,9 @@ class WarmUpFile(Generic[K]):
         Args:
             pinned: the beginnings of all prompts, by their tokens.
         """
-        arrays = [np.ascontiguousarray(array) for kv in pinned.values() for array in self.model.kv_arrays(kv)]
-        content = _Content(prefixes=[list(tokens) for tokens in pinned], priors=self._asked)
+        ordered = dict(sorted(pinned.items()))  # in whichever order they were used, the file is the same
+        arrays = [np.ascontiguousarray(array) for kv in ordered.values() for array in self.model.kv_arrays(kv)]
+        content = _Content(prefixes=[list(tokens) for tokens in ordered], priors=self._asked)
         said = content.model_dump_json()
         checksum = _checksum(said, (array.data for array in arrays))
         entries: dict[str, Entry] = {str(n): ("BF16", array.shape) for n, array in enumerate(arrays)}

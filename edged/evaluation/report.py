@@ -13,6 +13,7 @@ from edged.errors import SettingsError
 from edged.tasks.specs import ClassifySpec, Label
 
 BINS = 10
+_SHOWN = 0.05  # a difference counts as shown where chance alone gives one as large less often than this
 UNREADABLE = "unreadable"  # stands for a text that got no label, or several
 _NUMBERED = {"0": "negative", "1": "positive"}  # as SST-2, ChnSentiCorp and others have it
 
@@ -33,6 +34,7 @@ class Verdict:
     label: str
     scores: Mapping[str, float]
     seconds: float
+    is_called_neutral: bool = False  # in a result of the daemon, also where the data have no neutral texts
 
     @property
     def is_right(self) -> bool:
@@ -65,12 +67,29 @@ class WayReport(_Record):
     unreadable: int = Field(
         description="Texts that were given no label (too long for the model), or several; they count as wrong."
     )
+    called_neutral: int = Field(
+        0,
+        description="Texts that the daemon would call neutral. Where no text of the data is neutral, accuracy counts "
+        "the better of the other labels.",
+    )
     seconds_per_text: float = Field(description="Median, one text at a time.")
     mean_seconds_per_text: float = Field(
         description="Mean; a text in doubt takes longer, because further prompts are asked."
     )
     labels: dict[str, LabelReport]
     confusion: dict[str, dict[str, int]] = Field(description="True label, then given label, then texts.")
+
+
+class Comparison(_Record):
+    """The figures of a second way on the same texts, held against those of the first."""
+
+    changed: dict[str, str] = Field(description="What differs from the first way: settings by name, and the task.")
+    model: str
+    format: str
+    scored: WayReport
+    only_first_right: int = Field(description="Texts that the first way labels right and the second wrong.")
+    only_second_right: int
+    p_value: float = Field(description="McNemar's exact test, two-sided.")
 
 
 class EvalReport(_Record):
@@ -86,6 +105,7 @@ class EvalReport(_Record):
     calibration: str = Field(description="static, or running: the texts before each one count too.")
     scored: WayReport
     baseline: WayReport | None = Field(description="Generate, then look for the word: the way of most examples.")
+    compared: Comparison | None = Field(None, description="A second way, where one was asked for.")
 
 
 # ----------------------------------------------------------------------------------------------------------- data
@@ -192,6 +212,7 @@ def report(verdicts: Sequence[Verdict]) -> WayReport:
         macro_f1=round(sum(labels[name].f1 for name in true) / len(true), 4),
         calibration_error=calibration_error(scored) if scored else None,
         unreadable=sum(each.label == UNREADABLE for each in verdicts),
+        called_neutral=sum(each.is_called_neutral for each in verdicts),
         seconds_per_text=round(sorted(each.seconds for each in verdicts)[len(verdicts) // 2], 5),
         mean_seconds_per_text=round(sum(each.seconds for each in verdicts) / len(verdicts), 5),
         labels=labels,
@@ -231,6 +252,8 @@ def _share(part: int, whole: int) -> float:
 def table(found: EvalReport) -> str:
     """The report for people."""
     ways = {"scored": found.scored} | ({} if found.baseline is None else {"generate and parse": found.baseline})
+    if found.compared is not None:
+        ways["second way"] = found.compared.scored
     run = f"{found.model}, {found.format}, {found.calibration} calibration"
     lines = [f"{found.task} on {found.data}: {found.texts} texts, {run}", ""]
     lines.append(f"{'':20}{'accuracy':>9}{'macro F1':>9}{'ECE':>7}{'unreadable':>11}{'ms/text':>9}{'mean':>7}")
@@ -238,6 +261,12 @@ def table(found: EvalReport) -> str:
         error = "–" if way.calibration_error is None else f"{way.calibration_error:.3f}"
         times = f"{1000 * way.seconds_per_text:9.1f}{1000 * way.mean_seconds_per_text:7.1f}"
         lines.append(f"{name:20}{way.accuracy:9.3f}{way.macro_f1:9.3f}{error:>7}{way.unreadable:11}{times}")
+    if found.scored.called_neutral:
+        share = found.scored.called_neutral / found.texts
+        lines += ["", f"called neutral where that is an answer: {found.scored.called_neutral} ({share:.1%})"]
+    if found.compared is not None:
+        changed = ", ".join(f"{name}={value}" for name, value in found.compared.changed.items())
+        lines += ["", f"second way: {changed}; {in_words(found.compared)}"]
     for name, way in ways.items():
         columns = sorted({label for row in way.confusion.values() for label in row})
         lines += ["", f"{name}: texts by true label (rows) and given label"]
@@ -245,3 +274,18 @@ def table(found: EvalReport) -> str:
         for true, row in way.confusion.items():
             lines.append(f"{true:20}" + "".join(f"{row.get(label, 0):12}" for label in columns))
     return "\n".join(lines)
+
+
+def in_words(found: Comparison) -> str:
+    """The result of the test for people."""
+    one, other = found.only_first_right, found.only_second_right
+    lines = [f"Only the first way is right about {one} texts, only the second about {other}."]
+    if one == other:
+        lines.append("No difference is shown.")
+        return " ".join(lines)
+    lines.append(f"If both were equally good, chance alone would divide them so unevenly with p = {found.p_value:.2g}.")
+    if found.p_value >= _SHOWN:
+        lines.append("So no difference is shown: more texts would be needed.")
+    else:
+        lines.append(f"So the {'first' if one > other else 'second'} way is better on texts like these.")
+    return " ".join(lines)

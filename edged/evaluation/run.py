@@ -3,16 +3,18 @@
 import queue
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from edged import __version__, build, extras, progress
 from edged.errors import ModelUnavailable, SettingsError, TooLong
-from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, labelled, report, spread
-from edged.ports.engine import Classified, Engine, Failed, StoppableEngine, Work, WorkEvent
+from edged.evaluation.comparison import mcnemar, won
+from edged.evaluation.report import UNREADABLE, Case, Comparison, EvalReport, Verdict, labelled, report, spread
+from edged.ports.engine import Classified, Engine, Failed, ModelInfo, StoppableEngine, Work, WorkEvent
 from edged.settings.schema import Settings
-from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
 from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import Language, language_of, normalise
@@ -21,6 +23,15 @@ MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 Generate = Callable[[str], str]
 
 _BASELINE_TOKENS = 5
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Way:
+    """A second way to label the texts: other settings, another task, or both; `changed` tells in what it differs."""
+
+    settings: Settings
+    task: str
+    changed: Mapping[str, str]
 
 
 def run(
@@ -32,9 +43,10 @@ def run(
     names: Mapping[str, str],
     limit: int | None,
     baseline: bool,
+    against: Way | None = None,
     make_engine: MakeEngine = build.make_engine,
 ) -> EvalReport:
-    """Judge the texts of `data`, one at a time.
+    """Judge the texts of `data`, one at a time; with `against`, once more in that way.
 
     Raises:
         SettingsError: the file cannot be read, or the task gives no label.
@@ -43,30 +55,29 @@ def run(
     """
     spec = classifying(tasks, task)
     cases = spread(read(data, spec, names=names), limit)
-    is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
-    language = None if settings.language == "auto" else settings.language
-    calibration = RunningCalibration() if settings.calibration == "running" else None
-    engine = make_engine(settings, Tasks([spec]))
-    try:
-        with progress.waiting("loading the model"):
-            engine.start()
-            engine.wait_ready()
-        with progress.waiting("judging the texts", has_bar=True):
-            verdicts = [
-                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
-                for case in _shown(cases, "scored")
-            ]
-        model = engine.model
-    finally:
-        engine.stop()
+    verdicts, model = _scored(settings, spec, cases, make_engine)
+    compared = None
+    if against is not None:
+        second, its_model = _scored(against.settings, classifying(tasks, against.task), cases, make_engine)
+        one, other = won(verdicts, second)
+        compared = Comparison(
+            changed=dict(against.changed),
+            model=its_model.id,
+            format=its_model.format,
+            scored=report(second),
+            only_first_right=one,
+            only_second_right=other,
+            p_value=mcnemar(one, other),
+        )
     generated = None
     if baseline:
+        language = None if settings.language == "auto" else settings.language
         with progress.waiting("loading the model in fp32"):
             generate = _transformers(settings)
         generated = report(
             [
                 ask(generate, spec, case, language=language, half_width=settings.half_width)
-                for case in _shown(cases, "generate and parse")
+                for case in shown(cases, "generate and parse")
             ]
         )
     return EvalReport(
@@ -79,7 +90,30 @@ def run(
         calibration=settings.calibration,
         scored=report(verdicts),
         baseline=generated,
+        compared=compared,
     )
+
+
+def _scored(
+    settings: Settings, spec: ClassifySpec, cases: Sequence[Case], make_engine: MakeEngine
+) -> tuple[list[Verdict], ModelInfo]:
+    """Judge the texts by a task, on the model of the settings."""
+    is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
+    language = None if settings.language == "auto" else settings.language
+    calibration = RunningCalibration() if settings.calibration == "running" else None
+    engine = make_engine(settings, Tasks([spec]))
+    try:
+        with progress.waiting("loading the model"):
+            engine.start()
+            engine.wait_ready()
+        with progress.waiting("judging the texts", has_bar=True):
+            verdicts = [
+                judge(engine, spec, case, language=language, calibration=calibration, with_neutral=is_neutral_asked)
+                for case in shown(cases, "scored")
+            ]
+        return verdicts, engine.model
+    finally:
+        engine.stop()
 
 
 def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:
@@ -88,13 +122,21 @@ def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Ca
     Raises:
         SettingsError: the file cannot be read.
     """
+    return labelled(text_of(path), spec, names=names, source=str(path))
+
+
+def text_of(path: Path) -> str:
+    """The content of a UTF-8 file.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{path} is not UTF-8: byte {error.start}") from None
-    return labelled(text, spec, names=names, source=str(path))
 
 
 def classifying(tasks: Tasks, name: str) -> ClassifySpec:
@@ -119,9 +161,12 @@ def judge(
     *,
     language: Language | None,
     calibration: RunningCalibration | None,
-    with_neutral: bool,
+    with_neutral: bool | None,
 ) -> Verdict:
-    """Score the labels of one text. Without neutral texts in the data, the better of the scored labels counts.
+    """Score the labels of one text.
+
+    Without neutral texts in the data (`with_neutral` false), the better of the scored labels counts; None leaves the
+    scores as the engine has them.
 
     A text that does not fit the model's context gets no label, as in the daemon.
     """
@@ -140,13 +185,19 @@ def judge(
     scores = event.scores
     if calibration is not None:
         by = judge_of(spec, language, model=engine.model.id, weight_format=engine.model.format)
-        scores = calibration.correct(by, scores)
-        calibration.add([observe(by, event.scores)])
-    label = max(scores, key=lambda name: scores[name])
-    if with_neutral:
-        told = spec.output(Scored(scores=scores), language)
-        label, scores = told.label, {**scores, told.label: told.score}
-    return Verdict(case=case, label=label, scores=scores, seconds=seconds)
+        seen = labels_alone(spec, scores)
+        scores = with_others(calibration.correct(by, seen), scores)
+        calibration.add([observe(by, seen)])
+    told = spec.output(Scored(scores=scores), language)
+    if with_neutral is not None:
+        scores = told.scores if with_neutral else labels_alone(spec, scores)
+    return Verdict(
+        case=case,
+        label=max(scores, key=lambda name: scores[name]),
+        scores=scores,
+        seconds=seconds,
+        is_called_neutral=spec.neutral is not None and told.label == spec.neutral.canonical,
+    )
 
 
 def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:
@@ -183,6 +234,7 @@ def _transformers(settings: Settings) -> Generate:
     return generate_and_parse.load(path, _BASELINE_TOKENS)
 
 
-def _shown(cases: Sequence[Case], name: str) -> Iterable[Case]:
+def shown(cases: Sequence[Case], name: str) -> Iterable[Case]:
+    """The cases, with a bar at a terminal."""
     bar: Iterable[Case] = tqdm(cases, desc=name, unit="text", disable=None)  # none where there is no terminal
     return bar

@@ -26,7 +26,7 @@ Component = dict[str, Any]
 
 def components(topics: Topics, tasks: Tasks, report: HealthReport) -> dict[str, Component]:
     """Every entity by its id. `report` tells which of the optional figures this box has."""
-    own = dict((*_of_status(topics), *_of_conversation(topics, tasks), *_of_health(topics, report)))
+    own = dict((*_of_status(topics), *_of_model(topics), *_of_conversation(topics, tasks), *_of_health(topics, report)))
     return own | _of_tasks(topics, tasks, others=[each["name"] for each in own.values()])
 
 
@@ -55,6 +55,25 @@ def _of_status(topics: Topics) -> Iterator[tuple[str, Component]]:
             "entity_category": "diagnostic",
             "state_topic": topics.status,
             "value_template": f"{{{{ 'ON' if value_json.state == '{State.DEGRADED}' else 'OFF' }}}}",
+        },
+    )
+
+
+def _of_model(topics: Topics) -> Iterator[tuple[str, Component]]:
+    """The model as something that can be updated: `install` switches to the model that was fetched last."""
+    keys = ("installed_version", "latest_version", "title", "in_progress", "update_percentage")
+    told = ", ".join(f"'{key}': value_json.{key}" for key in keys)
+    yield (
+        "model",
+        {
+            "platform": "update",
+            "name": "Model",
+            "entity_category": "config",
+            "state_topic": topics.model,
+            "value_template": f"{{{{ {{{told}}} | tojson }}}}",
+            "json_attributes_topic": topics.model,  # the model before, and why one was refused
+            "command_topic": topics.request("model"),
+            "payload_install": '{"action": "switch"}',
         },
     )
 

@@ -9,6 +9,7 @@ from edged.contract.topics import Topics
 from edged.ports.engine import ModelInfo
 from edged.settings.routes import RouteSettings
 from edged.settings.schema import Settings
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ComposeSpec, Tasks, TaskSpec
 
 
@@ -29,6 +30,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "parameters": model.parameters,
         },
         "calibration": settings.calibration,
+        "own_calibration": [_own(each) for each in model.own_calibrations],
         "tasks": {spec.name: _task(spec, contract.tasks) for spec in contract.tasks},
         "routes": {name: _route(each) for name, each in settings.routes.items()},
         "limits": {
@@ -45,6 +47,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "status": topics.status,
             "health": topics.health,
             "info": topics.info,
+            "model": topics.model,
             "log": topics.log,
             "request": f"{topics.root}/request/<{'|'.join(COMMANDS)}>",
             "response": f"{topics.root}/response/<command>",
@@ -57,6 +60,16 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "chunk": chunk_schema(contract.tasks),
             "control": ControlBody.model_json_schema(),
         },
+    }
+
+
+def _own(found: OwnCalibration) -> dict[str, Any]:
+    return {
+        "task": found.task,
+        "language": found.language,
+        "texts": found.texts,
+        "scale": found.scale,
+        "biases": dict(zip(found.labels, found.biases, strict=True)),
     }
 
 

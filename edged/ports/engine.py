@@ -7,6 +7,7 @@ from typing import Protocol
 from edged.errors import EdgedError, RequestError
 from edged.tasks.conversation import Turn
 from edged.tasks.outputs import Scored, TokenLogprob, Written
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import PartSpec, Tasks
 from edged.tasks.text import Language
 
@@ -163,6 +164,7 @@ class ModelInfo:
 
     Attributes:
         threads_reason: why it runs on so many threads, in words; empty where it does not run here.
+        own_calibrations: what was learned from the operator's texts and is in use.
         kernels: the CPU instructions of its compiled kernels, or torch; empty where it does not run here.
     """
 
@@ -177,6 +179,7 @@ class ModelInfo:
     max_context_tokens: int
     max_new_tokens: int
     threads_reason: str = ""
+    own_calibrations: tuple[OwnCalibration, ...] = ()
     kernels: str = ""
 
 

@@ -39,6 +39,7 @@ class Control:
         prober: Prober,
         set_log_level: Callable[[str], None],
         live: LiveSettings,
+        change_model: Callable[[str, str | None, Respond], None],
         drain: Callable[[], None],
         is_late: Callable[[Delivery], bool],
     ) -> None:
@@ -50,6 +51,7 @@ class Control:
             prober: decodes a token.
             set_log_level: raises ValueError for a level that does not exist.
             live: reads and changes the settings.
+            change_model: see `Box`.
             drain: ends the daemon.
             is_late: whether the broker may have kept a delivery since before this process.
         """
@@ -58,6 +60,7 @@ class Control:
         self._prober = prober
         self._set_log_level = set_log_level
         self._live = live
+        self._change_model = change_model
         self._drain = drain
         self._is_late = is_late
 
@@ -167,6 +170,9 @@ class Control:
 
     def change_options(self, patch: Mapping[str, Any], respond: Respond) -> None:
         self._live.change_options(patch, respond)
+
+    def change_model(self, action: str, model: str | None, respond: Respond) -> None:
+        self._change_model(action, model, respond)
 
     def backup(self, respond: Respond, *, with_journal: bool) -> None:
         # In a thread of its own: a large journal takes seconds, in which requests are answered.

@@ -19,7 +19,7 @@ from edged.serving.job import Job, lacks_history, seed_of
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
 from edged.serving.sessions import Sessions
-from edged.tasks.calibration import RunningCalibration, judge_of, observe
+from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
 from edged.tasks.specs import ClassifySpec
 
 log = structlog.get_logger(__name__)
@@ -154,5 +154,7 @@ class JobRunner:
             return event
         model = self._engine.model
         judge = judge_of(spec, job.language, model=model.id, weight_format=model.format)
-        job.observations.append(observe(judge, event.scores))
-        return replace(event, scores=self._calibration.correct(judge, event.scores))
+        of_labels = labels_alone(spec, event.scores)
+        job.observations.append(observe(judge, of_labels))
+        corrected = self._calibration.correct(judge, of_labels)
+        return replace(event, scores=with_others(corrected, event.scores))

@@ -95,6 +95,21 @@ class LiveSettings:
         """
         self._ask(_Asked(patch=patch, respond=respond))
 
+    def keep_model(self, model: str) -> None:
+        """Note that another model is in use, in the state folder too; `tell_parts` tells the parts.
+
+        Raises:
+            BadRequest: that cannot be kept.
+        """
+        self._keep(patched(self._options(), {"model": {"id": model}}))
+        named = self.settings.model.model_copy(update={"id": model, "revision": None})
+        self.settings = self.settings.model_copy(update={"model": named})
+
+    def tell_parts(self) -> None:
+        """Have all parts take over what they need."""
+        for part in self.parts:
+            part(self)
+
     def backup_sources(self) -> Sources:
         """What a backup is made of.
 
@@ -148,8 +163,7 @@ class LiveSettings:
         if found.changed:
             self.settings = found.settings
             self.contract = self._contract_of(found.settings, tasks)
-            for part in self.parts:
-                part(self)
+            self.tell_parts()
         self._end(asked, data)
 
     def _end(self, asked: _Asked, answer: Mapping[str, Any] | RequestError) -> None:

@@ -28,6 +28,7 @@ _ON_THE_BOX = (
     "http",
     "metrics",
     "sessions",
+    "models",
     "model.backend",
     "model.url",
     "model.proxy",

@@ -311,6 +311,22 @@ class SessionSettings(Section):
     )
 
 
+class ModelsSettings(Section):
+    """When a model that is switched to over MQTT is refused."""
+
+    canary: UserPath | None = Field(
+        None,
+        description="A file of texts with their sentiment, a tab between them, by which a new model is held against "
+        "the one in use. Default: 40 texts for each language.",
+    )
+    canary_margin: float = Field(
+        0.05, ge=0, le=1, description="The share of right labels by which a new model may be worse."
+    )
+    canary_slowest: float = Field(
+        2.0, ge=1, le=100, description="How many times as long a new model may take for a text."
+    )
+
+
 class HealthSettings(Section):
     """How often health is reported, and what counts as a fault."""
 
@@ -408,16 +424,17 @@ class Settings(Section):
     language: Literal["auto", "zh", "en"] = Field(
         "auto", description="Prompt language; auto goes by the text's script."
     )
-    calibration: Literal["static", "running"] = Field(
+    calibration: Literal["static", "running", "own"] = Field(
         "static",
         description="static takes a prompt's own leaning out of the scores of labels. running also takes out what the "
         "last few hundred texts leaned to: for texts of which as many have one label as another; the same text then "
-        "may get another score later.",
+        "may get another score later. own corrects the scores by what `edged calibrate` learned from your own texts.",
     )
     half_width: bool = Field(True, description="Make full-width punctuation and letters half-width before the model.")
     shutdown_timeout: float = Field(20.0, ge=0, le=600, description="Seconds for work in flight to finish on SIGTERM.")
     mqtt: MqttSettings = MqttSettings()
     model: ModelSettings = ModelSettings()
+    models: ModelsSettings = ModelsSettings()
     engine: EngineSettings = EngineSettings()
     queue: QueueSettings = QueueSettings()
     limits: LimitSettings = LimitSettings()

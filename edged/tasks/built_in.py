@@ -4,6 +4,7 @@ The sentiment prompts were chosen by measurement: the English ones on reviews, t
 SmolLM2-135M, the Chinese one on reviews with Gemma-3-270M. What was tried is in `deploy/MEASUREMENTS.md`, "accuracy".
 """
 
+from edged.tasks.plain_texts import CLEAR, PLAIN, SIGNAL_WORDS
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, ComposeSpec, Example, GenerateSpec, Label, Tasks
 
 # ------------------------------------------------------------------------------------------------------ sentiment
@@ -86,7 +87,16 @@ def _cases(case: str, *examples: Example) -> ClassifyPrompt:
     Beside _EXAM, each prompt has an example of the writer's own sadness. Without it, "I am so ..." counts as positive
     whatever follows.
     """
-    return ClassifyPrompt(role="", case=case, examples=examples, neutral_texts=_NEUTRAL_TEXTS_EN)
+    return ClassifyPrompt(
+        role="",
+        case=case,
+        examples=examples,
+        neutral_texts=_NEUTRAL_TEXTS_EN,
+        plain_texts=PLAIN["en"],
+        clear_texts=CLEAR["en"],
+        plain_words=("question", "information"),
+        signal_words=SIGNAL_WORDS["en"],
+    )
 
 
 _COMMENT = "Comment: {text}\nFeeling: {label}\n\n"
@@ -129,11 +139,13 @@ _FURTHER_EN = (
         labels=_labels(
             positive=("positive", "Positive", "happy"), negative=("negative", "Negative", "sad"), shown=("good", "bad")
         ),
+        is_prose=True,
         prompts={"en": _cases(_COMMENT, _LAZY, _ARRIVED, _EXAM, _WASTE, _FRIEND, _PRESENT, _DULL, _GRIPPING)},
     ),
     ClassifySpec(
         name="sentiment/3",
         labels=_labels(positive=("good", "positive"), negative=("bad", "negative"), shown=_BOTH_LINES),
+        is_prose=True,
         prompts={"en": _cases(_REVIEW, _ARRIVED, _EXAM, _TEDIOUS, _FATHER, _GRIPPING, _BATTERY, _PLOT, _TRAIN)},
     ),
 )
@@ -149,6 +161,10 @@ SENTIMENT = ClassifySpec(
     neutral_margin=0.3,
     further={"en": _FURTHER_EN},
     doubt=0.48,
+    neutral_doubt=0.06,
+    polar_doubt=0.48,
+    knows_instruments=True,
+    is_prose=True,
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both

@@ -42,6 +42,19 @@ def observe(judge: str, scores: Mapping[str, float]) -> Observation:
     return Observation(judge=judge, scores=tuple(round(each, 4) for each in scores.values()))
 
 
+def labels_alone(spec: ClassifySpec, scores: Mapping[str, float]) -> dict[str, float]:
+    """The probabilities of a task's labels, given that the answer is not the neutral one."""
+    found = {label.canonical: scores[label.canonical] for label in spec.labels}
+    whole = sum(found.values()) or 1.0
+    return {name: value / whole for name, value in found.items()}
+
+
+def with_others(corrected: Mapping[str, float], scores: Mapping[str, float]) -> dict[str, float]:
+    """The scores with those of the labels corrected among themselves; the neutral label keeps its probability."""
+    share = sum(value for name, value in scores.items() if name in corrected)
+    return {name: corrected[name] * share if name in corrected else value for name, value in scores.items()}
+
+
 class RunningCalibration:
     """The latest scores by all judges. For use in one thread."""
 

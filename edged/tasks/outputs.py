@@ -44,7 +44,7 @@ Answer = Scored | Written
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classification:
-    """A label with its probability; `scores` has a probability for each label that the model scored."""
+    """A label with its probability; `scores` has one for each label, also for neutral; they sum to 1."""
 
     label: str
     name: str

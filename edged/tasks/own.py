@@ -259,14 +259,24 @@ EXAMPLE = """\
 #
 #[tasks.urgency]
 #kind = "classify"                    # gives one of the labels, with a probability for each
-#labels = ["urgent", "routine"]       # or { label = "urgent", emoji = "🚨", en = "urgent", zh = "紧急" }
+#labels = [                           # or only names: ["urgent", "routine"]
+#    { label = "urgent", emoji = "🚨", words = ["urgent", "emergency", "danger"] },
+#    { label = "routine", words = ["routine", "request", "question"] },
+#]
 #role = "You judge how urgent a message to a building's caretaker is."
 #case = "Message: {text}\\nUrgency: {label}\\n\\n"
 #examples = [
-#    { text = "Water is coming through the ceiling!", label = "urgent" },
-#    { text = "Could you look at the hinge some time?", label = "routine" },
+#    { text = "A pipe broke and the flat is under water.", label = "urgent" },
+#    { text = "Could you oil the hinge some time?", label = "routine" },
+#    { text = "The paint in the hall is a bit old.", label = "routine" },
+#    { text = "It smells of burning in the stairwell.", label = "urgent" },
+#    { text = "A woman is hurt in the yard.", label = "urgent" },
+#    { text = "My name on the bell is spelled wrong.", label = "routine" },
+#    { text = "The garage door does not open and I cannot get out.", label = "urgent" },
+#    { text = "I will be away next week.", label = "routine" },
 #]
-#neutral_texts = ["", "A message.", "It is about the building."]
+#neutral_texts = ["", "A message.", "It is about the building.", "Hello, this is flat number four.",
+#    "The door on the second floor.", "The lamp is on.", "Something in the kitchen."]
 #
 #[tasks.summary]
 #kind = "generate"                    # writes
@@ -278,7 +288,14 @@ EXAMPLE = """\
 #
 #[tasks.order]
 #kind = "extract"                     # JSON of a schema, never anything else; needs pip install 'edged[extract]'
-#system = "You take orders."
+#system = '''
+#You copy the item and the number from an order. Examples:
+#"two bowls of rice": {"item":"bowl of rice","count":2}
+#"I want one blue shirt": {"item":"blue shirt","count":1}
+#"Please send 40 nails": {"item":"nails","count":40}
+#"six small lamps": {"item":"small lamps","count":6}
+#"ten roses for my wife": {"item":"roses","count":10}
+#"a dozen spoons": {"item":"spoons","count":12}'''
 #schema.type = "object"
 #schema.required = ["item", "count"]
 #schema.additionalProperties = false

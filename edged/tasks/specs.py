@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from edged.errors import ModelError
 from edged.tasks.outputs import Answer, Classification, Extraction, Reply, Scored, Written
+from edged.tasks.prose import headings, prose
 from edged.tasks.text import Language
 
 
@@ -70,12 +71,21 @@ class ClassifyPrompt:
         neutral_texts: texts that favour no label, or all labels equally. The mean label probability over them is the
             prompt's own bias, which is taken out of the scores (contextual calibration: Zhao et al. 2021,
             domain-context calibration: Fei et al. 2023).
+        plain_texts: texts without a feeling, and `clear_texts` texts that each have one. The model's readings of them
+            show how the two kinds differ, where the task has a neutral label and two others.
+        plain_words: words that a model finds probable in the place of the label after a text without a feeling. They
+            are read beside the labels, where each of them is one token.
+        signal_words: further words that are read so. What they show is learned from `plain_texts` and `clear_texts`.
     """
 
     role: str
     case: str
     examples: tuple[Example, ...]
     neutral_texts: tuple[str, ...]
+    plain_texts: tuple[str, ...] = ()
+    clear_texts: tuple[str, ...] = ()
+    plain_words: tuple[str, ...] = ()
+    signal_words: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,12 +93,18 @@ class ClassifySpec:
     """Scores the labels for a text: one forward pass for each prompt, and nothing is generated.
 
     Attributes:
-        neutral: the label given when the probabilities of the best two labels are nearer than `neutral_margin`. The
-            model does not score it.
+        neutral: the label of a text that favours none of the others. Its probability is learned from the prompt's
+            `plain_texts`. Where nothing was learned, it wins where the probabilities of the best two labels are nearer
+            than `neutral_margin`.
         further: by language, other prompts that ask the same: tasks with other names and the same labels in the same
             order, perhaps with other words for them.
         doubt: a further prompt is asked while the probabilities of the best two labels, by all prompts so far, are
             nearer than this. Where one prompt is sure, further prompts hardly ever change the answer.
+        neutral_doubt: where the neutral label has a learned probability, a further prompt is asked while the best two
+            of all labels are nearer than this, or, of a text that is more likely not neutral, the best two of the
+            others are nearer than `polar_doubt`.
+        knows_instruments: whether lines of instruments count as plain, see `tasks/instruments.py`.
+        is_prose: whether the text is read as prose, see `tasks/prose.py`.
     """
 
     name: str
@@ -98,6 +114,10 @@ class ClassifySpec:
     neutral_margin: float = 0.0
     further: Mapping[Language, tuple["ClassifySpec", ...]] = field(default_factory=dict)
     doubt: float = 0.0
+    neutral_doubt: float = 0.0
+    polar_doubt: float = 0.0
+    knows_instruments: bool = False
+    is_prose: bool = False
 
     kind: ClassVar[str] = "classify"
     keeps_history: ClassVar[bool] = False
@@ -107,30 +127,52 @@ class ClassifySpec:
     chunk_schema: ClassVar[Mapping[str, Any]] = {"$ref": "#/$defs/Classification"}
 
     def output(self, answer: Answer, language: Language) -> Classification:
-        """Turn label probabilities into an answer: the most probable label, or the neutral one when the best are close.
-
-        The model does not score the neutral label; its `score` is 1 minus the distance of the best two labels.
-        """
+        """The most probable label; the neutral one has a probability like the others."""
         if not isinstance(answer, Scored):
             raise TypeError(f"task {self.name} was answered without scores")
-        scores = answer.scores
-        first, second = sorted(scores, key=lambda name: scores[name], reverse=True)[:2]
-        margin = scores[first] - scores[second]
-        label = next(each for each in self.labels if each.canonical == first)
-        score = scores[first]
-        if self.neutral is not None and margin < self.neutral_margin:
-            label, score = self.neutral, 1.0 - margin
+        scores = self._with_neutral(answer.scores)
+        best = max(scores, key=lambda name: scores[name])
+        label = next(each for each in self._all_labels if each.canonical == best)
         return Classification(
             label=label.canonical,
             name=label.names[language],
             emoji=label.emoji,
-            score=round(score, 4),
+            score=round(scores[best], 4),
             scores={name: round(value, 4) for name, value in scores.items()},
         )
 
+    def read(self, text: str, language: Language) -> str:
+        """A normalised text as the model is to see it."""
+        if not self.is_prose:
+            return text
+        names = {name for label in self._all_labels for name in (label.canonical, *label.names.values())}
+        opinions = self.opinions(language)
+        words = {word for each in opinions for label in each.labels for word in label.words(language)}
+        cases = [each.prompts[language].case for each in opinions]
+        shown = [label.example(language) for each in opinions for label in each.labels]
+        return prose(text, names=names, words=words, headings=headings("\n".join((*cases, *shown))))
+
+    @property
+    def _all_labels(self) -> tuple[Label, ...]:
+        return (*self.labels, *([self.neutral] if self.neutral else []))
+
+    def _with_neutral(self, scores: Mapping[str, float]) -> Mapping[str, float]:
+        """The scores, with one for the neutral label.
+
+        Without a learned probability it gets one by the margin of the best two: it is the most probable label where the
+        margin is below `neutral_margin`, and has a probability of 0 where the best label has 1.
+        """
+        if self.neutral is None or self.neutral.canonical in scores:
+            return scores
+        first, second = sorted(scores.values(), reverse=True)[:2]
+        weight = first * ((1 - (first - second)) / (1 - self.neutral_margin)) ** 2
+        return {name: value / (1 + weight) for name, value in scores.items()} | {
+            self.neutral.canonical: weight / (1 + weight)
+        }
+
     def summary(self) -> dict[str, Any]:
         """What `R/info` says of it."""
-        labels = [*self.labels, *([self.neutral] if self.neutral else [])]
+        labels = self._all_labels
         return {
             "kind": self.kind,
             "labels": [{"label": each.canonical, "names": dict(each.names), "emoji": each.emoji} for each in labels],
@@ -141,14 +183,26 @@ class ClassifySpec:
         words = tuple((label.words(language), label.example(language)) for label in self.labels)
         return language, self.prompts[language], words
 
+    def questions(self, language: Language) -> Hashable:
+        """The questions of all prompts that may be asked about a text, with what is learned for them together."""
+        return tuple(each.question(language) for each in self.opinions(language))
+
     def opinions(self, language: Language) -> tuple["ClassifySpec", ...]:
         """All prompts that may be asked about a text in this language, in order."""
         return (self, *self.further.get(language, ()))
 
-    def is_in_doubt(self, probabilities: Iterable[float]) -> bool:
-        """Whether a further prompt is to be asked, after these probabilities of the labels."""
+    def is_in_doubt(self, probabilities: Iterable[float], neutral: float | None = None) -> bool:
+        """Whether a further prompt is to be asked, after these probabilities of the labels.
+
+        Args:
+            probabilities: of the scored labels; they sum to 1.
+            neutral: the probability of the neutral label, where it was learned.
+        """
         first, second = sorted(probabilities, reverse=True)[:2]
-        return first - second < self.doubt
+        if neutral is None:
+            return first - second < self.doubt
+        best, next_best = sorted((neutral, (1 - neutral) * first, (1 - neutral) * second), reverse=True)[:2]
+        return best - next_best < self.neutral_doubt or (neutral < 0.5 and first - second < self.polar_doubt)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

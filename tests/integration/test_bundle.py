@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edged.engine import bundled, checkpoint_loading, classification, loading
+from edged.engine import bundled, calibration, checkpoint_loading, loading
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Engine
@@ -124,7 +124,7 @@ def test_a_start_from_the_warm_up_file_answers_the_same(
         raise AssertionError("the file is there")
 
     with monkeypatch.context() as patch:
-        patch.setattr(classification, "mean_prior", computes_nothing)
+        patch.setattr(calibration, "mean_prior", computes_nothing)
         patch.setattr(WarmUpFile, "write", computes_nothing)
         assert answers(plan()) == computed
     whole = file.read_bytes()

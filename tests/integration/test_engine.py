@@ -6,7 +6,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,9 @@ from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavai
 from edged.ports.engine import Classified, Failed, Generated, ModelInfo, Params, TextDelta, Work, WorkEvent
 from edged.tasks import built_in
 from edged.tasks.built_in import MESSAGE, REPLY
+from edged.tasks.calibration import judge_of
 from edged.tasks.conversation import Turn
+from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
@@ -65,7 +67,13 @@ _HOUSE = Sampling()
 SENTIMENT = replace(
     built_in.SENTIMENT,
     prompts={
-        language: replace(prompt, examples=prompt.examples[:4], neutral_texts=prompt.neutral_texts[:2])
+        language: replace(
+            prompt,
+            examples=prompt.examples[:4],
+            neutral_texts=prompt.neutral_texts[:2],
+            plain_texts=prompt.plain_texts[:3],
+            clear_texts=prompt.clear_texts[:2] + prompt.clear_texts[-2:],
+        )
         for language, prompt in built_in.SENTIMENT.prompts.items()
     },
     further={},
@@ -103,6 +111,7 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
         *,
         wrap: Callable[[Any], Any] = lambda model: model,
         priors: Path | None = None,
+        own: Mapping[str, OwnCalibration] | None = None,
         has_template: bool = True,
         sampling: Sampling = _HOUSE,
         tasks: Tasks = BUILT_IN,
@@ -129,7 +138,13 @@ def start(tokenizer: PreTrainedTokenizerBase, model: Any) -> Iterator[Start]:
             prompter = Prompter(words, max_context_tokens=CONTEXT, half_width=True)
             kept = PriorStore(priors)
             return Loaded(
-                model=wrap(model), prompter=prompter, info=info, limits=limits, sampling=sampling, priors=kept
+                model=wrap(model),
+                prompter=prompter,
+                info=info,
+                limits=limits,
+                sampling=sampling,
+                priors=kept,
+                own_calibrations=own or {},
             )
 
         engine = Engine(load, tasks=tasks, cooling=cooling, clock=clock)
@@ -214,6 +229,19 @@ def test_a_second_start_takes_priors_from_the_store_and_scores_the_same(start: S
     assert models[1].steps < models[0].steps
 
 
+def test_what_was_learned_from_ones_own_texts_corrects_the_scores_and_is_told(start: Start) -> None:
+    plain = start()
+    before = scores_of(run(plain, sentiment("s"))["s"])
+    own = OwnCalibration(task="sentiment", language="zh", labels=(*before,), scale=0.5, biases=(0.0, 2.0), texts=40)
+    judge = judge_of(SENTIMENT, "zh", model=plain.model.id, weight_format=plain.model.format)
+    engine = start(own={judge: own, "another": replace(own, scale=9.0)})
+    found = run(engine, sentiment("s"), sentiment("e", text="so good", language="en"))
+    assert scores_of(found["s"]) == pytest.approx(own.correct(before))
+    alone = scores_of(run(plain, sentiment("e", text="so good", language="en"))["e"])
+    assert scores_of(found["e"]) == pytest.approx(alone, rel=1e-3)
+    assert (plain.model.own_calibrations, engine.model.own_calibrations) == ((), (own,))
+
+
 def spoken(name: str, *words: str) -> ClassifySpec:
     """The sentiment, asked by other words in another order of examples."""
     prompt = SENTIMENT.prompts["zh"]
@@ -268,7 +296,7 @@ def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start
     long = replace(second, prompts={**second.prompts, "zh": replace(prompt, examples=prompt.examples * 4)})
     always = replace(first, name="always", further={"zh": (long,)}, doubt=1.0)
     engine = start(tasks=Tasks([first, always]))
-    text = "x " * (CONTEXT - 200)
+    text = "on " * (CONTEXT - 200)
     ends = run(engine, *(Work(key=spec.name, spec=spec, text=text, language="zh") for spec in (first, always)))
     assert scores_of(ends["always"]) == pytest.approx(scores_of(ends["first"]), rel=1e-3)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 
 from edged.engine.remote.engine import RemoteEngine
-from edged.errors import ExitCode, ModelUnavailable
+from edged.errors import EdgedError, ExitCode, ModelUnavailable
 from edged.ports.engine import Classified, Failed, Generated, Params, TextDelta, Work, WorkEvent
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.conversation import Turn
-from edged.tasks.specs import ExtractSpec, Tasks
+from edged.tasks.specs import ExtractSpec, GenerateSpec, Tasks
 from tests.support.daemon import Watcher, daemon_on_a_broker, publish
 from tests.support.llama_server import LlamaServer
 
@@ -58,7 +58,7 @@ def run(engine: RemoteEngine, *works: Work) -> list[list[WorkEvent]]:
 
 
 def reply(key: str = "1", text: str = "I passed my exam today!", **fields: Any) -> Work:
-    return Work(key=key, spec=REPLY, text=text, language="en", **fields)
+    return Work(**{"key": key, "spec": REPLY, "text": text, "language": "en", **fields})
 
 
 def sentiment(text: str, key: str = "1") -> Work:
@@ -396,6 +396,23 @@ def test_what_the_server_cut_short_ends_with_a_whole_sentence_where_asked(script
     assert text_of(script, *pieces, finish="length") == "I see. Go on! And th"
 
 
+def test_a_callers_own_prompt_and_schema_are_passed_on_and_a_bare_text_is_refused(script: Script) -> None:
+    schema = {"type": "object"}
+    free = GenerateSpec(name="reply", system={}, schema=schema)
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        script.answers["/v1/chat/completions"] = lambda _: (200, sse('{"a":', "1", finish="length"))
+        [[cut]] = run(running, reply(spec=free))
+        asked = script.asked[-1][1]
+        [[raw]] = run(running, reply("2", spec=replace(free, schema=None, is_raw=True)))
+    assert isinstance(cut, Generated)
+    assert (cut.text, cut.finish_reason) == ('{"a":1', "length")
+    assert [each["role"] for each in asked["messages"]] == ["user"]
+    assert asked["response_format"]["json_schema"]["schema"] == schema
+    assert isinstance(raw, Failed)
+    assert raw.error.code == "bad_request"
+
+
 def test_a_server_that_writes_nothing_is_an_error_and_no_empty_reply(script: Script) -> None:
     with engine(script.url) as running:
         assert running.wait_ready(TIMEOUT)
@@ -429,6 +446,25 @@ def test_log_probabilities_in_vllms_form_are_read(script: Script) -> None:
         [[end]] = run(running, sentiment("Whatever."))
     assert isinstance(end, Classified)
     assert end.scores["positive"] == pytest.approx(0.5)  # the same as of the neutral texts
+
+
+def test_other_prompts_are_learnt_while_it_runs(script: Script) -> None:
+    prompts = {language: replace(prompt, role="You are a judge.\n\n") for language, prompt in SENTIMENT.prompts.items()}
+    other = replace(SENTIMENT, prompts=prompts, further={}, doubt=0.0)
+    told: queue.SimpleQueue[EdgedError | None] = queue.SimpleQueue()
+    with engine(script.url) as running:
+        assert running.wait_ready(TIMEOUT)
+        running.prepare(Tasks([other]), told.put)
+        assert told.get(timeout=TIMEOUT) is None
+        [[end]] = run(running, Work(key="1", spec=other, text="Whatever.", language="en"))
+        assert isinstance(end, Classified)
+        assert end.scores["positive"] == pytest.approx(0.5)  # the bias of the new prompt is known
+        script.answers["/v1/completions"] = lambda _: (400, {"error": {"message": "no"}})
+        third = replace(other, prompts={**prompts, "en": replace(prompts["en"], role="x")})
+        running.prepare(Tasks([third]), told.put)
+        assert isinstance(told.get(timeout=TIMEOUT), EdgedError)
+    running.prepare(Tasks([other]), told.put)
+    assert isinstance(told.get(timeout=TIMEOUT), EdgedError)
 
 
 def test_the_key_goes_along(script: Script) -> None:

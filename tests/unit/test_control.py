@@ -68,6 +68,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
+            change_model=lambda action, model, respond: respond({"action": action, "id": model}),
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )

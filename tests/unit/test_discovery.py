@@ -31,6 +31,7 @@ def described(tasks: Tasks = BUILT_IN, report: HealthReport = TOLD) -> dict[str,
 ENTITIES = {
     ("state", "sensor", "State", ""),
     ("problem", "binary_sensor", "Problem", ""),
+    ("model", "update", "Model", ""),
     ("sentiment", "sensor", "Sentiment", ""),
     ("talk", "text", "Talk", ""),
     ("reply", "sensor", "Reply", ""),
@@ -188,6 +189,8 @@ def test_entities_know_no_topic_outside_the_contract() -> None:
     config = described()
     assert filters(config["components"].values()) == {
         "edged/box1/status",
+        "edged/box1/model",
+        "edged/box1/request/model",
         "edged/box1/health",
         "edged/box1/out/#",
         "edged/box1/out/message/homeassistant",

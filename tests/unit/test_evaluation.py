@@ -6,9 +6,23 @@ from typing import Any
 
 import pytest
 
+from edged.commands.cli import parser
+from edged.commands.eval import _second
 from edged.errors import ModelError, SettingsError, TooLong
-from edged.evaluation.report import UNREADABLE, Case, EvalReport, Verdict, calibration_error, report, spread, table
-from edged.evaluation.run import classifying, judge, parse, read
+from edged.evaluation.comparison import mcnemar, won
+from edged.evaluation.report import (
+    UNREADABLE,
+    Case,
+    EvalReport,
+    Verdict,
+    calibration_error,
+    in_words,
+    report,
+    spread,
+    table,
+)
+from edged.evaluation.run import Way, classifying, judge, parse, read, run
+from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, SENTIMENT
 from edged.tasks.calibration import RunningCalibration
 from edged.testing import ScriptedEngine
@@ -188,3 +202,64 @@ def test_the_table_has_both_ways() -> None:
     both = table(found.model_copy(update={"baseline": report(SOME)}))
     assert both.count("0.700") == 2
     assert "scored                  0.700    0.600  0.200          0     10.0   10.0" in both
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "p"),
+    [(0, 0, 1.0), (5, 5, 1.0), (1, 9, 22 / 1024), (9, 1, 22 / 1024), (0, 6, 2 / 64), (900, 100, 0.0)],
+)
+def test_mcnemars_test_is_that_of_the_book(one: int, other: int, p: float) -> None:
+    assert mcnemar(one, other) == pytest.approx(p, abs=1e-12)
+
+
+def test_only_texts_that_one_way_alone_labels_right_count() -> None:
+    right, wrong = verdict("positive", "positive"), verdict("positive", "negative")
+    assert won([right, right, wrong, wrong, right], [right, wrong, right, wrong, wrong]) == (2, 1)
+
+
+def compared(tmp_path: Path, **changes: Any) -> EvalReport:
+    path = written(tmp_path, b"good\t1\nbad\t0\nnot bad\t1\n")
+    way = Way(settings=Settings(), task="sentiment", changed={"model.format": "int4"})
+    return run(
+        Settings(),
+        data=path,
+        task="sentiment",
+        tasks=BUILT_IN,
+        names={},
+        limit=None,
+        baseline=False,
+        against=replace(way, **changes),
+        make_engine=lambda _settings, _tasks: ScriptedEngine(),
+    )
+
+
+def test_a_second_way_is_held_against_the_first(tmp_path: Path) -> None:
+    found = compared(tmp_path)
+    assert found.compared is not None
+    assert (found.compared.only_first_right, found.compared.only_second_right, found.compared.p_value) == (0, 0, 1.0)
+    assert found.compared.scored.accuracy == found.scored.accuracy
+    assert "second way: model.format=int4; Only the first way is right about 0 texts" in table(found)
+    with pytest.raises(SettingsError, match="there is no task other"):
+        compared(tmp_path, task="other")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [(3, 3, "No difference is shown."), (2, 6, "more texts would be needed"), (30, 5, "the first way is better")],
+)
+def test_the_result_of_the_test_is_told_in_words(tmp_path: Path, one: int, other: int, told: str) -> None:
+    found = compared(tmp_path).compared
+    assert found is not None
+    change = {"only_first_right": one, "only_second_right": other, "p_value": mcnemar(one, other)}
+    assert told in in_words(found.model_copy(update=change))
+
+
+def test_what_to_compare_with_is_said_as_a_setting(tmp_path: Path) -> None:
+    options = parser().parse_args(["eval", "--data", "x", "--format", "int8", "--compare", "model.format=int4"])
+    way = _second(options)
+    assert (way.settings.model.format, way.task, way.changed) == ("int4", "sentiment", {"model.format": "int4"})
+    options = parser().parse_args(["eval", "--data", "x", "--format", "int8", "--compare", "task=mood"])
+    way = _second(options)
+    assert (way.settings.model.format, way.task) == ("int8", "mood")
+    with pytest.raises(SettingsError, match="write NAME=VALUE"):
+        _second(parser().parse_args(["eval", "--data", "x", "--compare", "int4"]))

@@ -66,6 +66,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
+            change_model=lambda _, __, ___: None,
             drain=lambda: None,
             is_late=lambda _: False,
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edged.engine.priors import PriorStore
+from edged.engine.priors import PriorStore, carried_file
 
 PROMPTS = [(1, 2, 3), (1, 2, 4)]
 FIRST = [-0.1, -2.3]
@@ -66,3 +66,20 @@ def test_without_a_place_nothing_is_kept() -> None:
     store = PriorStore(None)
     store.keep(PROMPTS, FIRST, PRIOR)
     assert store.find(PROMPTS, FIRST) is None
+
+
+def test_what_came_with_a_model_is_found_where_the_first_result_is_nearly_the_same(tmp_path: Path) -> None:
+    here = PriorStore(None)
+    here.keep(PROMPTS, FIRST, PRIOR)
+    came = tmp_path / "calibration.json"
+    came.write_bytes(carried_file(came).encode(here.used))
+    there = PriorStore(tmp_path / "priors.json", came_with=[came])
+    assert there.find(PROMPTS, [each + 0.01 for each in FIRST]) == PRIOR
+    assert there.used[0].learned == PRIOR
+    assert there.find(PROMPTS, [each + 0.1 for each in FIRST]) is None
+    assert there.find([(1, 2, 3)], FIRST) is None
+    assert there.find(PROMPTS, FIRST[:1]) is None
+
+
+def test_a_file_that_should_have_come_with_a_model_may_be_missing(tmp_path: Path) -> None:
+    assert PriorStore(None, came_with=[tmp_path / "calibration.json"]).find(PROMPTS, FIRST) is None

@@ -1,5 +1,6 @@
 """Tasks of the operator's own: what a settings file may say, and what it is told when it says it wrong."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,13 @@ def test_compositions_are_of_any_tasks(tmp_path: Path) -> None:
 
 
 def test_the_example_of_the_settings_file_works(tmp_path: Path) -> None:
-    shown = "\n".join(line.removeprefix("#") for line in EXAMPLE.splitlines() if not line.startswith("# "))
-    shown = shown.replace("    {", "{")
+    # Prose begins one space after the mark; further lines of a setting are indented by more.
+    shown = "\n".join(line.removeprefix("#") for line in EXAMPLE.splitlines() if not re.match(r"# \S", line))
     tasks = tasks_of(loaded(tmp_path, shown).tasks)
     assert {*tasks.names} - {*BUILT_IN.names} == {"urgency", "summary", "order", "ticket"}
+    assert isinstance(urgency := tasks.parts("urgency")[0], ClassifySpec)
+    assert [len(each.words("en")) for each in urgency.labels] == [3, 3]
+    assert len(urgency.prompts["en"].examples) == 8
     assert EXAMPLE in example()
 
 

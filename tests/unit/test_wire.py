@@ -684,7 +684,7 @@ RESULT = Result(
     model="m",
     time="2026-01-01T00:00:00.000Z",
     outputs={
-        "sentiment": SENTIMENT.output(Scored(scores={"positive": 0.9, "negative": 0.1}), "zh"),
+        "sentiment": SENTIMENT.output(Scored(scores={"positive": 0.9, "negative": 0.04, "neutral": 0.06}), "zh"),
         "reply": Reply(text="你好 😄", finish_reason="stop"),
     },
     usage=Usage(prompt_tokens=1, cached_tokens=0, completion_tokens=2),
@@ -708,7 +708,7 @@ def test_a_result_reads_as_the_contract_says() -> None:
             "name": "正面",
             "emoji": "😄",
             "score": 0.9,
-            "scores": {"positive": 0.9, "negative": 0.1},
+            "scores": {"positive": 0.9, "negative": 0.04, "neutral": 0.06},
         },
         "reply": {"text": "你好 😄", "finish_reason": "stop"},
         "usage": {"prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 2},
@@ -769,20 +769,22 @@ def test_a_tasks_schema_may_refer_to_its_own_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("positive", "label", "score"),
-    [
-        (0.9, "positive", 0.9),
-        (0.66, "positive", 0.66),
-        (0.62, "neutral", 0.76),
-        (0.52, "neutral", 0.96),
-        (0.5, "neutral", 1.0),
-        (0.2, "negative", 0.8),
-    ],
+    ("positive", "label"),
+    [(0.9, "positive"), (0.66, "positive"), (0.62, "neutral"), (0.52, "neutral"), (0.5, "neutral"), (0.2, "negative")],
 )
-def test_a_near_tie_is_neutral(positive: float, label: str, score: float) -> None:
+def test_where_nothing_was_learned_a_near_tie_is_neutral(positive: float, label: str) -> None:
     answer = SENTIMENT.output(Scored(scores={"positive": positive, "negative": 1 - positive}), "en")
     assert (answer.label, answer.name) == (label, label)
-    assert answer.score == pytest.approx(score)
+    assert answer.score == max(answer.scores.values())
+    assert sum(answer.scores.values()) == pytest.approx(1.0, abs=2e-4)
+    assert answer.scores["positive"] / answer.scores["negative"] == pytest.approx(positive / (1 - positive), rel=0.01)
+
+
+@pytest.mark.parametrize("label", ["positive", "negative", "neutral"])
+def test_the_most_probable_of_the_three_labels_wins(label: str) -> None:
+    scores = dict.fromkeys(("positive", "negative", "neutral"), 0.3) | {label: 0.4}
+    answer = SENTIMENT.output(Scored(scores=scores), "en")
+    assert (answer.label, answer.score, answer.scores) == (label, 0.4, scores)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=5))

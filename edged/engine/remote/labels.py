@@ -110,8 +110,10 @@ class LabelScorer:
         language = work.work.language
         evidence = dict.fromkeys((label.canonical for label in spec.labels), 0.0)
         scores, usage = evidence, NO_USAGE
+        # What names a label of one prompt is cut out for all of them.
+        text = spec.read(normalise(work.work.text, half_width=self._half_width), language)
         for asked, opinion in enumerate(spec.opinions(language), start=1):
-            found, spent = self._evidence(work, opinion, work.work.text, language)
+            found, spent = self._evidence(work, opinion, text, language)
             prior = self._priors.get(opinion.question(language), {})
             evidence = {label: value + found[label] - prior.get(label, 0.0) for label, value in evidence.items()}
             scores = _softmax({label: value / asked for label, value in evidence.items()})
@@ -124,7 +126,9 @@ class LabelScorer:
         self, work: OpenWork, spec: ClassifySpec, text: str, language: Language
     ) -> tuple[dict[str, float], Usage]:
         """Log-probability of each label, summed over the readings."""
-        prompt = completion_prompt(spec, text=normalise(text, half_width=self._half_width), language=language)
+        prompt = completion_prompt(
+            spec, text=spec.read(normalise(text, half_width=self._half_width), language), language=language
+        )
         words = [label.words(language) for label in spec.labels]
         flat = [f"{prompt.space}{word}" for each in words for word in each]
         found, usage = self._log_probabilities(work, prompt.text, flat, depth=0)

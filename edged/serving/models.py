@@ -1,0 +1,244 @@
+"""Changing the model while the daemon runs: fetch it, load it beside the one in use, have it judged, switch, go back.
+
+What takes long runs in a thread of its own, one thing at a time. A model is used only if it loads, if it can do all
+tasks, and if the canary finds it no worse than the one in use. Then new requests go to it; those that are open end on
+the model before. For its first hour it is on trial; see `model_trial`.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import structlog
+
+from edged.contract.commands import Respond
+from edged.contract.model_report import ModelReport, ModelState
+from edged.errors import BadRequest, Busy, EdgedError, ModelUnavailable
+from edged.ports.engine import StoppableEngine
+from edged.serving.canary import Case, fault_of, judge, read_cases
+from edged.serving.live_settings import LiveSettings
+from edged.serving.model_trial import ModelTrial
+from edged.serving.switchable import SwitchableEngine
+from edged.settings.schema import Settings
+from edged.tasks.canary import CANARY
+from edged.tasks.specs import ClassifySpec, Tasks
+from edged.tasks.text import language_of
+
+log = structlog.get_logger(__name__)
+
+_STOP_S = 10.0
+_PERCENT = {ModelState.PULLING: 10, ModelState.LOADING: 40, ModelState.JUDGING: 70}
+
+
+class Store(Protocol):
+    """Where models are; see `edged.models.store.Store`."""
+
+    def pull(self, model_id: str, revision: str | None = None, *, show_progress: bool = True) -> object:
+        """Fetch a model unless it is here. Raises ModelUnavailable."""
+        ...
+
+    def path(self, model_id: str, revision: str | None = None) -> object:
+        """Where a model is that is here. Raises ModelUnavailable."""
+        ...
+
+
+class Models:
+    """The commands of `R/request/model`. Its methods are for the worker's thread."""
+
+    def __init__(
+        self,
+        *,
+        engine: SwitchableEngine,
+        live: LiveSettings,
+        make_engine: Callable[[Settings, Tasks], StoppableEngine],
+        store: Callable[[Settings], Store],
+        trial: ModelTrial,
+        publish: Callable[[ModelReport], None],
+        post: Callable[[Callable[[], None]], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """`publish` sends `R/model`; `post` runs a function in the worker's thread; `clock` gives monotonic seconds."""
+        self._engine = engine
+        self._live = live
+        self._make_engine = make_engine
+        self._store = store
+        self._trial = trial
+        self._publish = publish
+        self._post = post
+        self._clock = clock
+        self._state = ModelState.IDLE
+        self._reason: str | None = None
+        self._latest: str | None = None
+        self._previous = trial.previous_of(live.settings.model.id)
+        self._is_busy = False
+
+    def report(self) -> ModelReport:
+        """The state of this moment."""
+        used = self._live.settings.model.id
+        return ModelReport(
+            installed_version=used,
+            latest_version=self._latest or used,
+            in_progress=self._is_busy,
+            update_percentage=_PERCENT.get(self._state) if self._is_busy else None,
+            state=self._state,
+            reason=self._reason,
+            previous=self._previous,
+        )
+
+    def tell(self) -> None:
+        """Publish the report."""
+        self._publish(self.report())
+
+    def obey(self, action: str, model: str | None, respond: Respond) -> None:
+        """Carry out a command: status, pull, switch or rollback. What takes long is told at `R/model` when it is over.
+
+        Raises:
+            BadRequest: it is none of them, or it cannot be done.
+            Busy: another one is being carried out.
+        """
+        if action == "status":
+            respond(self.report().body())
+            return
+        if action not in {"pull", "switch", "rollback"}:
+            raise BadRequest("there are: status, pull, switch, rollback", field="action")
+        if self._live.settings.model.backend == "remote":
+            raise BadRequest("the model is that of a server (model.backend), which has its own way", field="action")
+        if self._is_busy:
+            raise Busy("a model is being fetched or switched to; R/model tells when it is done", retry_after_ms=10_000)
+        if self._live.settings.model.revision is not None:
+            raise BadRequest("model.revision is of the model in use: leave it out of the settings first", field="id")
+        wanted = self._previous if action == "rollback" else model or self._latest
+        if wanted is None:
+            raise BadRequest("there is no model to go to: name one", field="id")
+        if action != "pull" and wanted == self._live.settings.model.id:
+            raise BadRequest("this model is in use already", field="id")
+        respond({"started": action, "id": wanted})
+        self._is_busy, self._reason = True, None
+        work = self._pull if action == "pull" else self._switch
+        # A model that was used before is gone back to without being judged: the one in use may judge wrongly.
+        threading.Thread(
+            target=work, args=(wanted, self._live.settings, action == "switch"), name="models", daemon=True
+        ).start()
+
+    # ------------------------------------------------------------------------------------------ in their own thread
+
+    def _pull(self, wanted: str, settings: Settings, _: bool) -> None:
+        self._at(ModelState.PULLING)
+        try:
+            self._store(settings).pull(wanted, show_progress=False)
+        except Exception as error:  # noqa: BLE001 - the top of the thread
+            self._refuse(wanted, error)
+            return
+        self._post(lambda: self._pulled(wanted))
+
+    def _switch(self, wanted: str, settings: Settings, is_judged: bool) -> None:
+        self._at(ModelState.LOADING)
+        new: StoppableEngine | None = None
+        try:
+            self._store(settings).path(wanted)
+            tasks = self._live.contract.tasks
+            changed = settings.model_copy(
+                update={"model": settings.model.model_copy(update={"id": wanted, "revision": None})}
+            )
+            new = self._make_engine(changed, tasks)
+            new.start()
+            new.wait_ready()
+            if is_judged:
+                self._at(ModelState.JUDGING)
+                self._judge(new, settings, tasks)
+        except Exception as error:  # noqa: BLE001 - the top of the thread
+            if new is not None:
+                new.stop(_STOP_S)
+            self._refuse(wanted, error)
+            return
+        ready = new
+        self._post(lambda: self._use(wanted, ready, tasks))
+
+    def _judge(self, new: StoppableEngine, settings: Settings, tasks: Tasks) -> None:
+        """Hold a model against the one in use.
+
+        Raises:
+            ModelUnavailable: it is worse.
+            EdgedError: it fails on a text.
+        """
+        spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
+        cases = [] if not isinstance(spec, ClassifySpec) else _cases(settings, spec)
+        if not isinstance(spec, ClassifySpec) or not cases:
+            return
+        old = judge(self._engine, spec, cases, clock=self._clock)
+        limits = settings.models
+        found = judge(new, spec, cases, clock=self._clock)
+        log.info("canary", right=round(found.right, 3), before=round(old.right, 3), seconds=round(found.seconds, 3))
+        fault = fault_of(found, old, margin=limits.canary_margin, slowest=limits.canary_slowest)
+        if fault is not None:
+            raise ModelUnavailable(fault)
+
+    def _at(self, state: ModelState) -> None:
+        self._post(lambda: self._told(state))
+
+    def _refuse(self, wanted: str, error: Exception) -> None:
+        reason = str(error) if isinstance(error, EdgedError) else f"{type(error).__name__}: {error}"
+        log.warning("model_refused", id=wanted, reason=reason)
+        self._post(lambda: self._told(ModelState.REFUSED, reason=reason))
+
+    # ------------------------------------------------------------------------------------- in the worker's thread
+
+    def _told(self, state: ModelState, *, reason: str | None = None) -> None:
+        self._state, self._reason = state, reason
+        self._is_busy = state in _PERCENT
+        self.tell()
+
+    def _pulled(self, wanted: str) -> None:
+        self._latest = wanted
+        self._told(ModelState.IDLE)
+
+    def _use(self, wanted: str, new: StoppableEngine, tasks: Tasks) -> None:
+        """Switch, if the tasks are still those that the new model is ready for; else get it ready first."""
+        now = self._live.contract.tasks
+        if now is not tasks:
+            new.prepare(now, lambda error: self._post(lambda: self._used_or_not(wanted, new, now, error)))
+            return
+        before = self._live.settings.model.id
+        try:
+            self._trial.begin(wanted, previous=before)
+            self._live.keep_model(wanted)
+        except EdgedError as error:
+            self._trial.end()
+            new.stop(_STOP_S)
+            self._refuse(wanted, error)
+            return
+        self._engine.switch(new)
+        self._previous = before
+        self._live.tell_parts()
+        log.info("model_switched", id=wanted, previous=before)
+        self._told(ModelState.SWITCHED)
+
+    def _used_or_not(self, wanted: str, new: StoppableEngine, tasks: Tasks, error: EdgedError | None) -> None:
+        if error is None:
+            self._use(wanted, new, tasks)
+            return
+        new.stop(_STOP_S)
+        self._refuse(wanted, error)
+
+
+def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
+    """The texts of the settings' file, or the built-in ones where the task scores their labels.
+
+    Raises:
+        ModelUnavailable: the file cannot be read.
+    """
+    path = settings.models.canary
+    if path is not None:
+        try:
+            with path.open(encoding="utf-8-sig") as lines:
+                return read_cases(lines, spec, language_of)
+        except (OSError, ValueError) as error:
+            raise ModelUnavailable(f"models.canary, {path}: {error}") from error
+    labels: Mapping[str, Any] = {label.canonical: label for label in spec.labels}
+    languages = (settings.prompt_language,) if settings.prompt_language is not None else tuple(CANARY)
+    return [
+        Case(text=text, label=label, language=language)
+        for language in languages
+        for text, label in CANARY[language]
+        if label in labels
+    ]

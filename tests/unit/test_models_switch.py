@@ -1,0 +1,370 @@
+"""Changing the model while the daemon runs: what is used, what is refused, and what a power cut leaves."""
+
+import contextlib
+import json
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edged.build import contract_of
+from edged.contract.model_report import ModelReport, ModelState
+from edged.errors import ModelError, ModelUnavailable, RequestError
+from edged.ports.engine import ModelInfo, Work, WorkEvent
+from edged.serving.canary import Case, Verdict, fault_of, judge, read_cases
+from edged.serving.live_settings import LiveSettings
+from edged.serving.model_trial import HOUR_S, ModelTrial
+from edged.serving.models import Models
+from edged.serving.switchable import SwitchableEngine
+from edged.settings.load import load_with_sources
+from edged.settings.options import options_file
+from edged.settings.schema import Settings
+from edged.tasks.built_in import REPLY, SENTIMENT
+from edged.tasks.canary import CANARY
+from edged.tasks.specs import Tasks
+from edged.testing import ScriptedEngine
+from tests.support.waiting import eventually
+
+
+class Model(ScriptedEngine):
+    """A model by its name: `good…` labels all texts of the canary rightly, `poor…` half of them, `broken…` fails."""
+
+    def __init__(self, name: str, *, auto: bool = True) -> None:
+        super().__init__(auto=auto)
+        self.name = name
+        self.is_stopped = False
+
+    @property
+    def model(self) -> ModelInfo:
+        info = super().model
+        return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__slots__} | {"id": self.name})
+
+    def wait_ready(self, timeout: float | None = None) -> bool:
+        if self.name.startswith("broken"):
+            raise ModelUnavailable("the memory is too small")
+        return super().wait_ready(timeout)
+
+    def stop(self, timeout: float = 10.0) -> None:
+        super().stop(timeout)
+        self.is_stopped = True
+
+    def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
+        is_bad = any(text == work.text and label == "negative" for cases in CANARY.values() for text, label in cases)
+        if work.key.startswith("canary/") and is_bad and self.name.startswith("good"):
+            work = Work(key=work.key, spec=work.spec, text="bad", language=work.language)
+        super().submit(work, on_event)
+
+
+class Store:
+    """Models that are there, by name."""
+
+    def pull(self, model_id: str, revision: str | None = None, *, show_progress: bool = True) -> object:
+        assert not show_progress
+        if model_id == "nowhere":
+            raise ModelUnavailable("the hub has no such model")
+        return revision
+
+    def path(self, model_id: str, revision: str | None = None) -> object:
+        if model_id == "nowhere":
+            raise ModelUnavailable("the model nowhere is not here")
+        return revision
+
+
+class Box:
+    """A daemon's engine, settings and models."""
+
+    def __init__(self, folder: Path, *, auto: bool = True) -> None:
+        self.folder = folder
+        self.file = folder / "edged.toml"
+        self.file.write_text("[model]\nid = 'good-1'\n")
+        self.auto = auto
+        self.wall = 1_700_000_000.0
+        self.posted: list[Callable[[], None]] = []
+        self.lock = threading.Lock()
+        self.reports: list[ModelReport] = []
+        self.made: list[Model] = []
+        self.told = 0
+        self.start()
+
+    def start(self) -> None:
+        read = partial(load_with_sources, flags={"node": "box", "state_dir": str(self.folder)}, config_file=self.file)
+        settings = read().settings
+        self.trial = ModelTrial(self.folder, wall_clock=lambda: self.wall)
+        self.engine = SwitchableEngine(self.make(settings, Tasks([SENTIMENT, REPLY])))
+        self.live = LiveSettings(
+            settings, read=read, contract_of=contract_of, prepare=self.engine.prepare, post=self.post
+        )
+        self.live.parts = (lambda _: setattr(self, "told", self.told + 1),)
+        self.models = Models(
+            engine=self.engine,
+            live=self.live,
+            make_engine=self.make,
+            store=lambda _: Store(),
+            trial=self.trial,
+            publish=self.reports.append,
+            post=self.post,
+            clock=lambda: 0.0,
+        )
+
+    def make(self, settings: Settings, _: Tasks) -> Model:
+        self.made.append(Model(settings.model.id, auto=self.auto or bool(self.made)))
+        return self.made[-1]
+
+    def post(self, function: Callable[[], None]) -> None:
+        with self.lock:
+            self.posted.append(function)
+
+    def turn(self) -> None:
+        while self.posted:
+            with self.lock:
+                function = self.posted.pop(0)
+            function()
+
+    def obey(self, action: str, model: str | None = None) -> dict[str, Any]:
+        answers: list[Any] = []
+        self.models.obey(action, model, answers.append)
+        return dict(answers[0])
+
+    def until_done(self) -> ModelReport:
+        def is_done() -> bool:
+            self.turn()
+            return not self.models.report().in_progress
+
+        eventually(is_done)
+        return self.reports[-1]
+
+    def switch(self, model: str) -> ModelReport:
+        assert self.obey("switch", model) == {"started": "switch", "id": model}
+        return self.until_done()
+
+    @property
+    def kept(self) -> Mapping[str, Any]:
+        path = options_file(self.folder)
+        return tomllib.loads(path.read_text()) if path.exists() else {}
+
+
+@pytest.fixture
+def box(tmp_path: Path) -> Box:
+    return Box(tmp_path)
+
+
+def test_a_model_is_fetched_judged_and_used(box: Box) -> None:
+    assert box.obey("pull", "good-2") == {"started": "pull", "id": "good-2"}
+    assert box.until_done().latest_version == "good-2"
+    assert box.obey("switch") == {"started": "switch", "id": "good-2"}
+    report = box.until_done()
+    assert (report.installed_version, report.state, report.previous) == ("good-2", ModelState.SWITCHED, "good-1")
+    states = [each.state for each in box.reports]
+    assert states == ["pulling", "idle", "loading", "judging", "switched"]
+    assert [each.update_percentage for each in box.reports] == [10, None, 40, 70, None]
+    assert box.engine.model.id == "good-2"
+    assert box.kept == {"model": {"id": "good-2"}}
+    assert box.told == 1
+    eventually(lambda: box.made[0].is_stopped)
+    box.start()
+    assert box.live.settings.model.id == "good-2"
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("poor", "it was right for 50% of the canary's texts, the model before for 100%"),
+        ("broken", "the memory is too small"),
+        ("nowhere", "is not here"),
+    ],
+)
+def test_a_model_that_is_worse_is_not_used(box: Box, model: str, words: str) -> None:
+    report = box.switch(model)
+    assert (report.installed_version, report.state, report.previous) == ("good-1", ModelState.REFUSED, None)
+    assert words in str(report.reason)
+    assert (box.engine.model.id, box.kept, box.trial.running) == ("good-1", {}, None)
+    assert all(each.is_stopped for each in box.made[1:])
+    assert not box.made[0].is_stopped
+
+
+def test_fifty_switches_under_load_lose_nothing_and_refuse_all_bad_models(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    events: list[WorkEvent] = []
+    asked = 0
+    refused = 0
+    for n in range(50):
+        for _ in range(4):
+            box.engine.submit(Work(key=f"w{asked}", spec=REPLY, text="hi", language="en"), events.append)
+            asked += 1
+        is_bad = n % 5 == 4
+        report = box.switch(f"poor-{n}" if is_bad else f"good-{n + 2}")
+        refused += report.state is ModelState.REFUSED
+        assert report.state is (ModelState.REFUSED if is_bad else ModelState.SWITCHED)
+    assert refused == 10
+    assert len(events) == asked == 200
+    assert box.engine.state().steps >= 200
+    eventually(lambda: sum(each.is_stopped for each in box.made) == 50)
+
+
+def test_open_work_ends_on_the_model_that_it_began_on(tmp_path: Path) -> None:
+    box = Box(tmp_path, auto=False)
+    old = box.made[0]
+    events: list[WorkEvent] = []
+    box.engine.submit(Work(key="a", spec=REPLY, text="hi", language="en"), events.append)
+    box.engine.submit(Work(key="b", spec=REPLY, text="hi", language="en"), events.append)
+    new = Model("good-2", auto=False)
+    box.engine.switch(new)
+    box.engine.submit(Work(key="c", spec=REPLY, text="hi", language="en"), events.append)
+    assert ([each.text for each in new.submitted], len(old.submitted)) == (["hi"], 2)
+    assert box.engine.state().running == 3
+    box.engine.cancel("a")
+    assert not old.is_stopped
+    old.finish("b")
+    eventually(lambda: old.is_stopped)
+    new.finish("c")
+    assert {event.key for event in events} == {"a", "b", "c"}
+    assert box.engine.state().steps == 3
+
+
+def test_it_goes_back_without_being_judged(box: Box) -> None:
+    box.switch("good-2")
+    assert box.obey("rollback") == {"started": "rollback", "id": "good-1"}
+    report = box.until_done()
+    assert (report.installed_version, report.previous) == ("good-1", "good-2")
+    assert [each.state for each in box.reports][-2:] == ["loading", "switched"]
+
+
+@pytest.mark.parametrize(
+    ("action", "model", "words"),
+    [
+        ("explode", None, "there are: status"),
+        ("switch", None, "name one"),
+        ("rollback", None, "name one"),
+        ("switch", "good-1", "in use already"),
+    ],
+)
+def test_what_cannot_be_done_is_told_at_once(box: Box, action: str, model: str | None, words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        box.obey(action, model)
+    assert box.obey("status")["installed_version"] == "good-1"
+
+
+def test_one_thing_at_a_time(box: Box) -> None:
+    box.obey("pull", "good-2")
+    with pytest.raises(RequestError, match="R/model tells when it is done"):
+        box.obey("switch", "good-3")
+    box.until_done()
+
+
+def test_a_full_disk_leaves_the_model_before(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_path: Path, _content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("edged.state_files.replace", full)
+    report = box.switch("good-2")
+    assert "No space left" in str(report.reason)
+    assert box.engine.model.id == box.live.settings.model.id == "good-1"
+
+
+# ------------------------------------------------------------------------------------------------------ the trial
+
+
+def test_a_model_on_which_two_processes_end_badly_is_taken_back(box: Box) -> None:
+    box.switch("good-2")
+    assert not box.trial.process_begins("good-2")  # the process that switched has crashed
+    assert box.trial.process_begins("good-2")  # so has the second one
+    assert box.kept == {}
+    box.start()
+    assert box.live.settings.model.id == "good-1"
+    assert not box.trial.process_begins("good-1")
+
+
+def test_ends_in_order_do_not_count_and_after_an_hour_nothing_does(box: Box) -> None:
+    box.switch("good-2")
+    box.trial.process_ends()
+    for _ in range(5):
+        assert not box.trial.process_begins("good-2")
+        box.trial.process_ends()
+    assert not box.trial.process_begins("good-2")
+    box.wall += HOUR_S
+    for _ in range(5):
+        assert not box.trial.process_begins("good-2")
+    box.start()
+    assert box.models.report().previous == "good-1"
+
+
+def test_a_model_that_no_longer_loads_is_taken_back_in_its_first_hour(box: Box) -> None:
+    options_file(box.folder).write_text("[model]\nid = 'good-0'\n[limits]\ntext_chars = 7\n")
+    box.start()
+    box.switch("good-2")
+    assert box.trial.take_back("its files are damaged")
+    assert box.kept == {"model": {"id": "good-0"}, "limits": {"text_chars": 7}}
+    assert not box.trial.take_back("again")
+
+
+class Cut(BaseException):
+    """The power is cut."""
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_a_power_cut_at_any_write_leaves_one_whole_model(box: Box, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes = 0
+    from edged import state_files  # noqa: PLC0415 - as it was before it is replaced
+
+    real = state_files.replace
+
+    def cut(path: Path, content: bytes) -> None:
+        nonlocal writes
+        writes += 1
+        if writes > step // 2:
+            if step % 2:
+                real(path, content)
+            raise Cut
+        real(path, content)
+
+    monkeypatch.setattr(state_files, "replace", cut)
+    with contextlib.suppress(Cut):
+        box.switch("good-2")
+    monkeypatch.setattr(state_files, "replace", real)
+    box.start()
+    model = box.live.settings.model.id
+    assert model in {"good-1", "good-2"}
+    assert not box.trial.process_begins(model)
+    running = box.trial.running
+    assert running is None or (running.id, running.previous) == (model, "good-1") == ("good-2", "good-1")
+
+
+# ----------------------------------------------------------------------------------------------------- the canary
+
+
+def test_the_built_in_texts_are_forty_for_each_language_and_half_of_them_positive() -> None:
+    for cases in CANARY.values():
+        assert len({text for text, _ in cases}) == 40
+        assert sum(label == "positive" for _, label in cases) == 20
+
+
+def test_a_file_of_texts_is_read(tmp_path: Path) -> None:
+    lines = ["It was fun.\tpositive\n", "It was not.\tnegative\r\n"]
+    assert [each.label for each in read_cases(iter(lines), SENTIMENT, lambda _: "en")] == ["positive", "negative"]
+    for wrong in (["no tab"], ["a\tgreat"], []):
+        with pytest.raises(ValueError, match=r"a tab|no text"):
+            read_cases(iter(wrong), SENTIMENT, lambda _: "en")
+
+
+def test_a_model_may_be_a_little_worse_and_a_little_slower() -> None:
+    old = Verdict(right=0.90, seconds=0.1)
+    assert fault_of(Verdict(right=0.86, seconds=0.19), old, margin=0.05, slowest=2.0) is None
+    assert "86%" not in str(fault_of(Verdict(right=0.80, seconds=0.1), old, margin=0.05, slowest=2.0))
+    assert "2.5 times as long" in str(fault_of(Verdict(right=0.9, seconds=0.25), old, margin=0.05, slowest=2.0))
+
+
+def test_a_model_that_fails_on_a_text_is_refused() -> None:
+    engine = ScriptedEngine()
+    engine.faults["x"] = ModelError("broken")
+    with pytest.raises(RequestError, match="failed on a text of the canary"):
+        judge(engine, SENTIMENT, [Case(text="x", label="positive", language="en")], clock=time.monotonic)
+
+
+def test_the_report_is_what_home_assistant_reads(box: Box) -> None:
+    body = json.loads(json.dumps(box.models.report().body()))
+    assert {"installed_version", "latest_version", "in_progress", "update_percentage", "title"} <= body.keys()
