@@ -102,6 +102,7 @@ class Engine(Generic[K]):
         self._failure: BaseException | None = None
         self._fault: str | None = None
         self._last_progress = clock()
+        self._steps_at_rest = 0  # when memory was given back last
         self._loaded: _Model[K] | None = None
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
@@ -279,12 +280,27 @@ class Engine(Generic[K]):
     def _take_commands(self, *, wait: bool) -> None:
         self._last_progress = self._clock()
         try:
-            command = self._commands.get(timeout=_IDLE_S) if wait else self._commands.get_nowait()
+            command = self._wait_for_command() if wait else self._commands.get_nowait()
             while True:
                 self._obey(command)
                 command = self._commands.get_nowait()
         except queue.Empty:
             return
+
+    def _wait_for_command(self) -> _Command:
+        """Wait for the next command; when none comes, the memory of the work before goes back to the system.
+
+        Raises:
+            queue.Empty: none came.
+        """
+        try:
+            return self._commands.get(timeout=_IDLE_S)
+        except queue.Empty:
+            steps = self._model.stepper.counts.steps
+            if steps != self._steps_at_rest:
+                self._steps_at_rest = steps
+                give_back_memory()
+            raise
 
     def _obey(self, command: _Command) -> None:
         if isinstance(command, Submitted):

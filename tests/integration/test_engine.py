@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen2Config
 
+from edged.engine import engine as engine_module
 from edged.engine.cooling import Cooling
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.interface import Logits
@@ -569,6 +570,20 @@ def test_where_memory_is_short_the_prefix_cache_goes_first_and_then_one_request(
     ends = run(engine, reply("4"), sentiment("s"))
     assert text_of(ends["4"]) == text
     assert isinstance(ends["s"], Classified)
+
+
+def test_memory_goes_back_to_the_system_once_after_work(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(engine_module, "_IDLE_S", 0.01)
+    monkeypatch.setattr(engine_module, "give_back_memory", lambda: given.append(1))
+    engine = start()
+    before = len(given)
+    assert before >= 1  # at the end of the start
+    run(engine, sentiment("s"))
+    eventually(lambda: len(given) == before + 1)
+    seen = engine.state().last_progress
+    eventually(lambda: engine.state().last_progress > seen + 0.1)  # idle for many turns
+    assert len(given) == before + 1
 
 
 CHOICE = ExtractSpec(
