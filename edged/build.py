@@ -88,7 +88,7 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
     return Contract(
         topics=topics_of(settings),
         tasks=tasks,
-        reply_topics=settings.mqtt.reply_topics,
+        reply_topics=settings.reply_topics,
         payload_bytes=settings.limits.payload_bytes,
         text_chars=settings.limits.text_chars,
         sender=SenderRule.parse(settings.limits.sender),

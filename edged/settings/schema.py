@@ -87,8 +87,8 @@ class MqttSettings(Section):
     )
     will_delay: int = Field(5, ge=0, le=3600, description="Seconds before a lost connection shows as offline (MQTT 5).")
     tls: TlsSettings = TlsSettings()
-    reply_topics: tuple[str, ...] = Field(
-        ("edged/#",), min_length=1, description="Topic filters: a Response Topic or reply_to must match one of them."
+    reply_topics: Annotated[tuple[str, ...], Field(min_length=1)] | None = Field(
+        None, description="Topic filters: a Response Topic or reply_to must match one of them. Default: <prefix>/#."
     )
     outbox: int = Field(1000, ge=10, le=1_000_000, description="Answers that may wait for the broker.")
 
@@ -122,8 +122,8 @@ class MqttSettings(Section):
 
     @field_validator("reply_topics", mode="after")
     @classmethod
-    def _filters(cls, filters: tuple[str, ...]) -> tuple[str, ...]:
-        for each in filters:
+    def _filters(cls, filters: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for each in filters or ():
             levels = each.split("/")
             bad = not each or "#" in levels[:-1] or any(len(lv) > 1 and ("#" in lv or "+" in lv) for lv in levels)
             if bad or "\0" in each or each.startswith("$"):
@@ -479,6 +479,11 @@ class Settings(Section):
         if self.queue.capacity is not None:
             return self.queue.capacity
         return _QUEUE if self.mqtt.share_group is None else _GROUP_QUEUE
+
+    @property
+    def reply_topics(self) -> tuple[str, ...]:
+        """The filters of topics for answers in force."""
+        return self.mqtt.reply_topics or (f"{self.prefix}/#",)
 
     @property
     def prompt_language(self) -> Language | None:

@@ -125,6 +125,12 @@ def test_a_list_is_json_or_has_commas(monkeypatch: pytest.MonkeyPatch, written: 
     assert load(flags={"mqtt.reply_topics": written}, config_file=None).mqtt.reply_topics == ("a/#", "b/+/c")
 
 
+def test_answers_may_go_below_the_prefix_unless_the_settings_say_otherwise() -> None:
+    assert load(flags={}, config_file=None).reply_topics == ("edged/#",)
+    assert load(flags={"prefix": "home/ai"}, config_file=None).reply_topics == ("home/ai/#",)
+    assert load(flags={"prefix": "home/ai", "mqtt.reply_topics": "a/#"}, config_file=None).reply_topics == ("a/#",)
+
+
 def test_a_credential_loses_its_line_end_and_nothing_else(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "mqtt_password").write_text(f" {SECRET} \n")
     (tmp_path / "mqtt_tls_key_password").write_text(" of the key \n")
