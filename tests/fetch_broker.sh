@@ -31,7 +31,7 @@ mkdir -p "$dir/bin"
 if [ "$name" = aedes ]; then
     echo "tests: fetching the npm package aedes into $dir" >&2
     # shellcheck disable=SC2086 # several packages
-    npm install --silent --no-audit --no-fund --no-package-lock --prefix "$dir" $aedes
+    npm install --loglevel error --fetch-retries 5 --no-audit --no-fund --no-package-lock --prefix "$dir" $aedes
     works
     touch "$dir/done"
     exit 0

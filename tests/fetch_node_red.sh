@@ -16,6 +16,6 @@ gunzip -c "$here/assets/node-red-lock.json.gz" >"$dir/package-lock.json"
 cat >"$dir/package.json" <<'JSON'
 { "name": "node-red-for-tests", "private": true, "dependencies": { "node-red": "4.1.15" } }
 JSON
-(cd "$dir" && npm ci --silent --no-audit --no-fund --ignore-scripts)
+(cd "$dir" && npm ci --loglevel error --fetch-retries 5 --no-audit --no-fund --ignore-scripts)
 node "$dir/node_modules/node-red/red.js" --help >/dev/null
 cp "$here/assets/node-red-lock.json.gz" "$dir/done"

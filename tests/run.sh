@@ -69,7 +69,11 @@ tests() {
 }
 
 begin() {
-    fetch "$1" &
+    { fetch "$1" || { # a package server may have a bad moment
+        echo "tests: $1 could not be fetched; once more" >&2
+        sleep 10
+        fetch "$1"
+    }; } &
     fetches="$fetches $!"
 }
 
