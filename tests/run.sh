@@ -8,7 +8,7 @@
 #   sh tests/run.sh --cov --cov-report term:skip-covered                  everything, with coverage, in twice the time
 #
 # CI=true                  a test that lacks what it needs fails; elsewhere it is skipped
-# EDGED_TEST_WORKERS=N     the number of processes that run tests (2)
+# EDGED_TEST_WORKERS=N     the number of processes that run tests (3: many of them wait for timers and brokers)
 # EDGED_TEST_FAULTS=long   50 faults and 10,000 requests in tests/faults (some five minutes)
 # EDGED_TEST_ARM=long      the aarch64 wheel in an emulated arm64 userland (a minute)
 # EDGED_TEST_SEED=N        the seed of the faults, to repeat a run
@@ -110,7 +110,7 @@ else
     wait "$style"
     cat "$cache/style.txt"
     # Each worker takes neighbouring tests, which share what they start; one that is done takes some from the other.
-    tests --numprocesses "${EDGED_TEST_WORKERS:-2}" --dist worksteal "$@" 2>&1 | tee "$output"
+    tests --numprocesses "${EDGED_TEST_WORKERS:-3}" --dist worksteal "$@" 2>&1 | tee "$output"
 fi
 wait "$style" || true
 [ "$form" != check ] || cat "$cache/style.txt"

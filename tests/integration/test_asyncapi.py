@@ -93,4 +93,5 @@ def test_what_it_says_is_in_the_document(daemon: Daemon) -> None:
         "status": {"status"},
         "health": {"health"},
         "info": {"info"},
+        "model": {"model"},
     }

@@ -135,16 +135,22 @@ def test_standard_input_is_of_the_terminals_encoding(daemon: Daemon) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize(("command", "code"), [("config --example", ExitCode.INTERRUPTED), ("--help", ExitCode.DONE)])
-def test_a_reader_that_goes_away_is_no_fault(command: str, code: ExitCode) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", ["config --example", "--help"])
+def test_a_reader_that_goes_away_is_no_fault(command: str, unbuffered: str) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "edged", *command.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "edged", *command.split()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == code
+    # argparse itself hides the fault of a help text that nobody reads, if that is written at once.
+    is_hidden = command == "--help" and unbuffered
+    assert process.returncode == (ExitCode.DONE if is_hidden else ExitCode.INTERRUPTED)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,8 @@ def test_a_classification_and_its_labels_are_one_text(prompter: Prompter, tokeni
         written = completion_prompt(spec, text=text, language=language)
         asked = prompter.classification(spec, text=text, language=language)
         assert list(asked.tokens) == bos + tokenizer(written.text, add_special_tokens=False)["input_ids"]
-        for word, path in zip(words, asked.labels.steps, strict=True):
+        assert asked.words[: asked.scored] == words
+        for word, path in zip(asked.words, asked.labels.steps, strict=True):
             whole = tokenizer(written.text + written.space + word, add_special_tokens=False)["input_ids"]
             assert list(asked.tokens) + [token for _, token in path] == bos + whole
 
