@@ -135,22 +135,23 @@ def test_standard_input_is_of_the_terminals_encoding(daemon: Daemon) -> None:
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", ["config --example", "--help"])
-def test_a_reader_that_goes_away_is_no_fault(command: str, unbuffered: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "codes"),
+    [
+        ("config --example", {ExitCode.INTERRUPTED}),
+        # Some releases of argparse hide the fault of a help text that nobody reads, others do not.
+        ("--help", {ExitCode.INTERRUPTED, ExitCode.DONE}),
+    ],
+)
+def test_a_reader_that_goes_away_is_no_fault(command: str, codes: set[ExitCode]) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "edged", *command.split()],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        [sys.executable, "-m", "edged", *command.split()], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-    # argparse itself hides the fault of a help text that nobody reads, if that is written at once.
-    is_hidden = command == "--help" and unbuffered
-    assert process.returncode == (ExitCode.DONE if is_hidden else ExitCode.INTERRUPTED)
+    assert process.returncode in codes
 
 
 @pytest.mark.parametrize(
