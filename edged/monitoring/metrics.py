@@ -1,6 +1,7 @@
 """Counts and latencies of the requests, since the start of the process and over a sliding window. Reads no clock.
 
 The worker's thread writes and the main thread reads, so one lock guards all. Holds numbers only, never text.
+A new figure of the health report begins as a field in `contract/health.py`.
 """
 
 import threading
