@@ -129,14 +129,9 @@ class Daemon:
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        tasks = tasks_of(settings.tasks)
-        self._engine = SwitchableEngine(make_engine(settings, tasks))
+        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)))
         self._live = LiveSettings(
-            settings,
-            read=read_settings,
-            contract_of=contract_of,
-            prepare=self._engine.prepare,
-            post=self._post,
+            settings, read=read_settings, contract_of=contract_of, prepare=self._engine.prepare, post=self._post
         )
         self._clock = clock
         self._started = clock()
@@ -172,15 +167,7 @@ class Daemon:
         self._discovery = discovery_of(
             settings, lambda: self._live.contract, link=self._link, engine=self._engine, report=self._health.snapshot
         )
-        self._membership = join(
-            settings,
-            topics,
-            link=self._link,
-            worker=self._worker.state,
-            is_well=lambda: self._health.state is State.READY,
-            note=self._files.pace.note,
-            clock=clock,
-        )
+        self._membership = self._join(topics)
         self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
         self._models = _models_of(
@@ -188,6 +175,17 @@ class Daemon:
         )
         self._control = self._control_of(prober)
         self._live.parts = (self._reception.use, self._control.use, self._worker.use, self._use)
+
+    def _join(self, topics: Topics) -> Membership | None:
+        return join(
+            self._live.settings,
+            topics,
+            link=self._link,
+            worker=self._worker.state,
+            is_well=lambda: self._health.state is State.READY,
+            note=self._files.pace.note,
+            clock=self._clock,
+        )
 
     def run(self) -> ExitCode:
         """Serve until a signal or a fatal fault; gives the exit code.
