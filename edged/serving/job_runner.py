@@ -76,6 +76,10 @@ class JobRunner:
             if part not in job.events:
                 self._queue.cancel(f"{job.number}/{part}")
 
+    def forget(self, conversation: str) -> None:
+        """Let the engine keep nothing of a conversation."""
+        self._queue.forget(conversation)
+
     def expire_waiting(self) -> None:
         """End jobs whose deadline passed while they waited."""
         self._queue.expire()
@@ -117,6 +121,7 @@ class JobRunner:
                 stream=job.request.stream and spec.streams_words,
                 deadline=job.deadline,
                 logprobs=job.request.logprobs,
+                conversation=job.conversation if spec.keeps_history else None,
             )
             request = job.request
             self._queue.submit(

@@ -45,6 +45,9 @@ class SwitchableEngine:
         for each in engines:
             each.stop(timeout)
 
+    def keep_conversations(self) -> None:
+        self._engine.keep_conversations()
+
     def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
         self._engine.prepare(tasks, on_done)
 
@@ -63,6 +66,12 @@ class SwitchableEngine:
         with self._lock:
             engine = self._homes.get(key, self._engine)
         engine.cancel(key)
+
+    def forget(self, conversation: str) -> None:
+        with self._lock:
+            engines = [self._engine, *self._retired]
+        for each in engines:
+            each.forget(conversation)
 
     def state(self) -> EngineState:
         with self._lock:
