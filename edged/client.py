@@ -5,7 +5,7 @@ import json
 import queue
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +20,7 @@ from edged.settings.schema import Settings
 
 _GONE = {State.STOPPED, State.OFFLINE}
 _CANCEL_S = 1.0  # to wait until the broker confirms the publication of a cancel command
+_STATUS_S = 5.0  # to wait for the status that the broker keeps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,12 +139,7 @@ class Client:
 
         def on_end(outcome: Outcome) -> None:
             if outcome.sent is not Sent.CONFIRMED:
-                self._answers.put(
-                    BrokerUnavailable(
-                        f"{topic} at {self.where}: {outcome.reason}; the broker's access list must let this user "
-                        "publish there"
-                    )
-                )
+                self._answers.put(BrokerUnavailable(_may_not_publish(topic, self.where, outcome.reason)))
 
         self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
 
@@ -231,3 +227,106 @@ class Client:
                 self._roots.add(message.topic.removesuffix("/status"))
         else:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))
+
+
+class ControlClient:
+    """One connection to the broker, to give commands to one daemon. A context manager."""
+
+    def __init__(self, settings: Settings, *, timeout: float, commands: Sequence[str]) -> None:
+        """Assign; entering the context connects.
+
+        Args:
+            settings: the broker, and the daemon's node.
+            timeout: seconds for the connection, and for each answer.
+            commands: those that will be given.
+        """
+        self._topics = Topics(prefix=settings.prefix, node=settings.node)
+        self._timeout = timeout
+        self._answers: queue.SimpleQueue[Mapping[str, Any] | BrokerUnavailable] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
+        self._states: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        self._link = Link(
+            settings=settings.mqtt,
+            client_id=f"edged-client-{uuid.uuid4().hex[:12]}",
+            subscriptions=(*(self._topics.response(each) for each in commands), self._topics.status),
+            will=None,
+            receive_maximum=100,
+            on_delivery=self._on_delivery,
+            on_change=self._changes.put,
+            ephemeral=True,
+        )
+        self.where = address_of(settings.mqtt)
+
+    def __enter__(self) -> Self:
+        self._link.start()
+        try:
+            wait_connected(self._link, self._changes, where=self.where, timeout=self._timeout)
+            self._check_served()
+        except BaseException:
+            self._link.stop(None, 1.0)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.stop(None, 1.0)
+
+    def command(self, name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give a command, and wait for its answer: `status` and either `data` or `error`.
+
+        Raises:
+            BrokerUnavailable: no answer came in time, or the broker does not let this user command.
+        """
+        transaction = uuid.uuid4().hex
+        topic = f"{self._topics.root}/request/{name}"
+
+        def on_end(outcome: Outcome) -> None:
+            if outcome.sent is not Sent.CONFIRMED:
+                self._answers.put(BrokerUnavailable(_may_not_publish(topic, self.where, outcome.reason)))
+
+        payload = encode({**body, "transaction": transaction})
+        self._link.publish(Publication(topic=topic, payload=payload, qos=1), on_end)
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                answer = self._answers.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                raise BrokerUnavailable(
+                    f"no answer to {topic} in {self._timeout:g} s at {self.where}; the broker's access list must let "
+                    f"this user publish there and read {self._topics.response(name)}"
+                ) from None
+            if isinstance(answer, BrokerUnavailable):
+                raise answer
+            if answer.get("transaction") == transaction:
+                return answer
+
+    def _check_served(self) -> None:
+        """See that a daemon runs.
+
+        Raises:
+            BrokerUnavailable: none does, by its status.
+        """
+        try:
+            state = self._states.get(timeout=min(self._timeout, _STATUS_S)).get("state")
+        except queue.Empty:
+            state = None
+        if state is None or state in _GONE:
+            said = "it has never reported" if state is None else f"its status says: {state}"
+            raise BrokerUnavailable(
+                f"no daemon {self._topics.root} runs at {self.where} ({said}): start it with `edged run`, or name the "
+                "right one with EDGED_NODE and EDGED_PREFIX"
+            )
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
+        try:
+            body = json.loads(message.payload)
+        except (ValueError, RecursionError):
+            return  # sent by a client that is not a daemon
+        if isinstance(body, dict):
+            (self._states if message.topic == self._topics.status else self._answers).put(body)
+
+
+def _may_not_publish(topic: str, where: str, reason: str) -> str:
+    return f"{topic} at {where}: {reason}; the broker's access list must let this user publish there"
