@@ -48,6 +48,7 @@ class Rule:
         publish: the topic of the answer.
         payload: what is published: None for the whole result, a template, or JSON with templates in it.
         max_bytes: of each text that the model writes.
+        rate: messages that it takes in a minute; 0: any number.
         errors: the topic of errors; None for that of other requests.
     """
 
@@ -63,6 +64,7 @@ class Rule:
     retain: bool
     qos: int
     max_bytes: int | None = None
+    rate: int = 0
 
     @property
     def is_text(self) -> bool:

@@ -228,6 +228,12 @@ class Job:
             },
         )
 
+    @property
+    def model(self) -> str | None:
+        """The model that did the work, where the engine says so; of two models that of the last part, the reply."""
+        models = [event.model.id for part in self.parts if (event := self.events.get(part)) and event.model]
+        return models[-1] if models else None
+
     def usage(self) -> Usage:
         """Tokens of all parts."""
         return sum((event.usage for event in self.events.values()), NO_USAGE)

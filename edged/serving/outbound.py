@@ -307,7 +307,7 @@ class Answers:
         now = self._clock()
         if self._has_shared_journal and self._recorder.fault is None:
             job.may_be_double = False  # where another box was first, its answer will be given
-        payload = self._outbound.result(job, model=self._model().id, now=now)
+        payload = self._outbound.result(job, model=job.model or self._model().id, now=now)
         if job.request.shape is not None:
             payload = job.request.shape.write(payload)
         self._count(job, now)

@@ -22,7 +22,7 @@ EXAMPLE = """\
 # (levels count from 0), {payload} and {/a/b}; left out: the whole payload. task, publish (a template). Further keys:
 # when (conditions), session (a template), payload (of the answer: a JSON Pointer into the result, a template, or a
 # table with templates), errors (a topic; R/out/<task> if left out), retain, qos, subscribe_qos,
-# max_bytes (of a reply's text).
+# max_bytes (of a reply's text), rate (messages in a minute).
 #[routes.remark]
 #subscribe = "zigbee2mqtt/bridge/logging"
 #text = "/message"
@@ -105,6 +105,9 @@ class RouteSettings(BaseModel):
     max_bytes: int | None = Field(
         None, ge=MIN_BYTES, description="The most bytes of a reply's text; it is cut after a sentence or a word."
     )
+    rate: int = Field(
+        0, ge=0, le=1_000_000, description="Messages taken in a minute; beyond, an error busy is sent. 0: any number."
+    )
     retain: bool = Field(False, description="Whether the broker keeps the answer.")
     qos: Literal[0, 1] = Field(1, description="Of the answer.")
 
@@ -152,6 +155,7 @@ class RouteSettings(BaseModel):
             retain=self.retain,
             qos=self.qos,
             max_bytes=self.max_bytes,
+            rate=self.rate,
         )
 
 

@@ -167,6 +167,18 @@ def test_the_first_route_whose_conditions_hold_takes_the_message() -> None:
 # ---------------------------------------------------------------------------------------------------- what is not
 
 
+def test_a_route_takes_no_more_messages_in_a_minute_than_its_rate() -> None:
+    b = bench(rate=2, errors="mood/errors")
+    deliveries = [send(b, f"text {n}".encode(), topic=f"chat/{n}") for n in range(3)]
+    assert [each.topic for each in b.link.published] == ["mood/0", "mood/1", "mood/errors"]
+    [error] = b.answers("mood/errors")
+    assert (error["error"]["code"], error["error"]["retry_after_ms"]) == ("busy", 30001)
+    assert b.link.acked == deliveries
+    b.now += 30.001
+    send(b, b"again", topic="chat/3")
+    assert b.link.published[-1].topic == "mood/3"
+
+
 def test_a_retained_message_was_answered_when_it_was_sent() -> None:
     b = bench()
     delivery = send(b, b"hi", retain=True)
