@@ -28,6 +28,8 @@ def fingerprint_of(request: Request) -> str:
         asked += (request.shape.rule.name, request.address.topic)
     if request.max_bytes is not None:
         asked += (request.max_bytes,)
+    if request.compact:
+        asked += ("compact",)
     if request.owner is not None:
         asked += ("owner", request.owner)
     if request.spec is not None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from edged.errors import Cancelled, EdgedError, ShuttingDown
 from edged.ports.engine import Classified, EngineState, Failed, Generated, ModelInfo, StoppableEngine, Work, WorkEvent
@@ -162,7 +163,8 @@ class SwitchableEngine:
             state = engine.state()
             for name in _COUNTS:
                 self._counted[name] += getattr(state, name)
-            gap.state = replace(state, waiting=0, running=0, **dict.fromkeys(_COUNTS, 0))
+            nothing: dict[str, Any] = dict.fromkeys(("waiting", "running", *_COUNTS), 0)
+            gap.state = replace(state, **nothing)
             self._engine = None
         return True
 
