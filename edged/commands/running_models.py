@@ -3,10 +3,11 @@
 import argparse
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edged import progress
+from edged.commands.answers import check_names
 from edged.commands.options import add_command, add_timeout, quiet_settings
 from edged.commands.terminal import print_json
 from edged.errors import BrokerUnavailable, ExitCode, FatalError, ModelUnavailable, SettingsError
@@ -39,6 +40,11 @@ def add(actions: Any) -> None:
         actions, "rollback", _rollback, "have a running daemon use the model before again", "edged models rollback"
     )
     for each in (switch, rollback):
+        each.add_argument(
+            "--group",
+            metavar="NAME",
+            help="all boxes of this group, one after the other; the first that refuses the model ends it",
+        )
         add_timeout(each, default=1800.0)
 
 
@@ -87,6 +93,22 @@ def change(
     return report
 
 
+def change_all(boxes: Sequence[str], change_one: Callable[[str], Mapping[str, Any]]) -> None:
+    """Have boxes change their model one after the other, so that the others answer meanwhile; stop at a refusal.
+
+    Raises:
+        FatalError: a box refuses, or is not heard of; the message says how far it went.
+    """
+    for number, box in enumerate(boxes):
+        try:
+            report = change_one(box)
+        except FatalError as error:
+            left = boxes[number + 1 :]
+            told = f"{box}: {error}" + (f"; not asked: {', '.join(left)}" if left else "")
+            raise type(error)(told) from error
+        print(f"{box}: {_changed(report)}", flush=True)
+
+
 def lines_of(report: Mapping[str, Any]) -> Iterator[str]:
     """A report for people."""
     reason = f": {report['reason']}" if report["reason"] else ""
@@ -112,8 +134,9 @@ def data_of(answer: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _status(options: argparse.Namespace) -> ExitCode:
-    with _daemon(options) as daemon:
-        report = data_of(daemon.command("model", {"action": "status"}))
+    with _connected(options) as (client, node):
+        client.check_served(node)
+        report = data_of(client.command(node, "model", {"action": "status"}))
     if options.json:
         print_json(report)
     else:
@@ -130,23 +153,35 @@ def _rollback(options: argparse.Namespace) -> ExitCode:
 
 
 def _change(options: argparse.Namespace, action: str, model: str | None) -> ExitCode:
-    with _daemon(options) as daemon:
-        report = change(
-            lambda body: data_of(daemon.command("model", body)),
-            action,
-            model,
-            timeout=options.timeout,
-            clock=time.monotonic,
-            pause=time.sleep,
-            doing=progress.waiting,
-        )
-    print(f"{report['installed_version']} is in use; the model before was {report['previous']}")
+    with _connected(options) as (client, node):
+
+        def change_one(box: str) -> Mapping[str, Any]:
+            return change(
+                lambda body: data_of(client.command(box, "model", body)),
+                action,
+                model,
+                timeout=options.timeout,
+                clock=time.monotonic,
+                pause=time.sleep,
+                doing=progress.waiting,
+            )
+
+        if options.group is not None:
+            change_all(client.boxes_of(options.group), change_one)
+            return ExitCode.DONE
+        client.check_served(node)
+        print(_changed(change_one(node)))
     return ExitCode.DONE
 
 
+def _changed(report: Mapping[str, Any]) -> str:
+    return f"{report['installed_version']} is in use; the model before was {report['previous']}"
+
+
 @contextlib.contextmanager
-def _daemon(options: argparse.Namespace) -> "Iterator[ControlClient]":
-    """Connect to the daemon of the settings."""
+def _connected(options: argparse.Namespace) -> "Iterator[tuple[ControlClient, str]]":
+    """Connect to the broker of the settings; gives the daemon's node too."""
+    check_names(group=getattr(options, "group", None))
     settings = quiet_settings(options)
     from edged.client import ControlClient
 
@@ -154,4 +189,4 @@ def _daemon(options: argparse.Namespace) -> "Iterator[ControlClient]":
     with contextlib.ExitStack() as stack:
         with progress.waiting(f"connecting to the broker at {client.where}", lines=False):
             stack.enter_context(client)
-        yield client
+        yield client, settings.node

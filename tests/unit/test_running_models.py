@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from edged.commands.running_models import change, data_of, lines_of
+from edged.client import members_of, missing_of
+from edged.commands.running_models import change, change_all, data_of, lines_of
 from edged.errors import BrokerUnavailable, ModelUnavailable, SettingsError
 
 OLD = {"installed_version": "old", "latest_version": "old", "in_progress": False, "previous": None, "reason": None}
@@ -81,3 +82,41 @@ def test_a_refusal_has_an_exit_code_of_its_kind(code: str, error: type[Exception
 def test_a_report_is_written_for_people() -> None:
     lines = [*lines_of(at("refused", reason="too slow", previous="older", latest_version="new"))]
     assert lines == ["in use:   old", "before:   older", "fetched:  new", "state:    refused: too slow"]
+
+
+# ---------------------------------------------------------------------------------------------------------- a group
+
+
+def health(*others: str, name: str = "team") -> dict[str, Any]:
+    return {"state": "ready", "group": {"name": name, "members": [*others]}}
+
+
+def test_the_boxes_of_a_group_are_those_that_run_and_all_of_them_must_be_heard_of() -> None:
+    reports = {
+        "edged/a/health": health("b"),
+        "edged/a/status": {"state": "ready"},
+        "edged/c/health": health(),
+        "edged/c/status": {"state": "offline"},
+        "edged/d/health": health(name="another"),
+        "edged/e/health": {"state": "ready"},
+    }
+    assert members_of(reports, "team") == {"a"}
+    assert missing_of(reports, "team") == {"b"}
+    reports["edged/b/health"] = health("a")
+    assert members_of(reports, "team") == {"a", "b"}
+    assert missing_of(reports, "team") == set()
+
+
+def test_boxes_take_turns_and_the_first_refusal_ends_it(capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[str] = []
+
+    def one(box: str) -> Mapping[str, Any]:
+        asked.append(box)
+        if box == "b":
+            raise ModelUnavailable("new is not used: it was right for 50%; old stays in use")
+        return at("switched", installed_version="new", previous="old")
+
+    with pytest.raises(ModelUnavailable, match=r"^b: new is not used: .*; not asked: c, d$"):
+        change_all(["a", "b", "c", "d"], one)
+    assert asked == ["a", "b"]
+    assert capsys.readouterr().out == "a: new is in use; the model before was old\n"
