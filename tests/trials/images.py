@@ -12,7 +12,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -187,7 +186,7 @@ def whole_image(broker: Broker, model: Path, work: Path, volumes: list[str]) -> 
     cache = work / "cache"
     cache.mkdir()
     cache.chmod(0o777)
-    mounts = ("-v", f"{cache}:/var/cache/edged", "-v", f"{model.resolve()}:/models/{model.name}:ro")
+    mounts: tuple[str, ...] = ("-v", f"{cache}:/var/cache/edged", "-v", f"{model.resolve()}:/models/{model.name}:ro")
     mounts += ("-e", f"EDGED_MODEL__ID=/models/{model.name}")
     say("prepared", once("localhost/edged", "edged", "models", "prepare", options=mounts).splitlines()[-1])
     export = ("edged", "models", "export", f"/models/{model.name}", "/var/cache/edged/b.tar")
@@ -246,7 +245,12 @@ def addon(broker: Broker, bundles: Path, work: Path) -> None:
     data = work / "data"
     (data / "models").mkdir(parents=True)
     shutil.copytree(bundles, data / "models", dirs_exist_ok=True)
-    options = {"node": "homeassistant", "model": "/share/model.gguf", "format": "int8", "language": "en"}
+    options: dict[str, object] = {
+        "node": "homeassistant",
+        "model": "/share/model.gguf",
+        "format": "int8",
+        "language": "en",
+    }
     options |= {"discovery": True, "threads": 0, "log_level": "info", "api_key": KEY}
     (data / "options.json").write_text(json.dumps(options))
     Supervisor.broker_port = broker.port
@@ -296,4 +300,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
