@@ -23,7 +23,7 @@ def test_a_forgotten_conversation_is_forgotten_in_the_work_that_waits_too() -> N
     queue = EngineQueue(
         engine,
         batch=1,
-        senders=Senders(contract, clock=lambda: 0.0),
+        senders=Senders(contract, clock=lambda: 0.0, wall_clock=lambda: 0.0),
         post=lambda function: function(),
         clock=lambda: 0.0,
     )
