@@ -76,13 +76,13 @@ class JobRunner:
             if part not in job.events:
                 self._queue.cancel(f"{job.number}/{part}")
 
-    def forget(self, conversation: str) -> None:
-        """Let the engine keep nothing of a conversation."""
-        self._queue.forget(conversation)
-
     def hold(self, *, is_held: bool) -> None:
         """Give the engine no further work, or go on with it."""
         self._queue.hold(is_held=is_held)
+
+    def forget(self, conversation: str) -> None:
+        """Let the engine keep nothing of a conversation."""
+        self._queue.forget(conversation)
 
     def expire_waiting(self) -> None:
         """End jobs whose deadline passed while they waited."""

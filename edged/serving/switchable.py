@@ -69,10 +69,8 @@ class SwitchableEngine:
         return self._present.wait_ready(timeout)
 
     def stop(self, timeout: float = 10.0) -> None:
-        with self._changed:
-            engines = [*([] if self._engine is None else [self._engine]), *self._retired]
-            gap = self._gap
-        for each in engines:
+        gap = self._gap
+        for each in self._engines():
             each.stop(timeout)
         if gap is not None:
             error = ShuttingDown("the daemon is shutting down")
@@ -121,12 +119,15 @@ class SwitchableEngine:
 
     def forget(self, conversation: str) -> None:
         with self._changed:
-            engines = [*([] if self._engine is None else [self._engine]), *self._retired]
             waiting = {} if self._gap is None else self._gap.work
             for key, (work, on_event) in waiting.items():
                 waiting[key] = (work.without(conversation), on_event)
-        for each in engines:
+        for each in self._engines():
             each.forget(conversation)
+
+    def _engines(self) -> list[StoppableEngine]:
+        with self._changed:
+            return [*([] if self._engine is None else [self._engine]), *self._retired]
 
     def state(self) -> EngineState:
         with self._changed:
