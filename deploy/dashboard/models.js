@@ -85,7 +85,7 @@ const ModelView = (() => {
 
   function reset() {
     for (const each of ["model-told", "model-right"]) Dom.tell($(each), "");
-    askedOf = null;
+    status = askedOf = null;
     $("model-facts").replaceChildren();
   }
 

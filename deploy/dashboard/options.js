@@ -30,9 +30,8 @@ const Options = (() => {
   async function send(app, options, button) {
     const data = await Commands.give(app, { name: "options", body: { options }, button, note: $("option-told") });
     if (data === null) return false;
+    await TaskView.ask(app);
     Dom.tell($("option-told"), outcome(data));
-    TaskView.askAnew();
-    app.show();
     return true;
   }
 

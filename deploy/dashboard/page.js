@@ -15,6 +15,7 @@
       app.chosen = name;
       draw();
     },
+    draw,
     show,
   };
 
@@ -68,6 +69,7 @@
     app.past?.close();
     Ask.settle("");
     app.chosen = null;
+    for (const view of ALL_VIEWS) view.reset?.(app);
     $("entry").hidden = false;
     $("main").hidden = $("leave").hidden = true;
     setText($("summary"), "");

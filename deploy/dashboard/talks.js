@@ -98,6 +98,7 @@ const Talks = (() => {
   }
 
   function reset() {
+    picked = turns = null;
     Dom.tell($("talk-told"), "");
     $("talk-list").replaceChildren();
     $("turns").replaceChildren();

@@ -9,26 +9,30 @@ const TaskView = (() => {
   };
 
   let known = null; // {node, boot, tasks, options}: what the daemon has told; tasks is null where it may not be asked
-  let isAsked = false;
+  let asked = 0; // the number of the last question; answers to earlier ones are void
+  let isWaiting = false;
   let picked = null; // the name of the task that is edited
   let edited = null; // what the editor was made of: name and definition as text
 
   // ------------------------------------------------------------------------------------------------- asking for them
 
   async function ask(app) {
-    isAsked = true;
+    const question = (asked += 1);
+    isWaiting = true;
     const node = app.node();
     const found = { node: node.name, info: node.info, tasks: null, options: {} };
     try {
       found.tasks = Fleet.table((await app.broker.command(node.name, "tasks")).tasks);
       found.options = Fleet.table((await app.broker.command(node.name, "options", { options: {} })).options);
-      Dom.tell($("task-right"), "");
+      found.right = "";
     } catch (error) {
-      Dom.tell($("task-right"), Commands.reason(error));
+      found.right = Commands.reason(error);
     }
-    isAsked = false;
+    if (question !== asked) return;
+    isWaiting = false;
     known = found;
-    app.show();
+    Dom.tell($("task-right"), found.right);
+    app.draw();
   }
 
   function draw(app) {
@@ -36,7 +40,7 @@ const TaskView = (() => {
     $("task-part").hidden = !node;
     if (!node) return;
     // Told anew by R/info after each change, whoever made it.
-    if (!isAsked && node.info && (known?.node !== node.name || known.info !== node.info)) ask(app);
+    if (!isWaiting && node.info && (known?.node !== node.name || known.info !== node.info)) ask(app);
     const names = known?.node === node.name && known.tasks ? Object.keys(known.tasks) : node.tasks;
     if (!names.includes(picked) && edited?.isNew !== true) picked = names[0] ?? null;
     Dom.keyed($("task-list"), names, (name) => name, (name) => newChoice(app, name), (item, name) => {
@@ -171,20 +175,17 @@ const TaskView = (() => {
   async function send(app, options, button) {
     const data = await Commands.give(app, { name: "options", body: { options }, button, note: $("task-told") });
     if (data === null) return;
-    Dom.tell($("task-told"), Options.outcome(data));
     edited = null;
-    askAnew();
-    app.show();
-  }
-
-  function askAnew() {
-    known = null;
+    await ask(app);
+    Dom.tell($("task-told"), Options.outcome(data));
   }
 
   function reset() {
-    edited = known = null;
+    asked += 1;
+    isWaiting = false;
+    edited = known = picked = null;
     for (const each of ["task-told", "task-right"]) Dom.tell($(each), "");
-    $("task-list").replaceChildren();
+    for (const each of ["task-list", "task-edit"]) $(each).replaceChildren();
     Options.reset();
   }
 
@@ -198,5 +199,5 @@ const TaskView = (() => {
     Options.start(app);
   }
 
-  return { draw, reset, start, askAnew };
+  return { draw, reset, start, ask };
 })();

@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support import assets
+from tests.support.broker import Broker
 from tests.support.daemon import Daemon, daemon_on_a_broker, publish
 from tests.support.web_page import FOLDER, WAIT_MS, card, chromium, picture, see
 
@@ -75,6 +76,7 @@ def page(browser: Browser) -> Iterator[Page]:
 
 
 def log_in(page: Page, daemon: Daemon, address: str = "Address", connect: str = "Connect") -> None:
+    assert isinstance(daemon.broker, Broker)
     page.get_by_label(address).fill(f"ws://127.0.0.1:{daemon.broker.websocket_port}/mqtt")
     page.get_by_role("button", name=connect, exact=True).click()
     expect(page.locator("#main")).to_be_visible(timeout=WAIT_MS)
