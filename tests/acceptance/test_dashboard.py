@@ -204,6 +204,20 @@ def test_answers_are_shown_to_whom_may_read_them_and_as_text(page: Page, box: Bo
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_commands_need_a_user_who_may_give_them(page: Page, box: Box) -> None:
+    log_in(page, box, "dashboard")
+    page.get_by_role("tab", name="Tasks").click()
+    expect(page.locator("#task-right")).to_contain_text("This user may not give this daemon commands.")
+    expect(page.locator("#task-list button")).to_have_count(3)  # what R/info says is shown
+    expect(page.get_by_role("button", name="Save")).to_have_count(0)
+    page.get_by_role("button", name="Disconnect").click()
+    log_in(page, box, "operator")
+    page.get_by_role("button", name="reply").click()
+    expect(page.get_by_label("Prompt (en)")).to_have_value(re.compile("warm, empathetic"))
+    page.get_by_role("tab", name="Model").click()
+    expect(page.get_by_role("button", name="Switch to it")).to_be_enabled()
+
+
 def test_it_works_from_the_disk_without_a_web_server(box: Box, browser: Browser) -> None:
     context = browser.new_context(ignore_https_errors=True)
     page = context.new_page()
