@@ -19,6 +19,7 @@ const Ask = (() => {
     $("refused").hidden = true;
     $("said").textContent = $("figures").textContent = "";
     $("said").className = "open";
+    $("answer").setAttribute("aria-busy", "true"); // screen readers say the whole answer, not each word
     $("verdicts").replaceChildren();
     $("progress").textContent = t("asked");
     $("send").disabled = true;
@@ -56,6 +57,7 @@ const Ask = (() => {
     clearTimeout(asked.timer);
     asked = null;
     $("said").className = "";
+    $("answer").removeAttribute("aria-busy");
     $("progress").textContent = "";
     Dom.tell($("refused"), fault, true);
     $("send").disabled = false;

@@ -129,7 +129,7 @@ const Fleet = (() => {
     }
 
     #report(node, body, retained, now) {
-      this.problems.hearHealth(node.name, node.health, body, now);
+      this.problems.hearHealth(node.name, body, now);
       // A kept report is as old as it says; the box's clock may be wrong, so what comes now is of now.
       const figures = node.report(body, retained ? Math.min(Date.parse(body.time) || now, now) : now);
       if (figures) this.onFigures(node.name, figures);

@@ -37,16 +37,19 @@ const ModelView = (() => {
     const isBusy = report?.in_progress === true;
     for (const each of ["pull", "switch", "rollback"]) $(each).disabled = isBusy;
     $("rollback").hidden = !report?.previous;
-    setText($("rollback"), t("Go back to {id}", { id: report?.previous ?? "" }));
+    setText($("rollback"), t("Go back to {id}", { id: short(report?.previous) ?? "" }));
   }
+
+  // A model of a file is told by its path.
+  const short = (id) => (known(id) && id.startsWith("/") ? id.split("/").at(-1) : id);
 
   function facts(node, report) {
     const info = Fleet.table(node.info?.model);
     const health = Fleet.table(node.health?.model);
     return [
-      [term("In use"), report?.installed_version ?? info.id ?? "–"],
-      [term("Fetched last"), report?.latest_version ?? "–"],
-      [term("Before it"), report?.previous ?? "–"],
+      [term("In use"), short(report?.installed_version ?? info.id) ?? "–"],
+      [term("Fetched last"), short(report?.latest_version) ?? "–"],
+      [term("Before it"), short(report?.previous) ?? "–"],
       [term("Architecture"), info.architecture ?? "–"],
       [term("Parameters"), number(known(info.parameters) ? info.parameters / 1e6 : undefined, t("million"))],
       [term("Weights"), known(health.weight_bytes) ? Figures.megabytes(health.weight_bytes / 2 ** 20) : "–"],
@@ -74,12 +77,12 @@ const ModelView = (() => {
     const id = $("model-id").value.trim() || undefined;
     const report = app.node()?.model ?? status?.body;
     const wanted = action === "rollback" ? report?.previous : (id ?? report?.latest_version);
-    const question = t("Use the model {id} from now on? It is judged first, and refused if it is worse; requests go on meanwhile.", { id: wanted });
-    const back = t("Go back to the model {id}? Requests go on meanwhile.", { id: wanted });
+    const question = t("Use the model {id} from now on? It is judged first, and refused if it is worse; requests go on meanwhile.", { id: short(wanted) ?? "" });
+    const back = t("Go back to the model {id}? Requests go on meanwhile.", { id: short(wanted) ?? "" });
     if (action !== "pull" && !(await Commands.sure(action === "switch" ? question : back, t("Switch")))) return;
     const body = { action, ...(id && action !== "rollback" ? { id } : {}) };
     const data = await Commands.give(app, { name: "model", body, button, note: $("model-told") });
-    if (data) Dom.tell($("model-told"), t("Begun: {action} {id}", { action: t(data.started), id: data.id }));
+    if (data) Dom.tell($("model-told"), t("Begun: {action} {id}", { action: t(data.started), id: short(data.id) }));
     askedOf = null;
   }
 

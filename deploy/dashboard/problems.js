@@ -8,7 +8,7 @@ const Problems = (() => {
   const LOG_FIELDS = new Set(["time", "level", "logger", "event", "dropped"]);
 
   class List {
-    #answered = new Map(); // node -> {code: errors that were seen as answers since the last report}
+    #counts = new Map(); // node -> how many errors its reports count, and how many were seen as answers
     #count = 0;
 
     constructor() {
@@ -32,22 +32,29 @@ const Problems = (() => {
 
     hearError(node, task, error, at) {
       const code = String(error?.code ?? "error");
-      const seen = this.#answered.get(node) ?? {};
-      seen[code] = (seen[code] ?? 0) + 1;
-      this.#answered.set(node, seen);
+      const counts = this.#counts.get(node);
+      if (counts) counts.seen[code] = (counts.seen[code] ?? 0) + 1;
       const text = `${code}: ${error?.message ?? ""}`;
       this.#add({ at, node, level: "error", kind: "request", text: task ? `${task}: ${text}` : text });
     }
 
-    // Errors that this user could not see as answers: the report's counts have grown by more.
-    hearHealth(node, before, now, at) {
-      const seen = this.#answered.get(node) ?? {};
-      this.#answered.delete(node);
-      if (before === null || before.boot_id !== now.boot_id) return;
-      const old = Fleet.table(before.requests?.errors);
-      for (const [code, count] of Object.entries(Fleet.table(now.requests?.errors))) {
-        const more = count - (old[code] ?? 0) - (seen[code] ?? 0);
-        if (more > 0) this.#add({ at, node, level: "error", kind: "request", code, more });
+    // Errors that this user could not see as answers: the reports count more. An answer may come after the report that
+    // counts it, so an error is told with the next report.
+    hearHealth(node, report, at) {
+      const now = Fleet.table(report.requests?.errors);
+      const counts = this.#counts.get(node);
+      if (counts?.boot !== report.boot_id) {
+        this.#counts.set(node, { boot: report.boot_id, first: now, seen: {}, unseen: {}, told: {} });
+        return;
+      }
+      for (const [code, count] of Object.entries(now)) {
+        const unseen = count - (counts.first[code] ?? 0) - (counts.seen[code] ?? 0);
+        const certain = Math.min(unseen, counts.unseen[code] ?? 0);
+        const more = certain - (counts.told[code] ?? 0);
+        counts.unseen[code] = unseen;
+        if (more <= 0) continue;
+        counts.told[code] = certain;
+        this.#add({ at, node, level: "error", kind: "request", code, more });
       }
     }
 

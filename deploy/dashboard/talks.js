@@ -43,7 +43,7 @@ const Talks = (() => {
     turns = null;
     Dom.tell($("talk-told"), "");
     ask(app, app.fleet.answers.find((each) => isPicked(each.session)) ?? null);
-    app.show();
+    app.draw();
   }
 
   // The user's own conversations are at a topic of its name, where sessions belong to users.

@@ -57,9 +57,11 @@ const TaskView = (() => {
   function newChoice(app, name) {
     const button = make("button", { type: "button" }, make("b", { textContent: name }), make("span", { className: "muted" }));
     button.addEventListener("click", () => {
+      if (picked === name && !edited?.isNew) return;
       picked = name;
       edited = null;
-      app.show();
+      Dom.tell($("task-told"), "");
+      app.draw();
     });
     return make("li", {}, button);
   }
@@ -80,7 +82,7 @@ const TaskView = (() => {
   function drawEditor(app, node) {
     if (edited?.isNew) return;
     const task = known?.node === node.name ? known.tasks?.[picked] : undefined;
-    const text = JSON.stringify([node.name, picked, task ?? node.info?.tasks?.[picked] ?? null]);
+    const text = JSON.stringify([node.name, picked, isOption(picked), task ?? node.info?.tasks?.[picked] ?? null]);
     if (edited?.text === text) return;
     edited = { text, isNew: false };
     if (task?.definition) edit(app, picked, task.definition, task);

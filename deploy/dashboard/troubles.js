@@ -20,7 +20,7 @@ const Troubles = (() => {
   }
 
   function newEntry({ at, node, level, kind, text, code, more }) {
-    const said = text ?? t("{more} requests got the error {code}", { more: number(more), code });
+    const said = text ?? t("{more} × {code}, in answers that did not come by here", { more: number(more), code });
     return make(
       "li", {},
       Dom.pill(make("span"), level, t(level)),

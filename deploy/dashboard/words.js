@@ -213,7 +213,7 @@ const Words = {
     "yes": "是",
     "zh": "en",
     "{format} on {device}, threads: {threads}": "{format},{device},线程:{threads}",
-    "{more} requests got the error {code}": "{more} 个请求得到错误 {code}",
+    "{more} × {code}, in answers that did not come by here": "{more} × {code}(回答未经过本页)",
     "{node} has not answered.": "{node} 没有应答。",
     "{ready} of {all} ready": "{ready}/{all} 就绪",
     "{span} ago": "{span}前",

@@ -277,12 +277,30 @@ def test_problems_are_listed(page: Page, daemon: Daemon) -> None:
     expect(page.locator("#error-counts")).to_contain_text("× bad_request")
     line = {"time": "", "level": "warning", "logger": "edged", "event": "disk_full", "path": NASTY}
     publish(daemon.broker, "edged/box/log", json.dumps(line))
-    see(page.locator("#problem-list li").first.locator("span").nth(1), f"disk_full path={NASTY}")
+    see(page.locator("#problem-list li", has_text="disk_full").locator("span").nth(1), f"disk_full path={NASTY}")
     state: dict[str, Any] = {"state": "degraded", "reasons": [NASTY], "boot_id": "b", "version": "1"}
     publish(daemon.broker, "edged/other/status", json.dumps(state))
     page.get_by_label("Which problems").select_option("state")
-    see(page.locator("#problem-list li").first.locator("span").nth(1), f"degraded: {NASTY}")
+    see(page.locator("#problem-list li", has_text="degraded").locator("span").nth(1), f"degraded: {NASTY}")
     assert page.locator("#problem-list b, #problem-list img").count() == 0
+
+
+def test_errors_that_are_counted_and_not_seen_are_listed_once(page: Page) -> None:
+    listed = page.evaluate(
+        """() => {
+          const list = new Problems.List();
+          const report = (boot, busy) => list.hearHealth("n", { boot_id: boot, requests: { errors: { busy } } }, 0);
+          report("a", 5); // from before this page
+          report("a", 8); // one of the three is seen as an answer, after the report
+          list.hearError("n", "reply", { code: "busy" }, 0);
+          report("a", 8);
+          report("a", 8);
+          report("b", 9); // a new start
+          report("b", 9);
+          return list.entries.map(({ code, more, text }) => text ?? `${more} ${code}`);
+        }"""
+    )
+    assert listed == ["2 busy", "reply: busy: "]
 
 
 def test_figures_of_hours_are_kept_within_bounds(page: Page, daemon: Daemon) -> None:
