@@ -3,8 +3,9 @@
 usage: slim.py ENVIRONMENT
 
 Text models are prepared and served as before. What goes: tests, headers and test programs of the packages; the code of
-transformers' models that write no text (their settings and tokenizers stay); pip; bytecode; and, by `strip`, the names
-of functions that only debuggers read.
+transformers' models that write no text (their settings and tokenizers stay); pip, setuptools and networkx, which torch
+asks for and edged's ways through torch do not import; bytecode; and, by `strip`, the names of functions that only
+debuggers read.
 """
 
 import re
@@ -19,11 +20,27 @@ _FOLDERS = (
     "torch/include",
     "torch/testing/_internal",
     "torch/share",
+    "numpy/f2py",
+    "numpy/_core/include",
+    "networkx",
+    "networkx-*.dist-info",
     "pip",
+    "pip-*.dist-info",
+    "setuptools",
+    "setuptools-*.dist-info",
+    "pkg_resources",
+    "_distutils_hack",
     "**/tests",
     "**/__pycache__",
 )
-_FILES = ("torch/lib/*test.so", "**/*.pyi", "transformers/models/*/modular_*.py", "transformers/models/*/convert_*.py")
+_FILES = (
+    "torch/lib/*test.so",
+    "transformers/models/*/modular_*.py",
+    "transformers/models/*/convert_*.py",
+    "*.dist-info/RECORD",
+    "distutils-precedence.pth",  # of setuptools
+    "**/*.pyi",
+)
 _NEEDED_PROGRAM = "torch_shm_manager"  # torch looks for it when it is imported
 # auditwheel has rewritten these libraries, which strip would damage.
 _REWRITTEN = re.compile(r"\.libs/|-[0-9a-f]{8}\.so")
@@ -35,8 +52,6 @@ def main() -> None:
     (site,) = environment.glob("lib/python3*/site-packages")
     for folder in [each for pattern in _FOLDERS for each in site.glob(pattern)]:
         shutil.rmtree(folder, ignore_errors=True)  # one may have gone with another
-    for info in site.glob("pip-*.dist-info"):
-        shutil.rmtree(info)
     unneeded = [each for pattern in _FILES for each in site.glob(pattern)]
     unneeded += [each for each in site.glob("torch/bin/**/*") if each.is_file() and each.name != _NEEDED_PROGRAM]
     unneeded += [*environment.glob("bin/pip*"), *other_models(site / "transformers/models")]
