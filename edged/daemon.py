@@ -28,6 +28,7 @@ from edged.build import (
     make_engine,
     route_filters,
     speed_mark,
+    try_out_bundle,
 )
 from edged.contract.model_report import ModelReport
 from edged.contract.requests import Contract
@@ -435,6 +436,7 @@ def _models_of(
         live=live,
         make_engine=make_engine,
         store=lambda settings: Store(settings.model_dir),
+        try_out=try_out_bundle,
         trial=ModelTrial(live.settings.state_dir, wall_clock=time.time),
         publish=publish,
         hold=lambda is_held: worker.hold(is_held=is_held),

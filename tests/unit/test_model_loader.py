@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edged.build import contract_of
+from edged.contract.commands import ModelOrder
 from edged.contract.model_report import ModelState
 from edged.contract.topics import TaskRoute
 from edged.engine.memory_plan import check_memory, plan_memory
@@ -159,6 +160,7 @@ class Serving:
             live=box.live,
             make_engine=box.make,
             store=lambda _: Store(),
+            try_out=lambda _, __: None,
             trial=ModelTrial(box.folder, wall_clock=lambda: box.wall),
             publish=box.reports.append,
             hold=lambda is_held: self.worker.hold(is_held=is_held),
@@ -198,7 +200,7 @@ def test_what_is_asked_meanwhile_waits_and_nothing_is_lost(tmp_path: Path, wante
     serving.ask("a", "b", "c")
     old = box.made[0]
     assert len(old.submitted) == 3
-    serving.models.obey("switch", wanted, lambda _: None)
+    serving.models.obey(ModelOrder(action="switch", id=wanted), lambda _: None)
     serving.until(lambda: box.engine.state().switching)
     assert wanted in str(box.engine.state().switching)
     serving.ask("d", "e")
