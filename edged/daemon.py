@@ -130,7 +130,7 @@ class Daemon:
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)))
+        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)), clock=clock)
         self._live = LiveSettings(
             settings, read=read_settings, contract_of=contract_of, prepare=self._engine.prepare, post=self._post
         )

@@ -221,6 +221,26 @@ def test_what_is_asked_meanwhile_waits_and_nothing_is_lost(tmp_path: Path, wante
     assert old.is_stopped
 
 
+def test_many_switches_in_place_lose_nothing_and_answer_nothing_twice(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    box.memory.room = 1
+    serving = Serving(box)
+    asked = 0
+    used = "good-1"
+    for n in range(10):
+        wanted = f"poor-{n}" if n % 5 == 4 else f"good-{n + 2}"
+        serving.models.obey(ModelOrder(action="switch", id=wanted), lambda _: None)
+        while serving.models.report().in_progress:
+            if asked - len(serving.link.published) < 4:  # those that wait for a model
+                serving.ask(f"r{asked}")
+                asked += 1
+            serving.worker.turn(0.01)
+        used = used if wanted.startswith("poor") else wanted
+        assert box.engine.model.id == used
+    serving.until(lambda: len(serving.link.acked) == asked)
+    assert len(serving.link.published) == len(serving.models_of_answers) == asked
+
+
 def test_work_that_waits_too_long_for_the_model_expires(tmp_path: Path) -> None:
     box = Box(tmp_path, auto=False)
     serving = Serving(box)
