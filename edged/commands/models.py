@@ -72,7 +72,7 @@ def _pull(options: argparse.Namespace) -> ExitCode:
 
 def _pull_bundle(options: argparse.Namespace, settings: "Settings") -> ExitCode:
     from edged.build import try_out_bundle
-    from edged.models.bundle_download import BundleSource
+    from edged.models.bundle_source import BundleSource
     from edged.models.store import Store
 
     try:
