@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
@@ -42,6 +43,13 @@ CONFIGS: dict[str, PretrainedConfig] = {
             "high_freq_factor": 4.0,
             "original_max_position_embeddings": 64,
         },
+    ),
+    "gemma3": Gemma3TextConfig(
+        **{**_SIZES, "num_key_value_heads": 1},
+        head_dim=32,
+        query_pre_attn_scalar=24,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
     "mistral": MistralConfig(**_SIZES, sliding_window=None, tie_word_embeddings=False),
 }

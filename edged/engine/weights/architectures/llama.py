@@ -1,9 +1,16 @@
 """Llama, and what is built as it is: Mistral, SmolLM2, TinyLlama."""
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from edged.engine.weights.architectures.architecture import GGUF_NAMES, LLAMA_NAMES, Architecture, Biases, GgufForm
+from edged.engine.weights.architectures.architecture import (
+    GGUF_NAMES,
+    LLAMA_NAMES,
+    Architecture,
+    Biases,
+    GgufForm,
+    GgufSaid,
+)
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -15,8 +22,8 @@ def _biases(config: "PretrainedConfig") -> Biases:
     return Biases(qkv=attention, out=attention, mlp=bool(getattr(config, "mlp_bias", False)))
 
 
-def _gguf_fields(tensors: Container[str]) -> Mapping[str, Any]:
-    return {"attention_bias": "blk.0.attn_q.bias" in tensors, "mlp_bias": "blk.0.ffn_down.bias" in tensors}
+def _gguf_fields(said: GgufSaid, _: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"attention_bias": "blk.0.attn_q.bias" in said.tensors, "mlp_bias": "blk.0.ffn_down.bias" in said.tensors}
 
 
 LLAMA = Architecture(
