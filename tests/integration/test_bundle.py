@@ -136,7 +136,7 @@ def test_a_bundle_of_a_model_with_layers_of_several_kinds_computes_as_the_checkp
         (bundle.folder / MANIFEST).write_text(
             json.dumps(said | {"model": said["model"] | {"shape": said["model"]["shape"] | each}})
         )
-        with pytest.raises(ModelUnavailable, match="damaged: model.*kinds of layers"):
+        with pytest.raises(ModelUnavailable, match=r"damaged: model.*kinds of layers"):
             bundled.read_bundle(bundle.folder)
 
 

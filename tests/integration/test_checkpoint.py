@@ -456,7 +456,7 @@ def test_a_tokenizer_with_scores_joins_the_best_neighbours_first(
 
 
 def test_text_never_becomes_a_token_that_steers_the_model(tmp_path: Path, llama: PreTrainedModel) -> None:
-    letters = {letter: -5.0 for letter in "<turn>0xA"}
+    letters = dict.fromkeys("<turn>0xA", -5.0)
     described = _SCORED | {
         "tokens": [*_SCORED["tokens"], *letters, "<turn", "<0x0A"],
         "scores": [*_SCORED["scores"], *letters.values(), -1.0, -1.0],

@@ -13,8 +13,10 @@ from transformers import PreTrainedModel
 
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.interface import CausalModel, Span
+from edged.engine.decoders.lean import Decoder
+from edged.engine.decoders.linear import Linear
 from edged.engine.weights.architectures.table import decoder_shape
-from edged.engine.weights.formats import QUANTISED, QuantisedFormat
+from edged.engine.weights.formats import GROUP, QUANTISED, Packed, QuantisedFormat
 from edged.engine.weights.packing import apart, unpack
 from edged.engine.weights.preparing import open_quantised
 from edged.engine.weights.quantised import QuantisedWeights, fits
@@ -100,7 +102,39 @@ def test_equals_transformers_on_the_rounded_weights(
     assert divergence(ours, theirs) < 1e-3
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2_untied", "llama_biases"])
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_equals_the_reference_decoder_that_rounds_alike(
+    weight_format: QuantisedFormat, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for a few activations that fall between two integers, nothing is left but fp32's own rounding."""
+
+    def alike(packed: Packed, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        weight = unpack(packed).to(dtype)
+        return lambda x: torch.nn.functional.linear(_rounded_to_8_bits(x), weight, bias)
+
+    model = tiny.make(tiny.CONFIGS["gemma3"])
+    weights = weights_of(model, weight_format, smooth=True)
+    monkeypatch.setattr(lean_loading, "quantised_linear", alike)
+    monkeypatch.setattr(lean_loading, "compute_dtype", lambda _: torch.float32)
+    attend = Decoder._attend
+
+    def with_short_keys(self: Decoder, index: int, q: Any, k: Any, v: Any, rows: Any) -> torch.Tensor:
+        return attend(self, index, q, k.bfloat16().float(), v.bfloat16().float(), rows)
+
+    monkeypatch.setattr(Decoder, "_attend", with_short_keys)
+    ours, theirs = (all_logits(build(model, weights, kernels), TOKENS) for kernels in (KERNELS[0], "torch"))
+    far = (ours - theirs).square().mean(1).sqrt() / theirs.std()
+    assert float(far.median()) < 1e-4
+    assert float(far.max()) < 0.05
+
+
+def _rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
+    groups = x.reshape(x.shape[0], -1, GROUP)
+    scale = groups.abs().amax(dim=-1, keepdim=True) / 127
+    return ((groups / scale.clamp_min(1e-30)).round() * scale).reshape(x.shape)
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen2_untied", "llama_biases", "gemma3"])
 @pytest.mark.parametrize("weight_format", QUANTISED)
 def test_smoothing_moves_sizes_and_changes_no_answer(name: str, weight_format: QuantisedFormat, build: Build) -> None:
     model = tiny.make(tiny.CONFIGS[name])

@@ -42,9 +42,9 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
     return model
 
 
-def _write_wheel(path: Path, members: dict[str, bytes], name: str = "tiny-model") -> None:
+def _write_wheel(path: Path, members: dict[str, bytes], package: str = "tiny-model") -> None:
     info = f"{path.name.split('-')[0]}-1.0.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: not-to-be-found\n"
+    metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\nRequires-Dist: not-to-be-found\n"
     files = members | {
         f"{info}/METADATA": metadata.encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",

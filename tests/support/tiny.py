@@ -48,6 +48,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         **{**_SIZES, "num_key_value_heads": 1},
         head_dim=32,
         query_pre_attn_scalar=24,
+        initializer_range=0.2,
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
@@ -59,10 +60,11 @@ def make(config: PretrainedConfig, *, seed: int = 0) -> PreTrainedModel:
     """A model with random weights; norms and biases are random too, so that none can be left out unseen."""
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    mean = 0.0 if "gemma" in config.model_type else 1.0  # the weights of Gemma's norms are kept less one
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
-                parameter.normal_(1.0, 0.3)
+                parameter.normal_(mean, 0.3)
     model.config.architectures = [type(model).__name__]
     model.train(mode=False)
     return model
