@@ -284,7 +284,7 @@ def health_of(
 def listen(
     settings: Settings, *, contract: Callable[[], Contract], worker: "Answering", engine: Engine, health: Health
 ) -> contextlib.ExitStack:
-    """Listen at the ports of the settings: for Prometheus, and for programs that speak OpenAI's API.
+    """Listen at the ports of the settings, for Prometheus and programs that speak OpenAI's API; health watches both.
 
     Returns:
         What ends that when it is closed.
@@ -296,10 +296,12 @@ def listen(
         if settings.metrics.port:
             metrics = settings.metrics
             exporter = Exporter(host=metrics.host, port=metrics.port, node=settings.node, snapshot=health.snapshot)
+            health.watch(exporter.fault)
             opened.callback(exporter.stop)
         if settings.http.port:
             server = _http_server(settings, contract=contract, worker=worker, engine=engine, health=health)
             server.start()
+            health.watch(server.fault)
             opened.callback(server.stop)
         return opened.pop_all()
 
