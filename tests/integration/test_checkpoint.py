@@ -235,7 +235,7 @@ def test_weights_quantised_by_others_are_refused_by_name(folder: Path) -> None:
     ("name", "architecture"),
     [
         *(("qwen2", "qwen2"), ("qwen2_untied", "qwen2"), ("qwen3", "qwen3"), ("llama", "llama")),
-        *(("llama_biases", "llama"), ("mistral", "llama")),
+        *(("llama_biases", "llama"), ("mistral", "llama"), ("smollm3", "smollm3")),
     ],
 )
 def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path: Path, name: str, architecture: str) -> None:
@@ -314,6 +314,28 @@ def test_quantised_blocks_give_what_ggml_reads_from_them(tmp_path: Path, qwen: P
         assert torch.equal(checkpoint.tensor(name).float(), torch.from_numpy(expected)), name
 
 
+@pytest.mark.parametrize(
+    ("kind", "scales_at"), [(Kind.Q4_K, (0, 2)), (Kind.Q5_K, (0, 2)), (Kind.Q6_K, (208,)), (Kind.IQ4_NL, (0,))]
+)
+def test_blocks_that_only_llama_cpp_writes_are_read(tmp_path: Path, kind: Kind, scales_at: tuple[int, ...]) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    generator = np.random.default_rng(0)
+    blocks = generator.integers(0, 256, (3, 512 // block, size), dtype=np.uint8)
+    for at in scales_at:
+        scales = generator.uniform(0.001, 0.01, blocks.shape[:2]).astype(np.float16)
+        blocks[:, :, at : at + 2] = scales[..., None].view(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("w", blocks.reshape(3, -1), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = open_gguf(tmp_path / "model.gguf").read("w")
+    assert read.shape == (3, 512)
+    assert torch.equal(read, torch.from_numpy(gguf.dequantize(blocks.reshape(3, -1), kind)))
+    assert 0.001 < float(read.abs().mean()) < 10
+
+
 def test_a_tensor_of_many_chunks_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tiny.make(tiny.CONFIGS["qwen2"])
     path = gguf_writing.write(tmp_path / "model.gguf", model, "qwen2", kind=Kind.Q8_0)
@@ -365,7 +387,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"architecture": "gemma2"}, "architecture gemma2.*llama, qwen2, qwen3, gemma3.*safetensors"),
+        ({"architecture": "gemma2"}, "architecture gemma2.*llama, qwen2, qwen3, gemma3, smollm3.*safetensors"),
         ({"metadata": {"llama.expert_count": 8}}, "mixture of experts"),
         ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "rotary embedding is scaled"),
         ({"metadata": {"llama.rope.dimension_count": 8}}, "a part of each head"),

@@ -106,7 +106,7 @@ def test_equals_transformers_on_the_rounded_weights(
 def test_equals_the_reference_decoder_that_rounds_alike(
     weight_format: QuantisedFormat, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for a few activations that fall between two integers, nothing is left but fp32's own rounding."""
+    """Nothing is left but fp32's own rounding, unless an activation falls between two integers: in a few prompts."""
 
     def alike(packed: Packed, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
         weight = unpack(packed).to(dtype)
@@ -122,9 +122,13 @@ def test_equals_the_reference_decoder_that_rounds_alike(
         return attend(self, index, q, k.bfloat16().float(), v.bfloat16().float(), rows)
 
     monkeypatch.setattr(Decoder, "_attend", with_short_keys)
-    ours, theirs = (all_logits(build(model, weights, kernels), TOKENS) for kernels in (KERNELS[0], "torch"))
+    prompts = [TOKENS[first : first + 12] for first in range(0, 75, 5)]  # longer than the window
+    ours, theirs = (
+        torch.stack([all_logits(decoder, prompt)[-1] for prompt in prompts])
+        for decoder in (build(model, weights, kernels) for kernels in (KERNELS[0], "torch"))
+    )
     far = (ours - theirs).square().mean(1).sqrt() / theirs.std()
-    assert float(far.median()) < 1e-4
+    assert float(far.median()) < 1e-5
     assert float(far.max()) < 0.05
 
 

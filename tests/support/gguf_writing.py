@@ -115,7 +115,7 @@ def _converted(name: str, tensor: torch.Tensor, config: Any, architecture: str) 
     """
     if architecture == "gemma3" and name.endswith("norm.weight"):
         return tensor + 1
-    if architecture != "llama" or not re.search(r"\.[qk]_proj\.", name):
+    if architecture not in {"llama", "smollm3"} or not re.search(r"\.[qk]_proj\.", name):
         return tensor
     heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
     rows, *rest = tensor.shape

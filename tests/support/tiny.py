@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from edged.engine.decoders.interface import CausalModel, Span
@@ -27,6 +28,7 @@ _SIZES: dict[str, Any] = {
     "vocab_size": 512,
     "max_position_embeddings": 512,
 }
+_NO_NAMES: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
 CONFIGS: dict[str, PretrainedConfig] = {
     "qwen2": Qwen2Config(**_SIZES, tie_word_embeddings=True),
     "qwen2_untied": Qwen2Config(**_SIZES, tie_word_embeddings=False),
@@ -52,6 +54,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
+    "smollm3": SmolLM3Config(**_SIZES, **_NO_NAMES, no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
     "mistral": MistralConfig(**_SIZES, sliding_window=None, tie_word_embeddings=False),
 }
 

@@ -53,6 +53,8 @@ def _rope_of(config: "PretrainedConfig", parameters: Mapping[str, Any], shape: D
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
 
     kind = parameters.get("rope_type", "default")
+    if kind == "none":
+        return Rope(frequencies=np.zeros(shape.head_dim // 2, np.float32), scale=1.0)
     if kind == "default":
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         return Rope(frequencies=(1.0 / parameters["rope_theta"] ** exponents).numpy(), scale=1.0)

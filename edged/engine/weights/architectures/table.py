@@ -9,13 +9,14 @@ from edged.engine.weights.architectures.gemma3 import GEMMA3
 from edged.engine.weights.architectures.llama import LLAMA
 from edged.engine.weights.architectures.qwen2 import QWEN2
 from edged.engine.weights.architectures.qwen3 import QWEN3
+from edged.engine.weights.architectures.smollm3 import SMOLLM3
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, QWEN2, QWEN3, GEMMA3)
+ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, QWEN2, QWEN3, GEMMA3, SMOLLM3)
 
-_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+_STATIC_ROPE = frozenset({"none", "default", "linear", "llama3", "yarn"})
 _HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # computed from the config
 
 
