@@ -32,7 +32,7 @@ SMOLLM3 = Architecture(
         config="SmolLM3Config",
         model="SmolLM3ForCausalLM",
         names=GGUF_NAMES,
-        fields=gguf_biases,
+        fields=lambda said, rope: {**gguf_biases(said, rope), "pad_token_id": None},  # its default fits one vocabulary
         reorders_heads=True,
         may_lack_biases=True,
     ),
