@@ -50,8 +50,8 @@ class EngineQueue:
         self._post = post
         self._clock = clock
         room = max(_AT_ENGINE, 2 * batch)
-        self._short = Shares(batch=batch, room=room)
-        self._long = Shares(batch=batch, room=room)
+        self._short = Shares(room=room)
+        self._long = Shares(room=room)
         self._pieces: dict[str, _Piece] = {}
         self._is_held = False
 
@@ -73,6 +73,12 @@ class EngineQueue:
         self._take_out(key, Failed(key=key, error=Cancelled("the request was cancelled before there was an answer")))
         self._engine.cancel(key)
 
+    def forget(self, conversation: str) -> None:
+        """See `ports.Engine.forget`; also of the work that waits."""
+        for piece in self._pieces.values():
+            piece.work = piece.work.without(conversation)
+        self._engine.forget(conversation)
+
     def expire(self) -> None:
         """End the work whose deadline passed while it waited; the engine watches the deadlines of what it has."""
         now = self._clock()
@@ -92,7 +98,7 @@ class EngineQueue:
             key, order = chosen
             piece = self._pieces[key]
             piece.waited_ms = 1000 * (self._clock() - piece.since)
-            self._engine.submit(replace(piece.work, order=order), self._listener(key))
+            self._engine.submit(replace(piece.work, sender=piece.sender, order=order), self._listener(key))
 
     def _listener(self, key: str) -> OnEvent:
         return lambda event: self._post(lambda: self._heard(key, event))
