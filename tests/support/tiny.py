@@ -54,7 +54,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         sliding_window=8,
         layer_types=["sliding_attention", "full_attention", "sliding_attention"],
     ),
-    "smollm3": SmolLM3Config(**{**_SIZES, "num_hidden_layers": 4}, **_NO_NAMES, tie_word_embeddings=True),
+    "smollm3": SmolLM3Config(**_SIZES, **_NO_NAMES, no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
     "mistral": MistralConfig(**_SIZES, sliding_window=None, tie_word_embeddings=False),
 }
 
