@@ -235,7 +235,7 @@ def test_weights_quantised_by_others_are_refused_by_name(folder: Path) -> None:
     ("name", "architecture"),
     [
         *(("qwen2", "qwen2"), ("qwen2_untied", "qwen2"), ("qwen3", "qwen3"), ("llama", "llama")),
-        *(("llama_biases", "llama"), ("mistral", "llama"), ("smollm3", "smollm3")),
+        *(("llama_biases", "llama"), ("mistral", "llama")),
     ],
 )
 def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path: Path, name: str, architecture: str) -> None:
@@ -244,6 +244,14 @@ def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path: Path, name: str, a
     _assert_same(checkpoint, model)
     assert torch.equal(_logits(_filled(checkpoint)), _logits(model))
     assert checkpoint.end_tokens == {3}
+
+
+def test_a_gguf_file_of_smollm3_rotates_all_but_every_fourth_layer(tmp_path: Path) -> None:
+    config = tiny.CONFIGS["smollm3"].to_dict() | {"num_hidden_layers": 4, "no_rope_layers": None, "layer_types": None}
+    model = tiny.make(type(tiny.CONFIGS["smollm3"])(**config))
+    checkpoint = open_checkpoint(gguf_writing.write(tmp_path / "model.gguf", model, "smollm3"))
+    assert checkpoint.config.no_rope_layers == [1, 1, 1, 0]
+    assert torch.equal(_logits(_filled(checkpoint)), _logits(model))
 
 
 def test_a_bias_that_a_gguf_file_leaves_out_is_none(tmp_path: Path) -> None:
