@@ -279,6 +279,7 @@ class ScriptedEngine:
         prepared: the task sets that it was asked to get ready for.
         unprepared: why it cannot get ready for others.
         away: see `ports.EngineState`.
+        reads: the languages that it reads; empty where that is not known.
     """
 
     def __init__(self, *, auto: bool = True, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -290,6 +291,7 @@ class ScriptedEngine:
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
         self.away: str | None = None
+        self.reads: tuple[str, ...] = ()
         self._answered = 0
         self._last: float | None = None
 
@@ -384,6 +386,7 @@ class ScriptedEngine:
             load_s=0.0,
             max_context_tokens=2048,
             max_new_tokens=128,
+            languages=self.reads,
         )
 
     def _end(self, key: str, event: WorkEvent) -> None:
