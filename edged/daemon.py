@@ -172,7 +172,7 @@ class Daemon:
         self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
         self._models = _models_of(
-            self._live, engine=self._engine, link=self._link, make_engine=make_engine, post=self._post, clock=clock
+            self._live, engine=self._engine, link=self._link, worker=self._worker, make_engine=make_engine, clock=clock
         )
         self._control = self._control_of(prober)
         self._live.parts = (self._reception.use, self._control.use, self._worker.use, self._use)
@@ -421,11 +421,11 @@ def _models_of(
     *,
     engine: SwitchableEngine,
     link: Link,
+    worker: Worker,
     make_engine: Callable[[Settings, Tasks], StoppableEngine],
-    post: Callable[[Callable[[], None]], None],
     clock: Callable[[], float],
 ) -> Models:
-    """Make the part that changes the model; `post` runs a function in the worker's thread."""
+    """Make the part that changes the model."""
     topic = live.contract.topics.model
 
     def publish(report: ModelReport) -> None:
@@ -438,7 +438,8 @@ def _models_of(
         store=lambda settings: Store(settings.model_dir),
         trial=ModelTrial(live.settings.state_dir, wall_clock=time.time),
         publish=publish,
-        post=post,
+        hold=lambda is_held: worker.hold(is_held=is_held),
+        post=worker.call,
         clock=clock,
     )
 
@@ -508,6 +509,7 @@ def _worker_of(
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
         commit_after_s=settings.journal.commit_ms / 1000,
+        sender_record=settings.state_dir / "senders",
         clock=clock,
     )
 

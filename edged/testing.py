@@ -387,6 +387,7 @@ class ScriptedEngine:
             max_context_tokens=2048,
             max_new_tokens=128,
             languages=self.reads,
+            asked_languages=self.reads,
         )
 
     def _end(self, key: str, event: WorkEvent) -> None:

@@ -1,10 +1,11 @@
-"""`edged models`: fetch, prepare, carry, list and verify models."""
+"""`edged models`: fetch, prepare, carry, list and verify models; `running_models.py` has what a daemon does."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged import extras, progress
+from edged.commands import running_models
 from edged.commands.options import add_command, quiet_settings, settings_of
 from edged.errors import ExitCode, ModelUnavailable
 
@@ -43,6 +44,7 @@ def add(commands: Any) -> None:
     add_command(actions, "list", _list, "the models that are here, and those that have a name", "edged models list")
     verify = add_command(actions, "verify", _verify, "check a model's files", "edged models verify")
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    running_models.add(actions)
 
 
 def _pull(options: argparse.Namespace) -> ExitCode:

@@ -233,7 +233,7 @@ class Engine(Generic[K]):
         """Warm up what is not warm already, and let go of the beginnings of other prompts."""
         warm: list[_Warm] = []
         for spec in {part.name: part for part in tasks.all_parts}.values():
-            for language in in_use(spec.languages, reads=self._model.prepared.loaded.info.languages):
+            for language in in_use(spec.languages, asked=self._model.prepared.loaded.info.asked_languages):
                 known = next((each for each in self._warm if (each.spec, each.language) == (spec, language)), None)
                 if known is None:
                     before = len(warm_up.pinned)

@@ -14,7 +14,7 @@ from edged.engine.plan import Plan, context_tokens, kernels_of, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.errors import SettingsError, TooLong
 from edged.models.bundle import verify
-from edged.models.languages import languages_of
+from edged.models.languages import asked_languages_of
 from edged.tasks.conversation import Turn
 from edged.tasks.reading import in_use
 from edged.tasks.specs import ClassifySpec, ExtractSpec, PartSpec, Tasks
@@ -54,7 +54,7 @@ def inspect(plan: Plan, tasks: Tasks) -> Inspected:
     constraints = prompter.constraints(opened.vocab_size)
     for name in tasks.names:
         for spec in tasks.parts(name):
-            for language in in_use(spec.languages, reads=languages_of(plan.model.id, plan.model.reads)):
+            for language in in_use(spec.languages, asked=asked_languages_of(plan.model.id, plan.model.reads)):
                 _render(prompter, spec, language, context)
             if isinstance(spec, ExtractSpec):
                 constraints.begin(spec.name, spec.schema)

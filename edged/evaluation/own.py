@@ -63,9 +63,7 @@ def run(
             engine.wait_ready()
         with progress.waiting("judging the texts", has_bar=True):
             for case in shown(cases, "scored"):
-                language = language_asked_in(
-                    case.text, spec, reads=engine.model.languages, fixed=settings.prompt_language
-                )
+                language = language_asked_in(case.text, spec, engine.model, fixed=settings.prompt_language)
                 found = judge(engine, spec, case, language=language, calibration=None, with_neutral=None)
                 if found.scores:
                     by_language.setdefault(language, []).append(found)

@@ -172,7 +172,7 @@ def judge(
     A text that does not fit the model's context gets no label, as in the daemon.
     """
     ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
-    language = language_asked_in(case.text, spec, reads=engine.model.languages, fixed=language)
+    language = language_asked_in(case.text, spec, engine.model, fixed=language)
     begin = time.perf_counter()
     engine.submit(Work(key="eval", spec=spec, text=case.text, language=language), ended.put)
     event = ended.get()
@@ -203,7 +203,7 @@ def judge(
 
 def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:
     """Let the model write a label, and look for it in the text that it wrote."""
-    language = language if language in LANGUAGES else language_of(case.text)
+    language = language if language is not None and language in LANGUAGES else language_of(case.text)
     words = {each.canonical: each.names[language] for each in spec.labels}
     prompt = _question(words.values(), normalise(case.text, half_width=half_width), language)
     begin = time.perf_counter()

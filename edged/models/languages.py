@@ -22,6 +22,11 @@ READS: Mapping[str, tuple[Language, ...]] = {
 }
 
 
+# Families for which the prompts in other languages than English and Chinese were measured, and on which they take
+# little memory: deploy/MEASUREMENTS.md, "languages".
+_ASKED = ("gemma-3",)
+
+
 def languages_of(model: str, stated: Sequence[Language] | None = None) -> tuple[Language, ...]:
     """The languages that a model reads; empty where that is not known.
 
@@ -29,8 +34,18 @@ def languages_of(model: str, stated: Sequence[Language] | None = None) -> tuple[
         model: a preset, an id of the hub, or where a folder or file is that has the name of one.
         stated: what the operator says, which counts before all else.
     """
-    if stated is not None:
-        return tuple(stated)
+    return tuple(stated) if stated is not None else READS.get(_family(model), ())
+
+
+def asked_languages_of(model: str, stated: Sequence[Language] | None = None) -> tuple[Language, ...]:
+    """The languages in which a model is asked beside English and Chinese, where there are prompts; see `languages_of`.
+
+    Each takes memory and a part of the start, so it is those that the operator states, and all on a few families.
+    """
+    return tuple(stated) if stated is not None else READS[family] if (family := _family(model)) in _ASKED else ()
+
+
+def _family(model: str) -> str:
     last = re.split(r"/|--", model.rstrip("/").lower())[-1]  # owner/name, owner--name@revision, name.Q4_1.gguf
     found = [name for name in READS if re.match(rf"{re.escape(name)}([-_.@]|$)", last)]
-    return READS[found[0]] if found else ()
+    return found[0] if found else ""

@@ -94,12 +94,8 @@ class Health:
     def tick(self) -> None:
         """Look at every part, publish a changed state, send the report when it is due, and probe the engine."""
         now = self._clock()
-        if self.state in {State.READY, State.DEGRADED}:
-            self._probing.tick(self._parts.engine.state())
-            reasons = reasons_for_degraded(
-                self._parts.look(), probe=self._probing.last, stall_after=self._stall_after, now=now
-            )
-            self.become(State.DEGRADED if reasons else State.READY, reasons)
+        if self._has_been_ready and self.state in {State.READY, State.DEGRADED, State.LOADING}:
+            self._look_at_parts(now)
         is_connected = self._is_connected()
         if self._must_correct or (is_connected and not self._was_connected):
             # While there was no connection, the broker may have published the last will.
@@ -109,6 +105,17 @@ class Health:
         self._was_connected = is_connected
         if now - self._reported_at >= self._interval:
             self.report()
+
+    def _look_at_parts(self, now: float) -> None:
+        engine = self._parts.engine.state()
+        if engine.switching is not None:
+            self.become(State.LOADING, (engine.switching,))
+            return
+        self._probing.tick(engine)
+        reasons = reasons_for_degraded(
+            self._parts.look(), probe=self._probing.last, stall_after=self._stall_after, now=now
+        )
+        self.become(State.DEGRADED if reasons else State.READY, reasons)
 
     def become(self, state: State, reasons: tuple[str, ...] = ()) -> None:
         """Go to a state, and publish it if the state or its reasons have changed."""

@@ -104,20 +104,25 @@ class TextDelta:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classified(Scored):
-    """The end of a classification: a calibrated probability for each scored label, by canonical name."""
+    """The end of a classification: a calibrated probability for each scored label, by canonical name.
+
+    `model` is that which did the work, where it may be another one than that of new work.
+    """
 
     key: str
     usage: Usage
     timings: Timings
+    model: "ModelInfo | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated(Written):
-    """The end of a generation."""
+    """The end of a generation; `model` as in `Classified`."""
 
     key: str
     usage: Usage
     timings: Timings
+    model: "ModelInfo | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,6 +146,7 @@ class EngineState:
         fault: why the engine has stopped for good, in words; None while it runs.
         away: why it can answer nothing just now, in words; None while it can, as far as it knows.
         duty: the share of the time that the model may run; below 1 while the box is too hot.
+        switching: why work waits while another model takes the place of this one, in words; None while none does.
     """
 
     waiting: int
@@ -159,6 +165,7 @@ class EngineState:
     fault: str | None
     away: str | None
     duty: float = 1.0
+    switching: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,6 +177,7 @@ class ModelInfo:
         own_calibrations: what was learned from the operator's texts and is in use.
         kernels: the CPU instructions of its compiled kernels, or torch; empty where it does not run here.
         languages: those that the model reads; empty where that is not known.
+        asked_languages: those in which it is asked beside English and Chinese, where a task has prompts in them.
     """
 
     id: str
@@ -186,6 +194,7 @@ class ModelInfo:
     own_calibrations: tuple[OwnCalibration, ...] = ()
     kernels: str = ""
     languages: tuple[Language, ...] = ()
+    asked_languages: tuple[Language, ...] = ()
 
 
 class Engine(Protocol):

@@ -158,7 +158,7 @@ class Intake:
             number=self._numbers,
             request=request,
             fingerprint=fingerprint,
-            language=self._languages.of(request.text, reads=self._running.reads),
+            language=self._languages.of(request.text, self._running.model),
             parts={spec.name: spec for spec in parts},
             conversation=request.conversation if keeps_turns else None,
             addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
@@ -182,10 +182,11 @@ class Intake:
         if job.language.is_unread and self._languages.unread == "error":
             raise UnreadLanguage(
                 f"the model does not read this text's language, {job.language.found}; it reads "
-                f"{', '.join(self._running.reads)}",
+                f"{', '.join(self._running.model.languages)}",
                 field="text",
             )
-        self._senders.admit(job.request.sender)
+        shape = job.request.shape
+        self._senders.admit(job.request.sender, None if shape is None else shape.rule)
         others = len(self._in_hand) - 1
         if job.is_lossy and others >= self._capacity:
             raise Busy(

@@ -19,6 +19,7 @@ from edged.ports.engine import (
     Classified,
     Engine,
     Generated,
+    ModelInfo,
     TextDelta,
     Work,
     WorkEvent,
@@ -32,7 +33,6 @@ from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, 
 from edged.tasks.languages.unread import UNREAD
 from edged.tasks.reading import Unread
 from edged.tasks.specs import ClassifySpec, GenerateSpec, PartSpec
-from edged.tasks.text import Language
 
 log = structlog.get_logger(__name__)
 
@@ -73,9 +73,9 @@ class JobRunner:
         self._suspects: deque[Job] = deque()  # the first one runs
 
     @property
-    def reads(self) -> tuple[Language, ...]:
-        """The languages that the model reads; empty where that is not known."""
-        return self._engine.model.languages
+    def model(self) -> ModelInfo:
+        """The model that answers now."""
+        return self._engine.model
 
     def enter(self, job: Job) -> None:
         """Start the job, or let it wait for the earlier turns of its session."""
@@ -98,6 +98,10 @@ class JobRunner:
         for part in job.parts:
             if part not in job.events:
                 self._queue.cancel(f"{job.number}/{part}")
+
+    def hold(self, *, is_held: bool) -> None:
+        """Give the engine no further work, or go on with it."""
+        self._queue.hold(is_held=is_held)
 
     def expire_waiting(self) -> None:
         """End jobs whose deadline passed while they waited."""
@@ -195,7 +199,7 @@ class JobRunner:
         spec = job.parts[part]
         if self._calibration is None or not isinstance(event, Classified) or not isinstance(spec, ClassifySpec):
             return event
-        model = self._engine.model
+        model = event.model or self._engine.model
         judge = judge_of(spec, job.prompt_language(part), model=model.id, weight_format=model.format)
         of_labels = labels_alone(spec, event.scores)
         job.observations.append(observe(judge, of_labels))

@@ -1,8 +1,8 @@
 """Tells the language of a request's text, and what follows from it."""
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 
+from edged.ports.engine import ModelInfo
 from edged.serving.identify import identify
 from edged.settings.schema import Settings
 from edged.tasks.reading import TextLanguage, Unread, text_language
@@ -26,12 +26,12 @@ class LanguageRule:
     def of_settings(cls, settings: Settings) -> "LanguageRule":
         return cls(fixed=settings.prompt_language, unread=settings.unread_language)
 
-    def of(self, text: str, *, reads: Collection[Language]) -> TextLanguage:
-        """How a text is read by a model that reads these languages; none: that is not known."""
-        told = text_language(text, identify(text), reads=reads, fixed=self.fixed)
+    def of(self, text: str, model: ModelInfo) -> TextLanguage:
+        """How a text is read by a model."""
+        told = text_language(text, identify(text), reads=model.languages, asked=model.asked_languages, fixed=self.fixed)
         return replace(told, is_unread=False) if self.unread == "ignore" else told
 
 
-def language_asked_in(text: str, spec: PartSpec, *, reads: Collection[Language], fixed: Language | None) -> Language:
-    """The language in which a task is asked about a text."""
-    return asked_in(LanguageRule(fixed=fixed).of(text, reads=reads).prompts, spec.languages)
+def language_asked_in(text: str, spec: PartSpec, model: ModelInfo, *, fixed: Language | None) -> Language:
+    """The language in which a model is asked to do a task on a text."""
+    return asked_in(LanguageRule(fixed=fixed).of(text, model).prompts, spec.languages)

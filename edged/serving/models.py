@@ -3,26 +3,27 @@
 What takes long runs in a thread of its own, one thing at a time. A model is used only if it loads, if it can do all
 tasks, and if the canary finds it no worse than the one in use. Then new requests go to it; those that are open end on
 the model before. For its first hour it is on trial; see `model_trial`.
+
+Where the memory has no room for both, the model in use is let go before the new one is loaded; see `model_loader`.
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
 from edged.contract.commands import Respond
 from edged.contract.model_report import ModelReport, ModelState
-from edged.errors import BadRequest, Busy, EdgedError, ModelUnavailable
+from edged.errors import BadRequest, Busy, EdgedError
 from edged.ports.engine import StoppableEngine
-from edged.serving.canary import Case, fault_of, judge, read_cases
+from edged.serving.canary import Canary
 from edged.serving.live_settings import LiveSettings
+from edged.serving.model_loader import ModelLoader, reason_of
 from edged.serving.model_trial import ModelTrial
 from edged.serving.switchable import SwitchableEngine
 from edged.settings.schema import Settings
-from edged.tasks.canary import CANARY
-from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import language_of
+from edged.tasks.specs import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -54,13 +55,26 @@ class Models:
         store: Callable[[Settings], Store],
         trial: ModelTrial,
         publish: Callable[[ModelReport], None],
+        hold: Callable[[bool], None],
         post: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
     ) -> None:
-        """`publish` sends `R/model`; `post` runs a function in the worker's thread; `clock` gives monotonic seconds."""
+        """Assign.
+
+        Args:
+            engine: whose model is changed.
+            live: the settings in force.
+            make_engine: makes an engine with the model of the settings.
+            store: where the models are, by the settings.
+            trial: keeps what the next process must know of a new model.
+            publish: sends `R/model`.
+            hold: has new work wait (True), or go to the engine again; for the worker's thread.
+            post: runs a function in the worker's thread.
+            clock: monotonic seconds.
+        """
         self._engine = engine
         self._live = live
-        self._make_engine = make_engine
+        self._loader = ModelLoader(engine=engine, make_engine=make_engine, hold=hold, post=post)
         self._store = store
         self._trial = trial
         self._publish = publish
@@ -127,58 +141,50 @@ class Models:
         try:
             self._store(settings).pull(wanted, show_progress=False)
         except Exception as error:  # noqa: BLE001 - the top of the thread
-            self._refuse(wanted, error)
+            self._refuse(wanted, reason_of(error))
             return
         self._post(lambda: self._pulled(wanted))
 
     def _switch(self, wanted: str, settings: Settings, is_judged: bool) -> None:
         self._at(ModelState.LOADING)
+        fault: str | None = None
         new: StoppableEngine | None = None
+        tasks = self._live.contract.tasks
         try:
             self._store(settings).path(wanted)
-            tasks = self._live.contract.tasks
+            canary = Canary(settings, tasks, clock=self._clock) if is_judged else None
             changed = settings.model_copy(
                 update={"model": settings.model.model_copy(update={"id": wanted, "revision": None})}
             )
-            new = self._make_engine(changed, tasks)
-            new.start()
-            new.wait_ready()
-            if is_judged:
+            new = self._loader.load_beside(changed, tasks)
+            before = None if canary is None else canary.verdict(self._engine)
+            if new is None:
+                self._loader.let_go(wanted)
+                self._at(ModelState.LOADING)
+                new = self._loader.load(changed, tasks)
+            if canary is not None:
                 self._at(ModelState.JUDGING)
-                self._judge(new, settings, tasks)
+                canary.compare(new, before)
         except Exception as error:  # noqa: BLE001 - the top of the thread
+            fault = reason_of(error)
+        # Outside of the clause above: its error would hold the memory of what could not be loaded.
+        if fault is not None:
             if new is not None:
                 new.stop(_STOP_S)
-            self._refuse(wanted, error)
-            return
-        ready = new
-        self._post(lambda: self._use(wanted, ready, tasks))
-
-    def _judge(self, new: StoppableEngine, settings: Settings, tasks: Tasks) -> None:
-        """Hold a model against the one in use.
-
-        Raises:
-            ModelUnavailable: it is worse.
-            EdgedError: it fails on a text.
-        """
-        spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
-        cases = [] if not isinstance(spec, ClassifySpec) else _cases(settings, spec)
-        if not isinstance(spec, ClassifySpec) or not cases:
-            return
-        old = judge(self._engine, spec, cases, clock=self._clock)
-        limits = settings.models
-        found = judge(new, spec, cases, clock=self._clock)
-        log.info("canary", right=round(found.right, 3), before=round(old.right, 3), seconds=round(found.seconds, 3))
-        fault = fault_of(found, old, margin=limits.canary_margin, slowest=limits.canary_slowest)
-        if fault is not None:
-            raise ModelUnavailable(fault)
+                new = None
+            self._refuse(wanted, fault)
+        elif new is not None:
+            ready = new
+            self._post(lambda: self._use(wanted, ready, tasks))
 
     def _at(self, state: ModelState) -> None:
         self._post(lambda: self._told(state))
 
-    def _refuse(self, wanted: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, EdgedError) else f"{type(error).__name__}: {error}"
+    def _refuse(self, wanted: str, reason: str) -> None:
         log.warning("model_refused", id=wanted, reason=reason)
+        if not self._engine.has_model:
+            self._at(ModelState.LOADING)
+            self._loader.load_again(self._live.settings, self._live.contract.tasks)
         self._post(lambda: self._told(ModelState.REFUSED, reason=reason))
 
     # ------------------------------------------------------------------------------------- in the worker's thread
@@ -204,10 +210,9 @@ class Models:
             self._live.keep_model(wanted)
         except EdgedError as error:
             self._trial.end()
-            new.stop(_STOP_S)
-            self._refuse(wanted, error)
+            self._give_up(wanted, new, error)
             return
-        self._engine.switch(new)
+        self._loader.go_on(new)
         self._previous = before
         self._live.tell_parts()
         log.info("model_switched", id=wanted, previous=before)
@@ -217,29 +222,9 @@ class Models:
         if error is None:
             self._use(wanted, new, tasks)
             return
+        self._give_up(wanted, new, error)
+
+    def _give_up(self, wanted: str, new: StoppableEngine, error: EdgedError) -> None:
         new.stop(_STOP_S)
-        self._refuse(wanted, error)
-
-
-def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
-    """The texts of the settings' file, or the built-in ones where the task scores their labels.
-
-    Raises:
-        ModelUnavailable: the file cannot be read.
-    """
-    path = settings.models.canary
-    if path is not None:
-        try:
-            with path.open(encoding="utf-8-sig") as lines:
-                return read_cases(lines, spec, language_of)
-        except (OSError, ValueError) as error:
-            raise ModelUnavailable(f"models.canary, {path}: {error}") from error
-    labels: Mapping[str, Any] = {label.canonical: label for label in spec.labels}
-    fixed = settings.prompt_language
-    languages = (fixed,) if fixed is not None and fixed in CANARY else tuple(CANARY)
-    return [
-        Case(text=text, label=label, language=language)
-        for language in languages
-        for text, label in CANARY[language]
-        if label in labels
-    ]
+        # The model before may have to be loaded again, which takes long.
+        threading.Thread(target=self._refuse, args=(wanted, str(error)), name="models", daemon=True).start()

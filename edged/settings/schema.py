@@ -294,8 +294,7 @@ class LimitSettings(Section):
         0,
         ge=0,
         le=10**12,
-        description="Tokens that may be computed for one sender in 24 hours, since the start of the daemon. 0: any "
-        "number.",
+        description="Tokens that may be computed for one sender in 24 hours. 0: any number.",
     )
     hide_senders: bool = Field(False, description="Show hashes instead of the names of senders in R/health.")
 

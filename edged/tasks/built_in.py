@@ -214,7 +214,7 @@ def _label_in(label: Label, languages: Iterable[LanguagePrompts]) -> Label:
     for each in languages:
         names[each.language] = each.names[label.canonical]
         said[each.language] = each.said.get(label.canonical, ())
-        shown.pop(each.language, None)
+        shown[each.language] = each.shown.get(label.canonical, "")
     return replace(label, names=names, said=said, shown=shown)
 
 
@@ -227,10 +227,6 @@ def _prompt(language: LanguagePrompts) -> ClassifyPrompt:
             chain(*((Example(text=bad, label="negative"), Example(text=good, label="positive")) for bad, good in pairs))
         ),
         neutral_texts=language.neutral_texts,
-        plain_texts=language.plain_texts,
-        clear_texts=language.clear_texts,
-        plain_words=language.plain_words,
-        signal_words=language.signal_words,
     )
 
 

@@ -24,13 +24,18 @@ class TextLanguage:
     is_unread: bool = False
 
 
-def in_use(prompts: Iterable[Language], *, reads: Collection[Language]) -> tuple[Language, ...]:
-    """The languages among those of a task's prompts in which a model that reads `reads` is asked."""
-    return tuple(each for each in prompts if each in LANGUAGES or each in reads)
+def in_use(prompts: Iterable[Language], *, asked: Collection[Language]) -> tuple[Language, ...]:
+    """The languages among those of a task's prompts in which a model is asked: English, Chinese, and those `asked`."""
+    return tuple(each for each in prompts if each in LANGUAGES or each in asked)
 
 
 def text_language(
-    text: str, found: Language | None, *, reads: Collection[Language], fixed: Language | None = None
+    text: str,
+    found: Language | None,
+    *,
+    reads: Collection[Language],
+    asked: Collection[Language],
+    fixed: Language | None = None,
 ) -> TextLanguage:
     """Decide how a text is read.
 
@@ -38,8 +43,9 @@ def text_language(
         text: of a request.
         found: its language, None where that is not sure.
         reads: the languages that the model reads; empty where that is not known.
+        asked: those in which it is asked beside English and Chinese.
         fixed: the language of all prompts, if the operator chose one.
     """
-    by_text = found if found is not None and found in reads else language_of(text)
+    by_text = found if found is not None and found in asked else language_of(text)
     is_unread = bool(reads) and found is not None and found not in reads
     return TextLanguage(found=found, prompts=fixed or by_text, is_unread=is_unread)

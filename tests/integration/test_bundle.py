@@ -4,6 +4,7 @@ import json
 import queue
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,12 @@ from edged.engine.warm_up_file import WarmUpFile
 from edged.errors import ModelUnavailable
 from edged.models.bundle import MANIFEST, verify
 from edged.ports.engine import Classified, Generated, Params, Work
-from edged.settings.schema import EngineSettings, ModelSettings
+from edged.serving.model_loader import ModelLoader
+from edged.serving.switchable import SwitchableEngine
+from edged.settings.schema import EngineSettings, ModelSettings, Settings
 from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.own import tasks_of
+from edged.tasks.specs import Tasks
 from tests.support import assets, tiny_chat
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
@@ -110,6 +114,43 @@ def test_a_bundle_answers_as_the_checkpoint_does(
     assert isinstance(loaded.model, NativeDecoder)
     assert isinstance(loaded.prompter._tokenizer, BundleTokenizer)
     assert verify(bundle.folder).files.keys() == {"weights.safetensors", "tokenizer.json", "LICENSE"}
+
+
+def test_a_model_that_is_let_go_leaves_its_memory_to_the_next_one(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    asked = plan(format="int8")
+    loading.prepare(asked)
+    loaded: list[weakref.ref[Any]] = []
+    tasks = Tasks([REPLY])
+
+    def free() -> int:
+        return 0 if any(each() is not None for each in loaded) else 1 << 34
+
+    def make(*_: object) -> Engine[Any]:
+        def load() -> Any:
+            model = loading.load(asked, available_bytes=free)
+            loaded.append(weakref.ref(model.model))
+            return model
+
+        return Engine(load, tasks=tasks)
+
+    engine = SwitchableEngine(make())
+    loader = ModelLoader(engine=engine, make_engine=make, hold=lambda _: None, post=lambda function: function())
+    settings = Settings(node="box", state_dir=tmp_path)
+    ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    work = Work(key="a", spec=REPLY, text="hi", language="en", params=Params(temperature=0, max_tokens=4))
+    engine.start()
+    try:
+        assert engine.wait_ready(TIMEOUT)
+        engine.submit(work, ends.put)
+        before = ends.get(timeout=TIMEOUT)
+        assert loader.load_beside(settings, tasks) is None
+        loader.let_go("another")
+        loader.go_on(loader.load(settings, tasks))  # no memory is free as long as anything refers to the model before
+        engine.submit(work, ends.put)
+        after = ends.get(timeout=TIMEOUT)
+        assert (after.text, len(loaded)) == (before.text, 2)
+    finally:
+        engine.stop()
 
 
 def test_a_start_from_the_warm_up_file_answers_the_same(

@@ -171,6 +171,26 @@ def test_names_that_stand_in_no_topic_are_refused_at_once(option: str, name: str
     assert f"{option} {name!r}: it is one level of a topic".encode() in done.stderr
 
 
+# --------------------------------------------------------------------------------------- the model of a running daemon
+
+
+def test_a_running_daemon_tells_of_its_model_and_why_it_does_not_change_it(daemon: Daemon) -> None:
+    told = edged("models", "status", "--json", environment=daemon.environment)
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout)
+    assert (report["in_progress"], report["previous"]) == (False, None)
+    done = edged("models", "switch", "nobody/none", environment=daemon.environment)
+    assert done.returncode == ExitCode.MODEL, done.stderr
+    assert b"nobody/none is not used: the model nobody/none is not in" in done.stderr
+    assert f"{report['installed_version']} stays in use".encode() in done.stderr
+
+
+def test_a_command_without_a_daemon_says_so(daemon: Daemon) -> None:
+    done = edged("models", "switch", "none", environment={**daemon.environment, "EDGED_NODE": "attic"})
+    assert done.returncode == ExitCode.BROKER
+    assert b"no daemon edged/attic runs" in done.stderr
+
+
 # ----------------------------------------------------------------------------------------------- ask, chat and Ctrl-C
 
 

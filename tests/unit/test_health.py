@@ -127,6 +127,22 @@ def test_an_engine_that_is_away_degrades_and_is_probed_often(bench: Bench) -> No
     assert bench.health.state is State.READY
 
 
+def test_while_a_model_takes_the_place_of_another_the_daemon_is_loading(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.health.tick()
+    state = replace(bench.engine.state(), switching="another model comes")
+    monkeypatch.setattr(bench.engine, "state", lambda: state)
+    bench.now += 100.0
+    bench.health.tick()
+    assert (bench.health.state, bench.health.reasons) == (State.LOADING, ("another model comes",))
+    assert len(bench.engine.submitted) == 1  # it is not probed
+    monkeypatch.undo()
+    bench.health.tick()
+    assert bench.health.state is State.READY
+    assert bench.told("status")[-2]["state"] == "loading"
+
+
 def test_after_a_failed_probe_the_next_one_comes_soon(bench: Bench) -> None:
     bench.engine.faults["OK"] = ModelError("broken")
     bench.health.tick()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edged.errors import SettingsError
-from edged.models.languages import READS, languages_of
+from edged.models.languages import READS, asked_languages_of, languages_of
 from edged.serving.identify import identify
 from edged.settings import load as config
 from edged.settings.text import example, show
@@ -106,13 +106,13 @@ def test_a_long_text_and_odd_characters_do_no_harm() -> None:
 def test_prompts_are_in_a_language_that_the_model_reads(
     found: str | None, reads: tuple[str, ...], fixed: str | None, prompts: str, is_unread: bool
 ) -> None:
-    told = text_language("some text", found, reads=reads, fixed=fixed)
+    told = text_language("some text", found, reads=reads, asked=reads, fixed=fixed)
     assert (told.found, told.prompts, told.is_unread) == (found, prompts, is_unread)
 
 
 def test_a_model_is_warmed_up_in_the_languages_that_it_reads() -> None:
-    assert in_use(SENTIMENT.languages, reads=()) == ("en", "zh")
-    assert in_use(SENTIMENT.languages, reads=("en", "de", "ko")) == ("en", "zh", "de")
+    assert in_use(SENTIMENT.languages, asked=()) == ("en", "zh")
+    assert in_use(SENTIMENT.languages, asked=("en", "de", "ko")) == ("en", "zh", "de")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,13 @@ def test_a_model_is_warmed_up_in_the_languages_that_it_reads() -> None:
 def test_the_name_of_a_model_tells_what_it_reads(model: str, some: str | None) -> None:
     found = languages_of(model)
     assert (some in found) if some is not None else found == ()
-    assert languages_of(model, ["pl"]) == ("pl",)
+    assert languages_of(model, ["pl"]) == asked_languages_of(model, ["pl"]) == ("pl",)
+
+
+def test_a_model_is_asked_in_few_languages_unless_that_takes_little_memory() -> None:
+    assert asked_languages_of("qwen2.5-0.5b-instruct") == ()
+    assert "de" in asked_languages_of("gemma-3-270m")
+    assert "de" in languages_of("qwen2.5-0.5b-instruct")
 
 
 def test_codes_are_codes() -> None:
@@ -154,7 +160,7 @@ def test_every_language_has_all_that_the_tasks_need() -> None:
         assert REPLY.system[language]
         assert language in UNREAD
     for each in SHIPPED:
-        texts = [*each.plain_texts, *each.clear_texts, *each.positive, *each.negative]
+        texts = [*each.neutral_texts, *each.positive, *each.negative]
         assert len({*texts}) == len(texts)
         assert not any(identify(text) not in {None, each.language} for text in (*each.positive, *each.negative))
 
@@ -185,7 +191,7 @@ def test_an_operator_adds_a_language(tmp_path: Path) -> None:
         ('["źle", "smutek"]', '["źle", "dobrze"]', "none in common"),
         ("{label}", "label", "case must contain"),
         ('negative = ["Pociąg znowu się spóźnił.", ', "negative = [", "the same number of texts"),
-        ("[languages.pl]", "[languages.polish]", r"languages\.polish .*two or three small letters"),
+        ("[languages.pl]", "[languages.polish]", r"languages\.polish.*two or three small letters"),
     ],
 )
 def test_a_language_that_does_not_fit_is_refused_by_name(tmp_path: Path, old: str, new: str, told: str) -> None:

@@ -23,7 +23,7 @@ from edged.engine.remote.server_health import ServerHealth
 from edged.engine.remote.start import Start
 from edged.engine.remote.work import Emit, OpenWork
 from edged.errors import EdgedError, ModelError, ModelUnavailable, RequestError, ShuttingDown
-from edged.models.languages import languages_of
+from edged.models.languages import asked_languages_of, languages_of
 from edged.ports.engine import (
     NO_USAGE,
     Classified,
@@ -95,6 +95,7 @@ class RemoteEngine:
             max_context_tokens=self._limits.max_context_tokens,
             max_new_tokens=self._limits.max_new_tokens,
             languages=languages_of(name, self._stated_languages),
+            asked_languages=asked_languages_of(name, self._stated_languages),
         )
 
     def wait_ready(self, timeout: float | None = None) -> bool:

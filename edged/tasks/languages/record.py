@@ -1,7 +1,7 @@
 """What the built-in tasks need to be asked in a language. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edged.tasks.text import Language
 
@@ -21,11 +21,8 @@ class LanguagePrompts:
         positive: examples of a good feeling; as many as `negative`. Prompts show them in turn, a negative one first.
         negative: examples of a bad feeling.
         neutral_texts: texts that favour no label.
-        plain_texts: texts without a feeling.
-        clear_texts: texts that each have one.
-        plain_words: probable in the label's place after a text without a feeling.
-        signal_words: further words that are read there.
         reply: the system prompt of a reply.
+        shown: what the examples show for each label; without it, the first of the words.
         role: what stands before the examples.
     """
 
@@ -37,8 +34,5 @@ class LanguagePrompts:
     negative: tuple[str, ...]
     neutral_texts: tuple[str, ...]
     reply: str
-    plain_texts: tuple[str, ...] = ()
-    clear_texts: tuple[str, ...] = ()
-    plain_words: tuple[str, ...] = ()
-    signal_words: tuple[str, ...] = ()
+    shown: Mapping[str, str] = field(default_factory=dict)
     role: str = ""
