@@ -18,6 +18,7 @@ import structlog
 from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
+    discard_conversations,
     discovery_of,
     health_of,
     identity_of,
@@ -216,6 +217,7 @@ class Daemon:
         log.info(
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
+        discard_conversations(self._live.settings)
         self._engine.start()  # the model loads beside what follows
         self._notifier.status("looking for another daemon of this name")
         try:
@@ -403,6 +405,7 @@ class Daemon:
             self._worker.abandon()
             self._worker.wait_idle(1.0)
             log.warning("work_handed_back")
+        self._engine.keep_conversations()
         self._stop_parts(self._health.status(State.STOPPED))
         log.info("stopped", seconds=round(self._clock() - begin, 2))
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE

@@ -60,7 +60,7 @@ def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loadi
         raise SettingsError("\n".join(missing))
 
     def make_engine(settings: "Settings", tasks: "Tasks") -> "StoppableEngine":
-        engine = build.make_engine(settings, tasks)
+        engine = build.make_engine(settings, tasks, keeps_conversations=True)
         loading.watch(engine)
         return engine
 

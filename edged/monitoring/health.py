@@ -72,6 +72,7 @@ class Health:
         self._clock = clock
         self._wall_clock = wall_clock
         self._standing = _Standing(state=State.LOADING, reasons=(), since=identity.started)
+        self._faults: list[Callable[[], str | None]] = []
         self._has_been_ready = False
         self._reported_at = float("-inf")
         self._was_connected = False
@@ -90,6 +91,10 @@ class Health:
     def makes_progress(self) -> bool:
         """Whether every thread has made progress lately: as long as it has, the watchdog is fed."""
         return self._parts.look().silence_s(self._clock()) <= self._stall_after
+
+    def watch(self, fault: Callable[[], str | None]) -> None:
+        """Watch one more part, which others can do without: `fault` says what is wrong with it, or gives None."""
+        self._faults.append(fault)
 
     def tick(self) -> None:
         """Look at every part, publish a changed state, send the report when it is due, and probe the engine."""
@@ -115,6 +120,7 @@ class Health:
         reasons = reasons_for_degraded(
             self._parts.look(), probe=self._probing.last, stall_after=self._stall_after, now=now
         )
+        reasons += tuple(fault for each in self._faults if (fault := each()) is not None)
         self.become(State.DEGRADED if reasons else State.READY, reasons)
 
     def become(self, state: State, reasons: tuple[str, ...] = ()) -> None:

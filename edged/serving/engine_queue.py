@@ -73,6 +73,12 @@ class EngineQueue:
         self._take_out(key, Failed(key=key, error=Cancelled("the request was cancelled before there was an answer")))
         self._engine.cancel(key)
 
+    def forget(self, conversation: str) -> None:
+        """See `ports.Engine.forget`; also of the work that waits."""
+        for piece in self._pieces.values():
+            piece.work = piece.work.without(conversation)
+        self._engine.forget(conversation)
+
     def expire(self) -> None:
         """End the work whose deadline passed while it waited; the engine watches the deadlines of what it has."""
         now = self._clock()

@@ -103,6 +103,10 @@ class JobRunner:
         """Give the engine no further work, or go on with it."""
         self._queue.hold(is_held=is_held)
 
+    def forget(self, conversation: str) -> None:
+        """Let the engine keep nothing of a conversation."""
+        self._queue.forget(conversation)
+
     def expire_waiting(self) -> None:
         """End jobs whose deadline passed while they waited."""
         self._queue.expire()
@@ -147,6 +151,7 @@ class JobRunner:
                 stream=job.request.stream and spec.streams_words,
                 deadline=job.deadline,
                 logprobs=job.request.logprobs,
+                conversation=job.conversation if spec.keeps_history else None,
             )
             request = job.request
             self._queue.submit(

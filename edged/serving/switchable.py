@@ -69,10 +69,8 @@ class SwitchableEngine:
         return self._present.wait_ready(timeout)
 
     def stop(self, timeout: float = 10.0) -> None:
-        with self._changed:
-            engines = [*([] if self._engine is None else [self._engine]), *self._retired]
-            gap = self._gap
-        for each in engines:
+        gap = self._gap
+        for each in self._engines():
             each.stop(timeout)
         if gap is not None:
             error = ShuttingDown("the daemon is shutting down")
@@ -80,6 +78,12 @@ class SwitchableEngine:
                 on_event(Failed(key=key, error=error))
             for _, on_done in gap.tasks:
                 on_done(error)
+
+    def keep_conversations(self) -> None:
+        with self._changed:
+            engine = self._engine
+        if engine is not None:
+            engine.keep_conversations()
 
     def prepare(self, tasks: Tasks, on_done: OnPrepared) -> None:
         with self._changed:
@@ -112,6 +116,14 @@ class SwitchableEngine:
             waiting[1](Failed(key=key, error=Cancelled("the request was cancelled before there was an answer")))
         elif engine is not None:
             engine.cancel(key)
+
+    def forget(self, conversation: str) -> None:
+        for each in self._engines():
+            each.forget(conversation)
+
+    def _engines(self) -> list[StoppableEngine]:
+        with self._changed:
+            return [*([] if self._engine is None else [self._engine]), *self._retired]
 
     def state(self) -> EngineState:
         with self._changed:

@@ -221,6 +221,11 @@ class Worker:
             self._cancel(job)
         return len(jobs)
 
+    def forget(self, conversation: str) -> int:
+        """Delete a conversation; gives how many turns it had. Raises JournalFault."""
+        self._running.forget(conversation)
+        return self.recorder.forget(conversation)
+
     # ---------------------------------------------------------------------------------- the worker's own thread
 
     def _main(self) -> None:

@@ -365,6 +365,17 @@ def test_without_torch_an_extra_is_installed_without_it_too(monkeypatch: pytest.
     assert f"sh deploy/install.sh --serve --venv {sys.prefix} --extras metrics" in told
 
 
+@pytest.mark.parametrize("serves", [True, False])
+def test_without_pip_nothing_is_told_to_be_installed_by_it(monkeypatch: pytest.MonkeyPatch, *, serves: bool) -> None:
+    monkeypatch.setattr(extras, "only_serves", lambda: serves)
+    monkeypatch.setattr(extras, "_has_pip", lambda: False)
+    for told in (extras.how_to_install("demo"), extras.how_to_get_torch()):
+        assert "a Debian package or an image" in told
+        assert sys.prefix not in told
+        assert "-m pip" not in told
+    assert ("--serve" in extras.how_to_install("demo")) is serves
+
+
 def test_variables_of_a_cluster_are_warned_of_beside_the_output(monkeypatch: pytest.MonkeyPatch) -> None:
     done = edged("config", "--show", environment={"EDGED_PORT": "tcp://10.0.0.1:9464"})
     assert done.returncode == 0

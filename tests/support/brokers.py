@@ -23,7 +23,7 @@ from tests.support.waiting import TIMEOUT, eventually
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ability:
-    """What a broker was seen to do; README's table of brokers has the same.
+    """What a broker was seen to do; the documentation's table of brokers has the same.
 
     Attributes:
         version: the newest version of MQTT that it speaks.
