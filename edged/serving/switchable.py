@@ -118,6 +118,10 @@ class SwitchableEngine:
             engine.cancel(key)
 
     def forget(self, conversation: str) -> None:
+        with self._changed:
+            waiting = {} if self._gap is None else self._gap.work
+            for key, (work, on_event) in waiting.items():
+                waiting[key] = (work.without(conversation), on_event)
         for each in self._engines():
             each.forget(conversation)
 

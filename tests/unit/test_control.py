@@ -276,6 +276,14 @@ def test_a_backup_is_sent_in_base64(bench: Bench) -> None:
     assert answer["transaction"] == 3
 
 
+def test_tasks_are_told_with_their_prompts(bench: Bench) -> None:
+    bench.send("tasks", {"transaction": 2})
+    answer = bench.last("edged/box/response/tasks")
+    assert [*answer["data"]["tasks"]] == ["message", "sentiment", "reply"]
+    assert answer["data"]["tasks"]["reply"]["definition"]["system"]["en"].startswith("You are a warm")
+    assert answer["transaction"] == 2
+
+
 def test_options_are_an_object(bench: Bench) -> None:
     bench.send("options", {"options": ["limits"], "transaction": 1})
     answer = bench.last("edged/box/response/options")

@@ -284,6 +284,29 @@ def test_what_waits_between_two_models_is_handed_back_at_the_end() -> None:
     assert prepared[0] is not None
 
 
+def test_a_conversation_is_forgotten_between_two_models_too() -> None:
+    engine = between()
+    engine.keep_conversations()
+    for key, conversation in (("a", "forgotten"), ("b", "other")):
+        work = Work(key=key, spec=REPLY, text="hi", language="en", continues=True, conversation=conversation)
+        engine.submit(work, lambda _: None)
+    engine.forget("forgotten")
+    new = ScriptedEngine()
+    engine.switch(new)
+    assert [(work.conversation, work.continues) for work in new.submitted] == [(None, False), ("other", True)]
+
+
+def test_conversations_are_forgotten_by_every_model_and_kept_by_the_present_one() -> None:
+    old, new = ScriptedEngine(auto=False), ScriptedEngine()
+    engine = SwitchableEngine(old)
+    engine.submit(Work(key="a", spec=REPLY, text="hi", language="en"), lambda _: None)
+    engine.switch(new)
+    engine.forget("c")
+    engine.keep_conversations()
+    assert (old.forgotten, new.forgotten) == (["c"], ["c"])
+    assert (old.keeps_conversations, new.keeps_conversations) == (False, True)
+
+
 def test_a_model_with_open_work_is_not_let_go() -> None:
     old = ScriptedEngine(auto=False)
     engine = SwitchableEngine(old)
