@@ -15,10 +15,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Of torch/testing/_internal torch itself imports parts.
 _FOLDERS = (
     "torch/test",
     "torch/include",
-    "torch/testing/_internal",
+    *(f"torch/testing/_internal/{each}" for each in ("data", "generated", "opinfo", "optests")),
     "torch/share",
     "numpy/f2py",
     "numpy/_core/include",
@@ -35,6 +36,7 @@ _FOLDERS = (
 )
 _FILES = (
     "torch/lib/*test.so",
+    *(f"torch/testing/_internal/common_{each}.py" for each in ("methods_invocations", "modules", "nn")),
     "transformers/models/*/modular_*.py",
     "transformers/models/*/convert_*.py",
     "*.dist-info/RECORD",

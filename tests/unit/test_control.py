@@ -69,7 +69,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
-            change_model=lambda action, model, respond: respond({"action": action, "id": model}),
+            change_model=lambda order, respond: respond({"action": order.action, "id": order.id}),
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )

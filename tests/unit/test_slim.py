@@ -29,9 +29,19 @@ def test_what_only_tests_and_builds_need_goes(
     slim: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = tmp_path / "lib/python3.11/site-packages"
-    stays = ["torch/lib/libtorch.so", "torch/bin/torch_shm_manager", "torch/testing/__init__.py", "sympy/core/add.py"]
+    stays = [
+        "torch/lib/libtorch.so",
+        "torch/bin/torch_shm_manager",
+        "torch/testing/_internal/logging_tensor.py",
+        "sympy/core/add.py",
+    ]
     stays += ["numpy.libs/libblas-0123abcd.so", "torch-2.dist-info/METADATA", "edged/engine/built/edged-avx2.so"]
-    goes = ["torch/lib/libback_test.so", "torch/bin/test_api", "torch/include/a.h", "torch/testing/_internal/a.py"]
+    goes = [
+        "torch/lib/libback_test.so",
+        "torch/bin/test_api",
+        "torch/include/a.h",
+        "torch/testing/_internal/common_nn.py",
+    ]
     goes += ["sympy/core/tests/tests/test_add.py", "sympy/core/__pycache__/add.pyc", "pip/main.py", "torch/a.pyi"]
     goes += ["torch-2.dist-info/RECORD", "setuptools/a.py", "networkx/a.py", "distutils-precedence.pth"]
     put(site, *stays, *goes, "pip-25.0.dist-info/RECORD")
