@@ -196,6 +196,11 @@ class ModelSettings(Section):
         "for models that edged knows by name. A text in another one is treated as unread_language says.",
     )
 
+    @field_validator("reads", mode="before")
+    @classmethod
+    def _split(cls, codes: object) -> object:
+        return _split(codes)
+
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, key: SecretStr | None) -> SecretStr | None:

@@ -208,6 +208,13 @@ def test_a_fixed_language_needs_prompts_and_a_model_that_reads_it(tmp_path: Path
             settings(tmp_path, text)
 
 
+def test_what_a_model_reads_may_be_given_as_a_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGED_MODEL__READS", "en,de")
+    assert config.load(flags={}, config_file=None).model.reads == ("en", "de")
+    monkeypatch.setenv("EDGED_MODEL__READS", '["en", "pl"]')
+    assert config.load(flags={}, config_file=None).model.reads == ("en", "pl")
+
+
 def test_a_task_of_the_operators_own_may_be_asked_in_any_language(tmp_path: Path) -> None:
     text = (
         '[tasks.x]\nkind = "classify"\nrole = { en = "Judge.", de = "Urteile." }\n'
