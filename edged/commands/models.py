@@ -129,7 +129,7 @@ def _warm_up(settings: "Settings") -> None:
     from edged.build import make_engine
     from edged.tasks.own import tasks_of
 
-    engine = make_engine(settings, tasks_of(settings.tasks))
+    engine = make_engine(settings, tasks_of(settings.tasks, settings.languages))
     engine.start()
     try:
         engine.wait_ready()

@@ -18,6 +18,7 @@ from edged.monitoring.metrics import Metrics
 from edged.ports.engine import Failed, Generated, Work, WorkEvent
 from edged.ports.link import Delivery, Message
 from edged.serving import model_loader
+from edged.serving.languages import LanguageRule
 from edged.serving.model_trial import ModelTrial
 from edged.serving.models import Models
 from edged.serving.switchable import SwitchableEngine
@@ -151,7 +152,7 @@ class Serving:
             metrics=Metrics(),
             capacity=8,
             batch=2,
-            language=None,
+            languages=LanguageRule(),
             on_control=lambda _, __: None,
         )
         self.link.on_delivery = self.take
