@@ -157,7 +157,10 @@ class Classifier(Generic[K]):
         Raises:
             TooLong: the text does not fit into the context.
         """
-        work, model = replace(submitted.work, language=self._warm(submitted.work.language)), self.prepared.loaded.model
+        work, model = (
+            replace(submitted.work, language=self.warm_language(submitted.work.language)),
+            self.prepared.loaded.model,
+        )
         questions = self.spec.questions(work.language)
         opinions = self._opinions(work)
         first = next(opinions)
@@ -200,7 +203,7 @@ class Classifier(Generic[K]):
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
 
-    def _warm(self, language: Language) -> Language:
+    def warm_language(self, language: Language) -> Language:
         """The language, if its prompt was warmed up on this model; a model that was just switched to may lack it."""
         priors = self.prepared.priors
         if language in self.spec.prompts and self.spec.question(language) in priors:

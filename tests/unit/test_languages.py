@@ -3,10 +3,12 @@
 import re
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edged.engine.classification import Classifier
 from edged.errors import SettingsError
 from edged.models.languages import READS, asked_languages_of, languages_of
 from edged.serving.identify import identify
@@ -136,6 +138,16 @@ def test_a_model_is_asked_in_few_languages_unless_that_takes_little_memory() -> 
     assert asked_languages_of("qwen2.5-0.5b-instruct") == ()
     assert "de" in asked_languages_of("gemma-3-270m")
     assert "de" in languages_of("qwen2.5-0.5b-instruct")
+
+
+def test_a_model_without_the_prompt_of_a_language_is_asked_in_english() -> None:
+    """As after a switch to another model, for work that waited."""
+    assert isinstance(SENTIMENT, ClassifySpec)
+    prepared: Any = SimpleNamespace(priors={SENTIMENT.question("en"): [0.0], SENTIMENT.question("zh"): [0.0]})
+    classifier: Classifier[Any] = Classifier(spec=SENTIMENT, prepared=prepared)
+    assert [classifier.warm_language(each) for each in ("de", "zh", "xx")] == ["en", "zh", "en"]
+    prepared.priors[SENTIMENT.question("de")] = [0.0]
+    assert classifier.warm_language("de") == "de"
 
 
 def test_codes_are_codes() -> None:
