@@ -1,46 +1,59 @@
 """The canary: a new model judges texts whose answers are known, before it is used. For a thread of its own."""
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from edged.errors import ModelError
-from edged.ports.engine import Classified, Engine, Failed, TextDelta, Work, WorkEvent
-from edged.tasks.specs import ClassifySpec
+from edged.ports.engine import Classified, Engine, Failed, Generated, TextDelta, Work, WorkEvent
+from edged.tasks.case_file import Case, is_saved, read_saved
+from edged.tasks.judging import NO_ANSWER, Judged
+from edged.tasks.judging import judge as judge_output
+from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
 from edged.tasks.text import Language
 
 _ANSWER_S = 120.0  # for one text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """A text and its label."""
+class Canary:
+    """What a model is judged by: the parts of a task, and cases with what is expected of these parts."""
 
-    text: str
-    label: str
-    language: Language
+    parts: Sequence[PartSpec]
+    cases: Sequence[Case]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """How an engine judged: the share of right labels, and the mean seconds of a text."""
+    """How an engine judged.
+
+    Attributes:
+        right: the mean score of what is expected: 1 for a right label; see `tasks/judging.py`.
+        seconds: of a text, in the mean.
+    """
 
     right: float
     seconds: float
 
 
-def judge(engine: Engine, spec: ClassifySpec, cases: Sequence[Case], *, clock: Callable[[], float]) -> Verdict:
-    """Have an engine judge the texts, one after the other.
+def judge(
+    engine: Engine, canary: Canary, *, language_of: Callable[[str], Language], clock: Callable[[], float]
+) -> Verdict:
+    """Have an engine answer the texts, one after the other.
 
     Raises:
         ModelError: it fails on one, or does not answer.
     """
-    right, begin = 0, clock()
-    for number, case in enumerate(cases):
-        work = Work(key=f"canary/{id(engine)}/{number}", spec=spec, text=case.text, language=case.language)
-        scores = _answer(engine, work)
-        right += max(scores, key=lambda name: scores[name]) == case.label
-    return Verdict(right=right / len(cases), seconds=(clock() - begin) / len(cases))
+    parts = {part.name: part for part in canary.parts}
+    scores, begin = [], clock()
+    for number, case in enumerate(canary.cases):
+        language = language_of(case.text)
+        for name in case.expected:
+            # The same seed for every model, so that only the model differs.
+            key = f"canary/{id(engine)}/{number}/{name}"
+            work = Work(key=key, spec=parts[name], text=case.text, language=language, seed=number)
+            scores.append(_judged(parts[name], _answer(engine, work), case, language).score)
+    return Verdict(right=sum(scores) / len(scores), seconds=(clock() - begin) / len(canary.cases))
 
 
 def fault_of(new: Verdict, old: Verdict, *, margin: float, slowest: float) -> str | None:
@@ -52,25 +65,44 @@ def fault_of(new: Verdict, old: Verdict, *, margin: float, slowest: float) -> st
     return None
 
 
-def read_cases(lines: Iterator[str], spec: ClassifySpec, language_of: Callable[[str], Language]) -> list[Case]:
-    """Read a file of texts and labels, with a tab between them.
+def read_cases(content: str, spec: ClassifySpec, tasks: Tasks) -> Canary:
+    """Read a file of texts and labels with a tab between them, or one that `edged eval --save` wrote for any task.
+
+    Args:
+        content: of the file.
+        spec: whose labels the texts have, where the file names no task.
+        tasks: that the file may name.
 
     Raises:
-        ValueError: a line has another form, or a label that the task does not score.
+        ValueError: it has another form, or asks for what the task cannot give.
     """
+    if is_saved(content):
+        task, saved = read_saved(content, tasks)
+        return Canary(parts=tasks.parts(task), cases=saved)
     labels = {label.canonical for label in spec.labels}
     cases = []
-    for number, line in enumerate(lines, start=1):
-        text, tab, label = line.rstrip("\r\n").rpartition("\t")
+    for number, line in enumerate(content.rstrip("\n").split("\n") if content else (), start=1):
+        text, tab, label = line.rstrip("\r").rpartition("\t")
         if not tab or label not in labels:
             raise ValueError(f"line {number}: write a text, a tab and one of {', '.join(sorted(labels))}")
-        cases.append(Case(text=text, label=label, language=language_of(text)))
+        cases.append(Case(text=text, expected={spec.name: label}))
     if not cases:
         raise ValueError("it has no text")
-    return cases
+    return Canary(parts=[spec], cases=cases)
 
 
-def _answer(engine: Engine, work: Work) -> dict[str, float]:
+def _judged(spec: PartSpec, answer: Classified | Generated, case: Case, language: Language) -> Judged:
+    expected = case.expected[spec.name]
+    if isinstance(answer, Classified):
+        is_right = max(answer.scores, key=lambda name: answer.scores[name]) == expected
+        return Judged(score=float(is_right), is_right=is_right)
+    try:
+        return judge_output(spec.output(answer, language), expected)
+    except ModelError:  # JSON that cannot be sent
+        return NO_ANSWER
+
+
+def _answer(engine: Engine, work: Work) -> Classified | Generated:
     events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     engine.submit(work, events.put)
     while True:
@@ -81,7 +113,5 @@ def _answer(engine: Engine, work: Work) -> dict[str, float]:
             raise ModelError("the model did not answer a text of the canary") from None
         if isinstance(event, Failed):
             raise ModelError(f"the model failed on a text of the canary: {event.error}")
-        if isinstance(event, Classified):
-            return dict(event.scores)
         if not isinstance(event, TextDelta):
-            raise ModelError("the model gave no label for a text of the canary")
+            return event

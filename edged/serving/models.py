@@ -6,8 +6,8 @@ the model before. For its first hour it is on trial; see `model_trial`.
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
 import structlog
 
@@ -15,14 +15,15 @@ from edged.contract.commands import Respond
 from edged.contract.model_report import ModelReport, ModelState
 from edged.errors import BadRequest, Busy, EdgedError, ModelUnavailable
 from edged.ports.engine import StoppableEngine
-from edged.serving.canary import Case, fault_of, judge, read_cases
+from edged.serving.canary import Canary, fault_of, judge, read_cases
 from edged.serving.live_settings import LiveSettings
 from edged.serving.model_trial import ModelTrial
 from edged.serving.switchable import SwitchableEngine
 from edged.settings.schema import Settings
 from edged.tasks.canary import CANARY
+from edged.tasks.case_file import Case
 from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import language_of
+from edged.tasks.text import Language, language_of
 
 log = structlog.get_logger(__name__)
 
@@ -162,12 +163,16 @@ class Models:
             EdgedError: it fails on a text.
         """
         spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
-        cases = [] if not isinstance(spec, ClassifySpec) else _cases(settings, spec)
-        if not isinstance(spec, ClassifySpec) or not cases:
+        canary = None if not isinstance(spec, ClassifySpec) else _canary(settings, spec, tasks)
+        if canary is None or not canary.cases:
             return
-        old = judge(self._engine, spec, cases, clock=self._clock)
+
+        def language(text: str) -> Language:
+            return settings.prompt_language or language_of(text)
+
+        old = judge(self._engine, canary, language_of=language, clock=self._clock)
         limits = settings.models
-        found = judge(new, spec, cases, clock=self._clock)
+        found = judge(new, canary, language_of=language, clock=self._clock)
         log.info("canary", right=round(found.right, 3), before=round(old.right, 3), seconds=round(found.seconds, 3))
         fault = fault_of(found, old, margin=limits.canary_margin, slowest=limits.canary_slowest)
         if fault is not None:
@@ -221,8 +226,8 @@ class Models:
         self._refuse(wanted, error)
 
 
-def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
-    """The texts of the settings' file, or the built-in ones where the task scores their labels.
+def _canary(settings: Settings, spec: ClassifySpec, tasks: Tasks) -> Canary:
+    """What the settings' file has, or the built-in texts where the task scores their labels.
 
     Raises:
         ModelUnavailable: the file cannot be read.
@@ -230,15 +235,15 @@ def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
     path = settings.models.canary
     if path is not None:
         try:
-            with path.open(encoding="utf-8-sig") as lines:
-                return read_cases(lines, spec, language_of)
+            return read_cases(path.read_text(encoding="utf-8-sig"), spec, tasks)
         except (OSError, ValueError) as error:
             raise ModelUnavailable(f"models.canary, {path}: {error}") from error
-    labels: Mapping[str, Any] = {label.canonical: label for label in spec.labels}
+    labels = {label.canonical for label in spec.labels}
     languages = (settings.prompt_language,) if settings.prompt_language is not None else tuple(CANARY)
-    return [
-        Case(text=text, label=label, language=language)
+    cases = [
+        Case(text=text, expected={spec.name: label})
         for language in languages
         for text, label in CANARY[language]
         if label in labels
     ]
+    return Canary(parts=[spec], cases=cases)

@@ -118,7 +118,8 @@ def chat(prompter: Prompter, text: str, turns: tuple[Turn, ...] = ()) -> list[in
 
 def of_the_makers(tokenizer: PreTrainedTokenizerFast, text: str, turns: tuple[Turn, ...] = ()) -> list[int]:
     messages = [{"role": "system", "content": REPLY.system["en"]}]
-    messages += [{"role": turn.role, "content": turn.content} for turn in (*turns, Turn(role="user", content=text))]
+    shown = (*REPLY.examples["en"], *turns, Turn(role="user", content=text))
+    messages += [{"role": turn.role, "content": turn.content} for turn in shown]
     encoded: Any = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)
     return list(encoded["input_ids"])
 
