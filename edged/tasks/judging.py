@@ -116,9 +116,10 @@ def _grams(text: str, length: int) -> Counter[str]:
 
 def _written(text: str, references: Sequence[str]) -> Judged:
     said, wanted = _folded(text), [_folded(each) for each in references]
+    is_right = said in wanted
     return Judged(
-        score=max(chrf(text, each) for each in references),
-        is_right=said in wanted,
+        score=1.0 if is_right else max(chrf(text, each) for each in references),
+        is_right=is_right,
         contains=any(each in said for each in wanted),
     )
 

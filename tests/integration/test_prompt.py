@@ -202,7 +202,7 @@ def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn
 def test_examples_come_before_the_conversation_and_are_left_out_where_the_context_is_small() -> None:
     tokenizer = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
     large, small = (Prompter(tokenizer, max_context_tokens=size, half_width=True) for size in (2048, 512))
-    shown = [turn.content for turn in REPLY.examples["en"]]
+    shown = [turn.content for turn in REPLY.examples["en"] if turn.role == "user"]
     for prompter, has_examples in ((large, True), (small, False)):
         prompt = prompter.generation(REPLY, text="And now?", language="en", turns=TURNS, max_new_tokens=32)
         text = str(tokenizer.decode(list(prompt.tokens)))
