@@ -1,10 +1,11 @@
-"""`edged models`: fetch, prepare, carry, list and verify models."""
+"""`edged models`: fetch, prepare, carry, list and verify models; `running_models.py` has what a daemon does."""
 
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged import extras, progress
+from edged.commands import running_models
 from edged.commands.options import add_command, quiet_settings, settings_of
 from edged.errors import ExitCode, ModelUnavailable
 
@@ -40,9 +41,15 @@ def add(commands: Any) -> None:
     )
     imported.add_argument("file", type=Path, help="as `edged models export` wrote it")
     imported.add_argument("--name", help="what to call it (default: the file's name without its ending)")
+    imported.add_argument(
+        "--use",
+        action="store_true",
+        help="write its name into the settings file; as root on a box with systemd, start the service with it as well",
+    )
     add_command(actions, "list", _list, "the models that are here, and those that have a name", "edged models list")
     verify = add_command(actions, "verify", _verify, "check a model's files", "edged models verify")
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    running_models.add(actions)
 
 
 def _pull(options: argparse.Namespace) -> ExitCode:
@@ -109,6 +116,7 @@ def _export(options: argparse.Namespace) -> ExitCode:
 
 
 def _import(options: argparse.Namespace) -> ExitCode:
+    from edged.commands import use_model
     from edged.engine import bundled
     from edged.models.store import Store
 
@@ -116,7 +124,10 @@ def _import(options: argparse.Namespace) -> ExitCode:
     bundled.refuse_without_kernels(settings.model_dir / "kernels")
     with progress.waiting(f"reading {options.file}"):
         name = Store(settings.model_dir).import_bundle(options.file, options.name, check=bundled.try_out)
-    print(f"{name}: imported; serve it with EDGED_MODEL__ID={name}")
+    if options.use:
+        print(f"{name}: imported; {use_model.use(name, options.config)}")
+    else:
+        print(f"{name}: imported; serve it with EDGED_MODEL__ID={name}")
     return ExitCode.DONE
 
 

@@ -5,8 +5,8 @@ Serving takes the compiled kernels. Where there are none, torch's kernels run th
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tokenizers import Tokenizer
 
 from edged import extras
-from edged.engine import warm_up_file
+from edged.engine import kept_files
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder, kv_bytes_per_token
 from edged.engine.loaded import Loaded
@@ -33,12 +33,11 @@ from edged.engine.plan import (
 )
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import BundleTokenizer, TokenizerConfig
-from edged.engine.warm_up_file import WarmUpFile
 from edged.engine.weights.architectures.architecture import LLAMA_NAMES, SPARE_POSITIONS, Biases, DecoderShape
 from edged.engine.weights.formats import QuantisedFormat
 from edged.engine.weights.layout import entries_of, pieces_of
-from edged.engine.weights.prepared_file import Damaged, Entry, fingerprint, map_file, nbytes, prepared_folder
-from edged.engine.weights.quantised import QuantisedWeights, assemble
+from edged.engine.weights.prepared_file import Damaged, Entry, fingerprint, map_file, prepared_folder
+from edged.engine.weights.quantised import QuantisedWeights, assemble, resident_bytes
 from edged.engine.weights.rope import Rope
 from edged.errors import ModelUnavailable
 from edged.models.bundle import TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_bundle, open_bundle
@@ -149,9 +148,6 @@ class Bundle:
             raise self.damaged(f"{WEIGHTS} does not have the tensors that the manifest means")
         return assemble(tensors, self.shape, said.weight_format, said.parameters)
 
-    def weight_bytes(self) -> int:
-        return sum(map(nbytes, self._entries().values()))
-
     def damaged(self, what: str) -> DamagedBundle:
         return DamagedBundle(f"the bundle {self.folder} is damaged: {what}; import or prepare it again")
 
@@ -247,10 +243,9 @@ def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Load
     """Load the model of a bundle; see `loading.load`."""
     begin = time.perf_counter()
     library = kernels_of(plan)
-    with ThreadPoolExecutor(1, "warm-up file") as beside:  # adding up its checksum holds up nothing
-        kept = _kept(plan, bundle, library, beside)
-        loaded = _load(plan, bundle, library, available_bytes(), begin)
-        return loaded if kept is None else replace(loaded, warm_up_file=kept(loaded.model))
+    with ThreadPoolExecutor(1, "kept files") as beside:  # adding up their checksums holds up nothing
+        with_files = kept_files.read(plan, bundle.folder, library, beside)
+        return with_files(_load(plan, bundle, library, available_bytes(), begin))
 
 
 def _load(plan: Plan, bundle: Bundle, library: Path | None, free: int, begin: float) -> Loaded[Any]:
@@ -273,28 +268,11 @@ def memory_of(plan: Plan, bundle: Bundle, context: int, *, free: int, has_kernel
     """
     return plan_memory(
         plan.engine,
-        weights=bundle.weight_bytes(),
+        weights=resident_bytes(bundle.shape, bundle.description.weight_format),
         one_context=context * kv_bytes_per_token(bundle.shape),
         process=SERVING_BYTES if has_kernels else TORCH_BYTES,
         free=free,
     )
-
-
-def _kept(
-    plan: Plan, bundle: Bundle, library: Path | None, beside: Executor
-) -> Callable[[Any], WarmUpFile[Any]] | None:
-    """Begin to read what an earlier start computed, where the native decoder runs the model and there is a place.
-
-    Returns:
-        What waits for the end of that, and makes the file's record for the decoder.
-    """
-    if library is None or plan.cache_dir is None:
-        return None
-    path = warm_up_file.file_of(plan.cache_dir / "warm-up", bundle.folder)
-    folder = bundle.folder.absolute()
-    made_of = warm_up_file.mark_of(bundle.folder, library, half_width=plan.half_width)
-    reading = beside.submit(warm_up_file.read, path, made_of)
-    return lambda model: WarmUpFile(path=path, bundle=folder, made_of=made_of, model=model, kept=reading.result())
 
 
 def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Built:

@@ -40,7 +40,7 @@ from edged.engine.weights.formats import QUANTISED, DenseFormat, Format, Quantis
 from edged.engine.weights.pieces import InputSizes
 from edged.engine.weights.prepared_file import prepared_folder
 from edged.engine.weights.preparing import open_quantised
-from edged.engine.weights.quantised import QuantisedWeights, fits, packed_bytes
+from edged.engine.weights.quantised import QuantisedWeights, fits, packed_bytes, resident_bytes
 from edged.engine.weights.rope import Rope, rope_of
 from edged.models.bundle import WEIGHTS
 
@@ -114,7 +114,7 @@ def examine(plan: Plan) -> tuple[Opened, int, MemoryPlan | None]:
 def _memory_of(plan: Plan, shape: DecoderShape, weight_format: Format, context: int) -> MemoryPlan:
     """Plan the memory; refuses sizes of the settings that this box could not hold if all its memory were free."""
     if weight_format in QUANTISED:
-        one_token, weights = kv_bytes_per_token(shape), packed_bytes(shape, weight_format)
+        one_token, weights = kv_bytes_per_token(shape), resident_bytes(shape, weight_format)
     else:
         itemsize = compute_dtype(cast("DenseFormat", weight_format)).itemsize
         one_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.engine.constrain import Constraints
+from edged.engine.conversation_file import ConversationFile
 from edged.engine.decoders.interface import CausalModel, K
 from edged.engine.neutrality import Neutralities
 from edged.engine.own_calibrations import OwnCalibrations
@@ -49,6 +50,7 @@ class Loaded(Generic[K]):
         own_calibrations: what was learned from the operator's texts; empty where it is not to be used.
         warm_up_file: what earlier starts computed of this very model by these very kernels; None where the decoder
             cannot take it from a file.
+        conversation_file: where conversations are kept from one process to the next; None where they are not.
     """
 
     model: CausalModel[K]
@@ -59,6 +61,7 @@ class Loaded(Generic[K]):
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
     own_calibrations: OwnCalibrations = field(default_factory=dict)
     warm_up_file: WarmUpFile[K] | None = None
+    conversation_file: ConversationFile[K] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import structlog
 
+from edged.engine.conversation_place import Place
 from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
@@ -46,6 +47,7 @@ class Plan:
     half_width: bool
     cache_dir: Path | None = None  # for prepared weights and compiled kernels; without it nothing is kept
     uses_own_calibration: bool = False  # whether scores are corrected by what `edged calibrate` learned
+    conversations: Place | None = None  # without it none outlives the process
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -30,7 +30,7 @@ class Stepper(Generic[K]):
         self._clock = clock
         self._waiting: dict[str, Running[K]] = {}
         self._running: dict[str, Running[K]] = {}
-        self.memory = SequenceMemory(loaded.model, loaded.limits, loaded.warm_up_file)
+        self.memory = SequenceMemory(loaded)
         self.counts = Counts()
 
     @property
@@ -58,6 +58,12 @@ class Stepper(Generic[K]):
         if sequence is not None:
             sequence.stop_early("cancelled", self._clock())
             self._drop_done()
+
+    def forget(self, conversation: str) -> None:
+        """Drop what was computed of a conversation; what runs of it is not kept either."""
+        for sequence in (*self._waiting.values(), *self._running.values()):
+            sequence.work = sequence.work.without(conversation)
+        self.memory.cache.forget(conversation)
 
     def fail_all(self, error: RequestError) -> None:
         """End every sequence with this error."""
@@ -178,7 +184,7 @@ class Stepper(Generic[K]):
         for key in [key for key, sequence in self._running.items() if sequence.done]:
             sequence = self._running.pop(key)
             self.counts.completion_tokens += sequence.completion_tokens
-            self.memory.keep(sequence)
+            self.memory.keep(sequence, self._clock())
 
 
 def _model_failed(error: Exception) -> ModelError:

@@ -160,7 +160,7 @@ class Control:
         return self._worker.recorder.turns(conversation)
 
     def forget(self, conversation: str) -> int:
-        return self._worker.recorder.forget(conversation)
+        return self._worker.forget(conversation)
 
     def set_log_level(self, level: str) -> None:
         self._set_log_level(level)

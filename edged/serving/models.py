@@ -3,6 +3,8 @@
 What takes long runs in a thread of its own, one thing at a time. A model is used only if it loads, if it can do all
 tasks, and if the canary finds it no worse than the one in use. Then new requests go to it; those that are open end on
 the model before. For its first hour it is on trial; see `model_trial`.
+
+Where the memory has no room for both, the model in use is let go before the new one is loaded; see `model_loader`.
 """
 
 import threading
@@ -13,17 +15,15 @@ import structlog
 
 from edged.contract.commands import Respond
 from edged.contract.model_report import ModelReport, ModelState
-from edged.errors import BadRequest, Busy, EdgedError, ModelUnavailable
+from edged.errors import BadRequest, Busy, EdgedError
 from edged.ports.engine import StoppableEngine
-from edged.serving.canary import Canary, fault_of, judge, read_cases
+from edged.serving.canary import Canary
 from edged.serving.live_settings import LiveSettings
+from edged.serving.model_loader import ModelLoader, reason_of
 from edged.serving.model_trial import ModelTrial
 from edged.serving.switchable import SwitchableEngine
 from edged.settings.schema import Settings
-from edged.tasks.canary import CANARY
-from edged.tasks.case_file import Case
-from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import Language, language_of
+from edged.tasks.specs import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -55,13 +55,26 @@ class Models:
         store: Callable[[Settings], Store],
         trial: ModelTrial,
         publish: Callable[[ModelReport], None],
+        hold: Callable[[bool], None],
         post: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
     ) -> None:
-        """`publish` sends `R/model`; `post` runs a function in the worker's thread; `clock` gives monotonic seconds."""
+        """Assign.
+
+        Args:
+            engine: whose model is changed.
+            live: the settings in force.
+            make_engine: makes an engine with the model of the settings.
+            store: where the models are, by the settings.
+            trial: keeps what the next process must know of a new model.
+            publish: sends `R/model`.
+            hold: has new work wait (True), or go to the engine again; for the worker's thread.
+            post: runs a function in the worker's thread.
+            clock: monotonic seconds.
+        """
         self._engine = engine
         self._live = live
-        self._make_engine = make_engine
+        self._loader = ModelLoader(engine=engine, make_engine=make_engine, hold=hold, post=post)
         self._store = store
         self._trial = trial
         self._publish = publish
@@ -128,62 +141,50 @@ class Models:
         try:
             self._store(settings).pull(wanted, show_progress=False)
         except Exception as error:  # noqa: BLE001 - the top of the thread
-            self._refuse(wanted, error)
+            self._refuse(wanted, reason_of(error))
             return
         self._post(lambda: self._pulled(wanted))
 
     def _switch(self, wanted: str, settings: Settings, is_judged: bool) -> None:
         self._at(ModelState.LOADING)
+        fault: str | None = None
         new: StoppableEngine | None = None
+        tasks = self._live.contract.tasks
         try:
             self._store(settings).path(wanted)
-            tasks = self._live.contract.tasks
+            canary = Canary(settings, tasks, clock=self._clock) if is_judged else None
             changed = settings.model_copy(
                 update={"model": settings.model.model_copy(update={"id": wanted, "revision": None})}
             )
-            new = self._make_engine(changed, tasks)
-            new.start()
-            new.wait_ready()
-            if is_judged:
+            new = self._loader.load_beside(changed, tasks)
+            before = None if canary is None else canary.verdict(self._engine)
+            if new is None:
+                self._loader.let_go(wanted)
+                self._at(ModelState.LOADING)
+                new = self._loader.load(changed, tasks)
+            if canary is not None:
                 self._at(ModelState.JUDGING)
-                self._judge(new, settings, tasks)
+                canary.compare(new, before)
         except Exception as error:  # noqa: BLE001 - the top of the thread
+            fault = reason_of(error)
+        # Outside of the clause above: its error would hold the memory of what could not be loaded.
+        if fault is not None:
             if new is not None:
                 new.stop(_STOP_S)
-            self._refuse(wanted, error)
-            return
-        ready = new
-        self._post(lambda: self._use(wanted, ready, tasks))
-
-    def _judge(self, new: StoppableEngine, settings: Settings, tasks: Tasks) -> None:
-        """Hold a model against the one in use.
-
-        Raises:
-            ModelUnavailable: it is worse.
-            EdgedError: it fails on a text.
-        """
-        spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
-        canary = None if not isinstance(spec, ClassifySpec) else _canary(settings, spec, tasks)
-        if canary is None or not canary.cases:
-            return
-
-        def language(text: str) -> Language:
-            return settings.prompt_language or language_of(text)
-
-        old = judge(self._engine, canary, language_of=language, clock=self._clock)
-        limits = settings.models
-        found = judge(new, canary, language_of=language, clock=self._clock)
-        log.info("canary", right=round(found.right, 3), before=round(old.right, 3), seconds=round(found.seconds, 3))
-        fault = fault_of(found, old, margin=limits.canary_margin, slowest=limits.canary_slowest)
-        if fault is not None:
-            raise ModelUnavailable(fault)
+                new = None
+            self._refuse(wanted, fault)
+        elif new is not None:
+            ready = new
+            self._post(lambda: self._use(wanted, ready, tasks))
 
     def _at(self, state: ModelState) -> None:
         self._post(lambda: self._told(state))
 
-    def _refuse(self, wanted: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, EdgedError) else f"{type(error).__name__}: {error}"
+    def _refuse(self, wanted: str, reason: str) -> None:
         log.warning("model_refused", id=wanted, reason=reason)
+        if not self._engine.has_model:
+            self._at(ModelState.LOADING)
+            self._loader.load_again(self._live.settings, self._live.contract.tasks)
         self._post(lambda: self._told(ModelState.REFUSED, reason=reason))
 
     # ------------------------------------------------------------------------------------- in the worker's thread
@@ -209,10 +210,9 @@ class Models:
             self._live.keep_model(wanted)
         except EdgedError as error:
             self._trial.end()
-            new.stop(_STOP_S)
-            self._refuse(wanted, error)
+            self._give_up(wanted, new, error)
             return
-        self._engine.switch(new)
+        self._loader.go_on(new)
         self._previous = before
         self._live.tell_parts()
         log.info("model_switched", id=wanted, previous=before)
@@ -222,28 +222,9 @@ class Models:
         if error is None:
             self._use(wanted, new, tasks)
             return
+        self._give_up(wanted, new, error)
+
+    def _give_up(self, wanted: str, new: StoppableEngine, error: EdgedError) -> None:
         new.stop(_STOP_S)
-        self._refuse(wanted, error)
-
-
-def _canary(settings: Settings, spec: ClassifySpec, tasks: Tasks) -> Canary:
-    """What the settings' file has, or the built-in texts where the task scores their labels.
-
-    Raises:
-        ModelUnavailable: the file cannot be read.
-    """
-    path = settings.models.canary
-    if path is not None:
-        try:
-            return read_cases(path.read_text(encoding="utf-8-sig"), spec, tasks)
-        except (OSError, ValueError) as error:
-            raise ModelUnavailable(f"models.canary, {path}: {error}") from error
-    labels = {label.canonical for label in spec.labels}
-    languages = (settings.prompt_language,) if settings.prompt_language is not None else tuple(CANARY)
-    cases = [
-        Case(text=text, expected={spec.name: label})
-        for language in languages
-        for text, label in CANARY[language]
-        if label in labels
-    ]
-    return Canary(parts=[spec], cases=cases)
+        # The model before may have to be loaded again, which takes long.
+        threading.Thread(target=self._refuse, args=(wanted, str(error)), name="models", daemon=True).start()

@@ -241,6 +241,14 @@ class EngineSettings(Section):
     prefix_cache_mb: int = Field(
         256, ge=0, le=1_000_000, description="Memory for the KV of prompt prefixes and conversations."
     )
+    keep_cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Size of the file in which the KV of conversations outlives an orderly restart, so that their next "
+        "turn is quick; 0: none is kept. The file has users' words, is for the daemon's user alone, and is deleted at "
+        "the start. For a bundle on compiled kernels, with journal.keep_text and without journal.url.",
+    )
     memory_mb: int = Field(
         0,
         ge=0,
@@ -286,8 +294,7 @@ class LimitSettings(Section):
         0,
         ge=0,
         le=10**12,
-        description="Tokens that may be computed for one sender in 24 hours, since the start of the daemon. 0: any "
-        "number.",
+        description="Tokens that may be computed for one sender in 24 hours. 0: any number.",
     )
     hide_senders: bool = Field(False, description="Show hashes instead of the names of senders in R/health.")
 

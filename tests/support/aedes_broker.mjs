@@ -14,5 +14,7 @@ for (const event of ["clientError", "connectionError"]) {
   broker.on(event, (client, error) => console.log(event, client?.id, error.message));
 }
 broker.on("client", (client) => console.log("connected", client.id, "MQTT", client.version));
+broker.on("clientReady", (client) => console.log("ready", client.id)); // what it had not acknowledged was sent again
+broker.on("ack", (packet, client) => console.log("acked", client.id));
 broker.on("clientDisconnect", (client) => console.log("disconnected", client.id));
 createServer(broker.handle).listen(Number(PORT), "127.0.0.1");

@@ -18,17 +18,16 @@ from typing import Literal
 from edged.settings.schema import MqttSettings
 from tests.support import assets
 from tests.support.broker import Broker, free_port, until_listening
-from tests.support.waiting import TIMEOUT
+from tests.support.waiting import TIMEOUT, eventually
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ability:
-    """What a broker was seen to do; README's table of brokers has the same.
+    """What a broker was seen to do; the documentation's table of brokers has the same.
 
     Attributes:
         version: the newest version of MQTT that it speaks.
         marks_redelivery: it sets DUP when it sends a message again.
-        resends_first: what it sends again comes before new messages.
         keeps_packet_ids: what it sends again has the packet id that it had.
         qos_0_overtakes: messages at QoS 0 come while those at QoS 1 wait for acks.
         in_flight: QoS 1 messages that it sends without an ack, where more are allowed; None: no end was seen.
@@ -40,7 +39,6 @@ class Ability:
 
     version: Literal["5", "3.1.1"] = "5"
     marks_redelivery: bool = True
-    resends_first: bool = True
     keeps_packet_ids: bool = True
     qos_0_overtakes: bool = True
     in_flight: int | None = None
@@ -62,7 +60,7 @@ ABILITIES = {
     "mosquitto-2.1": Ability(),
     "rabbitmq-3.10": replace(_RABBIT, version="3.1.1"),
     "rabbitmq-4.0": _RABBIT,
-    "aedes": Ability(version="3.1.1", marks_redelivery=False, resends_first=False, shares=False, stores_first=False),
+    "aedes": Ability(version="3.1.1", marks_redelivery=False, shares=False, stores_first=False),
 }
 OTHERS = tuple(ABILITIES)
 
@@ -159,6 +157,18 @@ class Aedes(OtherBroker):
 
     def _environment(self) -> Mapping[str, str]:
         return {"PORT": str(self.port), "FOLDER": str(self._data)}
+
+    def wait_acked(self, client_id: str, number: int) -> None:
+        """Wait until it has stored this number of acks of a client: it confirms later packets before that."""
+        eventually(lambda: self.log().count(f"acked {client_id}\n") >= number, f"{number} acks of {client_id}")
+
+    def wait_resent(self, client_id: str) -> None:
+        """Wait until it has sent a connected client again what was not acknowledged: new messages come before that."""
+        eventually(lambda: self._is_ready(client_id), f"the end of what {client_id} is sent again")
+
+    def _is_ready(self, client_id: str) -> bool:
+        log = self.log()
+        return log.rfind(f"ready {client_id}\n") > log.rfind(f"connected {client_id} ")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,7 +1,6 @@
 """What every `ports.Link` does, the fake and the real one alike. Each runs these tests on a bench of its own."""
 
 import queue
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -24,19 +23,22 @@ class Bench(ABC):
         changes: what it told of its connection.
         in_delivery: called with each delivery in the callback, after it was noted.
         marks_redelivery: whether the broker sets DUP when it sends a message again, as MQTT wants it.
-        resends_in_s: seconds until all has come again, where new messages may overtake what comes again.
+        wait_resent: waits until the broker has sent again what was not acknowledged, where new messages may come first.
+        wait_acked: waits until the broker has stored so many acks, where it confirms later packets before that.
         qos_0_overtakes: whether messages at QoS 0 come while those at QoS 1 wait for our acks.
     """
 
     link: Link
     marks_redelivery = True
-    resends_in_s = 0.0
     qos_0_overtakes = True
 
     def __init__(self) -> None:
         self.deliveries: queue.SimpleQueue[Delivery] = queue.SimpleQueue()
         self.changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
         self.in_delivery: Callable[[Delivery], None] = lambda _: None
+        self.wait_resent: Callable[[], None] = lambda: None
+        self.wait_acked: Callable[[int], None] = lambda _: None
+        self._handed_over = 0  # on this connection, at QoS 1
 
     @abstractmethod
     def send(self, payload: bytes, *, qos: int = 1) -> None:
@@ -55,6 +57,7 @@ class Bench(ABC):
         """Let connections be made again, and wait for one."""
 
     def on_delivery(self, delivery: Delivery) -> None:
+        self._handed_over += delivery.ticket is not None
         self.deliveries.put(delivery)
         self.in_delivery(delivery)
 
@@ -67,10 +70,14 @@ class Bench(ABC):
         self.link.settle(ticket_of(delivery))
 
     def wait_heard(self) -> None:
-        """Wait until the broker has got all acks: they go before this publication, and its confirmation comes after."""
+        """Wait until the broker has got all acks: they go before this publication, and its confirmation comes after.
+
+        A broker that does not take its packets in turn is waited for by `wait_acked`, with the number of acks.
+        """
         ending = Ending()
         self.link.publish(result(b"", topic="bench/heard"), ending)
         assert ending.sent() is Sent.CONFIRMED
+        self.wait_acked(self._handed_over - self.link.state().unacked)
 
     def wait_unacked(self, number: int) -> None:
         eventually(lambda: self.link.state().unacked == number, f"{number} unacked deliveries")
@@ -78,12 +85,14 @@ class Bench(ABC):
     def come_again(self) -> list[tuple[bytes, bool]]:
         """Lose the connection and make a new one: what comes again, in order, and whether it says so.
 
-        A last message marks the end of what there is. Where the broker never says so, True is assumed.
+        A last message marks the end of what there is; a broker that sends new messages before old ones is waited for by
+        `wait_resent`. Where the broker never says so, True is assumed.
         """
         self.drop()
         drain(self.deliveries)
+        self._handed_over = 0
         self.restore()
-        time.sleep(self.resends_in_s)
+        self.wait_resent()
         self.send(b"end", qos=0)
         found = []
         while (delivery := self.deliveries.get(timeout=TIMEOUT)).message.payload != b"end":

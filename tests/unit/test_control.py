@@ -142,6 +142,7 @@ def test_session_and_forget(bench: Bench) -> None:
     assert bench.last("edged/box/response/forget")["data"] == {"turns": 2}
     bench.send("session", {"session": "s"})
     assert bench.last("edged/box/response/session")["data"] == {"turns": []}
+    assert bench.engine.forgotten == ["s"]
 
 
 def test_cancel_ends_what_runs(bench: Bench) -> None:

@@ -2,151 +2,23 @@
 
 import contextlib
 import json
-import threading
 import time
-import tomllib
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edged.build import contract_of
-from edged.contract.model_report import ModelReport, ModelState
-from edged.errors import ModelError, ModelUnavailable, RequestError
-from edged.ports.engine import ModelInfo, Work, WorkEvent
-from edged.serving.canary import Canary, Verdict, fault_of, judge, read_cases
-from edged.serving.live_settings import LiveSettings
-from edged.serving.model_trial import HOUR_S, ModelTrial
-from edged.serving.models import Models
-from edged.serving.switchable import SwitchableEngine
-from edged.settings.load import load_with_sources
+from edged.contract.model_report import ModelState
+from edged.errors import ModelError, RequestError
+from edged.ports.engine import Work, WorkEvent
+from edged.serving.canary import Questions, Verdict, fault_of, judge, read_cases
+from edged.serving.model_trial import HOUR_S
 from edged.settings.options import options_file
-from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.canary import CANARY
 from edged.tasks.case_file import Case, CaseFile
-from edged.tasks.specs import Tasks
 from edged.testing import ScriptedEngine
+from tests.support.model_box import Box, Model
 from tests.support.waiting import eventually
-
-
-class Model(ScriptedEngine):
-    """A model by its name: `good…` labels all texts of the canary rightly, `poor…` half of them, `broken…` fails."""
-
-    def __init__(self, name: str, *, auto: bool = True) -> None:
-        super().__init__(auto=auto)
-        self.name = name
-        self.is_stopped = False
-
-    @property
-    def model(self) -> ModelInfo:
-        info = super().model
-        return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__slots__} | {"id": self.name})
-
-    def wait_ready(self, timeout: float | None = None) -> bool:
-        if self.name.startswith("broken"):
-            raise ModelUnavailable("the memory is too small")
-        return super().wait_ready(timeout)
-
-    def stop(self, timeout: float = 10.0) -> None:
-        super().stop(timeout)
-        self.is_stopped = True
-
-    def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
-        is_bad = any(text == work.text and label == "negative" for cases in CANARY.values() for text, label in cases)
-        if work.key.startswith("canary/") and is_bad and self.name.startswith("good"):
-            work = Work(key=work.key, spec=work.spec, text="bad", language=work.language)
-        super().submit(work, on_event)
-
-
-class Store:
-    """Models that are there, by name."""
-
-    def pull(self, model_id: str, revision: str | None = None, *, show_progress: bool = True) -> object:
-        assert not show_progress
-        if model_id == "nowhere":
-            raise ModelUnavailable("the hub has no such model")
-        return revision
-
-    def path(self, model_id: str, revision: str | None = None) -> object:
-        if model_id == "nowhere":
-            raise ModelUnavailable("the model nowhere is not here")
-        return revision
-
-
-class Box:
-    """A daemon's engine, settings and models."""
-
-    def __init__(self, folder: Path, *, auto: bool = True) -> None:
-        self.folder = folder
-        self.file = folder / "edged.toml"
-        self.file.write_text("[model]\nid = 'good-1'\n")
-        self.auto = auto
-        self.wall = 1_700_000_000.0
-        self.posted: list[Callable[[], None]] = []
-        self.lock = threading.Lock()
-        self.reports: list[ModelReport] = []
-        self.made: list[Model] = []
-        self.told = 0
-        self.start()
-
-    def start(self) -> None:
-        read = partial(load_with_sources, flags={"node": "box", "state_dir": str(self.folder)}, config_file=self.file)
-        settings = read().settings
-        self.trial = ModelTrial(self.folder, wall_clock=lambda: self.wall)
-        self.engine = SwitchableEngine(self.make(settings, Tasks([SENTIMENT, REPLY])))
-        self.live = LiveSettings(
-            settings, read=read, contract_of=contract_of, prepare=self.engine.prepare, post=self.post
-        )
-        self.live.parts = (lambda _: setattr(self, "told", self.told + 1),)
-        self.models = Models(
-            engine=self.engine,
-            live=self.live,
-            make_engine=self.make,
-            store=lambda _: Store(),
-            trial=self.trial,
-            publish=self.reports.append,
-            post=self.post,
-            clock=lambda: 0.0,
-        )
-
-    def make(self, settings: Settings, _: Tasks) -> Model:
-        self.made.append(Model(settings.model.id, auto=self.auto or bool(self.made)))
-        return self.made[-1]
-
-    def post(self, function: Callable[[], None]) -> None:
-        with self.lock:
-            self.posted.append(function)
-
-    def turn(self) -> None:
-        while self.posted:
-            with self.lock:
-                function = self.posted.pop(0)
-            function()
-
-    def obey(self, action: str, model: str | None = None) -> dict[str, Any]:
-        answers: list[Any] = []
-        self.models.obey(action, model, answers.append)
-        return dict(answers[0])
-
-    def until_done(self) -> ModelReport:
-        def is_done() -> bool:
-            self.turn()
-            return not self.models.report().in_progress
-
-        eventually(is_done)
-        return self.reports[-1]
-
-    def switch(self, model: str) -> ModelReport:
-        assert self.obey("switch", model) == {"started": "switch", "id": model}
-        return self.until_done()
-
-    @property
-    def kept(self) -> Mapping[str, Any]:
-        path = options_file(self.folder)
-        return tomllib.loads(path.read_text()) if path.exists() else {}
 
 
 @pytest.fixture
@@ -359,10 +231,10 @@ def test_what_eval_saved_of_any_task_judges_a_model() -> None:
         Case(text="bad", expected={"sentiment": "positive", "reply": ("xyz",)}),
     ]
     content = CaseFile.of(cases, task="message", model="m", score=0.5).model_dump_json()
-    canary = read_cases(content, SENTIMENT, BUILT_IN)
-    assert canary.cases == cases
+    questions = read_cases(content, SENTIMENT, BUILT_IN)
+    assert questions.cases == cases
     engine = ScriptedEngine()
-    found = judge(engine, canary, language_of=lambda _: "en", clock=time.monotonic)
+    found = judge(engine, questions, language="en", clock=time.monotonic)
     assert found.right == 0.5  # of four answers a label and a reply are right, and nothing of the others
     assert [work.spec.name for work in engine.submitted] == ["sentiment", "reply"] * 2
     assert [work.seed for work in engine.submitted] == [0, 0, 1, 1]  # the same for every model
@@ -381,8 +253,8 @@ def test_a_model_that_fails_on_a_text_is_refused() -> None:
     with pytest.raises(RequestError, match="failed on a text of the canary"):
         judge(
             engine,
-            Canary(parts=[SENTIMENT], cases=[Case(text="x", expected={"sentiment": "positive"})]),
-            language_of=lambda _: "en",
+            Questions(parts=[SENTIMENT], cases=[Case(text="x", expected={"sentiment": "positive"})]),
+            language="en",
             clock=time.monotonic,
         )
 

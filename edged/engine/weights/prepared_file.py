@@ -112,10 +112,13 @@ def write(
     entries: Mapping[str, Entry],
     tensors: Iterator[tuple[str, Array]],
     metadata: Mapping[str, str],
+    *,
+    is_private: bool = False,
 ) -> None:
     """Write a safetensors file tensor by tensor, beside its place, and rename it into place at the end.
 
-    The library's own `save_file` wants all tensors in memory at once, and does not align them to cache lines.
+    The library's own `save_file` wants all tensors in memory at once, and does not align them to cache lines. A private
+    file can be read by its owner alone.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -128,6 +131,9 @@ def write(
     file.parent.mkdir(parents=True, exist_ok=True)
     half = file.with_suffix(f".{os.getpid()}.part")
     try:
+        if is_private:
+            half.unlink(missing_ok=True)
+            half.touch(mode=0o600)
         with half.open("wb") as opened:
             opened.write(len(text).to_bytes(8, "little") + text)
             for _, each in tensors:

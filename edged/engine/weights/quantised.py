@@ -13,6 +13,8 @@ from edged.engine.weights.prepared_file import Array, nbytes
 
 Vector = npt.NDArray[np.float32]
 
+_ROWS_IN_USE = 4  # one in so many rows of an embedding that is not the head too; the kernel may take it back as well
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matrix:
@@ -66,6 +68,13 @@ def fits(shape: DecoderShape) -> bool:
 def packed_bytes(shape: DecoderShape, weight_format: QuantisedFormat) -> int:
     """Give the memory that the weights take."""
     return sum(nbytes(entry) for entry in entries_of(pieces_of(shape, weight_format)).values())
+
+
+def resident_bytes(shape: DecoderShape, weight_format: QuantisedFormat) -> int:
+    """Give the memory that mapped weights take: what every step reads, and the rows of the embedding in use."""
+    entries = entries_of(pieces_of(shape, weight_format))
+    looked_up = nbytes(entries["embedding.blocks"]) if "head.blocks" in entries else 0
+    return sum(map(nbytes, entries.values())) - looked_up + looked_up // _ROWS_IN_USE
 
 
 def assemble(
