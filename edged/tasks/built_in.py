@@ -186,7 +186,7 @@ _REPLIES_EN = (
     ("One large tea, please.", _CANNOT),
     ("I feel lonely since I moved here.", _HARD),
     ("Is the garage closed?", _CANNOT_SEE),
-    ("I passed my driving test today!", _GOOD_NEWS),
+    ("I love these headphones, the sound is superb.", _GOOD_NEWS),
     ("The bus was an hour late again.", _ANNOYING),
     ("Switch the fan on.", _CANNOT),
     ("What is the largest ocean?", "The largest ocean is the Pacific."),

@@ -83,8 +83,10 @@ _WHOSE = {
 _ECHO_WORDS = 4  # fewer words in a row may be the same by chance
 _ECHO_SHARE = 0.8
 # How a sentence begins that may be a fault; others need not be held back while they are written.
+_HARMLESS = r"(?!\s+(?:hope|wish|understand|cannot|(?:am|are) (?:very |so )?(?:happy|glad|sure|proud))\s)"
 _SUSPECT = re.compile(
-    r"\W*(?:(?:i|we|let|my|our|your|please|the|sure|okay|ok|yes|best|sincerely|dear|kind)\b|\[)", re.IGNORECASE
+    rf"\W*(?:(?:i|we)\b{_HARMLESS}|(?:let|my|our|your|please|the|sure|okay|ok|yes|best|sincerely|dear|kind)\b|\[)",
+    re.IGNORECASE,
 )
 
 
@@ -94,7 +96,10 @@ def has_rules(language: Language) -> bool:
 
 
 def is_suspect(beginning: str) -> bool:
-    """Whether a sentence that begins so may turn out to have a fault. `beginning` has the first word at least."""
+    """Whether a sentence that begins so may turn out to have a fault.
+
+    `beginning` has the first word at least. With more words the answer may become no, and then it stays so.
+    """
     return _SUSPECT.match(beginning) is not None
 
 

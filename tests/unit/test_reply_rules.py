@@ -77,9 +77,21 @@ def test_a_placeholder_of_the_user_may_be_spoken_of() -> None:
 
 @pytest.mark.parametrize(
     ("beginning", "suspect"),
-    [(" I ", True), ("I'll ", True), ('"Let ', True), ("[", True), ("Your ", True), ("It ", False), ("If ", False)],
+    [
+        (" I ", True),
+        ("I'll ", True),
+        ('"Let ', True),
+        ("[", True),
+        ("Your ", True),
+        ("I am ", True),
+        ("I hope ", False),
+        ("I am so happy ", False),
+        ("I hope", True),
+        ("It ", False),
+        ("If ", False),
+    ],
 )
-def test_the_first_word_tells_which_sentence_to_hold_back(beginning: str, suspect: bool) -> None:
+def test_the_first_words_tell_which_sentence_to_hold_back(beginning: str, suspect: bool) -> None:
     assert is_suspect(beginning) == suspect
 
 
