@@ -29,6 +29,7 @@ from edged.build import (
     make_engine,
     route_filters,
     speed_mark,
+    try_out_bundle,
 )
 from edged.contract.model_report import ModelReport
 from edged.contract.requests import Contract
@@ -130,7 +131,7 @@ class Daemon:
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)))
+        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)), clock=clock)
         self._live = LiveSettings(
             settings, read=read_settings, contract_of=contract_of, prepare=self._engine.prepare, post=self._post
         )
@@ -438,6 +439,7 @@ def _models_of(
         live=live,
         make_engine=make_engine,
         store=lambda settings: Store(settings.model_dir),
+        try_out=try_out_bundle,
         trial=ModelTrial(live.settings.state_dir, wall_clock=time.time),
         publish=publish,
         hold=lambda is_held: worker.hold(is_held=is_held),

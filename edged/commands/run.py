@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, flags_of, settings_of
+from edged.commands.quick_imports import quick_imports
 from edged.errors import BrokerUnavailable, EdgedError, ExitCode, ModelUnavailable, NameTaken, SettingsError
 
 if TYPE_CHECKING:
@@ -51,16 +52,18 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
 
 def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loading") -> ExitCode:
-    from edged import build
-    from edged.daemon import Daemon
-    from edged.serving.model_trial import ModelTrial
-    from edged.settings import load
+    with quick_imports():
+        from edged import build
+        from edged.daemon import Daemon
+        from edged.serving.model_trial import ModelTrial
+        from edged.settings import load
 
     if missing := build.missing_extras(settings):
         raise SettingsError("\n".join(missing))
 
     def make_engine(settings: "Settings", tasks: "Tasks") -> "StoppableEngine":
-        engine = build.make_engine(settings, tasks, keeps_conversations=True)
+        with quick_imports():
+            engine = build.make_engine(settings, tasks, keeps_conversations=True)
         loading.watch(engine)
         return engine
 

@@ -239,7 +239,8 @@ def _control_answer() -> Schema:
         data={
             "type": "object",
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level; "
-            "reload: changed, restart_required; options: the same and options; backup: zip (base64); "
+            "reload: changed, restart_required; options: the same and options; "
+            "tasks: tasks (kind, source, definition, prompts); backup: zip (base64); "
             "model: what R/model has, or started and id.",
         },
         error=error,

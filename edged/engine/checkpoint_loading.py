@@ -16,6 +16,7 @@ import structlog
 import torch
 
 from edged.engine import bundle_making, bundled
+from edged.engine.checkpoint_tokenizer import CheckpointTokenizer
 from edged.engine.decoders import lean_loading
 from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import choose_device, choose_format, compute_dtype
@@ -33,6 +34,7 @@ from edged.engine.plan import (
     prompter_of,
     with_threads,
 )
+from edged.engine.tokenizer import ModelTokenizer
 from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
@@ -132,7 +134,7 @@ def opened_of(checkpoint: Checkpoint) -> Opened:
     """What a checkpoint says of its model."""
     return Opened(
         architecture=(checkpoint.config.architectures or ["unknown"])[0],
-        tokenizer=checkpoint.tokenizer,
+        tokenizer=cast("ModelTokenizer", CheckpointTokenizer(checkpoint.tokenizer)),
         vocab_size=checkpoint.vocab_size,
         end_tokens=checkpoint.end_tokens,
         always_begins=checkpoint.always_begins,

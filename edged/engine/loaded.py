@@ -29,6 +29,7 @@ class Limits:
         max_batch: replies that are written at the same time.
         max_new_tokens: of one reply.
         prefill_chunk_tokens: prompt tokens of one step.
+        classify_chunk_tokens: those of classifications among them; None: no less.
         kv_bytes: keys and values of all running sequences together.
         prefix_cache_bytes: keys and values that are kept for later prompts.
     """
@@ -38,6 +39,7 @@ class Limits:
     prefill_chunk_tokens: int
     kv_bytes: int
     prefix_cache_bytes: int
+    classify_chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

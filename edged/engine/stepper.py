@@ -83,7 +83,9 @@ class Stepper(Generic[K]):
         self._expire(now)
         self._admit(now)
         rows = plan(
-            [each.candidate() for each in self._running.values()], prefill_tokens=self._limits.prefill_chunk_tokens
+            [each.candidate() for each in self._running.values()],
+            prefill_tokens=self._limits.prefill_chunk_tokens,
+            classify_tokens=self._limits.classify_chunk_tokens,
         )
         return [(sequence := self._running[key], sequence.span(count)) for key, count in rows.items()]
 

@@ -10,8 +10,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from edged.errors import ModelUnavailable
-from edged.models.files import COPY_REMEDY, bar, bytes_below
+from edged.models.files import COPY_REMEDY, bytes_below
 from edged.models.presets import PackagedModel
+from edged.models.progress_bar import bar
 
 _MIB = 1 << 20
 _POLL_S = 0.5

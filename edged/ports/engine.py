@@ -38,6 +38,7 @@ class Work:
         continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
+        sender: whose share of the model it takes; "" where nobody is told apart.
         order: work with a lower number begins first, among work of its kind; then what came first.
         logprobs: how many alternatives to name for each token that is written; None: log probabilities are not wanted.
             An engine that cannot tell them gives none.
@@ -55,6 +56,7 @@ class Work:
     continues: bool = False
     stream: bool = False
     deadline: float | None = None
+    sender: str = ""
     order: int = 0
     logprobs: int | None = None
     conversation: str | None = None

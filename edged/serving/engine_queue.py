@@ -50,8 +50,8 @@ class EngineQueue:
         self._post = post
         self._clock = clock
         room = max(_AT_ENGINE, 2 * batch)
-        self._short = Shares(batch=batch, room=room)
-        self._long = Shares(batch=batch, room=room)
+        self._short = Shares(room=room)
+        self._long = Shares(room=room)
         self._pieces: dict[str, _Piece] = {}
         self._is_held = False
 
@@ -98,7 +98,7 @@ class EngineQueue:
             key, order = chosen
             piece = self._pieces[key]
             piece.waited_ms = 1000 * (self._clock() - piece.since)
-            self._engine.submit(replace(piece.work, order=order), self._listener(key))
+            self._engine.submit(replace(piece.work, sender=piece.sender, order=order), self._listener(key))
 
     def _listener(self, key: str) -> OnEvent:
         return lambda event: self._post(lambda: self._heard(key, event))

@@ -118,6 +118,10 @@ class SwitchableEngine:
             engine.cancel(key)
 
     def forget(self, conversation: str) -> None:
+        with self._changed:
+            if self._gap is not None:
+                waiting = self._gap.work.items()
+                self._gap.work = {key: (work.without(conversation), on_event) for key, (work, on_event) in waiting}
         for each in self._engines():
             each.forget(conversation)
 

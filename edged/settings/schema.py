@@ -56,6 +56,15 @@ class TlsSettings(Section):
         return self
 
 
+def _split(value: object) -> object:
+    """In the environment a list is JSON, or text with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return tuple(each.strip() for each in value.split(","))
+
+
 class MqttSettings(Section):
     """The broker and how to speak to it."""
 
@@ -105,12 +114,7 @@ class MqttSettings(Section):
     @field_validator("reply_topics", "shards", mode="before")
     @classmethod
     def _split(cls, filters: object) -> object:
-        """In the environment a list is JSON, or text with commas."""
-        if not isinstance(filters, str):
-            return filters
-        if filters.lstrip().startswith("["):
-            return json.loads(filters)
-        return tuple(each.strip() for each in filters.split(","))
+        return _split(filters)
 
     @field_validator("share_group", "shards", mode="after")
     @classmethod
@@ -319,7 +323,7 @@ class SessionSettings(Section):
 
 
 class ModelsSettings(Section):
-    """When a model that is switched to over MQTT is refused."""
+    """Where models may come from that are fetched over MQTT, and when one that is switched to is refused."""
 
     canary: UserPath | None = Field(
         None,
@@ -332,6 +336,16 @@ class ModelsSettings(Section):
     canary_slowest: float = Field(
         2.0, ge=1, le=100, description="How many times as long a new model may take for a text."
     )
+    sources: tuple[Annotated[str, Field(pattern=r"^https?://[^/@]+/(.*/)?$")], ...] = Field(
+        (),
+        description="Beginnings of URLs, each with a / at its end, from which R/request/model may fetch bundles; "
+        "without any, it fetches none.",
+    )
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _split(cls, sources: object) -> object:
+        return _split(sources)
 
 
 class HealthSettings(Section):

@@ -353,6 +353,15 @@ def test_a_damaged_bundle_is_refused_by_name(plan: Callable[..., Plan], change: 
         loading.load(plan(bundle.folder))
 
 
+def test_a_checkpoint_whose_template_never_ends_is_refused_too(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    folder = tiny_chat.save(tmp_path)
+    for said in folder.glob("tokenizer_config.json"):
+        said.write_text(json.dumps(json.loads(said.read_text()) | {"chat_template": ENDLESS}))
+    (folder / "chat_template.jinja").write_text(ENDLESS)
+    with pytest.raises(ModelUnavailable, match="chat template cannot be used: it does not end within"):
+        loading.load(plan(folder, format="fp32"))
+
+
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
     made = Broker(folder=tmp_path)

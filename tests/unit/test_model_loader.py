@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edged.build import contract_of
+from edged.contract.commands import ModelOrder
 from edged.contract.model_report import ModelState
 from edged.contract.topics import TaskRoute
 from edged.engine.memory_plan import check_memory, plan_memory
@@ -159,6 +160,7 @@ class Serving:
             live=box.live,
             make_engine=box.make,
             store=lambda _: Store(),
+            try_out=lambda _, __: None,
             trial=ModelTrial(box.folder, wall_clock=lambda: box.wall),
             publish=box.reports.append,
             hold=lambda is_held: self.worker.hold(is_held=is_held),
@@ -198,7 +200,7 @@ def test_what_is_asked_meanwhile_waits_and_nothing_is_lost(tmp_path: Path, wante
     serving.ask("a", "b", "c")
     old = box.made[0]
     assert len(old.submitted) == 3
-    serving.models.obey("switch", wanted, lambda _: None)
+    serving.models.obey(ModelOrder(action="switch", id=wanted), lambda _: None)
     serving.until(lambda: box.engine.state().switching)
     assert wanted in str(box.engine.state().switching)
     serving.ask("d", "e")
@@ -217,6 +219,26 @@ def test_what_is_asked_meanwhile_waits_and_nothing_is_lost(tmp_path: Path, wante
     assert serving.models_of_answers == expected
     assert len(serving.link.published) == 5
     assert old.is_stopped
+
+
+def test_many_switches_in_place_lose_nothing_and_answer_nothing_twice(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    box.memory.room = 1
+    serving = Serving(box)
+    asked = 0
+    used = "good-1"
+    for n in range(10):
+        wanted = f"poor-{n}" if n % 5 == 4 else f"good-{n + 2}"
+        serving.models.obey(ModelOrder(action="switch", id=wanted), lambda _: None)
+        while serving.models.report().in_progress:
+            if asked - len(serving.link.published) < 4:  # those that wait for a model
+                serving.ask(f"r{asked}")
+                asked += 1
+            serving.worker.turn(0.01)
+        used = used if wanted.startswith("poor") else wanted
+        assert box.engine.model.id == used
+    serving.until(lambda: len(serving.link.acked) == asked)
+    assert len(serving.link.published) == len(serving.models_of_answers) == asked
 
 
 def test_work_that_waits_too_long_for_the_model_expires(tmp_path: Path) -> None:
@@ -271,6 +293,17 @@ def test_between_two_models_the_engine_is_well_and_keeps_what_it_is_given() -> N
     assert engine.state().switching is None
 
 
+def test_a_conversation_that_is_forgotten_between_two_models_is_not_kept_by_the_next_one() -> None:
+    engine = between()
+    for key, name in (("a", "ada"), ("b", "bob")):
+        work = Work(key=key, spec=REPLY, text="hi", language="en", conversation=name, continues=True)
+        engine.submit(work, lambda _: None)
+    engine.forget("ada")
+    new = ScriptedEngine()
+    engine.switch(new)
+    assert [(each.conversation, each.continues) for each in new.submitted] == [(None, False), ("bob", True)]
+
+
 def test_what_waits_between_two_models_is_handed_back_at_the_end() -> None:
     engine = between()
     events: list[WorkEvent] = []
@@ -281,6 +314,29 @@ def test_what_waits_between_two_models_is_handed_back_at_the_end() -> None:
     assert isinstance(events[0], Failed)
     assert events[0].error.code == "shutting_down"
     assert prepared[0] is not None
+
+
+def test_a_conversation_is_forgotten_between_two_models_too() -> None:
+    engine = between()
+    engine.keep_conversations()
+    for key, conversation in (("a", "forgotten"), ("b", "other")):
+        work = Work(key=key, spec=REPLY, text="hi", language="en", continues=True, conversation=conversation)
+        engine.submit(work, lambda _: None)
+    engine.forget("forgotten")
+    new = ScriptedEngine()
+    engine.switch(new)
+    assert [(work.conversation, work.continues) for work in new.submitted] == [(None, False), ("other", True)]
+
+
+def test_conversations_are_forgotten_by_every_model_and_kept_by_the_present_one() -> None:
+    old, new = ScriptedEngine(auto=False), ScriptedEngine()
+    engine = SwitchableEngine(old)
+    engine.submit(Work(key="a", spec=REPLY, text="hi", language="en"), lambda _: None)
+    engine.switch(new)
+    engine.forget("c")
+    engine.keep_conversations()
+    assert (old.forgotten, new.forgotten) == (["c"], ["c"])
+    assert (old.keeps_conversations, new.keeps_conversations) == (False, True)
 
 
 def test_a_model_with_open_work_is_not_let_go() -> None:

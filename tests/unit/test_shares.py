@@ -150,7 +150,7 @@ def test_a_sender_that_comes_back_has_no_credit_for_its_silence() -> None:
 
 
 def test_priority_orders_the_requests_of_one_sender_and_waiting_counts() -> None:
-    shares = Shares(batch=1, room=1)
+    shares = Shares(room=1)
     for n, (priority, at) in enumerate([(4, 0.0), (4, 1.0), (9, 2.0), (0, 0.0), (4, 4 * AGEING_S + 1)]):
         shares.enter(str(n), sender="s", cost=1, priority=priority, at=at)
     order = []
@@ -193,7 +193,7 @@ def test_the_time_in_the_queue_is_told() -> None:
     )
 )
 def test_nothing_is_lost_or_given_twice(actions: list[tuple[str, int, int]]) -> None:
-    shares = Shares(batch=2, room=3)
+    shares = Shares(room=3)
     waiting: set[str] = set()
     running: set[str] = set()
     for n, (action, who, cost) in enumerate(actions):
@@ -217,7 +217,7 @@ def test_nothing_is_lost_or_given_twice(actions: list[tuple[str, int, int]]) -> 
 
 
 def test_shares_of_senders_that_always_have_work_are_equal() -> None:
-    shares, draw, got = Shares(batch=4, room=8), random.Random(1), Counter[str]()
+    shares, draw, got = Shares(room=8), random.Random(1), Counter[str]()
     numbers = iter(range(10**6))
     costs: dict[str, tuple[str, int]] = {}
 
