@@ -183,7 +183,7 @@ _REPLIES_EN = (
     ("The chair I bought has a broken leg.", _ANNOYING),
     ("Thanks for the tip!", _WELCOME),
     ("How do I keep bread fresh?", "Keep it in a paper bag or in a bread box."),
-    ("One large tea, please.", _CANNOT),
+    ("A ham sandwich and a juice, please.", _CANNOT),
     ("I feel lonely since I moved here.", _HARD),
     ("Is the garage closed?", _CANNOT_SEE),
     ("I love these headphones, the sound is superb.", _GOOD_NEWS),
@@ -194,7 +194,7 @@ _REPLIES_EN = (
     ("Thank you, the radio plays again.", _WELCOME),
     ("Remind me of the meeting at ten.", _CANNOT),
     ("Which coat should I take to Norway?", "A warm coat with a hood is a good choice."),
-    ("A ham sandwich and a juice, please.", _CANNOT),
+    ("One large tea, please.", _CANNOT),
     ("We had a lovely picnic by the lake.", _GOOD_NEWS),
 )
 
