@@ -52,6 +52,20 @@ def add(commands: Any) -> None:
         help="write its name into the settings file; as root on a box with systemd, start the service with it as well",
     )
     add_command(actions, "list", _list, "the models that are here, and those that have a name", "edged models list")
+    recommend = add_command(
+        actions,
+        "recommend",
+        _recommend,
+        "say which models suit this box, and why",
+        "edged models recommend --languages en de",
+    )
+    recommend.add_argument(
+        "--languages",
+        nargs="+",
+        default=["en"],
+        metavar="CODE",
+        help="languages to be read, as en, de, zh (default: en)",
+    )
     verify = add_command(actions, "verify", _verify, "check a model's files", "edged models verify")
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
     running_models.add(actions)
@@ -72,7 +86,7 @@ def _pull(options: argparse.Namespace) -> ExitCode:
 
 def _pull_bundle(options: argparse.Namespace, settings: "Settings") -> ExitCode:
     from edged.build import try_out_bundle
-    from edged.models.bundle_download import BundleSource
+    from edged.models.bundle_source import BundleSource
     from edged.models.store import Store
 
     try:
@@ -160,6 +174,22 @@ def _list(options: argparse.Namespace) -> ExitCode:
 
     for line in Store(settings_of(options).model_dir).describe():
         print(line)
+    return ExitCode.DONE
+
+
+def _recommend(options: argparse.Namespace) -> ExitCode:
+    import psutil
+
+    from edged.bench.bandwidth import read_bandwidth
+    from edged.engine import cores
+    from edged.models.advice import Box, advise, report
+    from edged.models.presets import CARDS
+
+    settings = settings_of(options)
+    threads = cores.choose(cores.read(), wanted=settings.engine.threads).threads
+    with progress.waiting("measuring this box's memory", lines=False):
+        box = Box(free_mib=psutil.virtual_memory().available >> 20, bandwidth=read_bandwidth(threads))
+    print(report(advise(CARDS, box, options.languages), CARDS, box))
     return ExitCode.DONE
 
 

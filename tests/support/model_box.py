@@ -12,7 +12,7 @@ from edged.build import contract_of
 from edged.contract.commands import ModelOrder
 from edged.contract.model_report import ModelReport
 from edged.errors import ModelUnavailable, NotEnoughMemory
-from edged.models.bundle_download import BundleSource
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import ModelInfo, Work, WorkEvent
 from edged.serving.live_settings import LiveSettings
 from edged.serving.model_trial import ModelTrial

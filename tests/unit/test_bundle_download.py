@@ -15,7 +15,8 @@ import pytest
 from edged.errors import ModelUnavailable
 from edged.models import bundle_download
 from edged.models.bundle import Origin, export, verify, write_manifest
-from edged.models.bundle_download import BundleSource, download
+from edged.models.bundle_download import download
+from edged.models.bundle_source import BundleSource
 from edged.models.store import Store
 
 URL = "https://box.lan/models/tiny.tar?key=secret"
@@ -139,7 +140,7 @@ Serve = Callable[[Server], None]
 @pytest.fixture
 def serve(monkeypatch: pytest.MonkeyPatch) -> Serve:
     def begin(server: Server) -> None:
-        monkeypatch.setattr("edged.models.store.download", partial(bundle_download.download, open_url=server.open_url))
+        monkeypatch.setattr(bundle_download, "download", partial(download, open_url=server.open_url))
 
     return begin
 

@@ -293,17 +293,6 @@ def test_between_two_models_the_engine_is_well_and_keeps_what_it_is_given() -> N
     assert engine.state().switching is None
 
 
-def test_a_conversation_that_is_forgotten_between_two_models_is_not_kept_by_the_next_one() -> None:
-    engine = between()
-    for key, name in (("a", "ada"), ("b", "bob")):
-        work = Work(key=key, spec=REPLY, text="hi", language="en", conversation=name, continues=True)
-        engine.submit(work, lambda _: None)
-    engine.forget("ada")
-    new = ScriptedEngine()
-    engine.switch(new)
-    assert [(each.conversation, each.continues) for each in new.submitted] == [(None, False), ("bob", True)]
-
-
 def test_what_waits_between_two_models_is_handed_back_at_the_end() -> None:
     engine = between()
     events: list[WorkEvent] = []

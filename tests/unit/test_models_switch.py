@@ -9,7 +9,7 @@ import pytest
 
 from edged.contract.model_report import ModelState
 from edged.errors import ModelError, RequestError
-from edged.models.bundle_download import BundleSource
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import Work, WorkEvent
 from edged.serving.canary import Questions, Verdict, fault_of, judge, read_cases
 from edged.serving.model_trial import HOUR_S
