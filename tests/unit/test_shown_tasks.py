@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from edged.tasks.built_in import BUILT_IN, MESSAGE, REPLY, SENTIMENT
 from edged.tasks.own import OwnTask, TaskSettings, tasks_of
 from edged.tasks.shown import definition, shown
-from edged.tasks.specs import ComposeSpec, GenerateSpec, SamplingWishes
+from edged.tasks.specs import ComposeSpec, GenerateSpec, SamplingWishes, Tasks
 
 SUMMARY: dict[str, Any] = {"kind": "generate", "system": {"en": "Say it in a sentence."}, "max_tokens": 40}
 ORDER: dict[str, Any] = {
@@ -36,9 +36,12 @@ def test_a_task_of_the_settings_is_shown_as_it_may_be_given_again(given: dict[st
     assert {*told["definition"]} == {*given}, "defaults are left out"
 
 
-@pytest.mark.parametrize("spec", [REPLY, MESSAGE], ids=lambda each: each.name)
+PLAIN = GenerateSpec(name="plain", system={"en": "Answer kindly.", "zh": "友善地回答。"})
+
+
+@pytest.mark.parametrize("spec", [PLAIN, MESSAGE], ids=lambda each: each.name)
 def test_a_built_in_task_is_shown_as_a_settings_file_would_have_it(spec: GenerateSpec | ComposeSpec) -> None:
-    told = shown(BUILT_IN, {})[spec.name]
+    told = shown(Tasks([*BUILT_IN, spec]), {})[spec.name]
     assert told["source"] == "built_in"
     assert read(told["definition"]).spec(spec.name) == spec
 
@@ -51,6 +54,7 @@ def test_a_built_in_classification_is_shown_by_its_prompts_alone() -> None:
 
 
 def test_a_task_with_more_than_a_settings_file_can_express_has_no_definition() -> None:
+    assert definition(REPLY) is None  # its examples and rules
     assert definition(GenerateSpec(name="x", system={"en": "y"}, sampling=SamplingWishes(temperature=0.0))) is None
 
 
