@@ -29,8 +29,8 @@ HALF_BILLION = DecoderShape(  # Qwen1.5-0.5B
     normalises_outputs=False,
     activation="silu",
     embedding_scale=1.0,
-    attention_scale=0.125,
-    layer_kinds=(LayerKind(),) * 24,
+    attention_scale=64**-0.5,
+    layer_kinds=(LayerKind(rope=0, window=0),) * 24,
     biases=Biases(qkv=True, out=False, mlp=False),
     names=LLAMA_NAMES,
 )
