@@ -7,6 +7,7 @@ second it writes; the rest of the rule is memory and languages.
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from edged.models.languages import languages_of
 from edged.models.presets import Card
 
 _MIB = 1 << 20
@@ -73,7 +74,7 @@ def _judge(name: str, card: Card, box: Box, languages: Collection[str]) -> Advic
         "int8" if _needs(card, "int8") <= room and _speed(card, "int8", box) >= LEAST_TOKENS_PER_S else "int4"
     )
     needs, speed = _needs(card, weight_format), _speed(card, weight_format, box)
-    unread = sorted(set(languages) - set(card.languages))
+    unread = sorted(set(languages) - set(languages_of(name)))
     against = []
     if needs > room:
         against.append(f"needs {needs} MiB, and {box.free_mib} MiB are free")

@@ -100,49 +100,39 @@ SAMPLING: Mapping[str, SamplingWishes] = {
     "qwen3-0.6b": SamplingWishes(temperature=0.7, top_p=0.8, top_k=20),
 }
 
-_QWEN2_LANGUAGES = ("zh", "en", "fr", "es", "pt", "de", "it", "ru", "ja", "ko", "vi", "th", "ar")
-_GEMMA_LANGUAGES = ("en", "zh", "es", "de", "fr", "it", "pt", "ja", "ko", "ru", "ar", "hi")
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Card:
-    """What its makers say of a model.
+    """What its makers say of a model; `languages.py` has the languages that it reads.
 
     Attributes:
         parameters: in millions.
         licence: its SPDX name, or what its makers call it.
-        languages: that it reads, by ISO 639-1; of those of many languages, the ones that most people ask for.
         writes: whether it was made to follow instructions, so that its replies are of use.
         is_gated: whether the hub gives it only to those who agreed to the licence there, with HF_TOKEN.
     """
 
     parameters: int
     licence: str
-    languages: tuple[str, ...]
     writes: bool = True
     is_gated: bool = False
 
 
 CARDS: Mapping[str, Card] = {
-    "qwen1.5-0.5b-chat": Card(
-        parameters=464, licence="Tongyi Qianwen research licence", languages=("zh", "en", *_QWEN2_LANGUAGES[2:])
-    ),
-    "qwen1.5-0.5b": Card(
-        parameters=464, licence="Tongyi Qianwen research licence", languages=_QWEN2_LANGUAGES, writes=False
-    ),
-    "qwen2.5-0.5b-instruct": Card(parameters=494, licence="Apache-2.0", languages=_QWEN2_LANGUAGES),
-    "qwen2.5-1.5b-instruct": Card(parameters=1544, licence="Apache-2.0", languages=_QWEN2_LANGUAGES),
-    "qwen3-0.6b": Card(parameters=596, licence="Apache-2.0", languages=(*_QWEN2_LANGUAGES, "hi")),
+    "qwen1.5-0.5b-chat": Card(parameters=464, licence="Tongyi Qianwen research licence"),
+    "qwen1.5-0.5b": Card(parameters=464, licence="Tongyi Qianwen research licence", writes=False),
+    "qwen2.5-0.5b-instruct": Card(parameters=494, licence="Apache-2.0"),
+    "qwen2.5-1.5b-instruct": Card(parameters=1544, licence="Apache-2.0"),
+    "qwen3-0.6b": Card(parameters=596, licence="Apache-2.0"),
     "llama-3.2-1b-instruct": Card(
         parameters=1236,
         licence="Llama 3.2 Community License",
-        languages=("en", "de", "fr", "it", "pt", "hi", "es", "th"),
         is_gated=True,
     ),
-    "gemma-3-270m-it": Card(parameters=268, licence="Gemma Terms of Use", languages=_GEMMA_LANGUAGES, is_gated=True),
-    "gemma-3-270m": Card(parameters=268, licence="Gemma Terms of Use", languages=_GEMMA_LANGUAGES, writes=False),
-    "smollm2-135m-instruct": Card(parameters=135, licence="Apache-2.0", languages=("en",)),
-    "smollm2-360m-instruct": Card(parameters=362, licence="Apache-2.0", languages=("en",)),
+    "gemma-3-270m-it": Card(parameters=268, licence="Gemma Terms of Use", is_gated=True),
+    "gemma-3-270m": Card(parameters=268, licence="Gemma Terms of Use", writes=False),
+    "smollm2-135m-instruct": Card(parameters=135, licence="Apache-2.0"),
+    "smollm2-360m-instruct": Card(parameters=362, licence="Apache-2.0"),
 }
 
 

@@ -24,7 +24,8 @@ from edged.models import bundle
 from edged.models.bundle_source import BundleSource
 from edged.models.files import bytes_below, sha256
 from edged.models.hub import Hub, HuggingFaceHub, check_file
-from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
+from edged.models.languages import languages_of
+from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote, card_of
 from edged.state_files import sync
 
 MANIFEST = "edged-manifest.json"  # size and sha256 of every file, as they were when the model was pulled
@@ -36,6 +37,7 @@ _WANTED = re.compile(
     r"|model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"
 )
 _MIB = 1 << 20
+_NAMED_LANGUAGES = 14  # that a line has room for
 _BUNDLES = "bundles"  # the folder of those that were imported
 
 
@@ -162,7 +164,9 @@ class Store:
         """A line for each preset, and for each other model that is here."""
         lines = []
         for name, source in PRESETS.items():
-            lines.append(f"{name:24} {'here' if self._is_whole(source) else 'not here':9} {_origin(source)}")
+            lines.append(
+                f"{name:24} {'here' if self._is_whole(source) else 'not here':9} {_origin(source)}{_said_of(name)}"
+            )
         presets = {source.folder for source in PRESETS.values()}
         others = sorted(self._root.glob(f"*/{MANIFEST}")) if self._root.is_dir() else []
         names = [each.parent.name for each in others if not each.parent.name.startswith(".")]
@@ -342,6 +346,14 @@ def _origin(source: Remote) -> str:
     if isinstance(source, HubModel):
         return f"hub, {source.repo}"
     return f"package {source.package} {source.version}, {source.size // 1_000_000} MB"
+
+
+def _said_of(name: str) -> str:
+    """The licence of a model with a short name, and the languages that it reads."""
+    card, reads = card_of(name), languages_of(name)
+    if card is None:
+        return ""
+    return f"; {card.licence}; reads {' '.join(reads) if len(reads) <= _NAMED_LANGUAGES else f'{len(reads)} languages'}"
 
 
 class _Known(BaseModel):

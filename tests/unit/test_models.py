@@ -277,6 +277,13 @@ def test_the_list_tells_what_is_here(store: Store) -> None:
     assert [line for line in store.describe() if "not here" not in line] == [f"{'someone--small-model@main':24} here"]
 
 
+def test_the_list_tells_licence_and_languages(store: Store) -> None:
+    lines = {line.split()[0]: line for line in store.describe()}
+    assert lines["smollm2-135m-instruct"].endswith("; Apache-2.0; reads en")
+    assert "Gemma Terms of Use; reads " in lines["gemma-3-270m"]
+    assert lines["gemma-3-270m"].endswith(" languages")
+
+
 def test_a_manifest_that_is_no_manifest_counts_as_none(store: Store) -> None:
     path = store.pull(REPO)
     for nonsense in ("", "[]", '{"files": 3}', json.dumps({"files": {"config.json": {}}})):
