@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -125,6 +126,18 @@ def make_engine(settings: Settings, tasks: Tasks, *, keeps_conversations: bool =
     limit = settings.engine.max_temperature
     cooling = None if limit is None else Cooling(limit, system.temperature)
     return Engine(load, tasks=tasks, cooling=cooling)
+
+
+def try_out_bundle(settings: Settings, folder: Path) -> None:
+    """See that the bundle in a folder can be served on this box.
+
+    Raises:
+        ModelUnavailable: it cannot.
+    """
+    from edged.engine import bundled  # noqa: PLC0415 - see make_engine
+
+    bundled.refuse_without_kernels(settings.model_dir / "kernels")
+    bundled.try_out(folder)
 
 
 def plan_of(settings: Settings) -> "loading.Plan":

@@ -29,6 +29,7 @@ from edged.build import (
     make_engine,
     route_filters,
     speed_mark,
+    try_out_bundle,
 )
 from edged.contract.model_report import ModelReport
 from edged.contract.requests import Contract
@@ -56,6 +57,7 @@ from edged.ports.engine import StoppableEngine
 from edged.ports.journal import Journal
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.serving.control import Control
+from edged.serving.languages import LanguageRule
 from edged.serving.live_settings import LiveSettings
 from edged.serving.model_trial import ModelTrial
 from edged.serving.models import Models
@@ -130,7 +132,8 @@ class Daemon:
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)))
+        tasks = tasks_of(settings.tasks, settings.languages)
+        self._engine = SwitchableEngine(make_engine(settings, tasks), clock=clock)
         self._live = LiveSettings(
             settings, read=read_settings, contract_of=contract_of, prepare=self._engine.prepare, post=self._post
         )
@@ -438,6 +441,7 @@ def _models_of(
         live=live,
         make_engine=make_engine,
         store=lambda settings: Store(settings.model_dir),
+        try_out=try_out_bundle,
         trial=ModelTrial(live.settings.state_dir, wall_clock=time.time),
         publish=publish,
         hold=lambda is_held: worker.hold(is_held=is_held),
@@ -506,7 +510,7 @@ def _worker_of(
         metrics=metrics,
         capacity=settings.queue_capacity,
         batch=settings.engine.max_batch,
-        language=settings.prompt_language,
+        languages=LanguageRule.of_settings(settings),
         on_control=on_control,
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,

@@ -105,6 +105,12 @@ class TooLong(RequestError):
     code = "too_long"
 
 
+class UnreadLanguage(RequestError):
+    """The text is in a language that the model does not read, and the settings refuse such texts."""
+
+    code = "unread_language"
+
+
 class ModelError(RequestError):
     """The model failed on this request."""
 

@@ -281,6 +281,7 @@ class ScriptedEngine:
         keeps_conversations: whether it was asked to keep the others.
         unprepared: why it cannot get ready for others.
         away: see `ports.EngineState`.
+        reads: the languages that it reads; empty where that is not known.
     """
 
     def __init__(self, *, auto: bool = True, clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -294,6 +295,7 @@ class ScriptedEngine:
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
         self.away: str | None = None
+        self.reads: tuple[str, ...] = ()
         self._answered = 0
         self._last: float | None = None
 
@@ -394,6 +396,8 @@ class ScriptedEngine:
             load_s=0.0,
             max_context_tokens=2048,
             max_new_tokens=128,
+            languages=self.reads,
+            asked_languages=self.reads,
         )
 
     def _end(self, key: str, event: WorkEvent) -> None:

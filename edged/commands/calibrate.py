@@ -33,7 +33,7 @@ def _calibrate(options: argparse.Namespace) -> ExitCode:
         settings,
         data=options.data,
         task=options.task,
-        tasks=tasks_of(settings.tasks),
+        tasks=tasks_of(settings.tasks, settings.languages),
         names=options.labels,
     )
     print(own.table(learned))

@@ -163,7 +163,7 @@ def _model(settings: Settings) -> str:
         raise ModelUnavailable(f"{path} may not be read by user {_user()}")
     from edged.engine.inspection import inspect
 
-    found = inspect(plan_of(settings), tasks_of(settings.tasks))
+    found = inspect(plan_of(settings), tasks_of(settings.tasks, settings.languages))
     if found.memory is None:  # a model that transformers runs
         needed_mb, parts = round(found.parameters * _BYTES[settings.model.format] / _MIB) + _TORCH_MB, ""
     else:

@@ -21,6 +21,7 @@ from typing import Any
 from edged import extras, progress
 from edged.commands.options import add_command
 from edged.errors import BrokerUnavailable, ExitCode, ModelUnavailable, SettingsError
+from edged.models.languages import languages_of
 
 MESSAGES = (
     "I love this phone, the camera is amazing!",
@@ -28,7 +29,6 @@ MESSAGES = (
     "My cat learned to open the door today.",
 )
 _CHINESE = ("今天心情很好！", "这个产品太差了，我非常失望。")
-_ENGLISH_ONLY = "smollm2"  # the small model of the demo reads no Chinese
 _NODE = "demo"
 _READY_S = 900.0  # a first start on a slow or busy box: the weights are rounded
 _ANSWER_S = 120.0
@@ -73,7 +73,8 @@ def run(*, model: str, model_dir: Path) -> ExitCode:
         name, protocol = stack.enter_context(_broker(Path(folder), port))
         print(f"broker   {name}, 127.0.0.1:{port}")
         daemon = stack.enter_context(_daemon(Path(folder), port, protocol, model, model_dir))
-        messages = MESSAGES if _ENGLISH_ONLY in model.lower() else MESSAGES + _CHINESE
+        reads = languages_of(model)
+        messages = MESSAGES if reads and "zh" not in reads else MESSAGES + _CHINESE
         seconds = asyncio.run(_converse(port, daemon, messages))
         code = _stop(daemon)
         print(f"stopped  exit {code}; {len(messages)} messages in {seconds:.1f} s")

@@ -86,7 +86,7 @@ def _eval(options: argparse.Namespace) -> ExitCode:
         settings,
         data=options.data,
         task=options.task,
-        tasks=tasks_of(settings.tasks),
+        tasks=tasks_of(settings.tasks, settings.languages),
         names=options.labels,
         limit=options.limit,
         baseline=options.baseline,

@@ -277,6 +277,11 @@ def _info() -> Schema:
                 "description": "The CPU instructions of its compiled kernels, or torch; empty where it is elsewhere.",
             },
             parameters=_COUNT,
+            languages={
+                "type": "array",
+                "description": "The languages that it reads, ISO 639-1; empty where that is not known.",
+                "items": _TEXT,
+            },
         ),
         calibration={"enum": ["static", "running", "own"]},
         own_calibration={

@@ -33,12 +33,26 @@ class ControlBody(BaseModel):
     )
     level: str | None = Field(None, description="log_level: debug, info, warning or error")
     action: str | None = Field(None, description="model: status, pull, switch or rollback; `id` names the model")
+    url: str | None = Field(
+        None, description="model, pull: where an exported bundle is, below models.sources; `id` is what to call it"
+    )
+    sha256: str | None = Field(None, description="model, pull with `url`: of the bundle's file, in hexadecimal")
     journal: bool = Field(
         default=False, description="backup: whether results and conversations are in it; they may be too large to send"
     )
     options: dict[str, Any] | None = Field(
         None, description="options: settings to change, as a JSON Merge Patch; null takes a change back"
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOrder:
+    """What is to be done about the model; see the fields of `ControlBody`."""
+
+    action: str
+    id: str | None = None
+    url: str | None = None
+    sha256: str | None = None
 
 
 class Box(Protocol):
@@ -76,7 +90,7 @@ class Box(Protocol):
         """The tasks in force with their prompts, by name; see `tasks.shown`."""
         ...
 
-    def change_model(self, action: str, model: str | None, respond: "Respond") -> None:
+    def change_model(self, order: "ModelOrder", respond: "Respond") -> None:
         """Look at the model, fetch one, switch to one, or go back; responds when that has begun.
 
         Raises RequestError.
@@ -159,7 +173,8 @@ def _tasks(box: Box, _: ControlBody, respond: Respond) -> None:
 
 
 def _model(box: Box, body: ControlBody, respond: Respond) -> None:
-    box.change_model(_needed(body.action, "action"), body.id, respond)
+    action = _needed(body.action, "action")
+    box.change_model(ModelOrder(action=action, id=body.id, url=body.url, sha256=body.sha256), respond)
 
 
 def _backup(box: Box, body: ControlBody, respond: Respond) -> None:

@@ -13,6 +13,7 @@ from edged.errors import RequestError
 from edged.ports.engine import Usage
 from edged.tasks.outputs import Classification, Output, Reply, TokenLogprob
 from edged.tasks.specs import Tasks
+from edged.tasks.text import Language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,6 +37,8 @@ class Result:
         lacks_history: the conversation has earlier turns that this box did not know.
         may_be_double: another box of the group may have answered the same request.
         logprobs: by part, what the model thought of each token that it wrote, where the request asked for that.
+        language: of the text, by its code (ISO 639-1); None where that is not sure.
+        is_unread: whether the model does not read that language.
     """
 
     id: str
@@ -50,6 +53,8 @@ class Result:
     lacks_history: bool = False
     may_be_double: bool = False
     logprobs: Mapping[str, tuple[TokenLogprob, ...]] = field(default_factory=dict)
+    language: Language | None = None
+    is_unread: bool = False
 
 
 def rfc3339(seconds: float) -> str:
@@ -76,6 +81,10 @@ def encode_result(result: Result) -> bytes:
     if result.may_be_double:
         head["duplicate"] = "possible"
     head |= {"node": result.node, "model": result.model, "time": result.time}
+    if result.language is not None:
+        head["language"] = result.language  # a task of this name takes its place
+    if result.is_unread:
+        head["language_supported"] = False
     head |= {name: asdict(output) for name, output in result.outputs.items()}
     if result.logprobs:
         head["logprobs"] = {part: [asdict(each) for each in tokens] for part, tokens in result.logprobs.items()}
@@ -118,8 +127,10 @@ def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, An
     return encode({"id": request_id, "seq": seq, part: value})
 
 
+_LANGUAGE = {"type": "string", "description": "Of the text, ISO 639-1; not there where it is not sure."}
 _FLAGS: Mapping[str, Any] = MappingProxyType(
     {
+        "language_supported": {"const": False, "description": "The model does not read this language."},
         "history": {"const": "missing", "description": "Earlier turns of the conversation are not known here."},
         "duplicate": {"const": "possible", "description": "Another box may have answered this request too."},
     }
@@ -128,7 +139,7 @@ _FLAGS: Mapping[str, Any] = MappingProxyType(
 
 def result_schema(tasks: Tasks) -> dict[str, Any]:
     """The JSON Schema of a result."""
-    parts: dict[str, Any] = {part.name: dict(part.output_schema) for part in tasks.all_parts}
+    parts: dict[str, Any] = {"language": _LANGUAGE} | {part.name: dict(part.output_schema) for part in tasks.all_parts}
     parts |= _FLAGS
     return _answer_schema(
         status={"const": "ok"},

@@ -5,7 +5,7 @@ What int8 and int4 need at the next start goes into a bundle, so that start need
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -43,7 +43,7 @@ from edged.engine.weights.pieces import InputSizes
 from edged.engine.weights.prepared_file import prepared_folder
 from edged.engine.weights.preparing import open_quantised
 from edged.engine.weights.quantised import QuantisedWeights, fits, packed_bytes, resident_bytes
-from edged.engine.weights.rope import Rope, rope_of
+from edged.engine.weights.rope import Rope, ropes_of
 from edged.models.bundle import WEIGHTS
 
 log = structlog.get_logger(__name__)
@@ -220,14 +220,14 @@ def _quantised(
         smooth=library is not None,
     )
     model: Any
-    rope = rope_of(checkpoint.config, shape)
+    ropes = ropes_of(checkpoint.config, shape)
     if folder is not None and library is not None:
-        _complete_bundle(folder, plan, checkpoint, shape, weights, rope)
+        _complete_bundle(folder, plan, checkpoint, shape, weights, ropes)
     if library is None:
-        model = lean_loading.of_quantised(shape, weights, rope, max_context_tokens=context)
+        model = lean_loading.of_quantised(shape, weights, ropes, max_context_tokens=context)
     else:
         positions = context + SPARE_POSITIONS
-        model = NativeDecoder(library, shape, weights, rope, positions=positions, threads=plan.engine.threads)
+        model = NativeDecoder(library, shape, weights, ropes, positions=positions, threads=plan.engine.threads)
     return Built(
         model=model,
         weight_format=weight_format,
@@ -238,12 +238,17 @@ def _quantised(
 
 
 def _complete_bundle(
-    below: Path, plan: Plan, checkpoint: Checkpoint, shape: DecoderShape, weights: QuantisedWeights, rope: Rope
+    below: Path,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    shape: DecoderShape,
+    weights: QuantisedWeights,
+    ropes: Sequence[Rope],
 ) -> None:
     """Make a bundle of prepared weights, if they could be kept and there is no whole bundle of them."""
     folder = prepared_folder(below, checkpoint.path, weights.weight_format, smooth=True)
     if (folder / WEIGHTS).is_file() and bundled.current(folder, checkpoint.path) is None:
-        bundle_making.complete(folder, checkpoint, shape, weights, rope, plan.model.id)
+        bundle_making.complete(folder, checkpoint, shape, weights, ropes, plan.model.id)
     _remove_earlier(below)
 
 

@@ -5,7 +5,7 @@ Where the first prompt leaves doubt, further prompts ask the same question in ot
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Generic
 
 from edged.engine.calibration import Calibration, reading_of
@@ -31,7 +31,7 @@ from edged.tasks.instruments import EVIDENCE, is_reading
 from edged.tasks.outputs import FinishReason
 from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec
-from edged.tasks.text import Language
+from edged.tasks.text import Language, asked_in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -157,7 +157,7 @@ class Classifier(Generic[K]):
         Raises:
             TooLong: the text does not fit into the context.
         """
-        work, model = submitted.work, self.prepared.loaded.model
+        work, model = replace(submitted.work, language=self._warm(submitted.work.language)), self.prepared.loaded.model
         questions = self.spec.questions(work.language)
         opinions = self._opinions(work)
         first = next(opinions)
@@ -199,6 +199,13 @@ class Classifier(Generic[K]):
             self.prepared.own[self.spec.questions(language)] = own
         capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
+
+    def _warm(self, language: Language) -> Language:
+        """The language, if its prompt was warmed up on this model; a model that was just switched to may lack it."""
+        priors = self.prepared.priors
+        if language in self.spec.prompts and self.spec.question(language) in priors:
+            return language
+        return asked_in(language, [each for each in self.spec.languages if self.spec.question(each) in priors])
 
     def _further_plain(self, work: Work) -> float:
         text = self.prepared.loaded.prompter.read(self.spec, work.text, work.language)

@@ -34,8 +34,9 @@ from edged.errors import (
     TooLong,
 )
 from edged.ports.engine import EngineState, Failed, ModelInfo, Work
+from edged.tasks.reading import in_use
 from edged.tasks.specs import PartSpec, Tasks
-from edged.tasks.text import LANGUAGES, Language
+from edged.tasks.text import Language
 
 log = structlog.get_logger(__name__)
 
@@ -252,7 +253,7 @@ class Engine(Generic[K]):
         """Warm up what is not warm already, and let go of the beginnings of other prompts."""
         warm: list[_Warm] = []
         for spec in {part.name: part for part in tasks.all_parts}.values():
-            for language in LANGUAGES:
+            for language in in_use(spec.languages, asked=self._model.prepared.loaded.info.asked_languages):
                 known = next((each for each in self._warm if (each.spec, each.language) == (spec, language)), None)
                 if known is None:
                     before = len(warm_up.pinned)

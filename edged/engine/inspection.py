@@ -14,9 +14,11 @@ from edged.engine.plan import Plan, context_tokens, kernels_of, prompter_of
 from edged.engine.prompt import MIN_NEW_TOKENS, Prompter
 from edged.errors import SettingsError, TooLong
 from edged.models.bundle import verify
+from edged.models.languages import asked_languages_of
 from edged.tasks.conversation import Turn
+from edged.tasks.reading import in_use
 from edged.tasks.specs import ClassifySpec, ExtractSpec, PartSpec, Tasks
-from edged.tasks.text import LANGUAGES, Language
+from edged.tasks.text import Language
 
 _TURNS = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello"))
 
@@ -52,7 +54,7 @@ def inspect(plan: Plan, tasks: Tasks) -> Inspected:
     constraints = prompter.constraints(opened.vocab_size)
     for name in tasks.names:
         for spec in tasks.parts(name):
-            for language in LANGUAGES:
+            for language in in_use(spec.languages, asked=asked_languages_of(plan.model.id, plan.model.reads)):
                 _render(prompter, spec, language, context)
             if isinstance(spec, ExtractSpec):
                 constraints.begin(spec.name, spec.schema)

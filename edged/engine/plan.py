@@ -24,6 +24,7 @@ from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import ModelTokenizer
 from edged.engine.weights.formats import QUANTISED, Format
 from edged.errors import ModelUnavailable
+from edged.models.languages import asked_languages_of, languages_of
 from edged.models.presets import preset_sampling
 from edged.ports.engine import ModelInfo
 from edged.settings.schema import EngineSettings, ModelSettings
@@ -176,6 +177,8 @@ def loaded_of(
         load_s=time.perf_counter() - begin,
         max_context_tokens=context,
         max_new_tokens=plan.engine.max_new_tokens,
+        languages=languages_of(plan.model.id, plan.model.reads),
+        asked_languages=asked_languages_of(plan.model.id, plan.model.reads),
     )
     if not opened.tokenizer.chat_template:
         log.info("no_chat_template", instead="a plain one: User: … Assistant: …")

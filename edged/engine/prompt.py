@@ -294,7 +294,7 @@ class Prompter:
         slots = [Turn(role=turn.role, content=_SLOT.format(i)) for i, turn in enumerate(turns)]
         if self._tokenizer.chat_template:
             return self._apply_template(slots)
-        head, user, assistant, opening = _PLAIN[language]
+        head, user, assistant, opening = _PLAIN.get(language, _PLAIN["en"])
         forms = {"user": user, "assistant": assistant, "system": head.replace("{system}", "{text}")}
         return "".join(forms[turn.role].format(text=turn.content) for turn in slots) + opening
 

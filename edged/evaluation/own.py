@@ -10,11 +10,12 @@ from edged.errors import SettingsError
 from edged.evaluation.learning import fit
 from edged.evaluation.report import Verdict, WayReport, report
 from edged.evaluation.run import MakeEngine, classifying, judge, read, shown
+from edged.serving.languages import language_asked_in
 from edged.settings.schema import Settings
 from edged.tasks.calibration import judge_of
 from edged.tasks.own_calibration import OwnCalibration, log_scores
 from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import Language, language_of
+from edged.tasks.text import Language
 
 FEWEST = 30  # texts of one language
 
@@ -62,7 +63,7 @@ def run(
             engine.wait_ready()
         with progress.waiting("judging the texts", has_bar=True):
             for case in shown(cases, "scored"):
-                language = language_of(case.text) if settings.language == "auto" else settings.language
+                language = language_asked_in(case.text, spec, engine.model, fixed=settings.prompt_language)
                 found = judge(engine, spec, case, language=language, calibration=None, with_neutral=None)
                 if found.scores:
                     by_language.setdefault(language, []).append(found)

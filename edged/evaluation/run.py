@@ -13,11 +13,12 @@ from edged.errors import ModelUnavailable, SettingsError, TooLong
 from edged.evaluation.comparison import mcnemar, won
 from edged.evaluation.report import UNREADABLE, Case, Comparison, EvalReport, Verdict, labelled, report, spread
 from edged.ports.engine import Classified, Engine, Failed, ModelInfo, StoppableEngine, Work, WorkEvent
+from edged.serving.languages import language_asked_in
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
 from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import Language, language_of, normalise
+from edged.tasks.text import LANGUAGES, Language, language_of, normalise
 
 MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 Generate = Callable[[str], str]
@@ -171,7 +172,7 @@ def judge(
     A text that does not fit the model's context gets no label, as in the daemon.
     """
     ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
-    language = language or language_of(case.text)
+    language = language_asked_in(case.text, spec, engine.model, fixed=language)
     begin = time.perf_counter()
     engine.submit(Work(key="eval", spec=spec, text=case.text, language=language), ended.put)
     event = ended.get()
@@ -202,7 +203,7 @@ def judge(
 
 def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:
     """Let the model write a label, and look for it in the text that it wrote."""
-    language = language or language_of(case.text)
+    language = language if language is not None and language in LANGUAGES else language_of(case.text)
     words = {each.canonical: each.names[language] for each in spec.labels}
     prompt = _question(words.values(), normalise(case.text, half_width=half_width), language)
     begin = time.perf_counter()

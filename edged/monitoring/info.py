@@ -28,6 +28,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
             "threads_reason": model.threads_reason,
             "kernels": model.kernels,
             "parameters": model.parameters,
+            "languages": list(model.languages),
         },
         "calibration": settings.calibration,
         "own_calibration": [_own(each) for each in model.own_calibrations],

@@ -96,6 +96,9 @@ class Timings:
     total_ms: float
 
 
+NO_TIMINGS = Timings(queue_ms=0.0, prefill_ms=0.0, decode_ms=0.0, first_token_ms=0.0, total_ms=0.0)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextDelta:
     """More of a reply's text. Whole characters only; never part of a stop string or a special token.
@@ -182,6 +185,8 @@ class ModelInfo:
         threads_reason: why it runs on so many threads, in words; empty where it does not run here.
         own_calibrations: what was learned from the operator's texts and is in use.
         kernels: the CPU instructions of its compiled kernels, or torch; empty where it does not run here.
+        languages: those that the model reads; empty where that is not known.
+        asked_languages: those in which it is asked beside English and Chinese, where a task has prompts in them.
     """
 
     id: str
@@ -197,6 +202,8 @@ class ModelInfo:
     threads_reason: str = ""
     own_calibrations: tuple[OwnCalibration, ...] = ()
     kernels: str = ""
+    languages: tuple[Language, ...] = ()
+    asked_languages: tuple[Language, ...] = ()
 
 
 class Engine(Protocol):

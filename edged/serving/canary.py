@@ -126,7 +126,8 @@ def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
         except (OSError, ValueError) as error:
             raise ModelUnavailable(f"models.canary, {path}: {error}") from error
     labels: Mapping[str, Any] = {label.canonical: label for label in spec.labels}
-    languages = (settings.prompt_language,) if settings.prompt_language is not None else tuple(CANARY)
+    fixed = settings.prompt_language
+    languages = (fixed,) if fixed is not None and fixed in CANARY else tuple(CANARY)
     return [
         Case(text=text, label=label, language=language)
         for language in languages

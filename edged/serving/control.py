@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edged.contract.commands import COMMANDS, ControlBody, Respond
+from edged.contract.commands import COMMANDS, ControlBody, ModelOrder, Respond
 from edged.contract.names import is_name
 from edged.contract.requests import Address, Contract, read_leniently, redirect
 from edged.contract.results import encode
@@ -40,7 +40,7 @@ class Control:
         prober: Prober,
         set_log_level: Callable[[str], None],
         live: LiveSettings,
-        change_model: Callable[[str, str | None, Respond], None],
+        change_model: Callable[[ModelOrder, Respond], None],
         drain: Callable[[], None],
         is_late: Callable[[Delivery], bool],
     ) -> None:
@@ -175,8 +175,8 @@ class Control:
     def tasks(self) -> Mapping[str, Any]:
         return shown(self._live.contract.tasks, self._live.settings.tasks)
 
-    def change_model(self, action: str, model: str | None, respond: Respond) -> None:
-        self._change_model(action, model, respond)
+    def change_model(self, order: ModelOrder, respond: Respond) -> None:
+        self._change_model(order, respond)
 
     def backup(self, respond: Respond, *, with_journal: bool) -> None:
         # In a thread of its own: a large journal takes seconds, in which requests are answered.

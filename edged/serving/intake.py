@@ -10,7 +10,7 @@ import structlog
 
 from edged.contract.requests import Contract, Rejected, Request, decode
 from edged.contract.topics import RuleRoute, TaskRoute
-from edged.errors import Busy, Expired, ModelError, RequestError, ShuttingDown
+from edged.errors import Busy, Expired, ModelError, RequestError, ShuttingDown, UnreadLanguage
 from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
 from edged.ports.link import Arrival, Delivery
@@ -18,11 +18,11 @@ from edged.serving import routes
 from edged.serving.answer import Addressee
 from edged.serving.job import Job, fingerprint_of
 from edged.serving.job_runner import JobRunner
+from edged.serving.languages import LanguageRule
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
 from edged.serving.rate import ServiceRate
 from edged.serving.senders import Senders
-from edged.tasks.text import Language, language_of
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +47,11 @@ class Intake:
         rate: ServiceRate,
         senders: Senders,
         capacity: int,
-        language: Language | None,
+        languages: LanguageRule,
         clock: Callable[[], float],
         new_id: Callable[[], str],
     ) -> None:
-        """`capacity`: the most requests in hand. `language` None: each text's script decides."""
+        """`capacity`: the most requests in hand."""
         self._contract = contract
         self._in_hand = in_hand
         self._recorder = recorder
@@ -62,16 +62,17 @@ class Intake:
         self._rate = rate
         self._senders = senders
         self._capacity = capacity
-        self._language = language
+        self._languages = languages
         self._clock = clock
         self._new_id = new_id
         self._numbers = 0
         self.is_draining = False
 
-    def use(self, contract: Contract, language: Language | None) -> None:
+    def use(self, contract: Contract, languages: LanguageRule) -> None:
         """Read requests by another contract from now on; what is in hand goes on by the one before."""
         self._contract = contract
-        self._language = language
+        self._languages = languages
+        self._running.unread = languages.unread
 
     def take(self, route: TaskRoute | RuleRoute, delivery: Delivery) -> None:
         """Take a request in. In every case it gets one answer or stays at the broker."""
@@ -157,7 +158,7 @@ class Intake:
             number=self._numbers,
             request=request,
             fingerprint=fingerprint,
-            language=self._language or language_of(request.text),
+            language=self._languages.of(request.text, self._running.model),
             parts={spec.name: spec for spec in parts},
             conversation=request.conversation if keeps_turns else None,
             addressees=[Addressee(request.address, [ticket] if ticket is not None else [])],
@@ -178,6 +179,12 @@ class Intake:
             raise ShuttingDown("the daemon is shutting down; send it again when it is back", retry_after_ms=5000)
         if job.deadline is not None and self._clock() >= job.deadline:
             raise Expired("the request's time was over when it was received")
+        if job.language.is_unread and self._languages.unread == "error":
+            raise UnreadLanguage(
+                f"the model does not read this text's language, {job.language.found}; it reads "
+                f"{', '.join(self._running.model.languages)}",
+                field="text",
+            )
         shape = job.request.shape
         self._senders.admit(job.request.sender, None if shape is None else shape.rule)
         others = len(self._in_hand) - 1

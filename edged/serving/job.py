@@ -16,9 +16,10 @@ from edged.serving.answer import Addressee, Answer
 from edged.tasks.calibration import Observation
 from edged.tasks.conversation import MAX_TURNS, Turn
 from edged.tasks.outputs import Output
+from edged.tasks.reading import TextLanguage
 from edged.tasks.shorten import shorten
 from edged.tasks.specs import GenerateSpec, PartSpec
-from edged.tasks.text import Language
+from edged.tasks.text import Language, asked_in
 
 
 def fingerprint_of(request: Request) -> str:
@@ -110,7 +111,7 @@ class Job:
     number: int
     request: Request
     fingerprint: str
-    language: Language
+    language: TextLanguage
     parts: Mapping[str, PartSpec]
     conversation: str | None
     addressees: list[Addressee]
@@ -168,6 +169,10 @@ class Job:
             return []
         return self._chunks(part)
 
+    def prompt_language(self, part: str) -> Language:
+        """The language in which a part is asked."""
+        return asked_in(self.language.prompts, self.parts[part].languages)
+
     @property
     def is_complete(self) -> bool:
         """Whether the result can be written."""
@@ -184,7 +189,7 @@ class Job:
 
     def _read(self, part: str, event: Classified | Generated) -> None:
         try:
-            self._outputs[part] = self.parts[part].output(event, self.language)
+            self._outputs[part] = self.parts[part].output(event, self.prompt_language(part))
         except RequestError as error:
             self.error = self.error or error
 
@@ -223,6 +228,8 @@ class Job:
             timings=self.timings(now),
             lacks_history=self.lacks_history,
             may_be_double=self.may_be_double,
+            language=self.language.found,
+            is_unread=self.language.is_unread,
             logprobs={
                 part: event.logprobs
                 for part, event in self.events.items()

@@ -13,14 +13,26 @@ import structlog
 
 from edged.errors import Expired, ModelError
 from edged.journal.buffered import BufferedJournal
-from edged.ports.engine import Classified, Engine, Work, WorkEvent
+from edged.ports.engine import (
+    NO_TIMINGS,
+    NO_USAGE,
+    Classified,
+    Engine,
+    Generated,
+    ModelInfo,
+    TextDelta,
+    Work,
+    WorkEvent,
+)
 from edged.serving.engine_queue import EngineQueue
 from edged.serving.job import Job, lacks_history, seed_of
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import FAULT, Answers, Outbound
 from edged.serving.sessions import Sessions
 from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
-from edged.tasks.specs import ClassifySpec
+from edged.tasks.languages.unread import UNREAD
+from edged.tasks.reading import Unread
+from edged.tasks.specs import ClassifySpec, GenerateSpec, PartSpec
 
 log = structlog.get_logger(__name__)
 
@@ -28,7 +40,11 @@ MAX_STARTS = 2  # processes that may crash on one request before it is given up
 
 
 class JobRunner:
-    """Gives jobs to the engine and takes what it says of them. For the worker's thread."""
+    """Gives jobs to the engine and takes what it says of them. For the worker's thread.
+
+    Attributes:
+        unread: what happens to a text that the model does not read.
+    """
 
     def __init__(
         self,
@@ -40,6 +56,7 @@ class JobRunner:
         answers: Answers,
         outbound: Outbound,
         calibration: RunningCalibration | None,
+        unread: Unread,
         clock: Callable[[], float],
     ) -> None:
         """Assign; `queue` gives the work to the engine."""
@@ -50,9 +67,15 @@ class JobRunner:
         self._answers = answers
         self._outbound = outbound
         self._calibration = calibration
+        self.unread = unread
         self._clock = clock
         self._sessions: Sessions[Job] = Sessions()
         self._suspects: deque[Job] = deque()  # the first one runs
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model that answers now."""
+        return self._engine.model
 
     def enter(self, job: Job) -> None:
         """Start the job, or let it wait for the earlier turns of its session."""
@@ -112,12 +135,15 @@ class JobRunner:
             turns, is_whole = self._recorder.conversation(job.conversation)
             job.lacks_history = not is_whole or lacks_history(job.request, turns)
         job.submitted = self._clock()
+        said = {part: text for part, spec in job.parts.items() if (text := self._said_instead(job, spec)) is not None}
         for part, spec in job.parts.items():
+            if part in said:
+                continue
             work = Work(
                 key=f"{job.number}/{part}",
                 spec=spec,
                 text=job.request.text,
-                language=job.language,
+                language=job.prompt_language(part),
                 turns=turns if spec.keeps_history else (),
                 params=job.request.params,
                 seed=seed_of(*job.identity),
@@ -135,6 +161,23 @@ class JobRunner:
                 priority=request.priority,
                 received=job.received,
             )
+        for part, text in said.items():
+            key = f"{job.number}/{part}"
+            if job.request.stream:
+                self._advance(job.number, part, TextDelta(key=key, text=text))
+            self._advance(
+                job.number,
+                part,
+                Generated(key=key, text=text, finish_reason="stop", usage=NO_USAGE, timings=NO_TIMINGS),
+            )
+
+    def _said_instead(self, job: Job, spec: PartSpec) -> str | None:
+        """What a reply says to a text that the model does not read; None: the model writes it."""
+        found = job.language.found
+        is_reply = isinstance(spec, GenerateSpec) and spec.keeps_history and job.request.spec is None
+        if self.unread != "say" or found is None or not job.language.is_unread or not is_reply:
+            return None
+        return UNREAD.get(found)
 
     def _advance(self, number: int, part: str, event: WorkEvent) -> None:
         """Take in what the engine says of a part of a job."""
@@ -162,7 +205,7 @@ class JobRunner:
         if self._calibration is None or not isinstance(event, Classified) or not isinstance(spec, ClassifySpec):
             return event
         model = event.model or self._engine.model
-        judge = judge_of(spec, job.language, model=model.id, weight_format=model.format)
+        judge = judge_of(spec, job.prompt_language(part), model=model.id, weight_format=model.format)
         of_labels = labels_alone(spec, event.scores)
         job.observations.append(observe(judge, of_labels))
         corrected = self._calibration.correct(judge, of_labels)

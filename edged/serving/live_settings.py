@@ -68,7 +68,7 @@ class LiveSettings:
             post: runs a function in the worker's thread.
         """
         self.settings = settings
-        self.contract = contract_of(settings, tasks_of(settings.tasks))
+        self.contract = contract_of(settings, tasks_of(settings.tasks, settings.languages))
         self.parts: Sequence[Part] = ()
         self._read = read
         self._contract_of = contract_of
@@ -139,7 +139,7 @@ class LiveSettings:
         if found.settings.tasks == self.settings.tasks:
             self._finish(asked, found, options, self.contract.tasks)
             return
-        tasks = tasks_of(found.settings.tasks)
+        tasks = tasks_of(found.settings.tasks, found.settings.languages)
         self._prepare(tasks, lambda error: self._post(lambda: self._prepared(asked, found, options, tasks, error)))
 
     def _prepared(

@@ -21,7 +21,7 @@ log = structlog.get_logger(__name__)
 
 _STOP_S = 10.0
 _END_WORK_S = 300.0  # for the open requests, before the model in use is let go
-_LOAD_S = 900.0  # for a model
+_LOAD_S = 3600.0  # for a model while there is none: to prepare one takes a small box long
 _TRIES = 3  # to load the model before again
 _BETWEEN_TRIES_S = 1.0
 
@@ -43,8 +43,8 @@ class ModelLoader:
         self._hold = hold
         self._post = post
 
-    def load(self, settings: Settings, tasks: Tasks) -> StoppableEngine:
-        """Load the model of the settings, and get it ready for the tasks.
+    def load(self, settings: Settings, tasks: Tasks, timeout: float | None = _LOAD_S) -> StoppableEngine:
+        """Load the model of the settings, and get it ready for the tasks, within `timeout` seconds.
 
         Raises:
             EdgedError: that cannot be done.
@@ -52,13 +52,13 @@ class ModelLoader:
         engine = self._make_engine(settings, tasks)
         try:
             engine.start()
-            is_ready = engine.wait_ready(_LOAD_S)
+            is_ready = engine.wait_ready(timeout)
         except BaseException:
             engine.stop(_STOP_S)
             raise
         if not is_ready:
             engine.stop(_STOP_S)
-            raise ModelUnavailable(f"{settings.model.id} was not loaded in {_LOAD_S:g} s")
+            raise ModelUnavailable(f"{settings.model.id} was not loaded in {timeout:g} s")
         return engine
 
     def load_beside(self, settings: Settings, tasks: Tasks) -> StoppableEngine | None:
@@ -70,7 +70,7 @@ class ModelLoader:
         if settings.engine.memory_mb:  # bounds the whole daemon, and each of two models would take as much
             return None
         try:
-            return self.load(settings, tasks)
+            return self.load(settings, tasks, None)
         except NotEnoughMemory as error:
             # At most: what else a model takes is small beside its weights and the kept beginnings of prompts.
             freed = 2 * self._engine.model.weight_bytes + self._engine.state().cache_capacity

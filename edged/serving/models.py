@@ -9,13 +9,16 @@ Where the memory has no room for both, the model in use is let go before the new
 
 import threading
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import structlog
 
-from edged.contract.commands import Respond
+from edged.contract.commands import ModelOrder, Respond
 from edged.contract.model_report import ModelReport, ModelState
 from edged.errors import BadRequest, Busy, EdgedError
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import StoppableEngine
 from edged.serving.canary import Canary
 from edged.serving.live_settings import LiveSettings
@@ -42,6 +45,12 @@ class Store(Protocol):
         """Where a model is that is here. Raises ModelUnavailable."""
         ...
 
+    def fetch_bundle(
+        self, source: BundleSource, name: str | None = None, *, check: Callable[[Path], object], show_progress: bool
+    ) -> str:
+        """Fetch an exported bundle and take it in; gives its name. Raises ModelUnavailable."""
+        ...
+
 
 class Models:
     """The commands of `R/request/model`. Its methods are for the worker's thread."""
@@ -53,6 +62,7 @@ class Models:
         live: LiveSettings,
         make_engine: Callable[[Settings, Tasks], StoppableEngine],
         store: Callable[[Settings], Store],
+        try_out: Callable[[Settings, Path], None],
         trial: ModelTrial,
         publish: Callable[[ModelReport], None],
         hold: Callable[[bool], None],
@@ -66,6 +76,7 @@ class Models:
             live: the settings in force.
             make_engine: makes an engine with the model of the settings.
             store: where the models are, by the settings.
+            try_out: sees that the bundle in a folder can be served; raises ModelUnavailable.
             trial: keeps what the next process must know of a new model.
             publish: sends `R/model`.
             hold: has new work wait (True), or go to the engine again; for the worker's thread.
@@ -76,6 +87,7 @@ class Models:
         self._live = live
         self._loader = ModelLoader(engine=engine, make_engine=make_engine, hold=hold, post=post)
         self._store = store
+        self._try_out = try_out
         self._trial = trial
         self._publish = publish
         self._post = post
@@ -103,13 +115,14 @@ class Models:
         """Publish the report."""
         self._publish(self.report())
 
-    def obey(self, action: str, model: str | None, respond: Respond) -> None:
+    def obey(self, order: ModelOrder, respond: Respond) -> None:
         """Carry out a command: status, pull, switch or rollback. What takes long is told at `R/model` when it is over.
 
         Raises:
             BadRequest: it is none of them, or it cannot be done.
             Busy: another one is being carried out.
         """
+        action = order.action
         if action == "status":
             respond(self.report().body())
             return
@@ -121,25 +134,51 @@ class Models:
             raise Busy("a model is being fetched or switched to; R/model tells when it is done", retry_after_ms=10_000)
         if self._live.settings.model.revision is not None:
             raise BadRequest("model.revision is of the model in use: leave it out of the settings first", field="id")
-        wanted = self._previous if action == "rollback" else model or self._latest
+        source = self._source(order)
+        named = order.id or (source.name if source is not None else self._latest)
+        wanted = self._previous if action == "rollback" else named
         if wanted is None:
             raise BadRequest("there is no model to go to: name one", field="id")
-        if action != "pull" and wanted == self._live.settings.model.id:
+        if (action != "pull" or source is not None) and wanted == self._live.settings.model.id:
             raise BadRequest("this model is in use already", field="id")
         respond({"started": action, "id": wanted})
         self._is_busy, self._reason = True, None
-        work = self._pull if action == "pull" else self._switch
+        settings = self._live.settings
         # A model that was used before is gone back to without being judged: the one in use may judge wrongly.
-        threading.Thread(
-            target=work, args=(wanted, self._live.settings, action == "switch"), name="models", daemon=True
-        ).start()
+        work = (
+            partial(self._pull, wanted, settings, source)
+            if action == "pull"
+            else partial(self._switch, wanted, settings, action == "switch")
+        )
+        threading.Thread(target=work, name="models", daemon=True).start()
+
+    def _source(self, order: ModelOrder) -> BundleSource | None:
+        """Where a bundle is to be fetched from.
+
+        Raises:
+            BadRequest: from there none may be fetched.
+        """
+        if order.url is None:
+            return None
+        if order.action != "pull":
+            raise BadRequest("a url is for pull; switch to the model when it is here", field="url")
+        if not any(order.url.startswith(each) for each in self._live.settings.models.sources):
+            raise BadRequest("it is below none of models.sources, which is set on the box", field="url")
+        try:
+            return BundleSource(url=order.url, sha256=order.sha256 or "")
+        except ValueError as error:
+            raise BadRequest(str(error), field="url" if order.sha256 else "sha256") from error
 
     # ------------------------------------------------------------------------------------------ in their own thread
 
-    def _pull(self, wanted: str, settings: Settings, _: bool) -> None:
+    def _pull(self, wanted: str, settings: Settings, source: BundleSource | None) -> None:
         self._at(ModelState.PULLING)
+        store = self._store(settings)
         try:
-            self._store(settings).pull(wanted, show_progress=False)
+            if source is None:
+                store.pull(wanted, show_progress=False)
+            else:
+                store.fetch_bundle(source, wanted, check=partial(self._try_out, settings), show_progress=False)
         except Exception as error:  # noqa: BLE001 - the top of the thread
             self._refuse(wanted, reason_of(error))
             return

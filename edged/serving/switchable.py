@@ -119,9 +119,9 @@ class SwitchableEngine:
 
     def forget(self, conversation: str) -> None:
         with self._changed:
-            waiting = {} if self._gap is None else self._gap.work
-            for key, (work, on_event) in waiting.items():
-                waiting[key] = (work.without(conversation), on_event)
+            if self._gap is not None:
+                waiting = self._gap.work.items()
+                self._gap.work = {key: (work.without(conversation), on_event) for key, (work, on_event) in waiting}
         for each in self._engines():
             each.forget(conversation)
 

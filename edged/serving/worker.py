@@ -28,13 +28,14 @@ from edged.serving.engine_queue import EngineQueue
 from edged.serving.intake import Intake
 from edged.serving.job import Job
 from edged.serving.job_runner import JobRunner
+from edged.serving.languages import LanguageRule
 from edged.serving.live_settings import LiveSettings
 from edged.serving.open_jobs import OpenJobs
 from edged.serving.outbound import Answers, Outbound
 from edged.serving.rate import ServiceRate
 from edged.serving.senders import Senders
 from edged.tasks.calibration import RunningCalibration
-from edged.tasks.text import Language
+from edged.tasks.reading import Unread
 
 log = structlog.get_logger(__name__)
 
@@ -62,7 +63,7 @@ class Worker:
         metrics: Metrics,
         capacity: int,
         batch: int = 1,
-        language: Language | None,
+        languages: LanguageRule,
         on_control: Callable[[ControlRoute, Delivery], None],
         calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
@@ -74,9 +75,9 @@ class Worker:
     ) -> None:
         """Assign; `start` begins.
 
-        `batch` requests are answered side by side. `language` None: each text's script decides. Without a `calibration`
-        scores stay as the engine gives them. `has_shared_journal`: other boxes of the group record there too. A result
-        waits `commit_after_s` seconds for others, which are recorded with it. `sender_record` keeps what senders took.
+        `batch` requests are answered side by side. Without a `calibration` scores stay as the engine gives them.
+        `has_shared_journal`: other boxes of the group record there too. A result waits `commit_after_s` seconds for
+        others, which are recorded with it. `sender_record` keeps what senders took.
         """
         self._capacity = capacity
         self._on_control = on_control
@@ -104,15 +105,15 @@ class Worker:
             clock=clock,
             wall_clock=wall_clock,
         )
-        self._running = self._make_running(engine, batch)
-        self._intake = self._make_intake(contract, metrics, language, new_id)
+        self._running = self._make_running(engine, batch, languages.unread)
+        self._intake = self._make_intake(contract, metrics, languages, new_id)
         self._is_stopping = False
         self._idle = threading.Event()
         self._died: str | None = None
         self._last_progress = clock()
         self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
 
-    def _make_running(self, engine: Engine, batch: int) -> JobRunner:
+    def _make_running(self, engine: Engine, batch: int, unread: Unread) -> JobRunner:
         queue = EngineQueue(engine, batch=batch, senders=self._senders, post=self._events.put, clock=self._clock)
         return JobRunner(
             engine=engine,
@@ -122,11 +123,12 @@ class Worker:
             answers=self._answers,
             outbound=self.outbound,
             calibration=self._calibration,
+            unread=unread,
             clock=self._clock,
         )
 
     def _make_intake(
-        self, contract: Contract, metrics: Metrics, language: Language | None, new_id: Callable[[], str]
+        self, contract: Contract, metrics: Metrics, languages: LanguageRule, new_id: Callable[[], str]
     ) -> Intake:
         return Intake(
             contract=contract,
@@ -139,7 +141,7 @@ class Worker:
             rate=self._rate,
             senders=self._senders,
             capacity=self._capacity,
-            language=language,
+            languages=languages,
             clock=self._clock,
             new_id=new_id,
         )
@@ -204,7 +206,7 @@ class Worker:
 
     def use(self, live: LiveSettings) -> None:
         """Take in requests by these settings from now on."""
-        self._intake.use(live.contract, live.settings.prompt_language)
+        self._intake.use(live.contract, LanguageRule.of_settings(live.settings))
         self._senders.use(live.contract)
 
     def hold(self, *, is_held: bool) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from edged.settings.schema import LimitSettings, Settings
 from edged.settings.text import NAMED, ROUTES, names
 
-LIVE = frozenset({"language", "log.level", "log.mqtt", "mqtt.reply_topics"}) | {
+LIVE = frozenset({"language", "unread_language", "log.level", "log.mqtt", "mqtt.reply_topics"}) | {
     f"limits.{name}" for name in LimitSettings.model_fields
 }
 
@@ -38,10 +38,12 @@ def changes(old: Settings, new: Settings) -> Changes:
     settings = old.model_copy(
         update={
             "language": new.language,
+            "unread_language": new.unread_language,
             "limits": new.limits,
             "log": old.log.model_copy(update={"level": new.log.level, "mqtt": new.log.mqtt}),
             "mqtt": old.mqtt.model_copy(update={"reply_topics": new.mqtt.reply_topics}),
             "tasks": new.tasks,
+            "languages": new.languages,
             "routes": new.routes,
         }
     )

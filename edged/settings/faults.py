@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic_core import ErrorDetails
 
-from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, ROUTES, TASKS, join, names, sections, variable
+from edged.settings.text import ENVIRONMENT_PREFIX, LANGUAGES, NAMED, ROUTES, TASKS, join, names, sections, variable
 from edged.settings.values import RULES
 
 # What Kubernetes and Docker put into the environment for a service or linked container that is named like edged:
@@ -178,7 +178,7 @@ def _setting_at(location: tuple[int | str, ...]) -> str:
     if path[:1] == [TASKS]:
         # The third is the kind that was given; among the rest are types that a value was tried as.
         return ".".join(path[:2] + [part for part in path[3:] if re.fullmatch(r"\w+", part)])
-    if path[:1] == [ROUTES]:
+    if path[:1] in ([ROUTES], [LANGUAGES]):
         return ".".join(path[:3])
     while path and ".".join(path) not in (*names(), *sections()):
         path.pop()  # a number in a list, or a part of a union

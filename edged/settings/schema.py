@@ -20,8 +20,10 @@ from edged.contract.topics import is_publishable
 from edged.settings import routes as route_settings
 from edged.settings.http import HttpSettings
 from edged.settings.values import FROM_ROOT, HTTP, NAME, Section, UserPath, at_home, checked_host, header_key
+from edged.tasks.languages.own import LanguageCode, LanguageSettings
 from edged.tasks.own import TaskName, TaskSettings, tasks_of
-from edged.tasks.text import Language
+from edged.tasks.reading import Unread
+from edged.tasks.text import LANGUAGES, Language
 
 _SESSION_EXPIRY = 7 * 86400  # seconds
 _GROUP_SESSION_EXPIRY = 30
@@ -54,6 +56,15 @@ class TlsSettings(Section):
         if (self.cert is None) != (self.key is None):
             raise ValueError("cert and key are given together")
         return self
+
+
+def _split(value: object) -> object:
+    """In the environment a list is JSON, or text with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return tuple(each.strip() for each in value.split(","))
 
 
 class MqttSettings(Section):
@@ -105,12 +116,7 @@ class MqttSettings(Section):
     @field_validator("reply_topics", "shards", mode="before")
     @classmethod
     def _split(cls, filters: object) -> object:
-        """In the environment a list is JSON, or text with commas."""
-        if not isinstance(filters, str):
-            return filters
-        if filters.lstrip().startswith("["):
-            return json.loads(filters)
-        return tuple(each.strip() for each in filters.split(","))
+        return _split(filters)
 
     @field_validator("share_group", "shards", mode="after")
     @classmethod
@@ -183,6 +189,17 @@ class ModelSettings(Section):
         description="How weights are held: auto is int8 on a CPU and bf16 or fp16 on a GPU; int4 is faster and less "
         "exact.",
     )
+    reads: tuple[LanguageCode, ...] | None = Field(
+        None,
+        min_length=1,
+        description="The languages that the model reads, by code (ISO 639-1), as in en. Default: what its makers say, "
+        "for models that edged knows by name. A text in another one is treated as unread_language says.",
+    )
+
+    @field_validator("reads", mode="before")
+    @classmethod
+    def _split(cls, codes: object) -> object:
+        return _split(codes)
 
     @field_validator("api_key")
     @classmethod
@@ -319,7 +336,7 @@ class SessionSettings(Section):
 
 
 class ModelsSettings(Section):
-    """When a model that is switched to over MQTT is refused."""
+    """Where models may come from that are fetched over MQTT, and when one that is switched to is refused."""
 
     canary: UserPath | None = Field(
         None,
@@ -332,6 +349,16 @@ class ModelsSettings(Section):
     canary_slowest: float = Field(
         2.0, ge=1, le=100, description="How many times as long a new model may take for a text."
     )
+    sources: tuple[Annotated[str, Field(pattern=r"^https?://[^/@]+/(.*/)?$")], ...] = Field(
+        (),
+        description="Beginnings of URLs, each with a / at its end, from which R/request/model may fetch bundles; "
+        "without any, it fetches none.",
+    )
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _split(cls, sources: object) -> object:
+        return _split(sources)
 
 
 class HealthSettings(Section):
@@ -428,8 +455,16 @@ class Settings(Section):
     prefix: str = Field("edged", min_length=1, max_length=256, description="First level(s) of every topic.")
     state_dir: UserPath = Field(Path("/var/lib/edged"), description="Folder of the journal and other state.")
     model_dir: UserPath = Field(Path("/var/cache/edged"), description="Where model files are stored.")
-    language: Literal["auto", "zh", "en"] = Field(
-        "auto", description="Prompt language; auto goes by the text's script."
+    language: Literal["auto"] | LanguageCode = Field(
+        "auto",
+        description="Prompt language: zh, en, or another that model.reads names; auto goes by the text and by what "
+        "the model reads.",
+    )
+    unread_language: Unread = Field(
+        "say",
+        description="What happens to a text in a language that the model does not read: ignore treats it like others; "
+        "mark adds language_supported, false, to its result; say has a reply say so in that language too; error "
+        "refuses the text.",
     )
     calibration: Literal["static", "running", "own"] = Field(
         "static",
@@ -453,6 +488,9 @@ class Settings(Section):
     http: HttpSettings = HttpSettings()
     homeassistant: HomeAssistantSettings = HomeAssistantSettings()
     tasks: dict[TaskName, TaskSettings] = Field({}, description="Your own tasks, by name; in the settings file only.")
+    languages: dict[LanguageCode, LanguageSettings] = Field(
+        {}, description="Prompts in other languages, by code; in the settings file only."
+    )
     routes: dict[TaskName, route_settings.RouteSettings] = Field(
         {}, description="Text of other topics, and where its answers go, by name; in the settings file only."
     )
@@ -464,8 +502,20 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _tasks_and_routes_fit(self) -> "Settings":
-        names = tasks_of(self.tasks).names
+        names = tasks_of(self.tasks, self.languages).names
         route_settings.check(self.routes, prefix=self.prefix, node=self.node, tasks=names)
+        return self
+
+    @model_validator(mode="after")
+    def _language_has_prompts(self) -> "Settings":
+        if self.language in {"auto", *LANGUAGES}:
+            return self
+        having = tasks_of(self.tasks, self.languages).parts("sentiment")[0].languages
+        if self.language not in having or self.language not in (self.model.reads or ()):
+            raise ValueError(
+                f"language is {self.language}, for which there must be prompts ({', '.join(having)}, or "
+                f"[languages.{self.language}]) and an entry in model.reads"
+            )
         return self
 
     @model_validator(mode="after")
@@ -494,7 +544,7 @@ class Settings(Section):
 
     @property
     def prompt_language(self) -> Language | None:
-        """The language of all prompts; None: each text's script decides."""
+        """The language of all prompts; None: each text's language decides."""
         return None if self.language == "auto" else self.language
 
     @property

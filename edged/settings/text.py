@@ -14,11 +14,13 @@ from pydantic.fields import FieldInfo
 from edged.settings import routes as route_settings
 from edged.settings.schema import Settings
 from edged.tasks import own as task_settings
+from edged.tasks.languages import own as language_settings
 
 ENVIRONMENT_PREFIX = "EDGED_"
 TASKS = "tasks"
 ROUTES = "routes"
-NAMED = (TASKS, ROUTES)  # tables whose names are the user's
+LANGUAGES = "languages"
+NAMED = (TASKS, ROUTES, LANGUAGES)  # tables whose names are the user's
 BY_MACHINE = ("node", "state_dir", "model_dir")  # their defaults depend on the box
 _MASK = "***"
 _HEAD = """\
@@ -58,7 +60,7 @@ def example() -> str:
             default = None if join(section, name) in BY_MACHINE else field.get_default()
             setting = f"# {name} =" if default is None else f"#{name} = {_toml(default)}"
             blocks.append(f"# {' '.join([field.description or '', *_bounds(allowed[name])])}\n{setting}\n")
-    return "\n".join([*blocks, task_settings.EXAMPLE, route_settings.EXAMPLE])
+    return "\n".join([*blocks, task_settings.EXAMPLE, route_settings.EXAMPLE, language_settings.EXAMPLE])
 
 
 def show(settings: Settings, source: Callable[[str], str | None] = lambda _: None) -> str:
@@ -79,7 +81,8 @@ def show(settings: Settings, source: Callable[[str], str | None] = lambda _: Non
             for name, value in values.items()
         ]
         blocks.append("\n".join([f"[{section}]", *lines] if section else lines) + "\n")
-    for table, entries in ((TASKS, settings.tasks), (ROUTES, settings.routes)):
+    for table in NAMED:
+        entries: Mapping[str, BaseModel] = getattr(settings, table)
         for name, entry in entries.items():
             given = entry.model_dump(exclude_unset=True, by_alias=True)
             lines = [

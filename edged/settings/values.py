@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, SecretStr, ValidationInfo
 
+from edged.tasks.languages.own import CODE
+
 NAME = r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7f]*$"  # one topic level
 FROM_ROOT = r"^/"
 HTTP = r"^https?://[^@]+$"
@@ -15,6 +17,7 @@ HTTP = r"^https?://[^@]+$"
 RULES: Mapping[str, str] = {
     NAME: "it is one level of a topic: at least one character, no '/', '+', '#' or control character, "
     "and no '$' at the beginning",
+    CODE: "it is the code of a language, two or three small letters (ISO 639-1), as in en",
     FROM_ROOT: "it begins with '/'",
     HTTP: "it begins with http:// or https://, and has no user and password ('@') in it",
 }

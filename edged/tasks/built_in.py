@@ -1,11 +1,19 @@
-"""Where the prompts of the built-in tasks are written: message, sentiment and reply. Only data. Pure.
+"""Where the prompts of the built-in tasks are written: message, sentiment and reply. Pure.
 
-The sentiment prompts were chosen by measurement: the English ones on reviews, tweets and short statements with
-SmolLM2-135M, the Chinese one on reviews with Gemma-3-270M. What was tried is in `deploy/MEASUREMENTS.md`, "accuracy".
+English and Chinese are here, other languages in `languages/`. The sentiment prompts were chosen by measurement: the
+English ones on reviews, tweets and short statements with SmolLM2-135M, those of other languages with Gemma-3-270M. What
+was tried is in `deploy/MEASUREMENTS.md`, "accuracy" and "languages".
 """
 
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import chain
+
+from edged.tasks.languages.record import LanguagePrompts
+from edged.tasks.languages.shipped import SHIPPED
 from edged.tasks.plain_texts import CLEAR, PLAIN, SIGNAL_WORDS
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, ComposeSpec, Example, GenerateSpec, Label, Tasks
+from edged.tasks.text import Language
 
 # ------------------------------------------------------------------------------------------------------ sentiment
 
@@ -150,7 +158,7 @@ _FURTHER_EN = (
     ),
 )
 
-SENTIMENT = ClassifySpec(
+_SENTIMENT = ClassifySpec(
     name="sentiment",
     labels=_labels(positive=("positive", "Positive"), negative=("negative", "Negative"), shown=_BOTH_LINES),
     prompts={
@@ -169,7 +177,7 @@ SENTIMENT = ClassifySpec(
 
 # --------------------------------------------------------------------------------------------- replies, and both
 
-REPLY = GenerateSpec(
+_REPLY = GenerateSpec(
     name="reply",
     system={
         "en": "You are a warm, empathetic assistant. You understand how the user feels and answer kindly, "
@@ -179,4 +187,50 @@ REPLY = GenerateSpec(
 )
 MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
 
+
+def in_languages(prompts: Iterable[LanguagePrompts]) -> Tasks:
+    """The built-in tasks with the prompts of further languages; of two for one language, the later one counts."""
+    by_language = {each.language: each for each in prompts}
+    return Tasks((MESSAGE, _sentiment_in(by_language), _reply_in(by_language)))
+
+
+def _sentiment_in(languages: Mapping[Language, LanguagePrompts]) -> ClassifySpec:
+    return replace(
+        _SENTIMENT,
+        labels=tuple(_label_in(each, languages.values()) for each in _SENTIMENT.labels),
+        neutral=_label_in(_NEUTRAL, languages.values()),
+        prompts={**_SENTIMENT.prompts, **{code: _prompt(each) for code, each in languages.items()}},
+        further={code: further for code, further in _SENTIMENT.further.items() if code not in languages},
+    )
+
+
+def _reply_in(languages: Mapping[Language, LanguagePrompts]) -> GenerateSpec:
+    return replace(_REPLY, system={**_REPLY.system, **{code: each.reply for code, each in languages.items()}})
+
+
+def _label_in(label: Label, languages: Iterable[LanguagePrompts]) -> Label:
+    names, said = dict(label.names), dict(label.said)
+    shown = dict(label.shown)
+    for each in languages:
+        names[each.language] = each.names[label.canonical]
+        said[each.language] = each.said.get(label.canonical, ())
+        shown[each.language] = each.shown.get(label.canonical, "")
+    return replace(label, names=names, said=said, shown=shown)
+
+
+def _prompt(language: LanguagePrompts) -> ClassifyPrompt:
+    pairs = zip(language.negative, language.positive, strict=True)
+    return ClassifyPrompt(
+        role=language.role,
+        case=language.case,
+        examples=tuple(
+            chain(*((Example(text=bad, label="negative"), Example(text=good, label="positive")) for bad, good in pairs))
+        ),
+        neutral_texts=language.neutral_texts,
+    )
+
+
+_SHIPPED = {each.language: each for each in SHIPPED}
+SENTIMENT = _sentiment_in(_SHIPPED)
+REPLY = _reply_in(_SHIPPED)
 BUILT_IN = Tasks((MESSAGE, SENTIMENT, REPLY))

@@ -4,13 +4,16 @@ A task with the name of a built-in task replaces it, in compositions too.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from edged.tasks.built_in import BUILT_IN
+from edged.tasks.built_in import in_languages
+from edged.tasks.languages.own import LanguageCode, LanguageSettings, check_case
+from edged.tasks.languages.shipped import SHIPPED
 from edged.tasks.shorten import MIN_BYTES
 from edged.tasks.specs import (
     ClassifyPrompt,
@@ -25,7 +28,7 @@ from edged.tasks.specs import (
     Tasks,
     TaskSpec,
 )
-from edged.tasks.text import LANGUAGES, Language
+from edged.tasks.text import LANGUAGES, Language, asked_in
 
 T = TypeVar("T")
 
@@ -45,6 +48,7 @@ RESERVED = frozenset(
         "seq",
         "history",
         "duplicate",
+        "language_supported",
     }
 )
 _AS_JSON: Mapping[Language, str] = {
@@ -72,7 +76,7 @@ def _as_it_is_read(text: str) -> str:
 
 _Text = Annotated[str, Field(min_length=1)]
 _Words = Annotated[_Text, AfterValidator(_as_it_is_read)]
-_ByLanguage = _Text | Annotated[dict[Language, _Text], Field(min_length=1)]
+_ByLanguage = _Text | Annotated[dict[LanguageCode, _Text], Field(min_length=1)]
 
 
 class LabelSettings(_Part):
@@ -82,7 +86,8 @@ class LabelSettings(_Part):
     emoji: str = ""
     en: _Words | None = Field(None, description="Its name in English prompts; the label itself by default.")
     zh: _Words | None = Field(None, description="Its name in Chinese prompts; the label itself by default.")
-    words: tuple[_Words, ...] | dict[Language, tuple[_Words, ...]] = Field(
+    names: dict[LanguageCode, _Words] = Field({}, description="Its names in prompts of other languages.")
+    words: tuple[_Words, ...] | dict[LanguageCode, tuple[_Words, ...]] = Field(
         (),
         description="Words that prompts use instead of the name, as many for every label. Examples show the first; the "
         "probabilities of all are read and combined, at no further cost.",
@@ -103,8 +108,8 @@ class ClassifySettings(_Part):
     labels: tuple[LabelSettings, ...] = Field(min_length=2, max_length=100)
     role: _ByLanguage = Field(description="Tells the model who it is and what it judges.")
     case: _ByLanguage | None = Field(None, description="The form of a case: contains {text}, and {label} after it.")
-    examples: tuple[ExampleSettings, ...] | dict[Language, tuple[ExampleSettings, ...]] = ()
-    neutral_texts: tuple[str, ...] | dict[Language, tuple[str, ...]] | None = Field(
+    examples: tuple[ExampleSettings, ...] | dict[LanguageCode, tuple[ExampleSettings, ...]] = ()
+    neutral_texts: tuple[str, ...] | dict[LanguageCode, tuple[str, ...]] | None = Field(
         None,
         description="Texts that favour no label; they show the prompt's own bias, which is taken out of the scores.",
     )
@@ -126,13 +131,13 @@ class ClassifySettings(_Part):
             raise ValueError("two labels have the same name")
         if self.neutral is not None and self.neutral.label in names:
             raise ValueError(f"{self.neutral.label} is already one of labels; neutral must be another one")
-        for language in LANGUAGES:
-            words = [_label(each).words(language) for each in self.labels]
+        for language in self.languages:
+            words = [_label(each, self.languages).words(language) for each in self.labels]
             if len({*map(len, words)}) > 1:
                 raise ValueError(f"every label must have the same number of words in {language} prompts")
             if len({*chain(*words)}) < len([*chain(*words)]):
                 raise ValueError(f"two labels have the same name or word in {language} prompts")
-            _check_case(_in(language, self.case, _CASE))
+            check_case(_in(language, self.case, _CASE))
             if not _in(language, self.neutral_texts, _NEUTRAL_TEXTS):
                 raise ValueError('neutral_texts must have at least one text; the text may be ""')
             for each in _in(language, self.examples, {}) or ():
@@ -140,13 +145,18 @@ class ClassifySettings(_Part):
                     raise ValueError(f"the example {each.text[:30]!r} has a label not in labels: {each.label}")
         return self
 
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """Those of its prompts: English, Chinese, and those in which it has something of its own."""
+        return _languages(self.role, self.case, self.examples)
+
     def spec(self, name: str) -> ClassifySpec:
         """The task."""
         return ClassifySpec(
             name=name,
-            labels=tuple(map(_label, self.labels)),
-            prompts={language: self._prompt(language) for language in LANGUAGES},
-            neutral=None if self.neutral is None else _label(self.neutral),
+            labels=tuple(_label(each, self.languages) for each in self.labels),
+            prompts={language: self._prompt(language) for language in self.languages},
+            neutral=None if self.neutral is None else _label(self.neutral, self.languages),
             neutral_margin=self.neutral_margin if self.neutral is not None else 0.0,
         )
 
@@ -191,7 +201,7 @@ class GenerateSettings(_Part):
         """The task."""
         return GenerateSpec(
             name=name,
-            system={language: _in(language, self.system, {}) for language in LANGUAGES},
+            system={language: _in(language, self.system, {}) for language in _languages(self.system)},
             sampling=SamplingWishes(
                 temperature=self.temperature,
                 top_p=self.top_p,
@@ -230,7 +240,10 @@ class ExtractSettings(_Part):
         shown = json.dumps(self.json_schema, ensure_ascii=False, separators=(",", ":"))
         return ExtractSpec(
             name=name,
-            system={each: f"{_in(each, self.system, {})}\n{_AS_JSON[each]}{shown}" for each in LANGUAGES},
+            system={
+                each: f"{_in(each, self.system, {})}\n{_AS_JSON[asked_in(each, _AS_JSON)]}{shown}"
+                for each in _languages(self.system)
+            },
             max_tokens=self.max_tokens,
             schema=self.json_schema,
         )
@@ -254,8 +267,8 @@ TaskName = Annotated[str, Field(pattern=r"^[^/+#$\x00-\x1f\x7f][^/+#\x00-\x1f\x7
 
 EXAMPLE = """\
 # Your own tasks, in addition to the built-in ones (message, sentiment, reply) or, with the same name, instead of them.
-# A message to R/in/<name> is a request. Any text may be one for both languages, or one for each:
-# role = { en = "…", zh = "…" }.
+# A message to R/in/<name> is a request. Any text may be one for all languages, or one for each:
+# role = { en = "…", zh = "…", de = "…" }.
 #
 #[tasks.urgency]
 #kind = "classify"                    # gives one of the labels, with a probability for each
@@ -308,13 +321,16 @@ EXAMPLE = """\
 """
 
 
-def tasks_of(own: Mapping[str, OwnTask]) -> Tasks:
-    """Put together the built-in tasks and those of the settings.
+def tasks_of(
+    own: Mapping[str, OwnTask], languages: Mapping[Language, LanguageSettings] = MappingProxyType({})
+) -> Tasks:
+    """Put together the built-in tasks, in the languages of the settings too, and those of the settings.
 
     Raises:
         ValueError: the tasks do not fit together; the message names the task that is wrong.
     """
-    specs: dict[str, TaskSpec] = {each.name: each for each in BUILT_IN}
+    built_in = in_languages([*SHIPPED, *(each.prompts(language) for language, each in languages.items())])
+    specs: dict[str, TaskSpec] = {each.name: each for each in built_in}
     specs |= {name: each.spec(name) for name, each in own.items()}
     for name in specs:
         if name in RESERVED:
@@ -341,32 +357,30 @@ def _parts(name: str, specs: Mapping[str, TaskSpec], above: tuple[str, ...]) -> 
         yield from _parts(part, specs, (*above, name))
 
 
-def _label(label: LabelSettings) -> Label:
-    words = label.words if isinstance(label.words, dict) else dict.fromkeys(LANGUAGES, label.words)
+def _languages(*given: object) -> tuple[Language, ...]:
+    """English, Chinese, and all that have an entry of their own in one of the values given."""
+    own = chain(*(each for each in given if isinstance(each, dict)))
+    return tuple(dict.fromkeys((*LANGUAGES, *own)))
+
+
+def _label(label: LabelSettings, languages: Iterable[Language]) -> Label:
+    words = label.words if isinstance(label.words, dict) else dict.fromkeys(languages, label.words)
     return Label(
         canonical=label.label,
         emoji=label.emoji,
-        names={language: _named(label, language) for language in LANGUAGES},
+        names={language: _named(label, language) for language in languages},
         said=words,
     )
 
 
-def _check_case(case: str) -> None:
-    if case.count("{text}") != 1 or case.count("{label}") != 1 or case.index("{text}") > case.index("{label}"):
-        raise ValueError("case must contain {text} once, and after it {label} once")
-    others = case.replace("{text}", "").replace("{label}", "")
-    if rest := others.count("{") + others.count("}"):
-        raise ValueError(f"case has {rest} braces that do not belong to {{text}} or {{label}}")
-
-
 def _named(label: LabelSettings, language: Language) -> str:
-    return (label.en if language == "en" else label.zh) or label.label
+    return {"en": label.en, "zh": label.zh, **label.names}.get(language) or label.label
 
 
 def _in(language: Language, given: T | dict[Language, T] | None, default: Mapping[Language, T]) -> T:
-    """The value for a language: its own, or the other language's, or the default."""
+    """The value for a language: its own, or the first one that is given, or the default (that of English)."""
     if given is None or given == {}:
-        return default[language]
+        return default[asked_in(language, default)]
     if isinstance(given, dict):
         return given.get(language, next(iter(given.values())))
     return given

@@ -5,7 +5,7 @@ from typing import Any
 
 from edged.tasks.own import OwnTask
 from edged.tasks.specs import ClassifySpec, ComposeSpec, GenerateSpec, Tasks, TaskSpec, solved_cases
-from edged.tasks.text import LANGUAGES, Language
+from edged.tasks.text import Language
 
 
 def shown(tasks: Tasks, own: Mapping[str, OwnTask]) -> dict[str, dict[str, Any]]:
@@ -40,8 +40,4 @@ def definition(spec: TaskSpec) -> dict[str, Any] | None:
 
 def _prompts(spec: ClassifySpec) -> dict[Language, str]:
     """What stands before the text in the first prompt of each language."""
-    return {
-        language: spec.prompts[language].role + solved_cases(spec, language)
-        for language in LANGUAGES
-        if language in spec.prompts
-    }
+    return {language: spec.prompts[language].role + solved_cases(spec, language) for language in spec.languages}

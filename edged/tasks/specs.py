@@ -16,7 +16,7 @@ from urllib.parse import quote
 from edged.errors import ModelError
 from edged.tasks.outputs import Answer, Classification, Extraction, Reply, Scored, Written
 from edged.tasks.prose import headings, prose
-from edged.tasks.text import Language
+from edged.tasks.text import LANGUAGES, Language
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,6 +151,11 @@ class ClassifySpec:
         cases = [each.prompts[language].case for each in opinions]
         shown = [label.example(language) for each in opinions for label in each.labels]
         return prose(text, names=names, words=words, headings=headings("\n".join((*cases, *shown))))
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """Those in which it can be asked."""
+        return tuple(self.prompts)
 
     @property
     def _all_labels(self) -> tuple[Label, ...]:
@@ -315,6 +320,11 @@ class GenerateSpec:
         "additionalProperties": False,
     }
 
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """Those in which it can be asked."""
+        return tuple(self.system) or LANGUAGES
+
     def output(self, answer: Answer, language: Language) -> Reply:  # noqa: ARG002 - every kind has this form
         """The text, unchanged."""
         written = _written(answer, self.name)
@@ -349,6 +359,11 @@ class ExtractSpec:
     streams_words: ClassVar[bool] = False
     precedes_words: ClassVar[bool] = False
     chunk_schema: ClassVar[None] = None
+
+    @property
+    def languages(self) -> tuple[Language, ...]:
+        """Those in which it can be asked."""
+        return tuple(self.system)
 
     @property
     def output_schema(self) -> Mapping[str, Any]:

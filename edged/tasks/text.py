@@ -1,10 +1,10 @@
-"""Text before it is tokenized: how it is normalised, and how its language is found from its script. Pure."""
+"""Text before it is tokenized: how it is normalised, and which languages its script leaves possible. Pure."""
 
 import unicodedata
-from typing import Literal
+from collections.abc import Collection
 
-Language = Literal["zh", "en"]
-LANGUAGES: tuple[Language, ...] = ("zh", "en")
+Language = str  # its code (ISO 639-1), as in "en"
+LANGUAGES: tuple[Language, ...] = ("zh", "en")  # those in which every task can be asked
 
 # The full-width forms U+FF01..U+FF5E are in the order of ASCII U+0021..U+007E (Unicode chart UFF00). The marks after
 # them are not full-width forms of ASCII, but have the same meaning in Chinese text.
@@ -45,8 +45,18 @@ def is_han(char: str) -> bool:
     )
 
 
+def is_kana(char: str) -> bool:
+    """Whether `char` is a letter of the Japanese syllabaries."""
+    return 0x3041 <= ord(char) <= 0x30FF and char not in "・゠"
+
+
 def language_of(text: str) -> Language:
-    """Whether a text is Chinese, by its script: one ideograph counts as much as two letters of other scripts."""
+    """Chinese or English, by the script: one ideograph counts as much as two letters of other scripts."""
     han = sum(map(is_han, text))
     latin = sum(c.isalpha() and not is_han(c) for c in text)
     return "zh" if 2 * han > latin else "en"
+
+
+def asked_in(wanted: Language, prompts: Collection[Language]) -> Language:
+    """The language among those of `prompts` in which a task is asked about a text of the language `wanted`."""
+    return wanted if wanted in prompts or not prompts else next(each for each in ("en", *prompts) if each in prompts)

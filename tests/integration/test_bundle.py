@@ -11,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edged.engine import bundled, calibration, checkpoint_loading, loading
 from edged.engine.conversation_place import NAME, Place
 from edged.engine.decoders import native_library
+from edged.engine.decoders.interface import Span
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Engine
 from edged.engine.loading import Plan
@@ -118,6 +120,32 @@ def test_a_bundle_answers_as_the_checkpoint_does(
     assert isinstance(loaded.model, NativeDecoder)
     assert isinstance(loaded.prompter._tokenizer, BundleTokenizer)
     assert verify(bundle.folder).files.keys() == {"weights.safetensors", "tokenizer.json", "LICENSE"}
+
+
+def test_a_bundle_of_a_model_with_layers_of_several_kinds_computes_as_the_checkpoint_does(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    asked = plan(tiny_chat.save(tmp_path / "gemma", "gemma3"), format="int8")
+    tokens = list(range(5, 45))  # more than the window
+    logits = []
+    for _ in range(2):
+        model = loading.load(asked).model
+        kv = model.allocate(64)
+        logits.append(model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))]).copy())
+    bundle = bundled.find(asked)
+    assert bundle is not None
+    assert np.array_equal(*logits)
+    said = json.loads((bundle.folder / MANIFEST).read_bytes())
+    damage: tuple[dict[str, Any], ...] = (
+        {"layer_kinds": [{"rope": 0, "window": 8}]},
+        {"layer_kinds": [{"rope": 2, "window": 0}] * 3},
+    )
+    for each in damage:
+        (bundle.folder / MANIFEST).write_text(
+            json.dumps(said | {"model": said["model"] | {"shape": said["model"]["shape"] | each}})
+        )
+        with pytest.raises(ModelUnavailable, match=r"damaged: model.*kinds of layers"):
+            bundled.read_bundle(bundle.folder)
 
 
 def test_a_model_that_is_let_go_leaves_its_memory_to_the_next_one(plan: Callable[..., Plan], tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from edged.http.app import Sources, application
 from edged.http.server import HttpServer
 from edged.monitoring.metrics import Metrics
 from edged.ports.engine import TextDelta, Work
+from edged.serving.languages import LanguageRule
 from edged.serving.worker import Worker
 from edged.tasks.built_in import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
@@ -57,7 +58,7 @@ class Door:
             journal=self.journal,
             metrics=Metrics(),
             capacity=self.capacity,
-            language=None,
+            languages=LanguageRule(),
             on_control=lambda *_: None,
         )
         sources = Sources(

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from edged.build import contract_of
+from edged.contract.commands import ModelOrder
 from edged.contract.model_report import ModelReport
 from edged.errors import ModelUnavailable, NotEnoughMemory
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import ModelInfo, Work, WorkEvent
 from edged.serving.live_settings import LiveSettings
 from edged.serving.model_trial import ModelTrial
@@ -75,6 +77,9 @@ class Model(ScriptedEngine):
 class Store:
     """Models that are there, by name."""
 
+    def __init__(self) -> None:
+        self.fetched: list[tuple[BundleSource, str | None]] = []
+
     def pull(self, model_id: str, revision: str | None = None, *, show_progress: bool = True) -> object:
         assert not show_progress
         if model_id == "nowhere":
@@ -85,6 +90,14 @@ class Store:
         if model_id == "nowhere":
             raise ModelUnavailable("the model nowhere is not here")
         return revision
+
+    def fetch_bundle(
+        self, source: BundleSource, name: str | None = None, *, check: Callable[[Path], object], show_progress: bool
+    ) -> str:
+        assert not show_progress
+        check(Path())
+        self.fetched.append((source, name))
+        return name or source.name
 
 
 class Box:
@@ -102,6 +115,7 @@ class Box:
         self.made: list[Model] = []
         self.before_made: Callable[[], None] = lambda: None
         self.memory = Memory()
+        self.store = Store()
         self.held: list[bool] = []
         self.told = 0
         self.start()
@@ -121,7 +135,8 @@ class Box:
             engine=self.engine,
             live=self.live,
             make_engine=self.make,
-            store=lambda _: Store(),
+            store=lambda _: self.store,
+            try_out=lambda _, __: None,
             trial=self.trial,
             publish=self.reports.append,
             hold=self.held.append,
@@ -145,9 +160,9 @@ class Box:
                 function = self.posted.pop(0)
             function()
 
-    def obey(self, action: str, model: str | None = None) -> dict[str, Any]:
+    def obey(self, action: str, model: str | None = None, **more: str) -> dict[str, Any]:
         answers: list[Any] = []
-        self.models.obey(action, model, answers.append)
+        self.models.obey(ModelOrder(action=action, id=model, **more), answers.append)
         return dict(answers[0])
 
     def until_done(self) -> ModelReport:

@@ -19,6 +19,7 @@ from edged.settings.load import load
 from edged.settings.routes import EXAMPLE as ROUTES_EXAMPLE
 from edged.settings.schema import Settings
 from edged.settings.text import example, names, schema, sections, show, variable
+from edged.tasks.languages.own import EXAMPLE as LANGUAGES_EXAMPLE
 from edged.tasks.own import EXAMPLE
 
 SECRET = "hush-hush"
@@ -554,7 +555,9 @@ def test_the_example_names_every_setting_and_says_what_it_means() -> None:
 
 
 def test_the_example_with_its_comments_taken_off_is_the_defaults() -> None:
-    text = re.sub(r"^#(?=\w)", "", example().removesuffix(f"{EXAMPLE}\n{ROUTES_EXAMPLE}"), flags=re.MULTILINE)
+    text = re.sub(
+        r"^#(?=\w)", "", example().removesuffix(f"{EXAMPLE}\n{ROUTES_EXAMPLE}\n{LANGUAGES_EXAMPLE}"), flags=re.MULTILINE
+    )
     parsed = tomllib.loads(text)
     assert parsed["mqtt"]["keepalive"] == Settings().mqtt.keepalive
     assert Settings.model_validate(parsed) == Settings()

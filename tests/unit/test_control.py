@@ -15,6 +15,7 @@ from edged.monitoring.probe import Prober
 from edged.ports.journal import Entry
 from edged.ports.link import Delivery, Message, Outcome, Sent
 from edged.serving.control import Control
+from edged.serving.languages import LanguageRule
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.settings.faults import Given
@@ -53,7 +54,7 @@ class Bench:
             journal=self.journal,
             metrics=Metrics(),
             capacity=4,
-            language=None,
+            languages=LanguageRule(),
             on_control=self.obey,
         )
         self.control = Control(
@@ -68,7 +69,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
-            change_model=lambda action, model, respond: respond({"action": action, "id": model}),
+            change_model=lambda order, respond: respond({"action": order.action, "id": order.id}),
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )

@@ -3,13 +3,16 @@
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from edged.build import conversations_of, discard_conversations
 from edged.engine.conversation_file import Cached, ConversationFile, take
 from edged.engine.conversation_place import NAME, Place, discard
 from edged.engine.prefix_cache import Conversation
+from edged.settings.schema import Settings
 from tests.support.kv import KV, Model, kv
 
 FIRST, SECOND = tuple(range(20)), tuple(range(5, 35))
@@ -141,3 +144,29 @@ def test_what_cannot_be_deleted_is_not_used(written: Place, monkeypatch: pytest.
     with capture_logs() as logs:
         assert file(written).recall(0.0) == []
     assert [each["event"] for each in logs] == ["conversations_not_deleted"]
+
+
+KEEPING = {"engine": {"keep_cache_mb": 2}, "journal": {"session_hours": 3}}
+
+
+def test_the_settings_bound_size_and_age(tmp_path: Path) -> None:
+    settings = Settings.model_validate({"state_dir": tmp_path} | KEEPING)
+    assert conversations_of(settings) == Place(path=tmp_path / NAME, most_bytes=2 << 20, most_age_s=3 * HOUR)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"engine": {}},
+        {"journal": {"keep_text": False}},
+        {"model": {"backend": "remote", "url": "http://localhost:1/v1"}},
+        {"mqtt": {"share_group": "g"}, "journal": {"url": "redis://localhost"}},
+    ],
+    ids=["off", "no text", "remote", "shared journal"],
+)
+def test_what_was_kept_is_deleted_where_nothing_is_kept(written: Place, settings: dict[str, Any]) -> None:
+    state_dir = {"state_dir": written.path.parent}
+    discard_conversations(Settings.model_validate(state_dir | KEEPING))
+    assert written.path.exists()
+    discard_conversations(Settings.model_validate(state_dir | KEEPING | settings))
+    assert not written.path.exists()

@@ -17,6 +17,7 @@ from edged.contract.topics import TaskRoute
 from edged.errors import EdgedError, RequestError, SettingsError
 from edged.monitoring.metrics import Metrics
 from edged.ports.link import Delivery, Message
+from edged.serving.languages import LanguageRule
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.settings.load import load_with_sources
@@ -249,7 +250,7 @@ def test_prompt_changes_lose_no_request_of_a_thousand_in_flight(tmp_path: Path) 
         journal=MemoryJournal(),
         metrics=Metrics(),
         capacity=2000,
-        language="en",
+        languages=LanguageRule(fixed="en"),
         on_control=lambda _, __: None,
     )
     box.live.parts = (worker.use,)

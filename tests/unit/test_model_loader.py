@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from edged.build import contract_of
+from edged.contract.commands import ModelOrder
 from edged.contract.model_report import ModelState
 from edged.contract.topics import TaskRoute
 from edged.engine.memory_plan import check_memory, plan_memory
@@ -17,6 +18,7 @@ from edged.monitoring.metrics import Metrics
 from edged.ports.engine import Failed, Generated, Work, WorkEvent
 from edged.ports.link import Delivery, Message
 from edged.serving import model_loader
+from edged.serving.languages import LanguageRule
 from edged.serving.model_trial import ModelTrial
 from edged.serving.models import Models
 from edged.serving.switchable import SwitchableEngine
@@ -150,7 +152,7 @@ class Serving:
             metrics=Metrics(),
             capacity=8,
             batch=2,
-            language=None,
+            languages=LanguageRule(),
             on_control=lambda _, __: None,
         )
         self.link.on_delivery = self.take
@@ -159,6 +161,7 @@ class Serving:
             live=box.live,
             make_engine=box.make,
             store=lambda _: Store(),
+            try_out=lambda _, __: None,
             trial=ModelTrial(box.folder, wall_clock=lambda: box.wall),
             publish=box.reports.append,
             hold=lambda is_held: self.worker.hold(is_held=is_held),
@@ -198,7 +201,7 @@ def test_what_is_asked_meanwhile_waits_and_nothing_is_lost(tmp_path: Path, wante
     serving.ask("a", "b", "c")
     old = box.made[0]
     assert len(old.submitted) == 3
-    serving.models.obey("switch", wanted, lambda _: None)
+    serving.models.obey(ModelOrder(action="switch", id=wanted), lambda _: None)
     serving.until(lambda: box.engine.state().switching)
     assert wanted in str(box.engine.state().switching)
     serving.ask("d", "e")
@@ -217,6 +220,26 @@ def test_what_is_asked_meanwhile_waits_and_nothing_is_lost(tmp_path: Path, wante
     assert serving.models_of_answers == expected
     assert len(serving.link.published) == 5
     assert old.is_stopped
+
+
+def test_many_switches_in_place_lose_nothing_and_answer_nothing_twice(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    box.memory.room = 1
+    serving = Serving(box)
+    asked = 0
+    used = "good-1"
+    for n in range(10):
+        wanted = f"poor-{n}" if n % 5 == 4 else f"good-{n + 2}"
+        serving.models.obey(ModelOrder(action="switch", id=wanted), lambda _: None)
+        while serving.models.report().in_progress:
+            if asked - len(serving.link.published) < 4:  # those that wait for a model
+                serving.ask(f"r{asked}")
+                asked += 1
+            serving.worker.turn(0.01)
+        used = used if wanted.startswith("poor") else wanted
+        assert box.engine.model.id == used
+    serving.until(lambda: len(serving.link.acked) == asked)
+    assert len(serving.link.published) == len(serving.models_of_answers) == asked
 
 
 def test_work_that_waits_too_long_for_the_model_expires(tmp_path: Path) -> None:

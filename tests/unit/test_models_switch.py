@@ -9,10 +9,12 @@ import pytest
 
 from edged.contract.model_report import ModelState
 from edged.errors import ModelError, RequestError
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import Work, WorkEvent
 from edged.serving.canary import Case, Verdict, fault_of, judge, read_cases
 from edged.serving.model_trial import HOUR_S
 from edged.settings.options import options_file
+from edged.settings.schema import Settings
 from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.canary import CANARY
 from edged.testing import ScriptedEngine
@@ -119,6 +121,45 @@ def test_what_cannot_be_done_is_told_at_once(box: Box, action: str, model: str |
     with pytest.raises(RequestError, match=words):
         box.obey(action, model)
     assert box.obey("status")["installed_version"] == "good-1"
+
+
+DIGEST = "0" * 64
+
+
+def test_a_bundle_is_fetched_from_where_the_settings_allow(box: Box) -> None:
+    box.file.write_text("[model]\nid = 'good-1'\n[models]\nsources = ['https://box.lan/models/']\n")
+    box.start()
+    url = "https://box.lan/models/good-7.tar"
+    assert box.obey("pull", url=url, sha256=DIGEST) == {"started": "pull", "id": "good-7"}
+    assert box.until_done().latest_version == "good-7"
+    assert box.store.fetched == [(BundleSource(url=url, sha256=DIGEST), "good-7")]
+    assert box.switch("good-7").state is ModelState.SWITCHED
+
+
+@pytest.mark.parametrize(
+    ("action", "model", "more", "words"),
+    [
+        ("pull", None, {"url": "https://box.lan.evil/models/a.tar", "sha256": DIGEST}, "below none of models.sources"),
+        ("pull", None, {"url": "https://box.lan/other/a.tar", "sha256": DIGEST}, "below none of models.sources"),
+        ("pull", None, {"url": "https://box.lan/models/a.tar"}, "64 digits"),
+        ("pull", "good-1", {"url": "https://box.lan/models/a.tar", "sha256": DIGEST}, "in use already"),
+        ("switch", None, {"url": "https://box.lan/models/a.tar", "sha256": DIGEST}, "a url is for pull"),
+    ],
+)
+def test_a_bundle_from_elsewhere_is_refused(
+    box: Box, action: str, model: str | None, more: dict[str, str], words: str
+) -> None:
+    box.file.write_text("[model]\nid = 'good-1'\n[models]\nsources = ['https://box.lan/models/']\n")
+    box.start()
+    with pytest.raises(RequestError, match=words):
+        box.obey(action, model, **more)
+    assert box.store.fetched == []
+
+
+@pytest.mark.parametrize("source", ["https://box.lan", "box.lan/", "https://ada:pw@box.lan/", "file:///models/"])
+def test_a_source_that_is_no_beginning_of_a_url_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="sources"):
+        Settings.model_validate({"node": "box", "models": {"sources": [source]}})
 
 
 def test_one_thing_at_a_time(box: Box) -> None:

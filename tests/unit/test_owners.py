@@ -13,6 +13,7 @@ from edged.monitoring.metrics import Metrics
 from edged.monitoring.probe import Prober
 from edged.ports.link import Delivery, Message
 from edged.serving.control import Control
+from edged.serving.languages import LanguageRule
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.settings.load import Loaded
@@ -51,7 +52,7 @@ class Bench:
             journal=self.journal,
             metrics=Metrics(),
             capacity=10,
-            language="en",
+            languages=LanguageRule(fixed="en"),
             on_control=self.obey,
         )
         self.control = Control(
@@ -66,7 +67,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
-            change_model=lambda _, __, ___: None,
+            change_model=lambda _, __: None,
             drain=lambda: None,
             is_late=lambda _: False,
         )

@@ -53,6 +53,7 @@ KEPT_IN = {
     "rich": "commands.top_view",
     "llguidance": "engine.constrain",
     "huggingface_hub": "models",
+    "fasttext": "serving.identify",
 }
 
 RANK = {room: rank for rank, line in enumerate(ROOMS.split("\n")) for room in line.split()}

@@ -16,6 +16,7 @@ from edged.contract.topics import TaskRoute, Topics
 from edged.errors import Busy
 from edged.monitoring.metrics import Metrics
 from edged.ports.link import Delivery, Message
+from edged.serving.languages import LanguageRule
 from edged.serving.senders import KNOWN, SHOWN, Senders
 from edged.serving.shares import AGEING_S, Shares
 from edged.serving.worker import Worker
@@ -54,7 +55,7 @@ class Bench:
             metrics=Metrics(),
             capacity=2000,
             batch=BATCH,
-            language="en",
+            languages=LanguageRule(fixed="en"),
             on_control=lambda _, __: None,
             sender_record=record,
             clock=lambda: self.now,

@@ -18,11 +18,14 @@ from edged.ports.engine import Classified, Generated, WorkEvent
 from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, Message, Outcome, Publication, Sent
 from edged.serving.job import Job, fingerprint_of
+from edged.serving.languages import LanguageRule
 from edged.serving.worker import Worker
 from edged.settings.routes import RouteSettings, rules_of
 from edged.tasks.built_in import BUILT_IN
 from edged.tasks.calibration import RunningCalibration
 from edged.tasks.conversation import Turn
+from edged.tasks.languages.unread import UNREAD
+from edged.tasks.reading import Unread
 from edged.tasks.specs import ExtractSpec, GenerateSpec, Tasks
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
 from tests.support.journal_contract import entry
@@ -80,6 +83,7 @@ class Bench:
         tasks: Tasks = BUILT_IN,
         link: FakeLink | None = None,
         routes: dict[str, RouteSettings] | None = None,
+        languages: LanguageRule = LanguageRule(),  # noqa: B008 - a frozen record
     ) -> None:
         self.now = 100.0
         self.link = link or FakeLink(clock=self.clock)
@@ -103,7 +107,7 @@ class Bench:
             metrics=self.metrics,
             capacity=capacity,
             batch=batch,
-            language=None,
+            languages=languages,
             on_control=lambda _, delivery: self.controls.append(delivery),
             calibration=calibration,
             has_shared_journal=has_shared_journal,
@@ -186,6 +190,74 @@ def test_plain_text_gets_sentiment_and_reply_and_is_settled_after_it(bench: Benc
 def test_chinese_gets_a_chinese_label(bench: Bench) -> None:
     bench.send("今天心情很好")
     assert bench.answers()[0]["sentiment"]["name"] == "正面"
+
+
+GERMAN_TEXT = "Mein Zug hatte wieder Verspätung und ich habe die Besprechung verpasst."
+
+
+def test_a_text_that_the_model_does_not_read_is_marked_and_a_reply_says_so_in_its_language(bench: Bench) -> None:
+    bench.engine.reads = ("en",)
+    bench.send({"text": GERMAN_TEXT, "session": "s"})
+    (answer,) = bench.answers(f"{ROOT}/out/message")
+    assert (answer["language"], answer["language_supported"]) == ("de", False)
+    assert answer["sentiment"]["name"] == "positive"  # asked in English
+    assert answer["reply"] == {"text": UNREAD["de"], "finish_reason": "stop"}
+    assert [each.spec.name for each in bench.engine.submitted] == ["sentiment"]
+    bench.send("My train was late again and I missed the meeting.")
+    answer = bench.answers()[-1]
+    assert answer["language"] == "en"
+    assert "language_supported" not in answer
+    assert answer["reply"]["text"].startswith("You said")
+
+
+def test_what_is_said_instead_of_a_reply_is_streamed_behind_the_sentiment(bench: Bench) -> None:
+    bench.engine.reads = ("en",)
+    bench.send({"text": GERMAN_TEXT, "stream": True})
+    chunks = bench.answers(f"{ROOT}/out/message/stream")
+    assert [each.get("reply", {}).get("delta") for each in chunks] == [None, UNREAD["de"]]
+    assert chunks[0]["sentiment"]
+    assert bench.answers()[0]["reply"]["text"] == UNREAD["de"]
+
+
+def test_a_language_that_the_model_reads_has_prompts_of_its_own(bench: Bench) -> None:
+    bench.engine.reads = ("de", "en")
+    bench.send(GERMAN_TEXT)
+    (answer,) = bench.answers()
+    assert (answer["language"], answer["sentiment"]["name"]) == ("de", "positiv")
+    assert "language_supported" not in answer
+    assert {each.language for each in bench.engine.submitted} == {"de"}
+
+
+def test_nothing_is_marked_where_it_is_not_known_what_the_model_reads(bench: Bench) -> None:
+    bench.send(GERMAN_TEXT)
+    (answer,) = bench.answers()
+    assert answer["language"] == "de"
+    assert "language_supported" not in answer
+    assert {each.language for each in bench.engine.submitted} == {"en"}
+
+
+@pytest.mark.parametrize(
+    ("unread", "reply", "marked"),
+    [("mark", f"You said: {GERMAN_TEXT}", False), ("ignore", f"You said: {GERMAN_TEXT}", None)],
+)
+def test_the_settings_say_what_happens_to_such_a_text(unread: Unread, reply: str, marked: bool | None) -> None:
+    bench = Bench(languages=LanguageRule(unread=unread))
+    bench.engine.reads = ("en",)
+    bench.send(GERMAN_TEXT)
+    (answer,) = bench.answers()
+    assert answer["reply"]["text"] == reply
+    assert answer.get("language_supported") is marked
+
+
+def test_such_a_text_may_be_refused() -> None:
+    bench = Bench(languages=LanguageRule(unread="error"))
+    bench.engine.reads = ("en", "zh")
+    delivery = bench.send(GERMAN_TEXT)
+    (answer,) = bench.answers()
+    assert (answer["error"]["code"], answer["error"]["field"]) == ("unread_language", "text")
+    assert "de; it reads en, zh" in answer["error"]["message"]
+    assert bench.link.acked == [delivery]
+    assert not bench.engine.submitted
 
 
 def test_the_answer_goes_to_the_response_topic_with_its_correlation(bench: Bench) -> None:

@@ -21,6 +21,7 @@ from edged.journal.buffered import RETRY_S
 from edged.monitoring.metrics import Metrics
 from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, Message
+from edged.serving.languages import LanguageRule
 from edged.serving.worker import Worker
 from edged.tasks.built_in import BUILT_IN
 from edged.testing import FakeLink, MemoryJournal, ScriptedEngine
@@ -96,7 +97,7 @@ class WorkerMachine(RuleBasedStateMachine):
             journal=self.disk,
             metrics=Metrics(),
             capacity=100,
-            language="en",
+            languages=LanguageRule(fixed="en"),
             on_control=lambda _, __: None,
             clock=self.clock,
             wall_clock=self.wall_clock,

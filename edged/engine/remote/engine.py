@@ -23,6 +23,7 @@ from edged.engine.remote.server_health import ServerHealth
 from edged.engine.remote.start import Start
 from edged.engine.remote.work import Emit, OpenWork
 from edged.errors import EdgedError, ModelError, ModelUnavailable, RequestError, ShuttingDown
+from edged.models.languages import asked_languages_of, languages_of
 from edged.ports.engine import (
     NO_USAGE,
     Classified,
@@ -45,6 +46,7 @@ class RemoteEngine:
     def __init__(self, settings: Settings, *, tasks: Tasks, clock: Callable[[], float] = time.monotonic) -> None:
         """Assign; `start` looks for the server. `engine.max_batch` requests are open at a time."""
         self._limits = settings.engine
+        self._stated_languages = settings.model.reads
         self._clock = clock
         self._server = ModelServer(settings.model, clock=clock)
         self._standing = ServerHealth()
@@ -92,6 +94,8 @@ class RemoteEngine:
             load_s=load_s,
             max_context_tokens=self._limits.max_context_tokens,
             max_new_tokens=self._limits.max_new_tokens,
+            languages=languages_of(name, self._stated_languages),
+            asked_languages=asked_languages_of(name, self._stated_languages),
         )
 
     def wait_ready(self, timeout: float | None = None) -> bool:

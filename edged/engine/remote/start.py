@@ -8,7 +8,7 @@ import contextlib
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import TypeVar
 
 import structlog
@@ -20,9 +20,11 @@ from edged.engine.remote.labels import LabelScorer, warm_up_work
 from edged.engine.remote.server import Away, ModelServer
 from edged.engine.remote.server_health import ServerHealth
 from edged.errors import EdgedError, ModelUnavailable, RequestError, ShuttingDown
+from edged.models.languages import asked_languages_of
 from edged.settings.schema import ModelSettings
+from edged.tasks.reading import in_use
 from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import LANGUAGES, Language
+from edged.tasks.text import Language
 
 log = structlog.get_logger(__name__)
 
@@ -64,6 +66,10 @@ class Start:
         self._standing = standing
         self._doubtful = threading.Event()
 
+    @property
+    def _asked(self) -> tuple[Language, ...]:
+        return asked_languages_of(self._server.model or self._settings.id, self._settings.reads)
+
     def look_again(self) -> None:
         """Ask for a check: a request failed, perhaps by the server's fault."""
         self._doubtful.set()
@@ -75,7 +81,7 @@ class Start:
             Refused: the server does not take the prompt of a task.
             Retry, EdgedError: it does not answer now.
         """
-        for spec, language in _classifications(tasks):
+        for spec, language in _classifications(tasks, asked=self._asked):
             self._learn_prior(spec, language)
         self._tasks = tasks
 
@@ -133,7 +139,7 @@ class Start:
         """
         try:
             self._several_times(self._labels.look)
-            for spec, language in _classifications(self._tasks):
+            for spec, language in _classifications(self._tasks, asked=self._asked):
                 self._several_times(functools.partial(self._learn_prior, spec, language))
         except (Retry, Away) as fault:
             self._completions_failed(fault)
@@ -191,7 +197,7 @@ class Start:
         """Ask both endpoints once for what they answer when all is well."""
         try:
             self._labels.look()
-            for spec, language in _classifications(self._tasks):
+            for spec, language in _classifications(self._tasks, asked=self._asked):
                 self._learn_prior(spec, language)
         except (Retry, Refused, EdgedError) as fault:
             self._completions_failed(fault)
@@ -219,10 +225,10 @@ class Start:
             self._standing.found_at_fault(endpoint, reason)
 
 
-def _classifications(tasks: Tasks) -> Iterator[tuple[ClassifySpec, Language]]:
-    """Every prompt by which labels are scored, once."""
+def _classifications(tasks: Tasks, *, asked: Collection[Language]) -> Iterator[tuple[ClassifySpec, Language]]:
+    """Every prompt by which labels are scored, once, in the languages that are in use."""
     for spec in {part.name: part for part in tasks.all_parts}.values():
         if isinstance(spec, ClassifySpec):
-            for language in LANGUAGES:
+            for language in in_use(spec.languages, asked=asked):
                 for opinion in spec.opinions(language):
                     yield opinion, language

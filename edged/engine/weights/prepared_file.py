@@ -18,6 +18,7 @@ import numpy.typing as npt
 import structlog
 
 from edged.engine.weights.formats import QuantisedFormat
+from edged.engine.weights.gguf_parts import parts_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,7 @@ def file_name_of(model: Path) -> str:
 
 def fingerprint(model: Path) -> str:
     """Give a mark of the present state of a checkpoint's files."""
-    files = [model] if model.is_file() else sorted([*model.glob("*.safetensors"), model / "config.json"])
+    files = parts_of(model) if model.is_file() else sorted([*model.glob("*.safetensors"), model / "config.json"])
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([LAYOUT, state]).encode()).hexdigest()
 

@@ -36,6 +36,8 @@ class LayerWeights:
     mlp_norm: Vector
     gate_up: Matrix
     down: Matrix
+    attention_out_norm: Vector | None
+    mlp_out_norm: Vector | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +101,8 @@ def assemble(
             mlp_norm=tensors[f"{at}mlp_norm"],
             gate_up=matrix(f"{at}gate_up", 2 * shape.mlp),
             down=matrix(f"{at}down", shape.hidden),
+            attention_out_norm=tensors.get(f"{at}attention_out_norm"),
+            mlp_out_norm=tensors.get(f"{at}mlp_out_norm"),
         )
 
     embedding = packed("embedding", shape.vocab)
