@@ -42,6 +42,7 @@ _BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.65, "au
 _TRIED_H = 10 / 3600  # how long a trial entry stays in the journal
 _CONNECT_S = 5.0
 _STATUS_S = 0.5  # to wait for a daemon's retained status
+_SMALL = 300_000_000  # parameters: below, replies are only short and general (deploy/MEASUREMENTS.md, "replies")
 _ANSWER_S = 60.0  # for the answer of a running daemon: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
 
@@ -169,13 +170,25 @@ def _model(settings: Settings) -> str:
     else:
         needed_mb, parts = round(found.memory.total / _MIB), f" ({found.memory})"
     free_mb = psutil.virtual_memory().available // _MIB
-    told = f"{settings.model.id} at {path}, {found.parameters / 1e6:.0f} million parameters"
+    told = (
+        f"{settings.model.id} at {path}, {found.parameters / 1e6:.0f} million parameters{limits_of(found.parameters)}"
+    )
     if needed_mb > free_mb:
         raise _Warning(
             f"{told}: needs up to {needed_mb} MiB of memory{parts}, and {free_mb} MiB are free (if its daemon runs, "
             "that has it already); a smaller model, EDGED_MODEL__FORMAT=int8 or EDGED_ENGINE__MEMORY_MB needs less"
         )
     return f"{told}, needs up to {needed_mb} MiB of {free_mb} MiB free{parts}"
+
+
+def limits_of(parameters: int) -> str:
+    """What a model of this size cannot do, in words to add to its name; nothing for a larger one."""
+    if parameters >= _SMALL:
+        return ""
+    return (
+        " (so few give labels well, but only short, general replies: no facts to rely on, no long talk; "
+        "edged eval measures your own tasks)"
+    )
 
 
 def _extra(extra: extras.Extra, why: str) -> str:

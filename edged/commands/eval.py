@@ -1,4 +1,4 @@
-"""`edged eval`: measures how often a task gives labelled texts the right label."""
+"""`edged eval`: measures how right the answers of a task are, on texts with what is expected."""
 
 import argparse
 from pathlib import Path
@@ -9,17 +9,29 @@ from edged.commands.terminal import print_json
 from edged.errors import ExitCode, SettingsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pydantic import BaseModel
+
     from edged.evaluation.run import Way
+    from edged.settings.schema import Settings
+    from edged.tasks.case_file import Case
+    from edged.tasks.specs import Tasks
 
 
 def add(commands: Any) -> None:
     """Add the command to the parser."""
     example = "edged eval --data reviews.tsv --task sentiment --baseline"
-    parser = add_command(commands, "eval", _eval, "measure the accuracy of a task on labelled texts", example)
+    parser = add_command(commands, "eval", _eval, "measure how right a task is, on texts of your own", example)
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="FILE", help="text and label with a tab between, in either order"
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="text and label with a tab between, in either order; for a task that writes, text and references; for one "
+        "that extracts, text and an object as JSON; for a composition, text and an object with what each part gives",
     )
-    parser.add_argument("--task", default="sentiment", help="a task that gives labels (%(default)s)")
+    parser.add_argument("--task", default="sentiment", help="(%(default)s)")
     parser.add_argument(
         "--labels",
         type=label_names,
@@ -43,6 +55,12 @@ def add(commands: Any) -> None:
     )
     parser.add_argument("--model", dest="model.id", metavar="MODEL", help="preset, hub id, folder or GGUF file")
     parser.add_argument("--format", dest="model.format", metavar="FORMAT", help="how the weights are held")
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE",
+        help="write the texts with what is expected of them to a file that models.canary takes",
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     parser.set_defaults(settings=("model.id", "model.format"))
 
@@ -77,23 +95,72 @@ def _second(options: argparse.Namespace) -> "Way":
 
 
 def _eval(options: argparse.Namespace) -> ExitCode:
-    from edged.evaluation import run as evaluation
-    from edged.evaluation.report import table
+    from edged.evaluation import parts
     from edged.tasks.own import tasks_of
 
     settings = quiet_settings(options)
+    tasks = tasks_of(settings.tasks, settings.languages)
+    if parts.is_for(tasks, options.task):
+        return _eval_parts(options, settings, tasks)
+    return _eval_labels(options, settings, tasks)
+
+
+def _eval_labels(options: argparse.Namespace, settings: "Settings", tasks: "Tasks") -> ExitCode:
+    """A task that gives one label."""
+    from edged.evaluation import run as evaluation
+    from edged.evaluation.report import table
+    from edged.tasks.case_file import Case
+
     report = evaluation.run(
         settings,
         data=options.data,
         task=options.task,
-        tasks=tasks_of(settings.tasks, settings.languages),
+        tasks=tasks,
         names=options.labels,
         limit=options.limit,
         baseline=options.baseline,
         against=_second(options) if options.compare else None,
     )
+    _print(options, report, table(report))
+    if options.save is not None:
+        spec = evaluation.classifying(tasks, options.task)
+        labelled = evaluation.cases_of(options.data, spec, names=options.labels, limit=options.limit)
+        cases = [Case(text=each.text, expected={spec.name: each.label}) for each in labelled]
+        _save(options.save, cases, task=options.task, model=report.model, score=report.scored.accuracy)
+    return ExitCode.DONE
+
+
+def _eval_parts(options: argparse.Namespace, settings: "Settings", tasks: "Tasks") -> ExitCode:
+    """A task that writes, extracts or is composed."""
+    from edged.evaluation import parts
+
+    if options.baseline or options.labels:
+        raise SettingsError("--baseline and --labels are for tasks that give a label")
+    report, cases = parts.run(
+        settings,
+        data=options.data,
+        task=options.task,
+        tasks=tasks,
+        limit=options.limit,
+        against=_second(options) if options.compare else None,
+    )
+    _print(options, report, parts.table(report))
+    if options.save is not None:
+        _save(options.save, cases, task=options.task, model=report.model, score=report.score)
+    return ExitCode.DONE
+
+
+def _print(options: argparse.Namespace, report: "BaseModel", table: str) -> None:
     if options.json:
         print_json(report.model_dump(mode="json"))
     else:
-        print(table(report))
-    return ExitCode.DONE
+        print(table)
+
+
+def _save(path: Path, cases: "Sequence[Case]", *, task: str, model: str, score: float) -> None:
+    from edged.tasks.case_file import CaseFile
+
+    try:
+        path.write_text(CaseFile.of(cases, task=task, model=model, score=score).model_dump_json(indent=1) + "\n")
+    except OSError as error:
+        raise SettingsError(f"--save {path}: {error.strerror}") from error

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from edged.engine.checked_text import CheckedText
 from edged.engine.reply_text import ReplyText
 
 _REPLACEMENT = "\ufffd"  # what a tokenizer gives for bytes that are not a character, or not yet a whole one
@@ -12,7 +13,7 @@ Decode = Callable[[Sequence[int]], str]
 class TextStream:
     """The text of one reply, token by token. A token may end inside a character; that character waits for its rest."""
 
-    def __init__(self, decode: Decode, text: ReplyText | None = None) -> None:
+    def __init__(self, decode: Decode, text: ReplyText | CheckedText | None = None) -> None:
         self._decode = decode
         self._text = text or ReplyText()
         self._tokens: list[int] = []
@@ -35,6 +36,15 @@ class TextStream:
     def stopped(self) -> bool:
         """Whether a stop string has ended the text."""
         return self._text.stopped
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether another text is to be drawn instead; see `CheckedText`."""
+        return isinstance(self._text, CheckedText) and self._text.is_rejected
+
+    def keep(self) -> str:
+        """A rejected text counts all the same; gives what it may show."""
+        return self._text.keep() if isinstance(self._text, CheckedText) else ""
 
     def push(self, token: int) -> str:
         """Add a token; gives the further text that may be shown now."""

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic
 
 import numpy as np
 import numpy.typing as npt
 
+from edged.engine import checked_text
 from edged.engine.constrain import Constraint
 from edged.engine.counting import Times
 from edged.engine.decoders.interface import K, Logits, Span
@@ -15,7 +16,6 @@ from edged.engine.detokenize import TextStream
 from edged.engine.loaded import Prepared
 from edged.engine.logprobs import LogprobTeller
 from edged.engine.prompt import MIN_NEW_TOKENS
-from edged.engine.reply_text import reply_text
 from edged.engine.sampling import Generator, sample
 from edged.engine.scheduler import Urgency
 from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
@@ -26,6 +26,23 @@ from edged.tasks.outputs import FinishReason
 from edged.tasks.specs import Sampling, TextSpec, sampling_of
 from edged.tasks.text import Language
 
+_OTHER_SEED = 0x9E3779B97F4A7C15  # turns the seed of the first draft into that of the second
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A text to be drawn, and what it is drawn from.
+
+    Attributes:
+        teller: notes log probabilities; None where nobody asked for them.
+        begins_not: a token that it does not begin with.
+    """
+
+    generator: Generator
+    text: TextStream
+    teller: LogprobTeller | None = None
+    begins_not: int | None = None
+
 
 @dataclass(slots=True, kw_only=True)
 class Generating(Running[K]):
@@ -35,10 +52,11 @@ class Generating(Running[K]):
         max_new_tokens: the reply ends after so many tokens.
         said: tokens of the model's own earlier turns, oldest first; repeating them is made less likely too.
         banned: ids of the tokens that a reply never contains.
+        draft: the text that is drawn now.
+        second: drawn instead, if the first text is rejected; None where it cannot be, or was.
         constraint: holds the output to a JSON Schema; None for free text.
         must_be_whole: whether an output that is cut short is an error.
-        teller: notes log probabilities; None where nobody asked for them.
-        generated: the tokens of the reply so far.
+        generated: the tokens of the draft so far.
     """
 
     urgency: ClassVar[Urgency] = Urgency.GENERATE
@@ -47,13 +65,12 @@ class Generating(Running[K]):
     max_new_tokens: int
     said: Sequence[int]
     sampling: Sampling
-    generator: Generator
-    text: TextStream
+    draft: Draft
     end_tokens: frozenset[int]
     banned: npt.NDArray[np.intp]
+    second: Draft | None = None
     constraint: Constraint | None = None
     must_be_whole: bool = False
-    teller: LogprobTeller | None = None
     generated: list[int] = field(default_factory=list)
 
     @property
@@ -82,34 +99,53 @@ class Generating(Running[K]):
         if not math.isfinite(float(row.max())):  # the largest is NaN if any is
             self.fail(ModelError(NO_NUMBERS))
             return
-        as_given = None if self.teller is None else row.copy()
-        row[self.banned] = -np.inf
-        if self.constraint is not None:
-            self.constraint.mask(row, self.end_tokens)
-        elif not self.text.has_begun:  # a reply has at least one word
-            row[list(self.end_tokens)] = -np.inf
+        draft = self.draft
+        as_given = None if draft.teller is None else row.copy()
+        self._mask(row)
         own_words = (*self.said, *self.generated)
-        token = sample(row, how=self.sampling, said=own_words, generator=self.generator)
+        token = sample(row, how=self.sampling, said=own_words, generator=draft.generator)
         if self.times.first_token is None:
             self.times.first_token = now
         if token in self.end_tokens:
             self._finish("stop", now)
             return
-        if self.teller is not None and as_given is not None:
-            self.teller.take(as_given, token, before=(self.generated or self.prompt)[-1])
+        if draft.teller is not None and as_given is not None:
+            draft.teller.take(as_given, token, before=(self.generated or self.prompt)[-1])
         self.generated.append(token)
-        self._show(self.text.push(token))
-        if self.text.stopped or (self.constraint is not None and self.constraint.take(token)):
+        self._show(draft.text.push(token))
+        if draft.text.is_rejected:
+            self._reject(now)
+        elif draft.text.stopped or (self.constraint is not None and self.constraint.take(token)):
             self._finish("stop", now)
         elif len(self.generated) >= self.max_new_tokens:
             self._finish("length", now)
 
     def stop_early(self, reason: FinishReason, now: float) -> None:
         """End with the text there is; without any, fail."""
-        if self.text.has_begun and not self.must_be_whole:
+        if self.draft.text.has_begun and not self.must_be_whole:
             self._finish(reason, now)
         else:
             self.fail(stopped_early(reason))
+
+    def _mask(self, row: Logits) -> None:
+        """Make the tokens that may not come next impossible."""
+        row[self.banned] = -np.inf
+        if self.constraint is not None:
+            self.constraint.mask(row, self.end_tokens)
+        elif not self.draft.text.has_begun:  # a reply has at least one word
+            row[list(self.end_tokens)] = -np.inf
+        if not self.generated and self.draft.begins_not is not None:
+            row[self.draft.begins_not] = -np.inf
+
+    def _reject(self, now: float) -> None:
+        """Begin the second draft after the prompt; where there is none, the first one counts."""
+        if self.second is None:
+            self._end_with("stop", now, self.draft.text.keep())
+            return
+        self.draft, self.second = replace(self.second, begins_not=self.generated[0]), None
+        self.generated = []
+        self.memory = None
+        self.cached = 0
 
     def _finish(self, reason: FinishReason, now: float) -> None:
         if self.must_be_whole and reason == "length":
@@ -120,13 +156,22 @@ class Generating(Running[K]):
                 )
             )
             return
-        self._show(self.text.finish(is_cut=reason in {"length", "deadline"}))
+        text = self.draft.text
+        piece = text.finish(is_cut=reason in {"length", "deadline"})
+        if text.is_rejected and reason in {"stop", "length"}:
+            self._reject(now)
+        else:
+            self._end_with(reason, now, text.keep() if text.is_rejected else piece)
+
+    def _end_with(self, reason: FinishReason, now: float, piece: str) -> None:
+        self._show(piece)
+        teller = self.draft.teller
         self._end(
             Generated(
                 key=self.key,
-                text=self.text.text,
+                text=self.draft.text.text,
                 finish_reason=reason,
-                logprobs=() if self.teller is None else tuple(self.teller.told),
+                logprobs=() if teller is None else tuple(teller.told),
                 usage=self._usage(),
                 timings=self.times.timings(now),
             )
@@ -134,7 +179,7 @@ class Generating(Running[K]):
 
     def _show(self, piece: str) -> None:
         if piece and self.work.stream:
-            logprobs = () if self.teller is None else self.teller.since_shown()
+            logprobs = () if self.draft.teller is None else self.draft.teller.since_shown()
             self.emit(TextDelta(key=self.key, text=piece, logprobs=logprobs))
 
 
@@ -153,6 +198,7 @@ class Writer(Generic[K]):
             BadRequest: the output cannot be held to the schema that the request brought.
         """
         work, loaded, schema = submitted.work, self.prepared.loaded, self.spec.schema
+        seed = work.params.seed if work.params.seed is not None else work.seed
         wanted = work.params.max_tokens or self.spec.max_tokens or loaded.limits.max_new_tokens
         prompt = loaded.prompter.generation(
             self.spec,
@@ -172,13 +218,20 @@ class Writer(Generic[K]):
             max_new_tokens=prompt.max_new_tokens,
             said=prompt.said,
             sampling=sampling_of(loaded.sampling, self.spec.sampling, work.params),
-            generator=Generator(work.params.seed if work.params.seed is not None else work.seed),
-            text=TextStream(loaded.prompter.decode, reply_text(self.spec, work.params, roles=prompt.roles)),
+            draft=self._draft(work, prompt.roles, seed=seed, may_reject=True),
+            second=self._draft(work, prompt.roles, seed=seed ^ _OTHER_SEED, may_reject=False),
             end_tokens=self.prepared.end_tokens,
             banned=self.prepared.banned,
             constraint=None if schema is None else self.prepared.constraints.begin_request(schema),
             must_be_whole=self.spec.must_be_whole,
-            teller=None if work.logprobs is None else LogprobTeller(count=work.logprobs, decode=loaded.prompter.decode),
+        )
+
+    def _draft(self, work: Work, roles: Sequence[str], *, seed: int, may_reject: bool) -> Draft:
+        decode = self.prepared.loaded.prompter.decode
+        return Draft(
+            generator=Generator(seed),
+            text=TextStream(decode, checked_text.text_of(self.spec, work, roles=roles, may_reject=may_reject)),
+            teller=None if work.logprobs is None else LogprobTeller(count=work.logprobs, decode=decode),
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:

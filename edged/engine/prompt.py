@@ -19,6 +19,7 @@ from edged.tasks.conversation import Role, Turn, trim
 from edged.tasks.specs import ClassifyPrompt, ClassifySpec, TextSpec, solved_cases
 from edged.tasks.text import Language, normalise
 
+_EXAMPLES_SHARE = 0.5  # of the context, at most, for the examples of a task
 MIN_NEW_TOKENS = 16  # a text that leaves no room for this many tokens of reply is too long
 
 # While the template is rendered, each text is replaced by its index between two private-use characters.
@@ -160,24 +161,26 @@ class Prompter:
     ) -> GenerationPrompt:
         """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
 
+        The task's own examples come before them all, where the context is large enough for them.
+
         Raises:
             TooLong: the text leaves no room for a reply even without history.
         """
         if spec.is_raw:
             return self._continuation(text, max_new_tokens)
-        system = spec.system.get(language)
+        system, shown = spec.system.get(language), self._examples(spec, language)
         asked = Turn(role="user", content=self._clean(text))
         cleaned = [Turn(role=turn.role, content=self._clean(turn.content)) for turn in turns]
-        alone = self._chat(system, [asked], language)
+        alone = self._chat(system, [*shown, asked], language)
         kept = trim(
             cleaned,
             count=lambda turn: len(self._plain(turn.content)) + self._turn_overhead,
             budget=self._max_context_tokens - max_new_tokens - len(alone),
         )
-        tokens = self._chat(system, [*kept, asked], language) if kept else alone
+        tokens = self._chat(system, [*shown, *kept, asked], language) if kept else alone
         while kept and self._max_context_tokens - len(tokens) < max_new_tokens:  # the turns together take more
             kept = kept[1:]
-            tokens = self._chat(system, [*kept, asked], language)
+            tokens = self._chat(system, [*shown, *kept, asked], language)
         room = self._room(tokens, max_new_tokens)
         roles = () if self._tokenizer.chat_template else _ROLES
         said = [token for turn in kept if turn.role == "assistant" for token in self._plain(turn.content)]
@@ -210,10 +213,18 @@ class Prompter:
 
     def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
         """The tokens with which every prompt of `spec` begins, whatever the text is."""
-        one, other = (
-            self._chat(spec.system.get(language), [Turn(role="user", content=text)], language) for text in ("a", "b")
-        )
+        system, shown = spec.system.get(language), self._examples(spec, language)
+        one, other = (self._chat(system, [*shown, Turn(role="user", content=text)], language) for text in ("a", "b"))
         return one[: shared_length(one, other)]
+
+    def _examples(self, spec: TextSpec, language: Language) -> tuple[Turn, ...]:
+        """The turns that a task shows first; none where they would take too much of the model's context."""
+        turns = spec.examples.get(language, ())
+        if not turns:
+            return ()
+        asked = Turn(role="user", content="")
+        tokens = len(self._chat("", [*turns, asked], language)) - len(self._chat("", [asked], language))
+        return turns if tokens <= _EXAMPLES_SHARE * self._max_context_tokens else ()
 
     def try_template(self) -> None:
         """Check that the chat template accepts a conversation and leaves nothing out.

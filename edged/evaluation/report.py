@@ -6,11 +6,14 @@ The calibration error is that of Guo et al. 2017 (expected calibration error ove
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from edged.errors import SettingsError
 from edged.tasks.specs import ClassifySpec, Label
+
+T = TypeVar("T")
 
 BINS = 10
 _SHOWN = 0.05  # a difference counts as shown where chance alone gives one as large less often than this
@@ -142,7 +145,7 @@ def labelled(text: str, spec: ClassifySpec, *, names: Mapping[str, str], source:
     return cases
 
 
-def spread(cases: Sequence[Case], limit: int | None) -> list[Case]:
+def spread(cases: Sequence[T], limit: int | None) -> list[T]:
     """At most `limit` cases, evenly over the whole: a file may be sorted."""
     if limit is None or limit >= len(cases):
         return [*cases]

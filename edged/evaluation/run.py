@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tqdm import tqdm
 
@@ -19,6 +20,8 @@ from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, 
 from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import LANGUAGES, Language, language_of, normalise
+
+T = TypeVar("T")
 
 MakeEngine = Callable[[Settings, Tasks], StoppableEngine]
 Generate = Callable[[str], str]
@@ -55,7 +58,7 @@ def run(
         RequestError: a text cannot be judged.
     """
     spec = classifying(tasks, task)
-    cases = spread(read(data, spec, names=names), limit)
+    cases = cases_of(data, spec, names=names, limit=limit)
     verdicts, model = _scored(settings, spec, cases, make_engine)
     compared = None
     if against is not None:
@@ -115,6 +118,15 @@ def _scored(
         return verdicts, engine.model
     finally:
         engine.stop()
+
+
+def cases_of(path: Path, spec: ClassifySpec, *, names: Mapping[str, str], limit: int | None) -> list[Case]:
+    """The labelled texts of a file, at most `limit` of them.
+
+    Raises:
+        SettingsError: the file cannot be read.
+    """
+    return spread(read(path, spec, names=names), limit)
 
 
 def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:
@@ -235,7 +247,7 @@ def _transformers(settings: Settings) -> Generate:
     return generate_and_parse.load(path, _BASELINE_TOKENS)
 
 
-def shown(cases: Sequence[Case], name: str) -> Iterable[Case]:
+def shown(cases: Sequence[T], name: str) -> Iterable[T]:
     """The cases, with a bar at a terminal."""
-    bar: Iterable[Case] = tqdm(cases, desc=name, unit="text", disable=None)  # none where there is no terminal
+    bar: Iterable[T] = tqdm(cases, desc=name, unit="text", disable=None)  # none where there is no terminal
     return bar

@@ -1,17 +1,19 @@
 """The canary: a new model judges texts whose answers are known, before it is used. For a thread of its own."""
 
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import structlog
 
 from edged.errors import ModelError, ModelUnavailable
-from edged.ports.engine import Classified, Engine, Failed, TextDelta, Work, WorkEvent
+from edged.ports.engine import Classified, Engine, Failed, Generated, TextDelta, Work, WorkEvent
 from edged.settings.schema import Settings
 from edged.tasks.canary import CANARY
-from edged.tasks.specs import ClassifySpec, Tasks
+from edged.tasks.case_file import Case, is_saved, read_saved
+from edged.tasks.judging import NO_ANSWER, Judged
+from edged.tasks.judging import judge as judge_output
+from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
 from edged.tasks.text import Language, language_of
 
 log = structlog.get_logger(__name__)
@@ -20,34 +22,48 @@ _ANSWER_S = 120.0  # for one text
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Case:
-    """A text and its label."""
+class Questions:
+    """What a model is judged by: the parts of a task, and cases with what is expected of these parts."""
 
-    text: str
-    label: str
-    language: Language
+    parts: Sequence[PartSpec]
+    cases: Sequence[Case]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """How an engine judged: the share of right labels, and the mean seconds of a text."""
+    """How an engine judged.
+
+    Attributes:
+        right: the mean score of what is expected: 1 for a right label; see `tasks/judging.py`.
+        seconds: of a text, in the mean.
+    """
 
     right: float
     seconds: float
 
 
-def judge(engine: Engine, spec: ClassifySpec, cases: Sequence[Case], *, clock: Callable[[], float]) -> Verdict:
-    """Have an engine judge the texts, one after the other.
+def judge(engine: Engine, questions: Questions, *, language: Language | None, clock: Callable[[], float]) -> Verdict:
+    """Have an engine answer the texts, one after the other.
+
+    Args:
+        engine: the one to judge.
+        questions: what it is judged by.
+        language: of all prompts; None: each text's script decides.
+        clock: gives seconds.
 
     Raises:
         ModelError: it fails on one, or does not answer.
     """
-    right, begin = 0, clock()
-    for number, case in enumerate(cases):
-        work = Work(key=f"canary/{id(engine)}/{number}", spec=spec, text=case.text, language=case.language)
-        scores = _answer(engine, work)
-        right += max(scores, key=lambda name: scores[name]) == case.label
-    return Verdict(right=right / len(cases), seconds=(clock() - begin) / len(cases))
+    parts = {part.name: part for part in questions.parts}
+    scores, begin = [], clock()
+    for number, case in enumerate(questions.cases):
+        spoken = language or language_of(case.text)
+        for name in case.expected:
+            # The same seed for every model, so that only the model differs.
+            key = f"canary/{id(engine)}/{number}/{name}"
+            work = Work(key=key, spec=parts[name], text=case.text, language=spoken, seed=number)
+            scores.append(_judged(parts[name], _answer(engine, work), case, spoken).score)
+    return Verdict(right=sum(scores) / len(scores), seconds=(clock() - begin) / len(questions.cases))
 
 
 def fault_of(new: Verdict, old: Verdict, *, margin: float, slowest: float) -> str | None:
@@ -59,22 +75,30 @@ def fault_of(new: Verdict, old: Verdict, *, margin: float, slowest: float) -> st
     return None
 
 
-def read_cases(lines: Iterator[str], spec: ClassifySpec, language_of: Callable[[str], Language]) -> list[Case]:
-    """Read a file of texts and labels, with a tab between them.
+def read_cases(content: str, spec: ClassifySpec, tasks: Tasks) -> Questions:
+    """Read a file of texts and labels with a tab between them, or one that `edged eval --save` wrote for any task.
+
+    Args:
+        content: of the file.
+        spec: whose labels the texts have, where the file names no task.
+        tasks: that the file may name.
 
     Raises:
-        ValueError: a line has another form, or a label that the task does not score.
+        ValueError: it has another form, or asks for what the task cannot give.
     """
+    if is_saved(content):
+        task, saved = read_saved(content, tasks)
+        return Questions(parts=tasks.parts(task), cases=saved)
     labels = {label.canonical for label in spec.labels}
     cases = []
-    for number, line in enumerate(lines, start=1):
-        text, tab, label = line.rstrip("\r\n").rpartition("\t")
+    for number, line in enumerate(content.rstrip("\n").split("\n") if content else (), start=1):
+        text, tab, label = line.rstrip("\r").rpartition("\t")
         if not tab or label not in labels:
             raise ValueError(f"line {number}: write a text, a tab and one of {', '.join(sorted(labels))}")
-        cases.append(Case(text=text, label=label, language=language_of(text)))
+        cases.append(Case(text=text, expected={spec.name: label}))
     if not cases:
         raise ValueError("it has no text")
-    return cases
+    return Questions(parts=[spec], cases=cases)
 
 
 class Canary:
@@ -87,9 +111,10 @@ class Canary:
             ModelUnavailable: the file cannot be read.
         """
         self._limits = settings.models
+        self._language = settings.prompt_language
         self._clock = clock
-        self._spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
-        self._cases = [] if not isinstance(self._spec, ClassifySpec) else _cases(settings, self._spec)
+        spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
+        self._questions = _questions(settings, spec, tasks) if isinstance(spec, ClassifySpec) else None
 
     def verdict(self, engine: Engine) -> Verdict | None:
         """How an engine judges the texts; None where there are none.
@@ -97,9 +122,9 @@ class Canary:
         Raises:
             ModelError: it fails on a text.
         """
-        if not isinstance(self._spec, ClassifySpec) or not self._cases:
+        if self._questions is None or not self._questions.cases:
             return None
-        return judge(engine, self._spec, self._cases, clock=self._clock)
+        return judge(engine, self._questions, language=self._language, clock=self._clock)
 
     def compare(self, new: Engine, old: Verdict | None) -> None:
         """Hold an engine against a verdict.
@@ -117,26 +142,37 @@ class Canary:
             raise ModelUnavailable(fault)
 
 
-def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
+def _questions(settings: Settings, spec: ClassifySpec, tasks: Tasks) -> Questions:
     path = settings.models.canary
     if path is not None:
         try:
-            with path.open(encoding="utf-8-sig") as lines:
-                return read_cases(lines, spec, language_of)
+            return read_cases(path.read_text(encoding="utf-8-sig"), spec, tasks)
         except (OSError, ValueError) as error:
             raise ModelUnavailable(f"models.canary, {path}: {error}") from error
-    labels: Mapping[str, Any] = {label.canonical: label for label in spec.labels}
+    labels = {label.canonical for label in spec.labels}
     fixed = settings.prompt_language
     languages = (fixed,) if fixed is not None and fixed in CANARY else tuple(CANARY)
-    return [
-        Case(text=text, label=label, language=language)
+    cases = [
+        Case(text=text, expected={spec.name: label})
         for language in languages
         for text, label in CANARY[language]
         if label in labels
     ]
+    return Questions(parts=[spec], cases=cases)
 
 
-def _answer(engine: Engine, work: Work) -> dict[str, float]:
+def _judged(spec: PartSpec, answer: Classified | Generated, case: Case, language: Language) -> Judged:
+    expected = case.expected[spec.name]
+    if isinstance(answer, Classified):
+        is_right = max(answer.scores, key=lambda name: answer.scores[name]) == expected
+        return Judged(score=float(is_right), is_right=is_right)
+    try:
+        return judge_output(spec.output(answer, language), expected)
+    except ModelError:  # JSON that cannot be sent
+        return NO_ANSWER
+
+
+def _answer(engine: Engine, work: Work) -> Classified | Generated:
     events: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     engine.submit(work, events.put)
     while True:
@@ -147,7 +183,5 @@ def _answer(engine: Engine, work: Work) -> dict[str, float]:
             raise ModelError("the model did not answer a text of the canary") from None
         if isinstance(event, Failed):
             raise ModelError(f"the model failed on a text of the canary: {event.error}")
-        if isinstance(event, Classified):
-            return dict(event.scores)
         if not isinstance(event, TextDelta):
-            raise ModelError("the model gave no label for a text of the canary")
+            return event

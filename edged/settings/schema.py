@@ -340,11 +340,11 @@ class ModelsSettings(Section):
 
     canary: UserPath | None = Field(
         None,
-        description="A file of texts with their sentiment, a tab between them, by which a new model is held against "
-        "the one in use. Default: 40 texts for each language.",
+        description="A file by which a new model is held against the one in use: texts with their sentiment, a tab "
+        "between them, or what `edged eval --save` wrote for any task. Default: 40 texts for each language.",
     )
     canary_margin: float = Field(
-        0.05, ge=0, le=1, description="The share of right labels by which a new model may be worse."
+        0.05, ge=0, le=1, description="The share of right answers by which a new model may be worse."
     )
     canary_slowest: float = Field(
         2.0, ge=1, le=100, description="How many times as long a new model may take for a text."

@@ -1,14 +1,16 @@
 """Where the prompts of the built-in tasks are written: message, sentiment and reply. Pure.
 
 English and Chinese are here, other languages in `languages/`. The sentiment prompts were chosen by measurement: the
-English ones on reviews, tweets and short statements with SmolLM2-135M, those of other languages with Gemma-3-270M. What
-was tried is in `deploy/MEASUREMENTS.md`, "accuracy" and "languages".
+English ones on reviews, tweets and short statements with SmolLM2-135M, those of other languages with Gemma-3-270M. The
+English replies were chosen with SmolLM2-135M too. What was tried is in `deploy/MEASUREMENTS.md`, "accuracy",
+"languages" and "replies".
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 
+from edged.tasks.conversation import Turn
 from edged.tasks.languages.record import LanguagePrompts
 from edged.tasks.languages.shipped import SHIPPED
 from edged.tasks.plain_texts import CLEAR, PLAIN, SIGNAL_WORDS
@@ -177,13 +179,47 @@ _SENTIMENT = ClassifySpec(
 
 # --------------------------------------------------------------------------------------------- replies, and both
 
+# A small model answers as the most similar example is answered. So all examples of a kind have nearly the same answer,
+# and none of these promises anything.
+_CANNOT = "I can only write, so I cannot do that for you."
+_CANNOT_SEE = "I can only write, so I cannot see that from here."
+_WELCOME = "You are welcome! I am glad to hear that."
+_GOOD_NEWS = "That is wonderful news! I am happy for you."
+_ANNOYING = "That is really annoying. I understand that you are upset."
+_HARD = "That sounds hard. I hope that it gets easier soon."
+_REPLIES_EN = (
+    ("The chair I bought has a broken leg.", _ANNOYING),
+    ("Thanks for the tip!", _WELCOME),
+    ("How do I keep bread fresh?", "Keep it in a paper bag or in a bread box."),
+    ("A ham sandwich and a juice, please.", _CANNOT),
+    ("I feel lonely since I moved here.", _HARD),
+    ("Is the garage closed?", _CANNOT_SEE),
+    ("I love these headphones, the sound is superb.", _GOOD_NEWS),
+    ("The bus was an hour late again.", _ANNOYING),
+    ("Switch the fan on.", _CANNOT),
+    ("What is the largest ocean?", "The largest ocean is the Pacific."),
+    ("I am afraid of the flight on Sunday.", _HARD),
+    ("Thank you, the radio plays again.", _WELCOME),
+    ("Remind me of the meeting at ten.", _CANNOT),
+    ("Which coat should I take to Norway?", "A warm coat with a hood is a good choice."),
+    ("One large tea, please.", _CANNOT),
+    ("We had a lovely picnic by the lake.", _GOOD_NEWS),
+)
+
 _REPLY = GenerateSpec(
     name="reply",
     system={
-        "en": "You are a warm, empathetic assistant. You understand how the user feels and answer kindly, "
-        "sincerely and briefly, in two or three sentences.",
+        "en": "You answer messages kindly and briefly. You can only write: you cannot do, send, order or see anything.",
         "zh": "你是一个温暖、有同理心的助手。你理解用户的感受,用真诚、友善的语气简短地回答,不超过三句话。",
     },
+    examples={
+        "en": tuple(
+            turn
+            for asked, answered in _REPLIES_EN
+            for turn in (Turn(role="user", content=asked), Turn(role="assistant", content=answered))
+        )
+    },
+    is_checked=True,
 )
 MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
 

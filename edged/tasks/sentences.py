@@ -4,6 +4,7 @@ The rules are careful: they may miss the end of a sentence, but seldom see one w
 """
 
 import re
+from collections.abc import Iterator
 
 from edged.tasks.text import is_han
 
@@ -27,13 +28,23 @@ def last_end(text: str, *, is_over: bool, start: int = 0) -> int | None:
         start: only ends after this index are looked for.
     """
     found = None
+    for end in _ends(text, is_over=is_over, start=start):
+        found = end
+    return found
+
+
+def first_end(text: str, *, is_over: bool, start: int = 0) -> int | None:
+    """As `last_end`, but the end of the first whole sentence after `start`."""
+    return next(_ends(text, is_over=is_over, start=start), None)
+
+
+def _ends(text: str, *, is_over: bool, start: int) -> Iterator[int]:
     for match in _END.finditer(text, start):
         marks = match["marks"]
         end = match.end() if marks else len(text[: match.start()].rstrip())
         is_end = _ends_by_marks(text, match, is_over=is_over) if marks else _ends_by_line(text[:end])
         if is_end and end > start:
-            found = end
-    return found
+            yield end
 
 
 def _ends_by_line(before: str) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 from urllib.parse import quote
 
 from edged.errors import ModelError
+from edged.tasks.conversation import Turn
 from edged.tasks.outputs import Answer, Classification, Extraction, Reply, Scored, Written
 from edged.tasks.prose import headings, prose
 from edged.tasks.text import LANGUAGES, Language
@@ -295,6 +296,9 @@ class GenerateSpec:
         max_bytes: of the text; a longer one is cut after a sentence or a word.
         schema: a JSON Schema to which the engine holds the text. A limit may cut such a text short.
         is_raw: whether the model continues the text as it is, without the chat template and without a system prompt.
+        examples: by language, turns that the model sees before the conversation: messages and how to answer them. They
+            belong to the beginning that all prompts share, so they are computed once.
+        is_checked: whether the text is held to the rules of `tasks/reply_rules.py`.
     """
 
     name: str
@@ -307,6 +311,8 @@ class GenerateSpec:
     max_bytes: int | None = None
     schema: Mapping[str, Any] | None = None
     is_raw: bool = False
+    examples: Mapping[Language, tuple[Turn, ...]] = field(default_factory=dict)
+    is_checked: bool = False
 
     kind: ClassVar[str] = "generate"
     must_be_whole: ClassVar[bool] = False
@@ -353,6 +359,8 @@ class ExtractSpec:
     kind: ClassVar[str] = "extract"
     must_be_whole: ClassVar[bool] = True  # a part of the JSON is of no use
     is_raw: ClassVar[bool] = False
+    is_checked: ClassVar[bool] = False
+    examples: ClassVar[Mapping[Language, tuple[Turn, ...]]] = MappingProxyType({})
     stop: ClassVar[tuple[str, ...]] = ()
     whole_sentences: ClassVar[bool] = False
     keeps_history: ClassVar[bool] = False

@@ -103,7 +103,7 @@ def test_mqtt_5_request_and_response_with_a_stream(daemon: Daemon, out: Watcher)
     chunks = [each.json for each in arrivals[:-1]]
     assert [chunk["seq"] for chunk in chunks] == list(range(len(chunks)))
     assert chunks[0]["sentiment"]["label"] == "positive"
-    assert len(chunks) > 2
+    assert len(chunks) >= 2  # a reply comes by sentences; that words come as they are written: test_own_tasks
     result = arrivals[-1].json
     assert result["id"] == "job-17"
     assert "".join(chunk["reply"]["delta"] for chunk in chunks[1:]) == result["reply"]["text"]

@@ -81,7 +81,13 @@ def box() -> Iterator[Box]:
         broker = HardenedBroker(folder=folder)
         broker.set_up()
         broker.start()
+        # The built-in reply may be one sentence, which comes at once; here the text is to grow word by word.
+        settings = folder / "own.toml"
+        settings.write_text(
+            '[tasks.reply]\nkind = "generate"\nsystem = "You are kind."\nhistory = true\nmax_tokens = 48\n'
+        )
         more = {
+            "EDGED_CONFIG": str(settings),
             "EDGED_MQTT__USERNAME": "edged",
             "EDGED_MQTT__PASSWORD": broker.passwords["edged"],
             "EDGED_MQTT__TLS__CA": str(broker.ca),

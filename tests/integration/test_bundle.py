@@ -134,7 +134,7 @@ def test_a_bundle_of_a_model_with_layers_of_several_kinds_computes_as_the_checkp
         logits.append(model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))]).copy())
     bundle = bundled.find(asked)
     assert bundle is not None
-    assert np.array_equal(*logits)
+    assert np.array_equal(logits[0], logits[1])
     said = json.loads((bundle.folder / MANIFEST).read_bytes())
     damage: tuple[dict[str, Any], ...] = (
         {"layer_kinds": [{"rope": 0, "window": 8}]},

@@ -172,10 +172,12 @@ def test_labels_that_are_the_same_are_refused(prompter: Prompter) -> None:
 def test_a_model_without_a_template_gets_a_plain_one_and_stops_at_the_next_role() -> None:
     tokenizer = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
     tokenizer.chat_template = None
-    prompter = Prompter(tokenizer, max_context_tokens=512, half_width=True)
+    prompter = Prompter(tokenizer, max_context_tokens=2048, half_width=True)
     prompt = prompter.generation(REPLY, text="How are you?", language="en", turns=(), max_new_tokens=32)
     shown = tokenizer.decode(list(prompt.tokens))
-    assert shown == f"{REPLY.system['en']}\n\nUser: How are you?\nAssistant:"
+    names = {"user": "User", "assistant": "Assistant"}
+    examples = "".join(f"{names[turn.role]}: {turn.content}\n" for turn in REPLY.examples["en"])
+    assert shown == f"{REPLY.system['en']}\n\n{examples}User: How are you?\nAssistant:"
     assert {"User:", "Assistant:"} <= {*prompt.roles}
 
 
@@ -186,8 +188,31 @@ def test_a_template_without_a_system_role_gets_the_instruction_in_the_first_turn
         "[{{ m.role }}] {{ m.content }}\n{% endfor %}[assistant] "
     )
     prompter = Prompter(tokenizer, max_context_tokens=512, half_width=True)
-    prompt = prompter.generation(REPLY, text="Hi", language="en", turns=(), max_new_tokens=32)
+    task = replace(REPLY, examples={})
+    prompt = prompter.generation(task, text="Hi", language="en", turns=(), max_new_tokens=32)
     assert tokenizer.decode(list(prompt.tokens)) == f"[user] {REPLY.system['en']}\n\nHi\n[assistant] "
+    shown = Turn(role="user", content="Hello"), Turn(role="assistant", content="Good day")
+    prompt = prompter.generation(
+        replace(task, examples={"en": shown}), text="Hi", language="en", turns=(), max_new_tokens=32
+    )
+    before = f"[user] {REPLY.system['en']}\n\nHello\n[assistant] Good day\n"
+    assert tokenizer.decode(list(prompt.tokens)) == f"{before}[user] Hi\n[assistant] "
+
+
+def test_examples_come_before_the_conversation_and_are_left_out_where_the_context_is_small() -> None:
+    tokenizer = AutoTokenizer.from_pretrained(assets.qwen_tokenizer())
+    large, small = (Prompter(tokenizer, max_context_tokens=size, half_width=True) for size in (2048, 512))
+    shown = [turn.content for turn in REPLY.examples["en"] if turn.role == "user"]
+    for prompter, has_examples in ((large, True), (small, False)):
+        prompt = prompter.generation(REPLY, text="And now?", language="en", turns=TURNS, max_new_tokens=32)
+        text = str(tokenizer.decode(list(prompt.tokens)))
+        found = [text.find(each) for each in (*shown, TURNS[0].content, "And now?")]
+        assert [at for at in found if at >= 0] == sorted(at for at in found if at >= 0)
+        assert (found[0] >= 0) == has_examples
+        assert min(found[-2:]) >= 0
+        assert prompt.tokens[: len(start := prompter.shared_beginning(REPLY, "en"))] == start
+        assert (shown[-1] in tokenizer.decode(list(start))) == has_examples
+        assert prompter.decode(prompt.said) == TURNS[1].content  # words of examples are not the model's own
 
 
 def test_pinned_beginning_is_shared_by_every_chat(prompter: Prompter) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from edged.engine.decoders.native import kv_bytes_per_token
 from edged.engine.memory_plan import MIB, SERVING_BYTES, MemoryPlan, plan_memory
-from edged.engine.weights.architectures.architecture import LLAMA_NAMES, Biases, DecoderShape
+from edged.engine.weights.architectures.architecture import LLAMA_NAMES, Biases, DecoderShape, LayerKind
 from edged.engine.weights.quantised import packed_bytes, resident_bytes
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings
@@ -26,6 +26,11 @@ HALF_BILLION = DecoderShape(  # Qwen1.5-0.5B
     eps=1e-6,
     tied=True,
     normalises_heads=False,
+    normalises_outputs=False,
+    activation="silu",
+    embedding_scale=1.0,
+    attention_scale=64**-0.5,
+    layer_kinds=(LayerKind(rope=0, window=0),) * 24,
     biases=Biases(qkv=True, out=False, mlp=False),
     names=LLAMA_NAMES,
 )

@@ -11,12 +11,13 @@ from edged.contract.model_report import ModelState
 from edged.errors import ModelError, RequestError
 from edged.models.bundle_source import BundleSource
 from edged.ports.engine import Work, WorkEvent
-from edged.serving.canary import Case, Verdict, fault_of, judge, read_cases
+from edged.serving.canary import Questions, Verdict, fault_of, judge, read_cases
 from edged.serving.model_trial import HOUR_S
 from edged.settings.options import options_file
 from edged.settings.schema import Settings
-from edged.tasks.built_in import REPLY, SENTIMENT
+from edged.tasks.built_in import BUILT_IN, REPLY, SENTIMENT
 from edged.tasks.canary import CANARY
+from edged.tasks.case_file import Case, CaseFile
 from edged.testing import ScriptedEngine
 from tests.support.model_box import Box, Model
 from tests.support.waiting import eventually
@@ -256,12 +257,28 @@ def test_the_built_in_texts_are_forty_for_each_language_and_half_of_them_positiv
         assert sum(label == "positive" for _, label in cases) == 20
 
 
-def test_a_file_of_texts_is_read(tmp_path: Path) -> None:
-    lines = ["It was fun.\tpositive\n", "It was not.\tnegative\r\n"]
-    assert [each.label for each in read_cases(iter(lines), SENTIMENT, lambda _: "en")] == ["positive", "negative"]
-    for wrong in (["no tab"], ["a\tgreat"], []):
+def test_a_file_of_texts_is_read() -> None:
+    found = read_cases("It was fun.\tpositive\nIt was not.\tnegative\r\n", SENTIMENT, BUILT_IN)
+    assert found.parts == [SENTIMENT]
+    assert [each.expected for each in found.cases] == [{"sentiment": "positive"}, {"sentiment": "negative"}]
+    for wrong in ("no tab", "a\tgreat", ""):
         with pytest.raises(ValueError, match=r"a tab|no text"):
-            read_cases(iter(wrong), SENTIMENT, lambda _: "en")
+            read_cases(wrong, SENTIMENT, BUILT_IN)
+
+
+def test_what_eval_saved_of_any_task_judges_a_model() -> None:
+    cases = [
+        Case(text="fine", expected={"sentiment": "positive", "reply": ("You said: fine",)}),
+        Case(text="bad", expected={"sentiment": "positive", "reply": ("xyz",)}),
+    ]
+    content = CaseFile.of(cases, task="message", model="m", score=0.5).model_dump_json()
+    questions = read_cases(content, SENTIMENT, BUILT_IN)
+    assert questions.cases == cases
+    engine = ScriptedEngine()
+    found = judge(engine, questions, language="en", clock=time.monotonic)
+    assert found.right == 0.5  # of four answers a label and a reply are right, and nothing of the others
+    assert [work.spec.name for work in engine.submitted] == ["sentiment", "reply"] * 2
+    assert [work.seed for work in engine.submitted] == [0, 0, 1, 1]  # the same for every model
 
 
 def test_a_model_may_be_a_little_worse_and_a_little_slower() -> None:
@@ -275,7 +292,12 @@ def test_a_model_that_fails_on_a_text_is_refused() -> None:
     engine = ScriptedEngine()
     engine.faults["x"] = ModelError("broken")
     with pytest.raises(RequestError, match="failed on a text of the canary"):
-        judge(engine, SENTIMENT, [Case(text="x", label="positive", language="en")], clock=time.monotonic)
+        judge(
+            engine,
+            Questions(parts=[SENTIMENT], cases=[Case(text="x", expected={"sentiment": "positive"})]),
+            language="en",
+            clock=time.monotonic,
+        )
 
 
 def test_the_report_is_what_home_assistant_reads(box: Box) -> None:
