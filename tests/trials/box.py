@@ -78,7 +78,7 @@ class Box:
             enter = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--"]
             command = f"ip link set lo up; mount -t proc proc /proc; mount -t tmpfs tmpfs /run; {command}"
             enter += ["chroot", str(self.root)]
-        path = "PATH=/usr/sbin:/usr/bin:/sbin:/bin"
+        path = "PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         done = subprocess.run(
             [*enter, "env", "-i", path, "LANG=C.UTF-8", "sh", "-c", command],
             stdin=subprocess.DEVNULL,

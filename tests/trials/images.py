@@ -195,9 +195,7 @@ def whole_image(broker: Broker, model: Path, work: Path, volumes: list[str]) -> 
     export = ("edged", "models", "export", f"/models/{model.name}", "/var/cache/edged/b.tar")
     once("localhost/edged", *export, options=mounts)
     for form in ("int4", "bf16", "fp32"):
-        bench = ("edged", "bench", "--only", "decode", "--rounds", "1", "--format", form)
-        told = once("localhost/edged", *bench, options=mounts)
-        say(f"format {form}", " ".join(next(each for each in told.splitlines() if "decode" in each).split()))
+        serve("localhost/edged", broker, *mounts, "-e", f"EDGED_MODEL__FORMAT={form}")
     serve("localhost/edged", broker, *mounts)
     return cache
 
