@@ -202,7 +202,6 @@ _REPLIES_EN = (
     ("Thank you, the radio plays again.", _WELCOME),
     ("Remind me of the meeting at ten.", _CANNOT),
     ("Which coat should I take to Norway?", "A warm coat with a hood is a good choice."),
-    ("One large tea, please.", _CANNOT),
     ("We had a lovely picnic by the lake.", _GOOD_NEWS),
 )
 
