@@ -9,7 +9,7 @@ from edged.tasks.text import Language
 
 
 def shown(tasks: Tasks, own: Mapping[str, OwnTask]) -> dict[str, dict[str, Any]]:
-    """Each task by name: its kind, source and definition, and the prompts of a classification.
+    """Each task by name: its kind, source and definition, and its prompts.
 
     `own` are the tasks of the settings, whose source is `settings`; the others are `built_in`. A definition is what a
     settings file would have, or None for a built-in task that a settings file cannot express.
@@ -19,7 +19,7 @@ def shown(tasks: Tasks, own: Mapping[str, OwnTask]) -> dict[str, dict[str, Any]]
             "kind": spec.kind,
             "source": "settings" if spec.name in own else "built_in",
             "definition": _own(own[spec.name]) if spec.name in own else definition(spec),
-            "prompts": _prompts(spec) if isinstance(spec, ClassifySpec) else {},
+            "prompts": _prompts(spec),
         }
         for spec in tasks
     }
@@ -38,6 +38,10 @@ def definition(spec: TaskSpec) -> dict[str, Any] | None:
     return None
 
 
-def _prompts(spec: ClassifySpec) -> dict[Language, str]:
-    """What stands before the text in the first prompt of each language."""
+def _prompts(spec: TaskSpec) -> dict[Language, str]:
+    """What stands before the text in the first prompt of each language; of a task that writes, its system text."""
+    if isinstance(spec, GenerateSpec):
+        return dict(spec.system)
+    if not isinstance(spec, ClassifySpec):
+        return {}
     return {language: spec.prompts[language].role + solved_cases(spec, language) for language in spec.languages}
