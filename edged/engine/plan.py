@@ -36,8 +36,8 @@ log = structlog.get_logger(__name__)
 # model, format or prompt is not found and does no harm.
 _SHIPPED = Path(__file__).with_name("learned.json")
 _NAMED = 5  # tokens in a warning
-# A CPU computes few more tokens a second in larger steps, and a text that comes during a step waits until it ends.
-_CLASSIFY_CHUNK_ON_CPU = 64
+# A CPU computes no more tokens a second in larger steps, and a text that comes during a step waits until it ends.
+_CLASSIFY_CHUNK_ON_CPU = 128
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
