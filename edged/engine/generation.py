@@ -248,7 +248,7 @@ class Writer(Generic[K]):
         if self.spec.schema is not None:  # a schema that cannot be used ends the start, not a request
             self.prepared.constraints.begin(self.spec.name, self.spec.schema)
         work = Work(key="warm-up", spec=self.spec, text="Hi", language=language, params=Params(max_tokens=2))
-        (event,) = warm_up.run([work])
+        event = warm_up.try_out(work)
         # With a schema the work may fail: two tokens are seldom a whole JSON.
         if isinstance(event, Failed) and self.spec.schema is None:
             raise event.error

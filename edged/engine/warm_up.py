@@ -21,7 +21,7 @@ class WarmUp(Generic[K]):
         stepper: Stepper[K],
         take: Callable[[Submitted], None],
         clock: Callable[[], float],
-        between: Callable[[], None] = lambda: None,
+        between: Callable[[], None] | None = None,
     ) -> None:
         """Assign.
 
@@ -29,7 +29,8 @@ class WarmUp(Generic[K]):
             stepper: runs the work.
             take: makes a sequence of a piece of work and adds it to `stepper`.
             clock: monotonic seconds.
-            between: called between two steps, so that other work goes on; may raise, to end the warm-up.
+            between: called between two steps, so that other work goes on; may raise, to end the warm-up. Without it
+                there is no other work yet.
         """
         self.pinned: list[tuple[int, ...]] = []
         self._stepper = stepper
@@ -43,8 +44,16 @@ class WarmUp(Generic[K]):
         self.pinned.append(tuple(tokens))
 
     def _step_of_others(self) -> None:
-        self._between()
+        if self._between is not None:
+            self._between()
         self._stepper.step()
+
+    def try_out(self, work: Work) -> WorkEvent | None:
+        """Run work whose answer nobody needs, so that no request is the first; gives its last event.
+
+        Beside other work nothing is run and None given: the model is warm, and it would wait for a place in the batch.
+        """
+        return self.run([work])[0] if self._between is None else None
 
     def run(self, works: Sequence[Work]) -> list[WorkEvent]:
         """Run work to its end; gives the last event of each piece, in order."""
@@ -55,5 +64,6 @@ class WarmUp(Generic[K]):
             )
         while len(last) < len(works):
             self._stepper.step()
-            self._between()
+            if self._between is not None:
+                self._between()
         return [last[work.key] for work in works]
