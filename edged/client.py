@@ -5,6 +5,7 @@ import json
 import queue
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -52,37 +53,17 @@ def wait_connected(link: Link, changes: "queue.SimpleQueue[LinkState]", *, where
             raise BrokerUnavailable(f"the broker at {where}: {state.fault}")
 
 
-class Client:
-    """One connection to the broker, to ask one daemon or a group of them. A context manager."""
+class _Connected(ABC):
+    """One connection to the broker, while the context lasts."""
 
-    def __init__(self, settings: Settings, *, timeout: float, group: str | None = None, attempts: int = 1) -> None:
-        """Assign; entering the context connects.
-
-        Args:
-            settings: the broker, and the daemon's node.
-            timeout: seconds for the connection, and for the next message of an answer.
-            group: ask this group, of which any box may answer, instead of the node.
-            attempts: how often a request is sent, with the same id, before a missing answer is an error. A request
-                that the broker gave to a box that then died is lost to the others.
-        """
-        self._topics = Topics(prefix=settings.prefix, node=group or settings.node)
-        self._is_of_group = group is not None
-        self._roots = set() if self._is_of_group else {self._topics.root}  # where a request can be cancelled
+    def __init__(self, settings: Settings, *, timeout: float, client_id: str, subscriptions: Sequence[str]) -> None:
+        """Assign; entering the context connects, within `timeout` seconds."""
         self._timeout = timeout
-        self._attempts = attempts
-        self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
-        name = f"edged-client-{uuid.uuid4().hex[:12]}"
-        # The topic contains the user's name, so that an access list can grant each user its own topics
-        # (deploy/mosquitto/acl).
-        address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
-        self._replies = f"{self._topics.root}/reply/{address}"
-        self._answers: queue.SimpleQueue[Answer | BrokerUnavailable] = queue.SimpleQueue()
         self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
-        self._states: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
         self._link = Link(
             settings=settings.mqtt,
-            client_id=name,
-            subscriptions=(f"{self._replies}/#", self._status_filter),
+            client_id=client_id,
+            subscriptions=tuple(subscriptions),
             will=None,
             receive_maximum=100,
             on_delivery=self._on_delivery,
@@ -102,6 +83,43 @@ class Client:
 
     def __exit__(self, *_: object) -> None:
         self._link.stop(None, 1.0)
+
+    @abstractmethod
+    def _on_delivery(self, delivery: Delivery) -> None:
+        """Take a message; in the link's thread."""
+
+
+class Client(_Connected):
+    """One connection to the broker, to ask one daemon or a group of them. A context manager."""
+
+    def __init__(self, settings: Settings, *, timeout: float, group: str | None = None, attempts: int = 1) -> None:
+        """Assign; entering the context connects.
+
+        Args:
+            settings: the broker, and the daemon's node.
+            timeout: seconds for the connection, and for the next message of an answer.
+            group: ask this group, of which any box may answer, instead of the node.
+            attempts: how often a request is sent, with the same id, before a missing answer is an error. A request
+                that the broker gave to a box that then died is lost to the others.
+        """
+        self._topics = Topics(prefix=settings.prefix, node=group or settings.node)
+        self._is_of_group = group is not None
+        self._roots = set() if self._is_of_group else {self._topics.root}  # where a request can be cancelled
+        self._attempts = attempts
+        self._status_filter = self._topics.status if group is None else f"{settings.prefix}/+/status"
+        name = f"edged-client-{uuid.uuid4().hex[:12]}"
+        # The topic contains the user's name, so that an access list can grant each user its own topics
+        # (deploy/mosquitto/acl).
+        address = f"{settings.mqtt.username}/{name}" if settings.mqtt.username else name
+        self._replies = f"{self._topics.root}/reply/{address}"
+        self._answers: queue.SimpleQueue[Answer | BrokerUnavailable] = queue.SimpleQueue()
+        self._states: queue.SimpleQueue[Mapping[str, Any]] = queue.SimpleQueue()
+        super().__init__(
+            settings,
+            timeout=timeout,
+            client_id=name,
+            subscriptions=(f"{self._replies}/#", self._status_filter),
+        )
 
     def is_served(self, seconds: float) -> bool:
         """Whether the status says that a daemon is running; waits for the status, at most `seconds`."""
@@ -230,7 +248,7 @@ class Client:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))
 
 
-class ControlClient:
+class ControlClient(_Connected):
     """One connection to the broker, to give commands to daemons. A context manager."""
 
     def __init__(self, settings: Settings, *, timeout: float, commands: Sequence[str]) -> None:
@@ -242,34 +260,15 @@ class ControlClient:
             commands: those that will be given.
         """
         self._prefix = settings.prefix
-        self._timeout = timeout
         self._answers: queue.SimpleQueue[Mapping[str, Any] | BrokerUnavailable] = queue.SimpleQueue()
-        self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
         self._reports: queue.SimpleQueue[tuple[str, Mapping[str, Any]]] = queue.SimpleQueue()
         boxes = self._topics("+")
-        self._link = Link(
-            settings=settings.mqtt,
+        super().__init__(
+            settings,
+            timeout=timeout,
             client_id=f"edged-client-{uuid.uuid4().hex[:12]}",
             subscriptions=(*(boxes.response(each) for each in commands), boxes.status),
-            will=None,
-            receive_maximum=100,
-            on_delivery=self._on_delivery,
-            on_change=self._changes.put,
-            ephemeral=True,
         )
-        self.where = address_of(settings.mqtt)
-
-    def __enter__(self) -> Self:
-        self._link.start()
-        try:
-            wait_connected(self._link, self._changes, where=self.where, timeout=self._timeout)
-        except BaseException:
-            self._link.stop(None, 1.0)
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._link.stop(None, 1.0)
 
     def command(self, node: str, name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Give a daemon a command, and wait for its answer: `status` and either `data` or `error`.

@@ -5,6 +5,7 @@ Knows no file and no torch: `pieces.py` makes them, `prepared_file.py` keeps the
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from edged.engine.weights.architectures.architecture import DecoderShape
 from edged.engine.weights.formats import BLOCK, QuantisedFormat, packed_shape
@@ -41,6 +42,27 @@ class Piece:
         return sum(outputs for _, outputs in self.parts)
 
 
+def _matrix(
+    weight_format: QuantisedFormat,
+    name: str,
+    parts: Sequence[tuple[str, int]],
+    inputs: int,
+    *,
+    after: str | None = None,
+    in_turn: bool = False,
+    has_bias: bool = False,
+) -> Piece:
+    return Piece(
+        name=name,
+        parts=tuple(parts),
+        weight_format=weight_format,
+        inputs=inputs,
+        norm=after,
+        in_turn=in_turn,
+        has_bias=has_bias,
+    )
+
+
 def pieces_of(shape: DecoderShape, weight_format: QuantisedFormat) -> list[Piece]:
     """Give all vectors and matrices of a decoder, in the order in which they are kept."""
     names = shape.names
@@ -48,24 +70,7 @@ def pieces_of(shape: DecoderShape, weight_format: QuantisedFormat) -> list[Piece
     def norm(name: str, theirs: str, size: int) -> Piece:
         return Piece(name=name, parts=((theirs, size),), plus=1.0 if names.norms_less_one else 0.0)
 
-    def matrix(
-        name: str,
-        parts: Sequence[tuple[str, int]],
-        inputs: int,
-        *,
-        after: str | None = None,
-        in_turn: bool = False,
-        has_bias: bool = False,
-    ) -> Piece:
-        return Piece(
-            name=name,
-            parts=tuple(parts),
-            weight_format=weight_format,
-            inputs=inputs,
-            norm=after,
-            in_turn=in_turn,
-            has_bias=has_bias,
-        )
+    matrix = partial(_matrix, weight_format)
 
     def layer(index: int) -> list[Piece]:
         to, at = f"layers.{index}.", names.layer(index)
