@@ -180,9 +180,10 @@ class Intake:
         if job.deadline is not None and self._clock() >= job.deadline:
             raise Expired("the request's time was over when it was received")
         if job.language.is_unread and self._languages.unread == "error":
+            model = self._running.model
+            read = () if model is None else model.languages
             raise UnreadLanguage(
-                f"the model does not read this text's language, {job.language.found}; it reads "
-                f"{', '.join(self._running.model.languages)}",
+                f"the model does not read this text's language, {job.language.found}; it reads {', '.join(read)}",
                 field="text",
             )
         shape = job.request.shape

@@ -73,9 +73,12 @@ class JobRunner:
         self._suspects: deque[Job] = deque()  # the first one runs
 
     @property
-    def model(self) -> ModelInfo:
-        """The model that answers now."""
-        return self._engine.model
+    def model(self) -> ModelInfo | None:
+        """The model that answers now; None while the first one loads."""
+        try:
+            return self._engine.model
+        except ModelError:
+            return None
 
     def enter(self, job: Job) -> None:
         """Start the job, or let it wait for the earlier turns of its session."""

@@ -26,9 +26,10 @@ class LanguageRule:
     def of_settings(cls, settings: Settings) -> "LanguageRule":
         return cls(fixed=settings.prompt_language, unread=settings.unread_language)
 
-    def of(self, text: str, model: ModelInfo) -> TextLanguage:
-        """How a text is read by a model."""
-        told = text_language(text, identify(text), reads=model.languages, asked=model.asked_languages, fixed=self.fixed)
+    def of(self, text: str, model: ModelInfo | None) -> TextLanguage:
+        """How a text is read by a model; None: it is not known yet, and no text is taken for unread."""
+        reads, asked = ((), ()) if model is None else (model.languages, model.asked_languages)
+        told = text_language(text, identify(text), reads=reads, asked=asked, fixed=self.fixed)
         return replace(told, is_unread=False) if self.unread == "ignore" else told
 
 

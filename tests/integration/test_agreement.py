@@ -828,7 +828,7 @@ def test_both_say_the_same_of_settings(
 
 def _prepared(case: SettingsCase, bases: Bases, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     if case.scripted:
-        monkeypatch.setattr(build, "make_engine", lambda *_: ScriptedEngine())
+        monkeypatch.setattr(build, "make_engine", lambda *_, **__: ScriptedEngine())
     case.prepare(folder)
     monkeypatch.setenv("EDGED_MODEL__ID", str(bases.folders[case.model]))
     for name, value in case.environment.items():

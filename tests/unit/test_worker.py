@@ -14,7 +14,7 @@ from edged.contract.topics import ControlRoute, RuleRoute, TaskRoute, Topics
 from edged.errors import JournalFault, ModelError
 from edged.journal.buffered import KEPT, RETRY_S
 from edged.monitoring.metrics import Metrics
-from edged.ports.engine import Classified, Generated, WorkEvent
+from edged.ports.engine import Classified, Generated, ModelInfo, WorkEvent
 from edged.ports.journal import Entry, Recorded
 from edged.ports.link import Delivery, Message, Outcome, Publication, Sent
 from edged.serving.job import Job, fingerprint_of
@@ -247,6 +247,22 @@ def test_the_settings_say_what_happens_to_such_a_text(unread: Unread, reply: str
     (answer,) = bench.answers()
     assert answer["reply"]["text"] == reply
     assert answer.get("language_supported") is marked
+
+
+def test_a_text_that_comes_while_the_model_loads_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(auto=False)
+
+    def loading(_: ScriptedEngine) -> ModelInfo:
+        raise ModelError("the model is not loaded yet")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(ScriptedEngine, "model", property(loading))
+        bench.send(GERMAN_TEXT)
+    bench.engine.finish()
+    bench.engine.finish()
+    bench.turn()
+    (answer,) = bench.answers()
+    assert (answer["status"], answer["language"]) == ("ok", "de")
 
 
 def test_such_a_text_may_be_refused() -> None:
