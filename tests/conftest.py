@@ -14,6 +14,8 @@ from hypothesis import settings
 from tests.support import seeds
 from tests.support.broker import Broker
 
+pytest.register_assert_rewrite("tests.support.journal_contract", "tests.support.link_contract")  # a failure says why
+
 MakeBroker = Callable[..., Broker]
 
 # A time limit for each example would fail on a busy box. A change is tried often, with few examples; CI takes many.

@@ -29,6 +29,7 @@ class Ability:
         version: the newest version of MQTT that it speaks.
         marks_redelivery: it sets DUP when it sends a message again.
         keeps_packet_ids: what it sends again has the packet id that it had.
+        keeps_order: messages come in the order in which it took them.
         qos_0_overtakes: messages at QoS 0 come while those at QoS 1 wait for acks.
         in_flight: QoS 1 messages that it sends without an ack, where more are allowed; None: no end was seen.
         retained_by_wildcard: a subscription with a wildcard gets retained messages.
@@ -40,6 +41,7 @@ class Ability:
     version: Literal["5", "3.1.1"] = "5"
     marks_redelivery: bool = True
     keeps_packet_ids: bool = True
+    keeps_order: bool = True
     qos_0_overtakes: bool = True
     in_flight: int | None = None
     retained_by_wildcard: bool = True
@@ -60,7 +62,7 @@ ABILITIES = {
     "mosquitto-2.1": Ability(),
     "rabbitmq-3.10": replace(_RABBIT, version="3.1.1"),
     "rabbitmq-4.0": _RABBIT,
-    "aedes": Ability(version="3.1.1", marks_redelivery=False, shares=False, stores_first=False),
+    "aedes": Ability(version="3.1.1", marks_redelivery=False, keeps_order=False, shares=False, stores_first=False),
 }
 OTHERS = tuple(ABILITIES)
 
