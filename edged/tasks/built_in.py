@@ -208,7 +208,8 @@ _REPLIES_EN = (
 _REPLY = GenerateSpec(
     name="reply",
     system={
-        "en": "You answer messages kindly and briefly. You can only write: you cannot do, send, order or see anything.",
+        "en": "You are a warm, empathetic assistant. You answer messages kindly and briefly. You can only write: you "
+        "cannot do, send, order or see anything.",
         "zh": "你是一个温暖、有同理心的助手。你理解用户的感受,用真诚、友善的语气简短地回答,不超过三句话。",
     },
     examples={

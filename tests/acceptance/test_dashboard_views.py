@@ -190,7 +190,7 @@ def test_a_built_in_prompt_is_taken_over_and_a_task_is_made(page: Page) -> None:
     page.locator("#task-list").get_by_role("button", name="sentiment").click()
     expect(page.locator("#task-edit pre", has_text="Comment: My best friend")).to_be_visible()
     page.get_by_role("button", name="reply").click()
-    expect(page.locator("#task-edit pre", has_text="You answer messages")).to_be_visible()
+    expect(page.locator("#task-edit pre", has_text="You are a warm, empathetic")).to_be_visible()
     for name, prompt in (("reply", "You answer in rhymes."), ("title", "You write a title.")):
         page.get_by_text("A new task", exact=True).click()
         page.get_by_label("Name").fill(name)

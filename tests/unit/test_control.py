@@ -280,7 +280,7 @@ def test_tasks_are_told_with_their_prompts(bench: Bench) -> None:
     bench.send("tasks", {"transaction": 2})
     answer = bench.last("edged/box/response/tasks")
     assert [*answer["data"]["tasks"]] == ["message", "sentiment", "reply"]
-    assert answer["data"]["tasks"]["reply"]["prompts"]["en"].startswith("You answer messages")
+    assert answer["data"]["tasks"]["reply"]["prompts"]["en"].startswith("You are a warm, empathetic")
     assert answer["transaction"] == 2
 
 
