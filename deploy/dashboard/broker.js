@@ -42,7 +42,8 @@ const Broker = (() => {
       const client = this.#client;
       client.on("connect", () => {
         wasConnected = true;
-        client.subscribe(filters, { qos: 1 }, (error) => error && this.#fail(error.message));
+        // A refusal has a code; an error without one is a connection that was lost meanwhile, and is made again.
+        client.subscribe(filters, { qos: 1 }, (error) => error?.code && this.#fail(error.message));
         // Not every user may read these; a broker may say so.
         for (const each of extraFilters) client.subscribe(each, { qos: 1 }, () => {});
         this.#on.connected();
