@@ -13,14 +13,15 @@ from edged.settings.text import example
 
 def test_the_example_file_names_the_model_and_is_otherwise_as_it_was(tmp_path: Path) -> None:
     file = tmp_path / "edged.toml"
-    file.write_text(example())
+    text = example()
+    file.write_text(text)
     before = config.load(flags={}, config_file=file)
     told = use_model.use("smollm2", file)
     assert str(file) in told
     after = config.load(flags={}, config_file=file)
     assert after.model.id == "smollm2"
     assert after.model_copy(update={"model": before.model}) == before
-    changed = [line for line in file.read_text().splitlines() if line not in example().splitlines()]
+    changed = [line for line in file.read_text().splitlines() if line not in text.splitlines()]
     assert changed == ['id = "smollm2"']
 
 
