@@ -84,8 +84,20 @@ class _Connected(ABC):
     def __exit__(self, *_: object) -> None:
         self._link.stop(None, 1.0)
 
-    @abstractmethod
     def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
+        try:
+            body = json.loads(message.payload)
+        except (ValueError, RecursionError):
+            return  # sent by a client that is not a daemon
+        if not isinstance(body, dict):
+            return
+        self._hear(message.topic, body)
+
+    @abstractmethod
+    def _hear(self, topic: str, body: Mapping[str, Any]) -> None:
         """Take a message; in the link's thread."""
 
 
@@ -230,22 +242,13 @@ class Client(_Connected):
         reasons = "; ".join(map(str, status.get("reasons", ())))
         return f"its status says: {status.get('state')}" + (f" ({reasons})" if reasons else "")
 
-    def _on_delivery(self, delivery: Delivery) -> None:
-        message = delivery.message
-        if delivery.ticket is not None:
-            self._link.settle(delivery.ticket)
-        try:
-            body = json.loads(message.payload)
-        except (ValueError, RecursionError):
-            return  # sent by a client that is not a daemon
-        if not isinstance(body, dict):
-            return
-        if topic_matches(self._status_filter, message.topic):
+    def _hear(self, topic: str, body: Mapping[str, Any]) -> None:
+        if topic_matches(self._status_filter, topic):
             self._states.put(body)
             if self._is_of_group:
-                self._roots.add(message.topic.removesuffix("/status"))
+                self._roots.add(topic.removesuffix("/status"))
         else:
-            self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))
+            self._answers.put(Answer(body=body, is_chunk=topic.endswith("/stream")))
 
 
 class ControlClient(_Connected):
@@ -349,18 +352,9 @@ class ControlClient(_Connected):
             found[topic] = report
         return found
 
-    def _on_delivery(self, delivery: Delivery) -> None:
-        message = delivery.message
-        if delivery.ticket is not None:
-            self._link.settle(delivery.ticket)
-        try:
-            body = json.loads(message.payload)
-        except (ValueError, RecursionError):
-            return  # sent by a client that is not a daemon
-        if not isinstance(body, dict):
-            return
-        if message.topic.endswith(("/status", "/health")):
-            self._reports.put((message.topic, body))
+    def _hear(self, topic: str, body: Mapping[str, Any]) -> None:
+        if topic.endswith(("/status", "/health")):
+            self._reports.put((topic, body))
         else:
             self._answers.put(body)
 
