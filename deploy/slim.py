@@ -3,15 +3,17 @@
 usage: slim.py ENVIRONMENT
 
 Text models are prepared and served as before. What goes: tests, headers and test programs of the packages; the code of
-transformers' models that write no text (their settings and tokenizers stay); pip, setuptools and networkx, which torch
-asks for and edged's ways through torch do not import; bytecode; and, by `strip`, the names of functions that only
-debuggers read.
+transformers' models that write no text (their settings and tokenizers stay); setuptools and networkx, which torch asks
+for and edged's ways through torch do not import; parts of sympy and pygments that nothing here uses; bytecode; and, by
+`strip`, the names of functions that only debuggers read. Of pip an archive stays, where models are prepared: `edged
+models pull` runs it for models of the package index.
 """
 
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,7 @@ _FOLDERS = (
     "setuptools-*.dist-info",
     "pkg_resources",
     "_distutils_hack",
+    "sympy/physics",
     "**/tests",
     "**/__pycache__",
 )
@@ -42,7 +45,10 @@ _FILES = (
     "*.dist-info/RECORD",
     "distutils-precedence.pth",  # of setuptools
     "**/*.pyi",
+    "pygments/lexers/[a-z]*.py",  # the languages; the modules that list them stay
+    "pygments/lexers/_*_builtins.py",
 )
+PIP_ARCHIVE = "lib/pip.zip"  # edged/models/wheel.py looks for it there
 _NEEDED_PROGRAM = "torch_shm_manager"  # torch looks for it when it is imported
 # auditwheel has rewritten these libraries, which strip would damage.
 _REWRITTEN = re.compile(r"\.libs/|-[0-9a-f]{8}\.so")
@@ -52,6 +58,8 @@ _WRITES_TEXT = "ForCausalLM"
 def main() -> None:
     environment = Path(sys.argv[1])
     (site,) = environment.glob("lib/python3*/site-packages")
+    if (site / "torch").is_dir():
+        archive_pip(site / "pip", environment / PIP_ARCHIVE)
     for folder in [each for pattern in _FOLDERS for each in site.glob(pattern)]:
         shutil.rmtree(folder, ignore_errors=True)  # one may have gone with another
     unneeded = [each for pattern in _FILES for each in site.glob(pattern)]
@@ -62,6 +70,14 @@ def main() -> None:
     libraries = [each for each in site.rglob("*.so") if not _REWRITTEN.search(str(each))]
     if libraries:
         subprocess.run(["strip", "--strip-unneeded", *map(str, libraries)], check=True)
+
+
+def archive_pip(pip: Path, archive: Path) -> None:
+    """Pack pip into one file, which Python can run: a sixth of its size, and no module that others would find."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+        for file in sorted(pip.rglob("*")):
+            if file.is_file() and file.suffix not in {".pyc", ".exe", ".pyi"}:
+                packed.write(file, file.relative_to(pip.parent))
 
 
 def other_models(models: Path) -> Iterator[Path]:
@@ -80,7 +96,7 @@ def other_models(models: Path) -> Iterator[Path]:
     while more := {used for name in kept for used in re.findall(r"from \.\.(\w+)", code[name]) if used in code} - kept:
         kept |= more
     for name in code.keys() - kept:
-        for pattern in ("modeling_*.py", "*processing_*.py", "feature_extraction_*.py", "processing_*.py"):
+        for pattern in ("modeling_*.py", "generation_*.py", "*processing_*.py", "feature_extraction_*.py"):
             yield from (models / name).glob(pattern)
 
 

@@ -1,12 +1,20 @@
 """What deploy/slim.py takes out of an image's environment, and what it leaves."""
 
 import importlib.util
+import re
 import subprocess
 import sys
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from edged.models.wheel import PIP_ARCHIVE
+
+# An import of another module of the same package, alone in its line: the dots, and the path behind them.
+_IMPORT = re.compile(r"^ *from (\.+)([\w.]*) import (\w+)", re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +51,8 @@ def test_what_only_tests_and_builds_need_goes(
         "torch/testing/_internal/common_nn.py",
     ]
     goes += ["sympy/core/tests/tests/test_add.py", "sympy/core/__pycache__/add.pyc", "pip/main.py", "torch/a.pyi"]
+    goes += ["sympy/physics/units.py", "pygments/lexers/c_cpp.py", "pygments/lexers/_vim_builtins.py"]
+    stays += ["pygments/lexers/__init__.py", "pygments/lexers/_mapping.py"]
     goes += ["torch-2.dist-info/RECORD", "setuptools/a.py", "networkx/a.py", "distutils-precedence.pth"]
     put(site, *stays, *goes, "pip-25.0.dist-info/RECORD")
     put(tmp_path, "bin/pip3", "bin/edged")
@@ -53,6 +63,8 @@ def test_what_only_tests_and_builds_need_goes(
     left = {each.relative_to(site).as_posix() for each in site.rglob("*") if each.is_file()}
     assert left == set(stays)
     assert [each.name for each in (tmp_path / "bin").iterdir()] == ["edged"]
+    assert zipfile.ZipFile(tmp_path / slim.PIP_ARCHIVE).namelist() == ["pip/main.py"]
+    assert slim.PIP_ARCHIVE == PIP_ARCHIVE
     assert stripped[:2] == ["strip", "--strip-unneeded"]
     assert {Path(each).name for each in stripped[2:]} == {"libtorch.so", "edged-avx2.so"}
 
@@ -67,7 +79,35 @@ def test_the_code_of_models_that_write_text_and_what_it_uses_stays(slim: ModuleT
 def test_an_environment_without_torch_is_slimmed_too(
     slim: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(tmp_path / "lib/python3.11/site-packages", "edged/__init__.py", "edged/__pycache__/a.pyc")
+    put(tmp_path / "lib/python3.11/site-packages", "edged/__init__.py", "edged/__pycache__/a.pyc", "pip/main.py")
     monkeypatch.setattr(sys, "argv", ["slim.py", str(tmp_path)])
     slim.main()
+    assert list(tmp_path.rglob("*pip*")) == []
     assert [each.name for each in tmp_path.rglob("edged/*")] == ["__init__.py"]
+
+
+def imported(file: Path, text: str) -> Iterator[Path]:
+    """The modules that a module imports by their place beside it."""
+    for dots, path, name in _IMPORT.findall(text):
+        folder = file.parents[len(dots) - 1].joinpath(*path.split("."))
+        yield from (folder.with_suffix(".py"), folder / f"{name}.py")
+
+
+def test_nothing_of_transformers_that_stays_imports_what_goes(slim: ModuleType) -> None:
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    package = Path(spec.origin).parent
+    models = package / "models"
+    goes = set(slim.other_models(models))
+    goes |= {each for kind in ("modular", "convert") for each in models.glob(f"*/{kind}_*.py")}
+    assert len(goes) > 500
+    others = {package / "pipelines/text_to_audio.py", package / "exporters/utils.py"}  # for speech; not ours
+    # The list in each folder's __init__ is made of the files that are there.
+    stays = [each for each in package.rglob("*.py") if each not in goes | others and each.name != "__init__.py"]
+    assert [
+        f"{file.relative_to(package)}: {each.relative_to(package)}"
+        for file in stays
+        for each in imported(file, file.read_text())
+        if each in goes
+    ] == []
