@@ -1,11 +1,12 @@
-"""A trial of the arm64 package: installed in an emulated Debian, a daemon that gets ready and answers.
+"""A trial of the arm64 package: unpacked in an emulated Debian, a daemon that gets ready and answers.
 
 usage: sudo ENVIRONMENT/bin/python -m tests.trials.arm64 PACKAGE_arm64.deb QEMU MOSQUITTO [bookworm|trixie]
 
 QEMU is a static qemu-aarch64 (of Debian's qemu-user-static), MOSQUITTO the broker's program of this machine with its
 clients beside it. The model is a tiny one with random weights, prepared by ENVIRONMENT: an emulator is too slow for a
-real one. The kernel learns of arm64's programs in a namespace of the trial alone, which needs Linux 6.7. Needs root,
-and `apt install debootstrap`. Prints what it saw.
+real one. Packages are unpacked and not configured, because their scripts would take most of an hour there; those of
+edged are the same for all machines, and run in tests/trials/debian_package.py. The kernel learns of arm64's programs in
+a namespace of the trial alone, which needs Linux 6.7. Needs root, and `apt install debootstrap`. Prints what it saw.
 """
 
 import os
@@ -24,12 +25,11 @@ from tests.trials.box import CACHE, expect, say, until
 from tests.trials.images import ROOT, Broker, output
 
 CPU = "cortex-a72"  # of a Raspberry Pi 4
-_PACKAGES = "python3,libstdc++6,systemd,init-system-helpers"
+_PACKAGES = "python3,libstdc++6"
 # How the kernel knows a program of arm64: the first bytes of its file.
 _MAGIC = r"\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00"
 _MASK = r"\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff"
-_RUN = "setpriv --reuid=edged --regid=edged --clear-groups env STATE_DIRECTORY=/var/lib/edged "
-_RUN += "CACHE_DIRECTORY=/var/cache/edged EDGED_MODEL__ID=tiny EDGED_NODE=arm EDGED_LOG__FORMAT=json"
+_RUN = "env EDGED_MODEL__ID=tiny EDGED_NODE=arm EDGED_LOG__FORMAT=json"
 
 
 class Emulated:
@@ -50,9 +50,8 @@ class Emulated:
         )
         variables = "PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive"
         inside = f"exec env -i {variables} QEMU_CPU={CPU} chroot {self.root} /bin/sh -c {shlex.quote(line)}"
-        whole = ("--map-users=0,0,65536", "--map-groups=0,0,65536", "--setuid", "0", "--setgid", "0")
-        spaces = ("--mount", "--pid", "--fork", "--kill-child")
-        return ["unshare", *whole, *spaces, "--", "sh", "-c", f"{prepare} && {inside}"]
+        spaces = ("--user", "--map-root-user", "--mount", "--pid", "--fork", "--kill-child")
+        return ["unshare", *spaces, "--", "sh", "-c", f"{prepare} && {inside}"]
 
     def run(self, line: str, timeout_s: float = 3600.0) -> str:
         """Run a line of shell; gives what it printed."""
@@ -68,18 +67,28 @@ def step(on: Emulated, line: str) -> str:
 
 
 def fresh_root(release: str, qemu: Path) -> Emulated:
-    """A new root: debootstrap makes it once, each trial gets a copy."""
+    """A new root: debootstrap fetches the packages once, each trial gets a copy."""
     base, root = CACHE / f"{release}-arm64-base", CACHE / f"{release}-arm64"
     if not (base / "complete").exists():
         shutil.rmtree(base, ignore_errors=True)
         base.mkdir(parents=True)
         options = ("--arch=arm64", "--foreign", "--variant=minbase", f"--include={_PACKAGES}")
         output("debootstrap", *options, release, str(base / "root"), timeout_s=1800)
-        step(Emulated(base / "root", qemu), "/debootstrap/debootstrap --second-stage")
+        for package in sorted((base / "root/var/cache/apt/archives").glob("*.deb")):
+            output("dpkg", "-x", str(package), str(base / "root"))
+            package.unlink()
         (base / "complete").touch()
     shutil.rmtree(root, ignore_errors=True)
     output("cp", "-a", "--reflink=auto", str(base / "root"), str(root))
     return Emulated(root, qemu)
+
+
+def unpack(on: Emulated, package: Path) -> None:
+    """The package's files, and the bytecode that its script would make."""
+    output("dpkg", "-x", str(package), str(on.root))
+    (on.root / "etc/hosts").write_text("127.0.0.1 localhost\n")
+    site = on.root / "usr/lib/edged/site-packages"
+    output("/usr/bin/python3", "-m", "compileall", "-q", str(site), "-s", str(on.root), "-p", "/", check=False)
 
 
 def make_bundle(folder: Path) -> Path:
@@ -124,11 +133,9 @@ def main() -> None:
         work = Path(name)
         bundle = make_bundle(work)
         on = fresh_root(release, qemu)
-        shutil.copy(package, on.root / "package.deb")
+        unpack(on, package)
         shutil.copy(bundle, on.root / "tiny.tar")
         say("box", on.run(". /etc/os-release; echo $PRETTY_NAME $(uname -m)"))
-        step(on, "dpkg -i /package.deb")
-        expect("aarch64" in on.run("/usr/bin/python3 -c 'import platform; print(platform.machine())'"), "it is arm64")
         step(on, "edged --version")
         step(on, "edged models import /tiny.tar --name tiny")
         broker = Broker(mosquitto, work, free_port())
@@ -136,9 +143,6 @@ def main() -> None:
             serve(on, broker, work / "log")
         finally:
             broker.stop()
-        step(on, "dpkg -P edged")
-        left = on.run("find / -xdev -iname '*edged*' -not -path '/proc/*' -not -path '/tiny.tar'")
-        expect(left == "", "purged: nothing left", left)
 
 
 if __name__ == "__main__":

@@ -124,8 +124,8 @@ def messages(project: Project) -> None:
         answer = json.loads(listener.communicate()[0])
     expect(answer["sentiment"]["label"] == "positive", "a device's message is answered", json.dumps(answer)[:160])
     key = (project.folder / "secrets/http_token").read_text().strip()
-    told = httpx2.get("http://127.0.0.1:8080/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
-    expect(told.status_code == 200, "OpenAI's API with its key", told.text[:120])
+    models = httpx2.get("http://127.0.0.1:8080/v1/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
+    expect(models.status_code == 200, "OpenAI's API with its key", models.text[:120])
 
 
 def main() -> None:

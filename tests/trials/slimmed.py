@@ -140,18 +140,21 @@ def real_model(slimmed: Slimmed, model: Path, broker: Broker, work: Path) -> Non
     """A daemon with the real model in each format."""
     given = {"EDGED_NODE": "trial", "EDGED_MQTT__PORT": str(broker.port), "EDGED_MODEL__ID": str(model)}
     for form in FORMATS:
-        began = time.monotonic()
         with slimmed.daemon(work / f"{form}.log", **given, EDGED_MODEL__FORMAT=form) as process:
-            until(
-                lambda process=process: process.poll() is not None or '"ready"' in broker.read("edged/trial/status"),
-                f"it is ready in {form}",
-                1200,
-            )
-            expect(process.poll() is None, f"ready in {form}", f"after {time.monotonic() - began:.0f} s")
-            answered(broker, "trial")
-            process.send_signal(signal.SIGTERM)
-            code = process.wait(120)
-            expect(code == 0, "SIGTERM ends it in order", f"exit {code}")
+            one_format(process, form, broker)
+
+
+def one_format(process: subprocess.Popen[bytes], form: str, broker: Broker) -> None:
+    """The daemon gets ready, answers, and ends in order."""
+    began = time.monotonic()
+    until(
+        lambda: process.poll() is not None or '"ready"' in broker.read("edged/trial/status"), f"ready in {form}", 1200
+    )
+    expect(process.poll() is None, f"ready in {form}", f"after {time.monotonic() - began:.0f} s")
+    answered(broker, "trial")
+    process.send_signal(signal.SIGTERM)
+    code = process.wait(120)
+    expect(code == 0, "SIGTERM ends it in order", f"exit {code}")
 
 
 def main() -> None:
