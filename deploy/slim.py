@@ -52,7 +52,11 @@ PIP_ARCHIVE = "lib/pip.zip"  # edged/models/wheel.py looks for it there
 _NEEDED_PROGRAM = "torch_shm_manager"  # torch looks for it when it is imported
 # auditwheel has rewritten these libraries, which strip would damage.
 _REWRITTEN = re.compile(r"\.libs/|-[0-9a-f]{8}\.so")
-_WRITES_TEXT = "ForCausalLM"
+# In transformers' auto/modeling_auto.py: the classes that continue a text.
+_WRITERS = re.compile(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", re.MULTILINE | re.DOTALL)
+_CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
+_KIND = re.compile(r"^ +model_type = \"([\w-]+)\"", re.MULTILINE)
+_PART = re.compile(r"\bmodel_type=\"([\w-]+)\"|CONFIG_MAPPING\[\"([\w-]+)\"\]")
 
 
 def main() -> None:
@@ -92,7 +96,16 @@ def other_models(models: Path) -> Iterator[Path]:
         for folder in models.iterdir()
         if folder.is_dir()
     }
-    kept = {name for name, words in code.items() if _WRITES_TEXT in words} | {"auto"}
+    listed = _WRITERS.search(code["auto"])
+    writers = set(re.findall(r"\w+", listed[1])) if listed else set()
+    of_kind = {kind: name for name, words in code.items() for kind in _KIND.findall(words)}
+    kept = {name for name, words in code.items() if "ForCausalLM" in words} | {"auto"}
+    for name, words in code.items():
+        heads = writers.intersection(_CLASS.findall(words))
+        if heads:
+            kept.add(name)
+        if any(each.endswith("ForConditionalGeneration") for each in heads):  # it is built with its other parts
+            kept |= {of_kind[kind] for pair in _PART.findall(words) for kind in pair if kind in of_kind}
     while more := {used for name in kept for used in re.findall(r"from \.\.(\w+)", code[name]) if used in code} - kept:
         kept |= more
     for name in code.keys() - kept:

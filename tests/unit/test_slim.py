@@ -27,6 +27,23 @@ def slim() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """The installed transformers."""
+    spec = importlib.util.find_spec("transformers")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+@pytest.fixture(scope="module")
+def goes(slim: ModuleType, package: Path) -> set[Path]:
+    """What slim.py would take out of it."""
+    models = package / "models"
+    kinds = ("modular", "convert")
+    return {*slim.other_models(models), *(each for kind in kinds for each in models.glob(f"*/{kind}_*.py"))}
+
+
 def put(folder: Path, *names: str, text: str = "") -> None:
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +88,16 @@ def test_what_only_tests_and_builds_need_goes(
 
 def test_the_code_of_models_that_write_text_and_what_it_uses_stays(slim: ModuleType, tmp_path: Path) -> None:
     put(tmp_path, "gpt/modeling_gpt.py", text="from ..shared.modeling_shared import x\nclass GptForCausalLM: ...")
+    listed = '("old", "OldLMHeadModel"),\n        ("eye", "EyeForConditionalGeneration"),\n'
+    listed = f"MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict(\n    [\n        {listed}    ]\n)\n"
+    put(tmp_path, "auto/modeling_auto.py", text=listed)
+    put(tmp_path, "old/modeling_old.py", text="class OldLMHeadModel(Old): ...")
+    put(tmp_path, "eye/modeling_eye.py", text="class EyeForConditionalGeneration(Eye): ...")
+    put(tmp_path, "eye/configuration_eye.py", text='x = Sub(model_type="lens_model")')
+    put(tmp_path, "lens/configuration_lens.py", text='class LensConfig:\n    model_type = "lens_model"\n')
+    put(tmp_path, "lens/modeling_lens.py")
     put(tmp_path, "shared/modeling_shared.py", "vision/modeling_vision.py", "vision/image_processing_vision.py")
-    put(tmp_path, "vision/configuration_vision.py", "vision/tokenization_vision.py", "auto/modeling_auto.py")
+    put(tmp_path, "vision/configuration_vision.py", "vision/tokenization_vision.py")
     assert {each.name for each in slim.other_models(tmp_path)} == {"modeling_vision.py", "image_processing_vision.py"}
 
 
@@ -93,14 +118,22 @@ def imported(file: Path, text: str) -> Iterator[Path]:
         yield from (folder.with_suffix(".py"), folder / f"{name}.py")
 
 
-def test_nothing_of_transformers_that_stays_imports_what_goes(slim: ModuleType) -> None:
-    spec = importlib.util.find_spec("transformers")
-    assert spec is not None
-    assert spec.origin is not None
-    package = Path(spec.origin).parent
+def test_every_model_that_continues_a_text_stays(package: Path, goes: set[Path]) -> None:
     models = package / "models"
-    goes = set(slim.other_models(models))
-    goes |= {each for kind in ("modular", "convert") for each in models.glob(f"*/{kind}_*.py")}
+    gone = {each.parent.name for each in goes if each.name.startswith("modeling_")}
+    listed = re.search(
+        r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.*?^\)",
+        (models / "auto/modeling_auto.py").read_text(),
+        re.MULTILINE | re.DOTALL,
+    )
+    assert listed is not None
+    kinds = set(re.findall(r'\("([\w-]+)", "\w+"\)', listed[0]))
+    assert kinds >= {"gpt2", "qwen2", "openai-gpt", "gemma3"}
+    assert {each.replace("-", "_") for each in kinds} & gone == set()
+    assert "siglip" not in gone  # Gemma 3 is built with its eye
+
+
+def test_nothing_of_transformers_that_stays_imports_what_goes(package: Path, goes: set[Path]) -> None:
     assert len(goes) > 500
     others = {package / "pipelines/text_to_audio.py", package / "exporters/utils.py"}  # for speech; not ours
     # The list in each folder's __init__ is made of the files that are there.
