@@ -20,7 +20,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from edged.errors import SettingsError
 from edged.settings.faults import Given, is_service_link, unknown, wrong
 from edged.settings.options import forbidden, options_file
-from edged.settings.schema import Settings
+from edged.settings.schema import ModelSettings, Settings
 from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, join, names, sections
 
 OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
@@ -171,10 +171,20 @@ def read_options(state_dir: Path) -> dict[str, Any]:
 def _with_options(values: Mapping[str, Any], given: Given, options: Mapping[str, Any]) -> Loaded:
     given = replace(given, options=options)
     faults = [*unknown(given), *forbidden(options)]
-    settings, values_at_fault = _validated(_merge(values, deepcopy(_known(options))), given)
+    known = deepcopy(_known(options))
+    settings, values_at_fault = _validated(_merge(_without_words_of_another(values, known), known), given)
     if settings is None or faults or values_at_fault:
         raise SettingsError("\n".join(faults + values_at_fault))
     return Loaded(settings=settings, given=given)
+
+
+def _without_words_of_another(values: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of the other sources, less what they say of their own model where the options name another one."""
+    model = values.get("model", {})
+    its_name = model.get("id", ModelSettings.model_fields["id"].default)
+    if "reads" not in model or options.get("model", {}).get("id", its_name) == its_name:
+        return values
+    return {**values, "model": {name: value for name, value in model.items() if name != "reads"}}
 
 
 def _validated(values: dict[str, Any], given: Given) -> tuple[Settings | None, list[str]]:
