@@ -63,7 +63,7 @@ def node_red() -> Path:
 
 
 def homeassistant() -> Path:
-    """The Python of an environment that has the package `homeassistant`."""
+    """The Python that runs Home Assistant."""
     return _path("EDGED_TEST_HOMEASSISTANT") / "bin" / "python"
 
 
