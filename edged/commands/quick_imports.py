@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-# structlog imports rich wherever it is installed, for tracebacks that edged does not show; transformers brings it along.
-# It takes as long as all of structlog. `edged top`, which draws with it, imports it later.
+# structlog imports rich wherever it is installed, as with transformers, for tracebacks that edged does not show. That
+# takes as long as all of structlog. `edged top`, which draws with it, imports it later.
 _NOT_WANTED = frozenset({"rich"})
 
 
