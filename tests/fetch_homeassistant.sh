@@ -18,11 +18,15 @@ echo "tests: unpacking Home Assistant $release and a Python $version into $dir" 
 rm -rf "$dir"
 mkdir -p "$dir/bin" "$dir/wheel"
 . "$here/debian.sh"
-use_apt "$dir/apt" forky || {
-    echo "tests: Home Assistant cannot be fetched: its Python needs apt-get and a mirror of Debian" >&2
-    exit 1
+# A mirror without that release, which Debian is still making, must not keep all other tests from running.
+leave_out() {
+    echo "tests: Home Assistant is left out: $1" >&2
+    echo "$1" >"$dir/missing"
+    exit 0
 }
-apt-get -qq -y --no-install-recommends --download-only install "python$version" libstdc++6 >/dev/null
+use_apt "$dir/apt" forky || leave_out "its Python needs apt-get and a mirror of Debian that has forky"
+apt-get -qq -y --no-install-recommends --download-only install "python$version" libstdc++6 >/dev/null ||
+    leave_out "this mirror of Debian has no python$version for forky"
 full=$(apt-cache show "python$version" | sed -n 's/^Version: \([0-9.]*\).*/\1/p' | head -n 1)
 rm -f "$dir"/apt/cache/archives/debconf_*
 unpack "$dir/apt/cache/archives" "$dir/root" >/dev/null
