@@ -297,11 +297,11 @@ class Writer(Generic[K]):
         # Raises TooLong if there is no room even for a short text and a short reply.
         prompter.generation(self.spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)
         kinds = (None, *self.spec.examples_of_kind.get(language, {}))
-        is_known = all([warm_up.pin(prompter.shared_beginning(self.spec, language, kind)) for kind in kinds])
+        are_kept = [warm_up.pin(prompter.shared_beginning(self.spec, language, kind)) for kind in kinds]
         if self.spec.schema is not None:  # a schema that cannot be used ends the start, not a request
             self.prepared.constraints.begin(self.spec.name, self.spec.schema)
         work = Work(key="warm-up", spec=self.spec, text="Hi", language=language, params=Params(max_tokens=2))
-        event = warm_up.try_out(work, is_known=is_known)
+        event = warm_up.try_out(work, is_known=all(are_kept))
         # With a schema the work may fail: two tokens are seldom a whole JSON.
         if isinstance(event, Failed) and self.spec.schema is None:
             raise event.error
