@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edged.errors import SettingsError
 from edged.settings.faults import Given, is_service_link, unknown, wrong
@@ -155,7 +154,7 @@ def _values(given: Given, credentials: Mapping[str, str]) -> dict[str, Any]:
     """The values of all sources but the options."""
     below = _merge(_merge(_machine_defaults(), _nest(credentials)), _known(given.file))
     flags = _nest({name: each for name, each in given.flags.items() if name in names()})
-    return _merge(below, _merge(_known(EnvSettingsSource(_Sourced)()), flags))
+    return _merge(below, _merge(_known(_of_environment()), flags))
 
 
 def read_options(state_dir: Path) -> dict[str, Any]:
@@ -241,19 +240,6 @@ def _expand(path: str) -> str:
 # --------------------------------------------------------------------------------------------------- the sources
 
 
-class _Sourced(Settings, BaseSettings):
-    """How pydantic-settings finds settings in the environment."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,  # composes write NAME=${NAME:-}
-        enable_decoding=False,  # a list comes as text; the schema splits it
-        extra="forbid",
-        frozen=True,
-    )
-
-
 def settings_file(named: Path | None) -> Path | None:
     """The file that is named, by the command line or the environment; else the first that is at a usual place.
 
@@ -303,6 +289,15 @@ def _credentials() -> dict[str, str]:
         if secret:
             found[setting] = secret
     return found
+
+
+def _of_environment() -> dict[str, Any]:
+    """The settings among the variables of the environment, nested."""
+    if not any(name.upper().startswith(ENVIRONMENT_PREFIX) for name in os.environ):
+        return {}
+    from edged.settings import environment  # noqa: PLC0415 - takes a twentieth of a start
+
+    return environment.read()
 
 
 def _machine_defaults() -> dict[str, Any]:
