@@ -2,6 +2,7 @@
 
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "vectors.h"
@@ -78,11 +79,13 @@ inline INLINE void by_sixteens(int begin, int end, Body body) {
 template <typename T>
 void score(const Few& few, const T* keys, int begin, int end, int dim, float scale) {
   counted(few.count, [&]<int COUNT>() INLINE {
+    const float* query[COUNT];  // in registers
+    std::copy_n(few.query, COUNT, query);
     by_sixteens(begin, end, [&]<int SIXTEENS>(int p) INLINE {
       const T* at = keys + (p - begin) * dim;
       F sums[COUNT][SIXTEENS][kHalfParts] = {};
       for (int i = 0; i < dim; i += 4, at += 4 * kSixteen)
-        add_products(at, kSixteen, kSixteen * dim, [&](int j) INLINE { return Four(few.query[j] + i); }, sums);
+        add_products(at, kSixteen, kSixteen * dim, [&](int j) INLINE { return Four(query[j] + i); }, sums);
       for (int j = 0; j < COUNT; ++j)
         for (int s = 0; s < SIXTEENS; ++s)
           for (int c = 0; c < kHalfParts; ++c)
@@ -96,31 +99,31 @@ void score(const Few& few, const T* keys, int begin, int end, int dim, float sca
 // the order of positions, however they are divided into calls.
 template <typename T>
 void mix(const Few& few, const T* values, int begin, int end, int dim) {
+  const bool begins = begin == few.first, ends = end == few.seen;
   counted(few.count, [&]<int COUNT>() INLINE {
+    const float* weights[COUNT];  // in registers
+    std::copy_n(few.scores, COUNT, weights);
     by_sixteens(0, dim, [&]<int SIXTEENS>(int d) INLINE {
-      F sums[COUNT][SIXTEENS][kHalfParts];
-      for (int j = 0; j < COUNT; ++j)
-        for (int s = 0; s < SIXTEENS; ++s) {
-          if (begin != few.first) load_sixteen(few.out[j] + d + s * kSixteen, sums[j][s]);
-          for (int c = 0; begin == few.first && c < kHalfParts; ++c) sums[j][s][c] = F{};
-        }
+      F sums[COUNT][SIXTEENS][kHalfParts] = {};
+      if (!begins)
+        for (int j = 0; j < COUNT; ++j)
+          for (int s = 0; s < SIXTEENS; ++s) load_sixteen(few.out[j] + d + s * kSixteen, sums[j][s]);
       const T* at = values + d;
       int p = begin;
       for (; p + 4 <= end; p += 4, at += 4 * dim)
-        add_products(at, dim, kSixteen, [&](int j) INLINE { return Four(few.scores[j] + p); }, sums);
+        add_products(at, dim, kSixteen, [&](int j) INLINE { return Four(weights[j] + p); }, sums);
       for (; p < end; ++p, at += dim)
         for (int s = 0; s < SIXTEENS; ++s) {
           F value[kHalfParts];
           load_sixteen(at + s * kSixteen, value);
           for (int j = 0; j < COUNT; ++j)
             for (int c = 0; c < kHalfParts; ++c)
-              sums[j][s][c] = multiply_add(sums[j][s][c], value[c], spread(few.scores[j][p]));
+              sums[j][s][c] = multiply_add(sums[j][s][c], value[c], spread(weights[j][p]));
         }
       for (int j = 0; j < COUNT; ++j)
         for (int s = 0; s < SIXTEENS; ++s)
           for (int c = 0; c < kHalfParts; ++c)
-            store(few.out[j] + d + s * kSixteen + c * LANES,
-                  end == few.seen ? sums[j][s][c] * few.inverse[j] : sums[j][s][c]);
+            store(few.out[j] + d + s * kSixteen + c * LANES, ends ? sums[j][s][c] * few.inverse[j] : sums[j][s][c]);
     });
   });
 }
