@@ -179,8 +179,8 @@ _SENTIMENT = ClassifySpec(
 
 # --------------------------------------------------------------------------------------------- replies, and both
 
-# Parameters. Below, replies are only short and general (deploy/MEASUREMENTS.md, "replies"); from there on a model follows
-# a role, and examples would make it answer like them.
+# Parameters. Below, replies are only short and general (deploy/MEASUREMENTS.md, "replies"); from there on a model
+# follows a role, and examples would make it answer like them.
 SMALL = 300_000_000
 _REPLY = GenerateSpec(
     name="reply",
