@@ -179,7 +179,9 @@ _SENTIMENT = ClassifySpec(
 
 # --------------------------------------------------------------------------------------------- replies, and both
 
-_VERY_SMALL = 300_000_000  # parameters: a larger model follows a role, and examples would make it answer like them
+# Parameters. Below, replies are only short and general (deploy/MEASUREMENTS.md, "replies"); from there on a model
+# follows a role, and examples would make it answer like them.
+SMALL = 300_000_000
 _REPLY = GenerateSpec(
     name="reply",
     system={
@@ -190,7 +192,7 @@ _REPLY = GenerateSpec(
     examples={"en": reply_examples.OF_ALL_KINDS},
     examples_of_kind={"en": reply_examples.OF_KIND},
     feeling=_SENTIMENT,
-    examples_below=_VERY_SMALL,
+    examples_below=SMALL,
     is_checked=True,
 )
 MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
