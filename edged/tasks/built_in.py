@@ -174,7 +174,9 @@ _SENTIMENT = ClassifySpec(
     neutral_doubt=0.06,
     polar_doubt=0.48,
     knows_instruments=True,
+    knows_marks=True,
     is_prose=True,
+    window_tokens=256,
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both

@@ -105,7 +105,10 @@ class ClassifySpec:
             of all labels are nearer than this, or, of a text that is more likely not neutral, the best two of the
             others are nearer than `polar_doubt`.
         knows_instruments: whether lines of instruments count as plain, see `tasks/instruments.py`.
+        knows_marks: whether marks such as "!" and "?" count for and against neutral, see `tasks/marks.py`.
         is_prose: whether the text is read as prose, see `tasks/prose.py`.
+        window_tokens: a longer text is judged in parts of at most so many tokens, see `tasks/windows.py`, and the mean
+            of their evidence counts; with 0 it is always judged as a whole.
     """
 
     name: str
@@ -118,7 +121,9 @@ class ClassifySpec:
     neutral_doubt: float = 0.0
     polar_doubt: float = 0.0
     knows_instruments: bool = False
+    knows_marks: bool = False
     is_prose: bool = False
+    window_tokens: int = 0
 
     kind: ClassVar[str] = "classify"
     keeps_history: ClassVar[bool] = False
