@@ -35,7 +35,7 @@ from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language, asked_in
 from edged.tasks.windows import windows
 
-_MOST_WINDOWS = 16  # that a text has room in
+_MOST_WINDOWS = 64  # that a text has room in
 _LEAST_WINDOW = 32  # tokens: where the context leaves less room beside the prompts, a text is judged as a whole
 _SPLIT_OTHERWISE = 8  # tokens that a window may have more inside a prompt than alone
 
