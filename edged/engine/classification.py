@@ -35,7 +35,7 @@ from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language, asked_in
 from edged.tasks.windows import windows
 
-_MOST_WINDOWS = 64  # that a text has room in
+_MOST_TOKENS = 8192  # of a text that is judged in windows
 _LEAST_WINDOW = 32  # tokens: where the context leaves less room beside the prompts, a text is judged as a whole
 _SPLIT_OTHERWISE = 8  # tokens that a window may have more inside a prompt than alone
 
@@ -276,12 +276,13 @@ class Classifier(Generic[K]):
             TooLong: it has too many.
         """
         prompter = self.prepared.loaded.prompter
-        most = min(self.spec.window_tokens, self.prepared.room.get((self.spec.name, language), 0))
-        if most < _LEAST_WINDOW or len(text.encode()) <= most:  # no token is shorter than a byte
+        room = self.prepared.room.get((self.spec.name, language), 0)
+        most = min(self.spec.window_tokens.get(language, room), room)
+        is_short = len(text.encode()) <= most  # no token is shorter than a byte
+        if is_short or not self.spec.window_tokens or most < _LEAST_WINDOW:
             return (text,)
-        if (tokens := prompter.count(text)) > _MOST_WINDOWS * most:
+        if (tokens := prompter.count(text)) > _MOST_TOKENS:
             raise TooLong(
-                f"the text does not fit: it has {tokens} tokens, and at most {_MOST_WINDOWS * most} are judged",
-                field="text",
+                f"the text does not fit: it has {tokens} tokens, and at most {_MOST_TOKENS} are judged", field="text"
             )
         return windows(text, count=prompter.count, most=most)

@@ -176,7 +176,7 @@ _SENTIMENT = ClassifySpec(
     knows_instruments=True,
     knows_marks=True,
     is_prose=True,
-    window_tokens=64,
+    window_tokens={"en": 64},
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both

@@ -107,8 +107,9 @@ class ClassifySpec:
         knows_instruments: whether lines of instruments count as plain, see `tasks/instruments.py`.
         knows_marks: whether marks such as "!" and "?" count for and against neutral, see `tasks/marks.py`.
         is_prose: whether the text is read as prose, see `tasks/prose.py`.
-        window_tokens: a longer text is judged in parts of at most so many tokens, see `tasks/windows.py`, and the mean
-            of their evidence counts; with 0 it is always judged as a whole.
+        window_tokens: by language, how long a text may be that is judged as a whole; a longer one is judged in windows
+            of at most so many tokens, see `tasks/windows.py`, and the mean of their evidence counts. In a language
+            without a number, this is as much as the model's context has room for. Without any, no text is cut.
     """
 
     name: str
@@ -123,7 +124,7 @@ class ClassifySpec:
     knows_instruments: bool = False
     knows_marks: bool = False
     is_prose: bool = False
-    window_tokens: int = 0
+    window_tokens: Mapping[Language, int] = field(default_factory=dict)
 
     kind: ClassVar[str] = "classify"
     keeps_history: ClassVar[bool] = False

@@ -275,7 +275,7 @@ def spoken(name: str, *words: str) -> ClassifySpec:
     prompt = SENTIMENT.prompts["zh"]
     labels = tuple(replace(label, said={"zh": (word,)}) for label, word in zip(SENTIMENT.labels, words, strict=True))
     prompts = {**SENTIMENT.prompts, "zh": replace(prompt, examples=prompt.examples[::-1])}
-    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further={}, doubt=0.0, window_tokens=0)
+    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further={}, doubt=0.0, window_tokens={})
 
 
 def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_pooled(start: Start) -> None:
@@ -333,7 +333,7 @@ def test_a_long_text_is_judged_in_parts_and_their_evidence_is_pooled(
     start: Start, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
-    both = replace(first, name="both", further={"zh": (second,)}, doubt=1.0, window_tokens=40)
+    both = replace(first, name="both", further={"zh": (second,)}, doubt=1.0, window_tokens={"zh": 40})
     engine = start(tasks=Tasks([first, second, both]))
     sentences = [f"{text} {n}." for n, text in enumerate(("今天心情很好,想出去走走,明天也一样", "这个产品太差了") * 5)]
     prompter = Prompter(tokenizer, max_context_tokens=CONTEXT, half_width=True)
@@ -530,8 +530,9 @@ def test_no_reply_is_longer_than_the_setting(start: Start) -> None:
 def test_a_text_over_the_context_is_refused_and_long_history_is_trimmed(start: Start) -> None:
     engine = start()
     assert isinstance(error_of(run(engine, reply("r", "很长" * CONTEXT))["r"]), TooLong)
-    whole = replace(SENTIMENT, window_tokens=0)
+    whole = replace(SENTIMENT, window_tokens={})
     assert isinstance(error_of(run(engine, sentiment("s", "很长" * CONTEXT, spec=whole))["s"]), TooLong)
+    assert scores_of(run(engine, sentiment("s", "很长" * CONTEXT))["s"]), "in two windows"
     assert isinstance(error_of(run(engine, sentiment("s", "很长" * 16 * CONTEXT))["s"]), TooLong)
     turns = tuple(
         Turn(role=role, content=f"{i} 这是一句很长的话" * 4) for i in range(30) for role in ("user", "assistant")
