@@ -246,7 +246,7 @@ class Classifier(Generic[K]):
         """The prompts to ask, in order, each made when it is needed: for most texts only the first is.
 
         Raises:
-            TooLong: the text does not fit into the first prompt, or has too many windows. A further prompt that it does
+            TooLong: the text does not fit into the first prompt, or is longer than any that is judged. A further prompt that it does
                 not fit is left out.
         """
         prompter = self.prepared.loaded.prompter
@@ -273,7 +273,7 @@ class Classifier(Generic[K]):
         """The windows of a text; the whole text where it is short, or the task judges it as a whole.
 
         Raises:
-            TooLong: it has too many.
+            TooLong: it is longer than any text that is judged in windows.
         """
         prompter = self.prepared.loaded.prompter
         room = self.prepared.room.get((self.spec.name, language), 0)
