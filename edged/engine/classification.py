@@ -246,8 +246,8 @@ class Classifier(Generic[K]):
         """The prompts to ask, in order, each made when it is needed: for most texts only the first is.
 
         Raises:
-            TooLong: the text does not fit into the first prompt, or is longer than any that is judged. A further prompt that it does
-                not fit is left out.
+            TooLong: the text does not fit into the first prompt, or is longer than any that is judged. A further prompt
+                that it does not fit is left out.
         """
         prompter = self.prepared.loaded.prompter
         # What names a label of one prompt is cut out for all of them.
