@@ -17,7 +17,10 @@ _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
 
 
 class MatrixStruct(ctypes.Structure):
-    _fields_ = [("blocks", _POINTER), ("bias", _POINTER), ("outputs", _INT), ("inputs", _INT), ("bits", _INT)]
+    _fields_ = [
+        *((name, _POINTER) for name in ("blocks", "factors", "bias")),
+        *((name, _INT) for name in ("outputs", "inputs", "bits")),
+    ]
 
 
 class LayerStruct(ctypes.Structure):
@@ -68,6 +71,7 @@ def matrix_struct(matrix: Matrix) -> MatrixStruct:
     packed = matrix.packed
     return MatrixStruct(
         blocks=pointer(packed.blocks),
+        factors=pointer(packed.factors),
         bias=pointer(matrix.bias),
         outputs=packed.blocks.shape[0] * BLOCK,
         inputs=packed.inputs,

@@ -34,14 +34,14 @@ struct Model {
     const size_t widest = std::max({s.hidden, s.heads * s.head_dim, s.mlp});
     size_t seen = 0;
     for (int i = 0; i < spans; ++i) seen = std::max(seen, static_cast<size_t>(span[i].past + span[i].rows));
-    const size_t needed = std::max(widest, kQueries * ((seen + 15) / 16 * 16));
+    const size_t needed = std::max(widest * kWidened / kGroup, kQueries * ((seen + 15) / 16 * 16));
     scratch_size = std::max(scratch_size, (needed + 15) / 16 * 16);
     return x.reserve(rows * s.hidden) && qkv.reserve(rows * s.layer[0].qkv.outputs) &&
            mixed.reserve(rows * s.heads * s.head_dim) && inner.reserve(rows * s.mlp) && span_of.reserve(rows) &&
            activations.reserve(std::max(rows, wanted), widest) && scratches.reserve(scratch_size * team.size());
   }
 
-  // A thread's own memory: a row of activations, or scores, (queries, positions).
+  // A thread's own memory: a row of activations, scores (queries, positions), or what a block's scales are widened to.
   float* scratch(int thread) const { return scratches.get() + thread * scratch_size; }
 
   Shape shape;
@@ -76,9 +76,10 @@ struct Step {
       activate(rows.count, [&](int row, float* to) { normalise(x(row), layer.attention_norm, s.hidden, s.eps, to); },
                s.hidden, thread);
       const int width = layer.qkv.outputs;
-      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), [&](int row, int channel, const float* sums) {
+      auto keep = [&](int row, int channel, const float* sums) {
         std::memcpy(model.qkv.get() + static_cast<size_t>(row) * width + channel, sums, sizeof(float) * kBlock);
-      });
+      };
+      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), model.scratch(thread), keep);
       model.team.wait();
       const Attention attention{s, rows, index, model.qkv.get(), width, model.mixed.get()};
       for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) attention.place(layer, row);
@@ -92,14 +93,14 @@ struct Step {
       model.team.wait();
       const int heads = s.heads * s.head_dim;
       activate(count, [&](int i, float* to) { std::memcpy(to, mixed(at(i)), sizeof(float) * heads); }, heads, thread);
-      add(layer.out, count, at);
+      add(layer.out, count, at, thread);
       model.team.wait();
       activate(count, [&](int i, float* to) { normalise(x(at(i)), layer.mlp_norm, s.hidden, s.eps, to); }, s.hidden,
                thread);
-      gated(layer.gate_up, count);
+      gated(layer.gate_up, count, thread);
       model.team.wait();
       activate(count, [&](int i, float* to) { std::memcpy(to, inner(i), sizeof(float) * s.mlp); }, s.mlp, thread);
-      add(layer.down, count, at);
+      add(layer.down, count, at, thread);
       model.team.wait();
     }
     activate(wanted, [&](int i, float* to) { normalise(x(wanted_rows[i]), s.norm, s.hidden, s.eps, to); }, s.hidden,
@@ -112,10 +113,10 @@ struct Step {
         std::memcpy(to, sums, sizeof(float) * (s.vocab - channel));
     };
     if (head_blocks == 0) {
-      matmul(model.team, s.head, model.activations, Passes(wanted), finish);
+      matmul(model.team, s.head, model.activations, Passes(wanted), model.scratch(thread), finish);
     } else {
       for (int i = model.team.take(1); i < head_blocks; i = model.team.take(1))
-        multiply_block(s.head, head_block[i], model.activations, Passes(wanted), finish);
+        multiply_block(s.head, head_block[i], model.activations, Passes(wanted), model.scratch(thread), finish);
     }
   }
 
@@ -135,28 +136,19 @@ struct Step {
     model.team.wait();
   }
 
-  // Writes the embedding of each row's token to the residual stream.
+  // Writes the embedding of each row's token to the residual stream. It is int8 always.
   void embed() {
     const Matrix& m = model.shape.embedding;
-    const int groups = m.inputs / kGroup, size = group_bytes(m.bits);
+    const int groups = m.inputs / kGroup;
     for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) {
       const int channel = rows.tokens[row] % kBlock;
-      const uint8_t* from = m.blocks + static_cast<size_t>(rows.tokens[row] / kBlock) * groups * size;
+      const uint8_t* from = m.blocks + static_cast<size_t>(rows.tokens[row] / kBlock) * groups * group_bytes(8);
       float* to = x(row);
-      for (int g = 0; g < groups; ++g, from += size, to += kGroup) {
-        uint16_t ends[2];
-        if (m.bits == 8) {
-          std::memcpy(ends, from + kBlock * kGroup + 2 * channel, 2);
-          const float scale = of_bf16(ends[0]);
-          for (int k = 0; k < kGroup; ++k) to[k] = scale * (from[(k / 4 * kBlock + channel) * 4 + k % 4] - 128);
-        } else {
-          std::memcpy(ends, from + kBlock * kGroup / 2 + 4 * channel, 4);
-          const float scale = of_bf16(ends[0]), minimum = of_bf16(ends[1]);
-          for (int k = 0; k < kGroup; ++k) {
-            const int pair = from[(k / 8 * kBlock + channel) * 4 + k % 4];
-            to[k] = scale * (k / 4 % 2 == 0 ? pair & 15 : pair >> 4) + minimum;
-          }
-        }
+      for (int g = 0; g < groups; ++g, from += group_bytes(8), to += kGroup) {
+        uint16_t stored;
+        std::memcpy(&stored, from + value_bytes(8) + 2 * channel, 2);
+        const float scale = of_bf16(stored);
+        for (int k = 0; k < kGroup; ++k) to[k] = scale * (from[(k / 4 * kBlock + channel) * 4 + k % 4] - 128);
       }
       for (int i = 0; i < m.inputs; ++i) x(row)[i] *= model.shape.embedding_scale[i];
     }
@@ -164,24 +156,26 @@ struct Step {
 
   // Adds the matrix's outputs to the residual stream: those of activation row i to row at(i).
   template <typename At>
-  void add(const Matrix& m, int count, At at) {
-    matmul(model.team, m, model.activations, Passes(count), [&](int i, int channel, const float* sums) {
+  void add(const Matrix& m, int count, At at, int thread) {
+    auto finish = [&](int i, int channel, const float* sums) {
       float* to = x(at(i)) + channel;
       for (int c = 0; c < kBlock; c += LANES) store(to + c, load<F>(to + c) + load<F>(sums + c));
-    });
+    };
+    matmul(model.team, m, model.activations, Passes(count), model.scratch(thread), finish);
   }
 
   // silu(gate) * up (Shazeer 2020): a block's first half is gate, its second half up.
-  void gated(const Matrix& m, int count) {
+  void gated(const Matrix& m, int count, int thread) {
     const int mlp = model.shape.mlp;
-    matmul(model.team, m, model.activations, Passes(count), [&](int row, int channel, const float* sums) {
+    auto finish = [&](int row, int channel, const float* sums) {
       if (channel / 2 >= mlp) return;
       float* to = inner(row) + channel / 2;
       for (int c = 0; c < kHalf; c += LANES) {
         const F gate = load<F>(sums + c), up = load<F>(sums + kHalf + c);
         store(to + c, gate / (1.0f + exponential(-gate)) * up);
       }
-    });
+    };
+    matmul(model.team, m, model.activations, Passes(count), model.scratch(thread), finish);
   }
 };
 
