@@ -5,6 +5,8 @@ import hashlib
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -17,6 +19,8 @@ from edged.contract.results import encode, rfc3339
 from edged.contract.senders import SenderRule
 from edged.contract.status import Identity, client_mark
 from edged.contract.topics import Topics
+from edged.engine import conversation_place
+from edged.engine.conversation_place import Place
 from edged.errors import SettingsError
 from edged.journal.sqlite import SqliteJournal
 from edged.models.store import Store
@@ -99,8 +103,11 @@ def contract_of(settings: Settings, tasks: Tasks) -> Contract:
     )
 
 
-def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
-    """Make the engine: with a model on this box, or with the model of a server."""
+def make_engine(settings: Settings, tasks: Tasks, *, keeps_conversations: bool = False) -> StoppableEngine:
+    """Make the engine: with a model on this box, or with the model of a server.
+
+    `keeps_conversations` is for the daemon alone: it takes the conversations that the daemon before it left.
+    """
     if settings.model.backend == "remote":
         from edged.engine.remote.engine import RemoteEngine  # noqa: PLC0415 - brings an HTTP client
 
@@ -113,11 +120,24 @@ def make_engine(settings: Settings, tasks: Tasks) -> StoppableEngine:
     logs.take_over_libraries()
 
     def load() -> "Loaded[Any]":
-        return loading.load(plan_of(settings))
+        plan = plan_of(settings)
+        return loading.load(replace(plan, conversations=conversations_of(settings)) if keeps_conversations else plan)
 
     limit = settings.engine.max_temperature
     cooling = None if limit is None else Cooling(limit, system.temperature)
     return Engine(load, tasks=tasks, cooling=cooling)
+
+
+def try_out_bundle(settings: Settings, folder: Path) -> None:
+    """See that the bundle in a folder can be served on this box.
+
+    Raises:
+        ModelUnavailable: it cannot.
+    """
+    from edged.engine import bundled  # noqa: PLC0415 - see make_engine
+
+    bundled.refuse_without_kernels(settings.model_dir / "kernels")
+    bundled.try_out(folder)
 
 
 def plan_of(settings: Settings) -> "loading.Plan":
@@ -136,6 +156,27 @@ def plan_of(settings: Settings) -> "loading.Plan":
         cache_dir=settings.model_dir,
         uses_own_calibration=settings.calibration == "own",
     )
+
+
+def conversations_of(settings: Settings) -> Place | None:
+    """Where conversations outlive the process; None where they do not.
+
+    They do not where no text may be kept, nor where another box of a group could be told to forget them.
+    """
+    journal, most = settings.journal, settings.engine.keep_cache_mb
+    if settings.model.backend == "remote" or not most or not journal.keep_text or journal.url is not None:
+        return None
+    return Place(
+        path=settings.state_dir / conversation_place.NAME,
+        most_bytes=most << 20,
+        most_age_s=3600 * journal.session_hours,
+    )
+
+
+def discard_conversations(settings: Settings) -> None:
+    """Delete what an earlier process kept of conversations, if that is not wanted any more."""
+    if conversations_of(settings) is None:
+        conversation_place.discard(settings.state_dir / conversation_place.NAME)
 
 
 def route_filters(settings: Settings) -> tuple[str, ...]:
@@ -284,7 +325,7 @@ def health_of(
 def listen(
     settings: Settings, *, contract: Callable[[], Contract], worker: "Answering", engine: Engine, health: Health
 ) -> contextlib.ExitStack:
-    """Listen at the ports of the settings: for Prometheus, and for programs that speak OpenAI's API.
+    """Listen at the ports of the settings, for Prometheus and programs that speak OpenAI's API; health watches both.
 
     Returns:
         What ends that when it is closed.
@@ -296,10 +337,12 @@ def listen(
         if settings.metrics.port:
             metrics = settings.metrics
             exporter = Exporter(host=metrics.host, port=metrics.port, node=settings.node, snapshot=health.snapshot)
+            health.watch(exporter.fault)
             opened.callback(exporter.stop)
         if settings.http.port:
             server = _http_server(settings, contract=contract, worker=worker, engine=engine, health=health)
             server.start()
+            health.watch(server.fault)
             opened.callback(server.stop)
         return opened.pop_all()
 

@@ -5,7 +5,7 @@ import json
 import queue
 import time
 import uuid
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -20,6 +20,8 @@ from edged.settings.schema import Settings
 
 _GONE = {State.STOPPED, State.OFFLINE}
 _CANCEL_S = 1.0  # to wait until the broker confirms the publication of a cancel command
+_STATUS_S = 5.0  # to wait for the reports that the broker keeps
+_SETTLE_S = 1.0  # without another of them: then all have come
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,12 +140,7 @@ class Client:
 
         def on_end(outcome: Outcome) -> None:
             if outcome.sent is not Sent.CONFIRMED:
-                self._answers.put(
-                    BrokerUnavailable(
-                        f"{topic} at {self.where}: {outcome.reason}; the broker's access list must let this user "
-                        "publish there"
-                    )
-                )
+                self._answers.put(BrokerUnavailable(_may_not_publish(topic, self.where, outcome.reason)))
 
         self._link.publish(Publication(topic=topic, payload=encode(body), qos=1), on_end)
 
@@ -231,3 +228,164 @@ class Client:
                 self._roots.add(message.topic.removesuffix("/status"))
         else:
             self._answers.put(Answer(body=body, is_chunk=message.topic.endswith("/stream")))
+
+
+class ControlClient:
+    """One connection to the broker, to give commands to daemons. A context manager."""
+
+    def __init__(self, settings: Settings, *, timeout: float, commands: Sequence[str]) -> None:
+        """Assign; entering the context connects.
+
+        Args:
+            settings: the broker, and the prefix of the daemons.
+            timeout: seconds for the connection, and for each answer.
+            commands: those that will be given.
+        """
+        self._prefix = settings.prefix
+        self._timeout = timeout
+        self._answers: queue.SimpleQueue[Mapping[str, Any] | BrokerUnavailable] = queue.SimpleQueue()
+        self._changes: queue.SimpleQueue[LinkState] = queue.SimpleQueue()
+        self._reports: queue.SimpleQueue[tuple[str, Mapping[str, Any]]] = queue.SimpleQueue()
+        boxes = self._topics("+")
+        self._link = Link(
+            settings=settings.mqtt,
+            client_id=f"edged-client-{uuid.uuid4().hex[:12]}",
+            subscriptions=(*(boxes.response(each) for each in commands), boxes.status),
+            will=None,
+            receive_maximum=100,
+            on_delivery=self._on_delivery,
+            on_change=self._changes.put,
+            ephemeral=True,
+        )
+        self.where = address_of(settings.mqtt)
+
+    def __enter__(self) -> Self:
+        self._link.start()
+        try:
+            wait_connected(self._link, self._changes, where=self.where, timeout=self._timeout)
+        except BaseException:
+            self._link.stop(None, 1.0)
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._link.stop(None, 1.0)
+
+    def command(self, node: str, name: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Give a daemon a command, and wait for its answer: `status` and either `data` or `error`.
+
+        Raises:
+            BrokerUnavailable: no answer came in time, or the broker does not let this user command.
+        """
+        transaction = uuid.uuid4().hex
+        topics = self._topics(node)
+        topic = f"{topics.root}/request/{name}"
+
+        def on_end(outcome: Outcome) -> None:
+            if outcome.sent is not Sent.CONFIRMED:
+                self._answers.put(BrokerUnavailable(_may_not_publish(topic, self.where, outcome.reason)))
+
+        payload = encode({**body, "transaction": transaction})
+        self._link.publish(Publication(topic=topic, payload=payload, qos=1), on_end)
+        until = time.monotonic() + self._timeout
+        while True:
+            try:
+                answer = self._answers.get(timeout=max(0.0, until - time.monotonic()))
+            except queue.Empty:
+                raise BrokerUnavailable(
+                    f"no answer to {topic} in {self._timeout:g} s at {self.where}; the broker's access list must let "
+                    f"this user publish there and read {topics.response(name)}"
+                ) from None
+            if isinstance(answer, BrokerUnavailable):
+                raise answer
+            if answer.get("transaction") == transaction:
+                return answer
+
+    def check_served(self, node: str) -> None:
+        """See that a daemon runs.
+
+        Raises:
+            BrokerUnavailable: it does not, by its status.
+        """
+        root = self._topics(node).root
+        statuses = self._read(lambda found: f"{root}/status" in found, settle_s=0.0)
+        state = statuses.get(f"{root}/status", {}).get("state")
+        if state is None or state in _GONE:
+            said = "it has never reported" if state is None else f"its status says: {state}"
+            raise BrokerUnavailable(
+                f"no daemon {root} runs at {self.where} ({said}): start it with `edged run`, or name the right one "
+                "with EDGED_NODE and EDGED_PREFIX"
+            )
+
+    def boxes_of(self, group: str) -> list[str]:
+        """The boxes of a group that run now, by name.
+
+        Raises:
+            BrokerUnavailable: there are none, or some of them have not reported.
+        """
+        self._link.listen([self._topics("+").health])
+        found = self._read(
+            lambda found: bool(members_of(found, group)) and not missing_of(found, group), settle_s=_SETTLE_S
+        )
+        members, missing = members_of(found, group), missing_of(found, group)
+        if not members or missing:
+            reason = f"of it, {', '.join(sorted(missing))} did not report" if missing else "no box of it reports"
+            raise BrokerUnavailable(f"the group {group} at {self.where}: {reason}")
+        return sorted(members)
+
+    def _topics(self, node: str) -> Topics:
+        return Topics(prefix=self._prefix, node=node)
+
+    def _read(
+        self, is_enough: Callable[[Mapping[str, Mapping[str, Any]]], bool], *, settle_s: float
+    ) -> dict[str, Mapping[str, Any]]:
+        """The reports by topic: until they are enough and no more come for `settle_s`, or the time is over."""
+        found: dict[str, Mapping[str, Any]] = {}
+        until = time.monotonic() + min(self._timeout, _STATUS_S)
+        while (left := until - time.monotonic()) > 0:
+            try:
+                topic, report = self._reports.get(timeout=min(left, settle_s) if is_enough(found) else left)
+            except queue.Empty:
+                break
+            found[topic] = report
+        return found
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        message = delivery.message
+        if delivery.ticket is not None:
+            self._link.settle(delivery.ticket)
+        try:
+            body = json.loads(message.payload)
+        except (ValueError, RecursionError):
+            return  # sent by a client that is not a daemon
+        if not isinstance(body, dict):
+            return
+        if message.topic.endswith(("/status", "/health")):
+            self._reports.put((message.topic, body))
+        else:
+            self._answers.put(body)
+
+
+def members_of(reports: Mapping[str, Mapping[str, Any]], group: str) -> set[str]:
+    """The boxes of a group that run, by their last health reports, by topic."""
+    return {topic.split("/")[-2] for topic in _running(reports, group)}
+
+
+def missing_of(reports: Mapping[str, Mapping[str, Any]], group: str) -> set[str]:
+    """The boxes that others of the group know, and of which there is no report."""
+    known = {str(each) for report in _running(reports, group).values() for each in report["group"].get("members", ())}
+    return known - {topic.split("/")[-2] for topic in reports if topic.endswith("/health")}
+
+
+def _running(reports: Mapping[str, Mapping[str, Any]], group: str) -> dict[str, Mapping[str, Any]]:
+    return {
+        topic: report
+        for topic, report in reports.items()
+        if isinstance(report.get("group"), dict)
+        and report["group"].get("name") == group
+        and reports.get(f"{topic.removesuffix('health')}status", report).get("state") not in _GONE
+    }
+
+
+def _may_not_publish(topic: str, where: str, reason: str) -> str:
+    return f"{topic} at {where}: {reason}; the broker's access list must let this user publish there"

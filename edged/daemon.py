@@ -18,6 +18,7 @@ import structlog
 from edged import __version__, logs, state_files
 from edged.build import (
     contract_of,
+    discard_conversations,
     discovery_of,
     health_of,
     identity_of,
@@ -28,6 +29,7 @@ from edged.build import (
     make_engine,
     route_filters,
     speed_mark,
+    try_out_bundle,
 )
 from edged.contract.model_report import ModelReport
 from edged.contract.requests import Contract
@@ -129,7 +131,7 @@ class Daemon:
         make_engine: Callable[[Settings, Tasks], StoppableEngine] = make_engine,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)))
+        self._engine = SwitchableEngine(make_engine(settings, tasks_of(settings.tasks)), clock=clock)
         self._live = LiveSettings(
             settings, read=read_settings, contract_of=contract_of, prepare=self._engine.prepare, post=self._post
         )
@@ -171,7 +173,7 @@ class Daemon:
         self._name_watch = NameWatch(settings, identity=self._identity, on_found=self._signals.wake.set, clock=clock)
         self._reception = self._make_reception()
         self._models = _models_of(
-            self._live, engine=self._engine, link=self._link, make_engine=make_engine, post=self._post, clock=clock
+            self._live, engine=self._engine, link=self._link, worker=self._worker, make_engine=make_engine, clock=clock
         )
         self._control = self._control_of(prober)
         self._live.parts = (self._reception.use, self._control.use, self._worker.use, self._use)
@@ -215,6 +217,7 @@ class Daemon:
         log.info(
             "starting", version=__version__, root=self._live.contract.topics.root, model=self._live.settings.model.id
         )
+        discard_conversations(self._live.settings)
         self._engine.start()  # the model loads beside what follows
         self._notifier.status("looking for another daemon of this name")
         try:
@@ -402,6 +405,7 @@ class Daemon:
             self._worker.abandon()
             self._worker.wait_idle(1.0)
             log.warning("work_handed_back")
+        self._engine.keep_conversations()
         self._stop_parts(self._health.status(State.STOPPED))
         log.info("stopped", seconds=round(self._clock() - begin, 2))
         return ExitCode.INTERRUPTED if self._signals.asked_to_stop > asked else ExitCode.DONE
@@ -420,11 +424,11 @@ def _models_of(
     *,
     engine: SwitchableEngine,
     link: Link,
+    worker: Worker,
     make_engine: Callable[[Settings, Tasks], StoppableEngine],
-    post: Callable[[Callable[[], None]], None],
     clock: Callable[[], float],
 ) -> Models:
-    """Make the part that changes the model; `post` runs a function in the worker's thread."""
+    """Make the part that changes the model."""
     topic = live.contract.topics.model
 
     def publish(report: ModelReport) -> None:
@@ -435,9 +439,11 @@ def _models_of(
         live=live,
         make_engine=make_engine,
         store=lambda settings: Store(settings.model_dir),
+        try_out=try_out_bundle,
         trial=ModelTrial(live.settings.state_dir, wall_clock=time.time),
         publish=publish,
-        post=post,
+        hold=lambda is_held: worker.hold(is_held=is_held),
+        post=worker.call,
         clock=clock,
     )
 
@@ -507,6 +513,7 @@ def _worker_of(
         calibration=RunningCalibration() if settings.calibration == "running" else None,
         has_shared_journal=settings.journal.url is not None and settings.journal.keep_text,
         commit_after_s=settings.journal.commit_ms / 1000,
+        sender_record=settings.state_dir / "senders",
         clock=clock,
     )
 

@@ -149,6 +149,18 @@ class ModelUnavailable(FatalError):
     exit_code = ExitCode.MODEL
 
 
+class NotEnoughMemory(ModelUnavailable):
+    """The model does not fit into the memory that is free now.
+
+    Attributes:
+        missing_bytes: how much more it takes.
+    """
+
+    def __init__(self, message: str, *, missing_bytes: int) -> None:
+        super().__init__(message)
+        self.missing_bytes = missing_bytes
+
+
 class NameTaken(FatalError):
     """A daemon of this name runs already, and goes on."""
 

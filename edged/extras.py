@@ -22,6 +22,8 @@ _LIBRARIES: dict[Extra, str] = {
 
 _PACKAGES: dict[Extra, str] = {"metrics": "prometheus-client"}  # where the package is named otherwise than its library
 
+_WITHOUT_PIP = "this installation (a Debian package or an image)"
+
 
 def is_missing(extra: Extra) -> bool:
     """Whether the library of an extra is not installed."""
@@ -29,7 +31,12 @@ def is_missing(extra: Extra) -> bool:
 
 
 def how_to_install(extra: Extra) -> str:
-    """The command that installs an extra into the environment that runs this."""
+    """The command that installs an extra into the environment that runs this, or where that cannot be, beside it."""
+    if not _has_pip():
+        return (
+            f"{_WITHOUT_PIP} takes no further packages; install edged once more beside it, from a checkout: "
+            f"sh deploy/install.sh{' --serve' if only_serves() else ''} --venv DIR --extras {extra}"
+        )
     if only_serves():  # pip would bring torch along with edged
         return (
             f"install it with: {sys.prefix}/bin/python -m pip install {_PACKAGES.get(extra, _LIBRARIES[extra])} "
@@ -52,11 +59,22 @@ def only_serves() -> bool:
 
 def how_to_get_torch() -> str:
     """What to do where something takes torch, as the end of a sentence."""
+    if not _has_pip():
+        return (
+            f"torch and transformers are needed, and {_WITHOUT_PIP} is without them and takes no further packages: use "
+            "a box with the full installation, or install it beside this one, from a checkout: sh deploy/install.sh "
+            "--venv DIR"
+        )
     return (
         "torch and transformers are needed, and this installation is without them (deploy/install.sh --serve): use a "
         "box with the full installation, or make this one full, from a checkout: sh deploy/install.sh --venv "
         f"{sys.prefix}"
     )
+
+
+def _has_pip() -> bool:
+    """Whether packages can be installed into this environment: Debian packages and images are without pip."""
+    return importlib.util.find_spec("pip") is not None
 
 
 def _is_for_gpu() -> bool:

@@ -173,4 +173,7 @@ def replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    sync(path.parent)
+    try:
+        sync(path.parent)
+    except OSError as error:  # the file is replaced: to say that it is not would be wrong
+        log.warning("state_folder_not_synced", path=str(path.parent), reason=error.strerror)

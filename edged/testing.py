@@ -277,6 +277,8 @@ class ScriptedEngine:
         submitted: all work that came in, in order.
         faults: text -> the error that work on it ends with.
         prepared: the task sets that it was asked to get ready for.
+        forgotten: the conversations that it was asked to forget.
+        keeps_conversations: whether it was asked to keep the others.
         unprepared: why it cannot get ready for others.
         away: see `ports.EngineState`.
     """
@@ -286,6 +288,8 @@ class ScriptedEngine:
         self.submitted: list[Work] = []
         self.faults: dict[str, RequestError] = {}
         self.prepared: list[Tasks] = []
+        self.forgotten: list[str] = []
+        self.keeps_conversations = False
         self.unprepared: EdgedError | None = None
         self._clock = clock
         self._open: dict[str, tuple[Work, Callable[[WorkEvent], None]]] = {}
@@ -313,6 +317,12 @@ class ScriptedEngine:
         self._open[work.key] = (work, on_event)
         if self.auto:
             self.finish(work.key)
+
+    def forget(self, conversation: str) -> None:
+        self.forgotten.append(conversation)
+
+    def keep_conversations(self) -> None:
+        self.keeps_conversations = True
 
     def cancel(self, key: str) -> None:
         if key in self._open:

@@ -26,12 +26,12 @@ form=${1:-all}
 case $form in
     check | unit) tiers=tests/unit needs='' ;;
     integration) tiers=tests/integration needs="mosquitto assets redis homeassistant node-red qemu wheels $arm64 $brokers" ;;
-    acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx' ;;
+    acceptance) tiers=tests/acceptance needs='mosquitto assets chromium nginx axe' ;;
     faults) tiers=tests/faults needs="mosquitto assets $brokers" ;;
     *)
         form=all
         tiers='tests/unit tests/integration tests/acceptance tests/faults'
-        needs="mosquitto assets chromium nginx redis homeassistant node-red qemu wheels $arm64 $brokers"
+        needs="mosquitto assets chromium nginx axe redis homeassistant node-red qemu wheels $arm64 $brokers"
         ;;
 esac
 [ "$form" = all ] || shift
@@ -42,6 +42,7 @@ fetch() {
         assets) "$venv/bin/python" tests/fetch_assets.py "$cache" ;;
         chromium | nginx) sh tests/fetch_program.sh "$cache/$1" "$1" ;;
         mosquitto-* | rabbitmq-* | aedes) sh tests/fetch_broker.sh "$cache/brokers/$1" "$1" ;;
+        axe) sh tests/fetch_axe.sh "$cache/axe" ;;
         redis) sh tests/fetch_program.sh "$cache/redis" redis-server ;;
         qemu) [ "$(uname -m)" != x86_64 ] || sh tests/fetch_program.sh "$cache/qemu" qemu-aarch64 ;;
         wheels) EDGED_BUILD_CACHE=$cache/build sh deploy/build.sh --out "$cache/build/wheels" ;;
@@ -96,6 +97,7 @@ done
 [ -z "$failed" ] || exit 1
 export EDGED_MOSQUITTO="$cache/mosquitto/bin/mosquitto" EDGED_MOSQUITTO_CLIENTS="$cache/mosquitto/bin"
 export EDGED_TEST_CHROMIUM="$cache/chromium/bin/chromium" EDGED_TEST_NGINX="$cache/nginx/bin/nginx"
+export EDGED_TEST_AXE="$cache/axe/axe.min.js"
 export EDGED_TEST_REDIS="$cache/redis/bin/redis-server" EDGED_TEST_HOMEASSISTANT="$cache/homeassistant"
 export EDGED_TEST_QEMU="$cache/qemu" EDGED_TEST_BUILD="$cache/build"
 [ -z "$arm64" ] || export EDGED_TEST_ARM64="$cache/arm64"

@@ -1,5 +1,5 @@
 "use strict";
-// Small line charts as SVG. A value that is null leaves a gap.
+// Draws series of figures as lines in an SVG. Knows no topic and no daemon.
 
 const Charts = (() => {
   const SVG = "http://www.w3.org/2000/svg";
@@ -37,6 +37,7 @@ const Charts = (() => {
     const [begin, end] = [times[0], times.at(-1)];
     const x = (at) => (end > begin ? ((at - begin) / (end - begin)) * WIDTH : WIDTH);
     const y = (value) => (value === null ? null : HEIGHT - (value / top) * (HEIGHT - 4) - 1);
+    for (const share of [0.25, 0.5, 0.75]) svg.append(element("path", { class: "grid", d: `M0 ${HEIGHT * share}H${WIDTH}` }));
     lines.forEach((values, index) => {
       for (const run of runs(values.map((value, i) => [x(times[i]), y(value)]))) {
         const line = path(run);
@@ -49,5 +50,15 @@ const Charts = (() => {
     });
   }
 
-  return { draw, svg: () => element("svg", { "aria-hidden": "true" }) };
+  // The index of the time that is nearest to a share (0 to 1) of the width.
+  function nearest(times, share) {
+    const wanted = times[0] + share * (times.at(-1) - times[0]);
+    let best = 0;
+    times.forEach((at, i) => {
+      if (Math.abs(at - wanted) < Math.abs(times[best] - wanted)) best = i;
+    });
+    return best;
+  }
+
+  return { draw, nearest, svg: () => element("svg", { "aria-hidden": "true" }) };
 })();

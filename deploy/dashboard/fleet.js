@@ -19,10 +19,12 @@ const Fleet = (() => {
     heat: (h) => h.system?.temperature_c,
   };
 
+  const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
   function parse(text) {
     try {
       const body = JSON.parse(text);
-      return body !== null && typeof body === "object" && !Array.isArray(body) ? body : null;
+      return isObject(body) ? body : null;
     } catch {
       return null;
     }
@@ -34,6 +36,7 @@ const Fleet = (() => {
       this.status = {};
       this.health = null;
       this.info = null;
+      this.model = null; // R/model
       this.reports = []; // {at, <series>: number | null}, oldest first
     }
 
@@ -46,7 +49,7 @@ const Fleet = (() => {
     }
 
     get tasks() {
-      return Object.keys(this.info?.tasks ?? {});
+      return Object.keys(table(this.info?.tasks));
     }
 
     get lives() {
@@ -73,27 +76,37 @@ const Fleet = (() => {
         figures[name] = Number.isFinite(value) ? value : null;
       }
       // A report that the broker kept may be older than one that was heard before a reconnection.
-      if (!this.reports.length || at > this.reports.at(-1).at) this.reports.push(figures);
+      if (this.reports.length && at <= this.reports.at(-1).at) return null;
+      this.reports.push(figures);
       if (this.reports.length > REPORTS) this.reports.shift();
+      return figures;
     }
   }
 
   class Fleet {
-    constructor(prefix) {
+    // `onFigures(node, figures)` gets each new report's figures.
+    constructor(prefix, onFigures = () => {}) {
       this.prefix = prefix;
       this.nodes = new Map();
-      this.answers = []; // newest first
+      this.answers = []; // newest first: {node, task, session, at, body}
+      this.problems = new Problems.List();
+      this.onFigures = onFigures;
     }
 
     get filters() {
-      return ["status", "health", "info", "out/#"].map((each) => `${this.prefix}/+/${each}`);
+      return ["status", "health", "info"].map((each) => `${this.prefix}/+/${each}`);
+    }
+
+    // What not every user may read.
+    get extraFilters() {
+      return ["out/#", "model", "log"].map((each) => `${this.prefix}/+/${each}`);
     }
 
     sorted() {
       return [...this.nodes.values()].sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
     }
 
-    // Gives what changed: "node", "answer" or null.
+    // Gives what changed: "node", "answer", "log" or null.
     hear(topic, text, retained, now) {
       if (!topic.startsWith(`${this.prefix}/`)) return null;
       const [name, kind, ...tail] = topic.slice(this.prefix.length + 1).split("/");
@@ -101,14 +114,25 @@ const Fleet = (() => {
       const body = parse(text);
       if (body === null) return null;
       if (kind === "out") return this.#answer(name, tail, body, now);
-      if (!["status", "health", "info"].includes(kind) || tail.length) return null;
+      if (!["status", "health", "info", "model", "log"].includes(kind) || tail.length) return null;
       const node = this.#node(name);
       if (node === null) return null;
-      if (kind === "status") node.status = body;
+      if (kind === "log") return this.problems.hearLog(name, body, now) ? "log" : null;
+      if (kind === "status") {
+        this.problems.hearStatus(name, node.status, body, now);
+        node.status = body;
+      }
       if (kind === "info") node.info = body;
-      // A kept report is as old as it says; the box's clock may be wrong, so what comes now is of now.
-      if (kind === "health") node.report(body, retained ? Math.min(Date.parse(body.time) || now, now) : now);
+      if (kind === "model") node.model = body;
+      if (kind === "health") this.#report(node, body, retained, now);
       return "node";
+    }
+
+    #report(node, body, retained, now) {
+      this.problems.hearHealth(node.name, body, now);
+      // A kept report is as old as it says; the box's clock may be wrong, so what comes now is of now.
+      const figures = node.report(body, retained ? Math.min(Date.parse(body.time) || now, now) : now);
+      if (figures) this.onFigures(node.name, figures);
     }
 
     #node(name) {
@@ -119,8 +143,10 @@ const Fleet = (() => {
 
     #answer(name, tail, body, now) {
       if (body.status !== "ok" && body.status !== "error") return null; // a chunk of a stream
-      this.answers.unshift({ node: name, task: tail[0] ?? "", at: now, body });
+      const session = String(body.session ?? tail[1] ?? "");
+      this.answers.unshift({ node: name, task: tail[0] ?? "", session, at: now, body });
       this.answers.length = Math.min(this.answers.length, ANSWERS);
+      if (body.status === "error") this.problems.hearError(name, tail[0] ?? "", body.error, now);
       return "answer";
     }
   }
@@ -138,6 +164,10 @@ const Fleet = (() => {
     return { verdicts, texts };
   }
 
-  return { Fleet, parts, parse };
+  // An object of what should be one.
+  function table(value) {
+    return isObject(value) ? value : {};
+  }
+
+  return { Fleet, parts, parse, table };
 })();
-if (typeof module !== "undefined") module.exports = Fleet;

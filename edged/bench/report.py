@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 History = Literal["new", "known"]
 HISTORIES: tuple[History, ...] = ("new", "known")
-PARTS = ("start", "prefill", "decode", "first_token", "sentiment", "message", "bandwidth")
 _DIGITS = 4  # significant digits; more would be noise
 
 

@@ -19,9 +19,9 @@ from edged import __version__, build, progress
 from edged.bench import bandwidth
 from edged.bench import cold_start as coldstart
 from edged.bench.cold_start import ColdStart
+from edged.bench.parts import PARTS
 from edged.bench.report import (
     HISTORIES,
-    PARTS,
     BandwidthReport,
     BoxReport,
     DecodeReport,

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from edged.bench.report import PARTS, Report, table
+from edged.bench.parts import PARTS
 from edged.commands.options import add_command, count, quiet_settings
 from edged.commands.terminal import print_json
 from edged.errors import ExitCode
@@ -27,6 +27,8 @@ def add(commands: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> ExitCode:
+    from edged.bench.report import Report, table
+
     if options.schema:
         print_json(Report.model_json_schema(), indent=2)
         return ExitCode.DONE

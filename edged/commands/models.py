@@ -1,12 +1,14 @@
-"""`edged models`: fetch, prepare, carry, list and verify models."""
+"""`edged models`: fetch, prepare, carry, list and verify models; `running_models.py` has what a daemon does."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edged import extras, progress
+from edged.commands import running_models
 from edged.commands.options import add_command, quiet_settings, settings_of
-from edged.errors import ExitCode, ModelUnavailable
+from edged.errors import ExitCode, ModelUnavailable, SettingsError
 
 if TYPE_CHECKING:
     from edged.settings.schema import Settings
@@ -17,7 +19,11 @@ def add(commands: Any) -> None:
     models = commands.add_parser("models", help="the model store", description="the model store")
     actions = models.add_subparsers(title="actions", required=True, metavar="ACTION")
     pull = add_command(actions, "pull", _pull, "fetch a model", "edged models pull smollm2-135m-instruct")
-    pull.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    pull.add_argument(
+        "id", nargs="?", help="preset, hub id, or URL of an exported bundle (default: the model of the settings)"
+    )
+    pull.add_argument("--sha256", help="of the file at the URL, in hexadecimal")
+    pull.add_argument("--name", help="what to call the bundle (default: the file's name without its ending)")
     prepare = add_command(
         actions,
         "prepare",
@@ -40,9 +46,29 @@ def add(commands: Any) -> None:
     )
     imported.add_argument("file", type=Path, help="as `edged models export` wrote it")
     imported.add_argument("--name", help="what to call it (default: the file's name without its ending)")
+    imported.add_argument(
+        "--use",
+        action="store_true",
+        help="write its name into the settings file; as root on a box with systemd, start the service with it as well",
+    )
     add_command(actions, "list", _list, "the models that are here, and those that have a name", "edged models list")
+    recommend = add_command(
+        actions,
+        "recommend",
+        _recommend,
+        "say which models suit this box, and why",
+        "edged models recommend --languages en de",
+    )
+    recommend.add_argument(
+        "--languages",
+        nargs="+",
+        default=["en"],
+        metavar="CODE",
+        help="languages to be read, as en, de, zh (default: en)",
+    )
     verify = add_command(actions, "verify", _verify, "check a model's files", "edged models verify")
     verify.add_argument("id", nargs="?", help="preset or hub id (default: the model of the settings)")
+    running_models.add(actions)
 
 
 def _pull(options: argparse.Namespace) -> ExitCode:
@@ -50,9 +76,28 @@ def _pull(options: argparse.Namespace) -> ExitCode:
 
     settings = settings_of(options)
     model_id = options.id or settings.model.id
+    if model_id.startswith(("http://", "https://")):
+        return _pull_bundle(options, settings)
     with progress.waiting(f"fetching {model_id}", has_bar=True):
         path = Store(settings.model_dir).pull(model_id, settings.model.revision)
     print(path)
+    return ExitCode.DONE
+
+
+def _pull_bundle(options: argparse.Namespace, settings: "Settings") -> ExitCode:
+    from edged.build import try_out_bundle
+    from edged.models.bundle_source import BundleSource
+    from edged.models.store import Store
+
+    try:
+        source = BundleSource(url=options.id, sha256=options.sha256 or "")
+    except ValueError as error:
+        raise SettingsError(f"{error} (--sha256)") from error
+    with progress.waiting(f"fetching {source}", has_bar=True):
+        name = Store(settings.model_dir).fetch_bundle(
+            source, options.name, check=partial(try_out_bundle, settings), show_progress=True
+        )
+    print(f"{name}: imported; serve it with EDGED_MODEL__ID={name}")
     return ExitCode.DONE
 
 
@@ -109,6 +154,7 @@ def _export(options: argparse.Namespace) -> ExitCode:
 
 
 def _import(options: argparse.Namespace) -> ExitCode:
+    from edged.commands import use_model
     from edged.engine import bundled
     from edged.models.store import Store
 
@@ -116,7 +162,10 @@ def _import(options: argparse.Namespace) -> ExitCode:
     bundled.refuse_without_kernels(settings.model_dir / "kernels")
     with progress.waiting(f"reading {options.file}"):
         name = Store(settings.model_dir).import_bundle(options.file, options.name, check=bundled.try_out)
-    print(f"{name}: imported; serve it with EDGED_MODEL__ID={name}")
+    if options.use:
+        print(f"{name}: imported; {use_model.use(name, options.config)}")
+    else:
+        print(f"{name}: imported; serve it with EDGED_MODEL__ID={name}")
     return ExitCode.DONE
 
 
@@ -125,6 +174,22 @@ def _list(options: argparse.Namespace) -> ExitCode:
 
     for line in Store(settings_of(options).model_dir).describe():
         print(line)
+    return ExitCode.DONE
+
+
+def _recommend(options: argparse.Namespace) -> ExitCode:
+    import psutil
+
+    from edged.bench.bandwidth import read_bandwidth
+    from edged.engine import cores
+    from edged.models.advice import Box, advise, report
+    from edged.models.presets import CARDS
+
+    settings = settings_of(options)
+    threads = cores.choose(cores.read(), wanted=settings.engine.threads).threads
+    with progress.waiting("measuring this box's memory", lines=False):
+        box = Box(free_mib=psutil.virtual_memory().available >> 20, bandwidth=read_bandwidth(threads))
+    print(report(advise(CARDS, box, options.languages), CARDS, box))
     return ExitCode.DONE
 
 

@@ -4,10 +4,12 @@ import argparse
 import sys
 import threading
 import time
+import weakref
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from edged.commands.options import add_command, flags_of, settings_of
+from edged.commands.quick_imports import quick_imports
 from edged.errors import BrokerUnavailable, EdgedError, ExitCode, ModelUnavailable, NameTaken, SettingsError
 
 if TYPE_CHECKING:
@@ -50,17 +52,19 @@ def _run(options: argparse.Namespace) -> ExitCode:
 
 
 def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loading") -> ExitCode:
-    from edged import build
-    from edged.daemon import Daemon
-    from edged.serving.model_trial import ModelTrial
-    from edged.settings import load
+    with quick_imports():
+        from edged import build
+        from edged.daemon import Daemon
+        from edged.serving.model_trial import ModelTrial
+        from edged.settings import load
 
     if missing := build.missing_extras(settings):
         raise SettingsError("\n".join(missing))
 
     def make_engine(settings: "Settings", tasks: "Tasks") -> "StoppableEngine":
-        engine = build.make_engine(settings, tasks)
-        loading.engine = loading.engine or engine
+        with quick_imports():
+            engine = build.make_engine(settings, tasks, keeps_conversations=True)
+        loading.watch(engine)
         return engine
 
     trial = ModelTrial(settings.state_dir, wall_clock=time.time)
@@ -71,7 +75,7 @@ def _serve(settings: "Settings", read_settings: "ReadSettings", loading: "_Loadi
     except ModelUnavailable as error:
         if not trial.take_back(str(error)):
             raise
-        loading.engine = None  # the model before is loaded now
+        loading.engine = None  # the model before is loaded now, and watched
         settings = read_settings().settings
         code = Daemon(settings, load.systemd(), read_settings=read_settings, make_engine=make_engine).run()
     except (BrokerUnavailable, NameTaken, SettingsError):  # not by the model's fault
@@ -85,13 +89,18 @@ class _Loading:
     """Logs again and again that the model is being loaded, in a thread, until it is or cannot be."""
 
     def __init__(self, log: "BoundLogger", model: str) -> None:
-        self.engine: StoppableEngine | None = None
+        self.engine: weakref.ref[StoppableEngine] | None = None  # its memory must not be kept by this
         self._log = log
         self._model = model
         self._ended = threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self.tell, name="loading", daemon=True).start()
+
+    def watch(self, engine: "StoppableEngine") -> None:
+        """Tell of this engine, unless it is of another one."""
+        if self.engine is None:
+            self.engine = weakref.ref(engine)
 
     def end(self) -> None:
         self._ended.set()
@@ -102,7 +111,8 @@ class _Loading:
         interval = _AT_TERMINAL_S if sys.stderr.isatty() else _IN_LOG_S
         while not self._ended.wait(interval):
             try:
-                if self.engine is not None and self.engine.wait_ready(0.0):
+                engine = None if self.engine is None else self.engine()
+                if engine is not None and engine.wait_ready(0.0):
                     return
             except EdgedError:  # the daemon waits for the engine too, and logs the reason
                 return

@@ -11,7 +11,7 @@ from edged.contract.commands import COMMANDS, ControlBody
 from edged.contract.health import HealthReport
 from edged.contract.model_report import ModelReport
 from edged.contract.requests import request_schema
-from edged.contract.results import chunk_schema, error_schema, result_schema
+from edged.contract.results import chunk_schema, compact_schema, error_schema, result_schema
 from edged.contract.schema import Published, schema_of
 from edged.contract.status import Status
 from edged.contract.topics import Topics
@@ -24,6 +24,7 @@ Schema = dict[str, Any]
 _TOPICS = Topics(prefix="{prefix}", node="{node}")
 _MQTT5 = "0.2.0"
 _TEXT: Schema = {"type": "string"}
+_ANSWERS = ("result", "compactResult", "error")
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 
 
@@ -81,8 +82,8 @@ def _channels() -> Schema:
     return {
         "requests": _channel(f"{root}/in/{{task}}", "Ask for a task.", "request", "text"),
         "sessionRequests": _channel(f"{root}/in/{{task}}/{{session}}", "Ask within a conversation.", "request", "text"),
-        "results": _channel(_TOPICS.out("{task}"), "Answers, unless a request names another topic.", "result", "error"),
-        "sessionResults": _channel(_TOPICS.out("{task}/{session}"), "Answers of a conversation.", "result", "error"),
+        "results": _channel(_TOPICS.out("{task}"), "Answers, unless a request names another topic.", *_ANSWERS),
+        "sessionResults": _channel(_TOPICS.out("{task}/{session}"), "Answers of a conversation.", *_ANSWERS),
         "streams": _channel(
             f"{_TOPICS.out('{task}')}/stream", "An answer as it comes, at QoS 0, where `stream` is true.", "chunk"
         ),
@@ -91,7 +92,7 @@ def _channels() -> Schema:
             "address": None,
             "description": "The Response Topic (MQTT 5) or `reply_to` of a request, within `mqtt.reply_topics`; "
             "chunks of a stream come below it, at `/stream`. Correlation Data comes back unchanged.",
-            "messages": _named("result", "error", "chunk", "controlAnswer"),
+            "messages": _named(*_ANSWERS, "chunk", "controlAnswer"),
         },
         "controls": _channel(f"{root}/request/{{command}}", "Give the daemon a command.", "control"),
         "controlAnswers": _channel(_TOPICS.response("{command}"), "One answer to each command.", "controlAnswer"),
@@ -183,6 +184,7 @@ def _messages(tasks: Tasks, report: type[Published] = HealthReport) -> Schema:
         "request": _message("A request.", request_schema(), headers=headers),
         "text": text | {"contentType": "text/plain"},
         "result": _message("The answer to a request.", result_schema(tasks)),
+        "compactResult": _message("The answer to a request with `compact`.", compact_schema(tasks)),
         "error": _message("Why a request has no result.", error_schema()),
         "chunk": _message("A part of an answer, numbered by `seq`.", chunk_schema(tasks)),
         "control": _message("The parameters of a command; may be empty.", ControlBody.model_json_schema()),
@@ -237,7 +239,8 @@ def _control_answer() -> Schema:
         data={
             "type": "object",
             "description": "ping: ms; cancel: cancelled; forget, session: turns; log_level: level; "
-            "reload: changed, restart_required; options: the same and options; backup: zip (base64); "
+            "reload: changed, restart_required; options: the same and options; "
+            "tasks: tasks (kind, source, definition, prompts); backup: zip (base64); "
             "model: what R/model has, or started and id.",
         },
         error=error,
@@ -302,5 +305,5 @@ def _info() -> Schema:
         },
         limits=_object(payload_bytes=_COUNT, text_chars=_COUNT, context_tokens=_COUNT, new_tokens=_COUNT, queue=_COUNT),
         topics=free,
-        schemas=_object(request=free, result=free, error=free, chunk=free, control=free),
+        schemas=_object(request=free, result=free, compact_result=free, error=free, chunk=free, control=free),
     )

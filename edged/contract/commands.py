@@ -33,12 +33,26 @@ class ControlBody(BaseModel):
     )
     level: str | None = Field(None, description="log_level: debug, info, warning or error")
     action: str | None = Field(None, description="model: status, pull, switch or rollback; `id` names the model")
+    url: str | None = Field(
+        None, description="model, pull: where an exported bundle is, below models.sources; `id` is what to call it"
+    )
+    sha256: str | None = Field(None, description="model, pull with `url`: of the bundle's file, in hexadecimal")
     journal: bool = Field(
         default=False, description="backup: whether results and conversations are in it; they may be too large to send"
     )
     options: dict[str, Any] | None = Field(
         None, description="options: settings to change, as a JSON Merge Patch; null takes a change back"
     )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelOrder:
+    """What is to be done about the model; see the fields of `ControlBody`."""
+
+    action: str
+    id: str | None = None
+    url: str | None = None
+    sha256: str | None = None
 
 
 class Box(Protocol):
@@ -72,7 +86,11 @@ class Box(Protocol):
         """Change settings; responds as `reload` does, with all options that are set now."""
         ...
 
-    def change_model(self, action: str, model: str | None, respond: "Respond") -> None:
+    def tasks(self) -> Mapping[str, Any]:
+        """The tasks in force with their prompts, by name; see `tasks.shown`."""
+        ...
+
+    def change_model(self, order: "ModelOrder", respond: "Respond") -> None:
         """Look at the model, fetch one, switch to one, or go back; responds when that has begun.
 
         Raises RequestError.
@@ -150,8 +168,13 @@ def _options(box: Box, body: ControlBody, respond: Respond) -> None:
     box.change_options(body.options or {}, respond)
 
 
+def _tasks(box: Box, _: ControlBody, respond: Respond) -> None:
+    respond({"tasks": box.tasks()})
+
+
 def _model(box: Box, body: ControlBody, respond: Respond) -> None:
-    box.change_model(_needed(body.action, "action"), body.id, respond)
+    action = _needed(body.action, "action")
+    box.change_model(ModelOrder(action=action, id=body.id, url=body.url, sha256=body.sha256), respond)
 
 
 def _backup(box: Box, body: ControlBody, respond: Respond) -> None:
@@ -172,6 +195,7 @@ COMMANDS: Mapping[str, Command] = MappingProxyType(
         "log_level": Command(obey=_log_level, only_now=True),
         "reload": Command(obey=_reload, only_now=True),
         "options": Command(obey=_options),
+        "tasks": Command(obey=_tasks),
         "model": Command(obey=_model, only_now=True),
         "backup": Command(obey=_backup, only_now=True),
         "drain": Command(obey=_drain, only_now=True),

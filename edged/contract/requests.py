@@ -91,6 +91,10 @@ class RequestBody(BaseModel):
     max_bytes: Annotated[int, Field(ge=MIN_BYTES, lt=2**31)] | None = Field(
         None, description="The most bytes of the reply's text; it is cut after a sentence or a word."
     )
+    compact: bool = Field(
+        False,
+        description="Whether the result has only its id and status and, for each part, the label, text or data.",
+    )
     attempt: Annotated[int, Field(ge=1, lt=2**31)] = 1
     priority: Annotated[int, Field(ge=0, le=9)] = Field(
         PRIORITY,
@@ -104,6 +108,7 @@ class Address:
 
     Attributes:
         errors: where an error goes instead.
+        is_in_parts: whether an answer is several messages, see `contract.rules.parts_of`.
         caller: waits for the answer in this process; then the other fields mean nothing.
     """
 
@@ -114,6 +119,7 @@ class Address:
     content_type: str = "application/json"
     user_properties: tuple[tuple[str, str], ...] = ()
     errors: "Address | None" = None
+    is_in_parts: bool = False
     caller: Caller | None = None
 
 
@@ -131,6 +137,7 @@ class Request:
         is_shared: whether it came by the queue of a group.
         time_left_ms: the nearer of the message's expiry and the request's deadline, counted from receipt.
         max_bytes: of each text that the model writes for it.
+        compact: whether the result has only what was found.
         sender: whose share of the model's time it takes.
         priority: 0 to 9; among the requests of one sender, higher values first.
         shape: how its answer is written, if it came by a route of the settings.
@@ -154,6 +161,7 @@ class Request:
     is_shared: bool = False
     time_left_ms: int | None = None
     max_bytes: int | None = None
+    compact: bool = False
     sender: str = ""
     priority: int = PRIORITY
     shape: Shape | None = None
@@ -239,6 +247,7 @@ def decode(message: Message, route: TaskRoute, *, contract: Contract, new_id: st
             history=_history(body.history, contract),
             turn=body.turn,
             max_bytes=body.max_bytes,
+            compact=body.compact,
             attempt=body.attempt,
             sender=contract.sender.sender(message, session=owner or session, answer_topic=address.topic),
             priority=body.priority,

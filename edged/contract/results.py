@@ -82,6 +82,22 @@ def encode_result(result: Result) -> bytes:
     return encode(head | {"usage": asdict(result.usage), "timings": asdict(result.timings)})
 
 
+def encode_compact(result: Result) -> bytes:
+    """The JSON of a result with what was found alone, for devices that take few bytes."""
+    head: dict[str, Any] = {"id": result.id, "status": "ok"}
+    if result.lacks_history:
+        head["history"] = "missing"
+    if result.may_be_double:
+        head["duplicate"] = "possible"
+    return encode(head | {name: _found(output) for name, output in result.outputs.items()})
+
+
+def _found(output: Output) -> Any:
+    if isinstance(output, Classification):
+        return output.label
+    return output.text if isinstance(output, Reply) else output.data
+
+
 def encode_error(
     *, request_id: str, task: str, session: str | None, node: str, time: str, error: RequestError
 ) -> bytes:
@@ -102,11 +118,18 @@ def encode_chunk(*, request_id: str, seq: int, part: str, value: Mapping[str, An
     return encode({"id": request_id, "seq": seq, part: value})
 
 
+_FLAGS: Mapping[str, Any] = MappingProxyType(
+    {
+        "history": {"const": "missing", "description": "Earlier turns of the conversation are not known here."},
+        "duplicate": {"const": "possible", "description": "Another box may have answered this request too."},
+    }
+)
+
+
 def result_schema(tasks: Tasks) -> dict[str, Any]:
     """The JSON Schema of a result."""
-    parts = {part.name: dict(part.output_schema) for part in tasks.all_parts}
-    parts["history"] = {"const": "missing", "description": "Earlier turns of the conversation are not known here."}
-    parts["duplicate"] = {"const": "possible", "description": "Another box may have answered this request too."}
+    parts: dict[str, Any] = {part.name: dict(part.output_schema) for part in tasks.all_parts}
+    parts |= _FLAGS
     return _answer_schema(
         status={"const": "ok"},
         model={"type": "string"},
@@ -114,6 +137,17 @@ def result_schema(tasks: Tasks) -> dict[str, Any]:
         timings={"$ref": "#/$defs/ResultTimings"},
         optional=parts,
     ) | {"$defs": _definitions(Classification, Reply, Usage, ResultTimings)}
+
+
+def compact_schema(tasks: Tasks) -> dict[str, Any]:
+    """The JSON Schema of a compact result."""
+    return {
+        "type": "object",
+        "required": ["id", "status"],
+        "properties": {"id": {"type": "string"}, "status": {"const": "ok"}, **_FLAGS}
+        | {part.name: {"type": ["string", "object"]} for part in tasks.all_parts},
+        "additionalProperties": False,
+    }
 
 
 def error_schema() -> dict[str, Any]:

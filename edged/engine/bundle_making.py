@@ -1,6 +1,7 @@
 """Makes a bundle of a checkpoint whose weights are prepared: everything beside the weights. Needs transformers."""
 
 import shutil
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +11,8 @@ import structlog
 
 from edged.engine.bundled import Description
 from edged.engine.tokenizer import TokenizerConfig
-from edged.engine.weights.architectures.architecture import DecoderShape
+from edged.engine.weights.architectures.architecture import DecoderShape, LayerKind
+from edged.engine.weights.architectures.table import exact_context
 from edged.engine.weights.checkpoint import Checkpoint
 from edged.engine.weights.prepared_file import fingerprint
 from edged.engine.weights.quantised import QuantisedWeights
@@ -44,7 +46,12 @@ def tokenizer_json(tokenizer: Any) -> str:
 
 
 def complete(
-    folder: Path, checkpoint: Checkpoint, shape: DecoderShape, weights: QuantisedWeights, rope: Rope, model_id: str
+    folder: Path,
+    checkpoint: Checkpoint,
+    shape: DecoderShape,
+    weights: QuantisedWeights,
+    ropes: Sequence[Rope],
+    model_id: str,
 ) -> bool:
     """Make a bundle of the folder that holds the prepared weights.
 
@@ -53,7 +60,7 @@ def complete(
         checkpoint: of which they were made.
         shape: its sizes.
         weights: as they were prepared.
-        rope: what it rotates by.
+        ropes: what its layers rotate by.
         model_id: what the settings call the model.
 
     Returns:
@@ -66,11 +73,12 @@ def complete(
         architecture=(checkpoint.config.architectures or ["unknown"])[0],
         weight_format=weights.weight_format,
         parameters=weights.parameters,
-        shape={name: value for name, value in asdict(shape).items() if name != "names"},
-        frequencies=[float(each) for each in rope.frequencies],
-        rope_scale=rope.scale,
+        shape=_described(shape),
+        frequencies=[float(each) for each in ropes[0].frequencies],
+        rope_scale=ropes[0].scale,
+        **_more(ropes[1:]),
         max_context=getattr(checkpoint.config.get_text_config(), "max_position_embeddings", None),
-        window=_window(checkpoint.config),
+        window=exact_context(checkpoint.config),
         end_tokens=sorted(checkpoint.end_tokens),
         always_begins=checkpoint.always_begins,
         sampling=asdict(checkpoint.sampling) | _said(asdict(preset_sampling(model_id))),
@@ -84,19 +92,34 @@ def complete(
         for each in licences:
             shutil.copyfile(each, folder / each.name)
         names = [WEIGHTS, TOKENIZER, *(each.name for each in licences)]
-        write_manifest(folder, names, origin, description.model_dump(mode="json"))
+        write_manifest(folder, names, origin, description.model_dump(mode="json", exclude_unset=True))
     except OSError as error:
         log.warning("bundle_not_made", folder=str(folder), reason=error.strerror or str(error))
         return False
     return True
 
 
+def _described(shape: DecoderShape) -> dict[str, Any]:
+    """Give a shape without what is as usual, so that earlier releases read the bundles of models that they know."""
+    left_out = {"names", "embedding_scale"}  # the weights have the scale
+    if shape.attention_scale == shape.head_dim**-0.5:
+        left_out.add("attention_scale")
+    for field, usual in (("layer_kinds", (LayerKind(),) * shape.layers), ("activation", "silu")):
+        if getattr(shape, field) == usual:
+            left_out.add(field)
+    if not shape.normalises_outputs:
+        left_out.add("normalises_outputs")
+    return {name: value for name, value in asdict(shape).items() if name not in left_out}
+
+
+def _more(ropes: Sequence[Rope]) -> dict[str, Any]:
+    if not ropes:
+        return {}
+    return {"more_ropes": [{"frequencies": list(map(float, each.frequencies)), "scale": each.scale} for each in ropes]}
+
+
 def _said(wishes: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in wishes.items() if value is not None}
-
-
-def _window(config: Any) -> int | None:
-    return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
 
 
 def _licences(path: Path) -> list[Path]:

@@ -5,17 +5,17 @@ Serving takes the compiled kernels. Where there are none, torch's kernels run th
 
 import time
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
 
 from edged import extras
-from edged.engine import warm_up_file
+from edged.engine import kept_files
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder, kv_bytes_per_token
 from edged.engine.loaded import Loaded
@@ -33,12 +33,18 @@ from edged.engine.plan import (
 )
 from edged.engine.prompt import Prompter
 from edged.engine.tokenizer import BundleTokenizer, TokenizerConfig
-from edged.engine.warm_up_file import WarmUpFile
-from edged.engine.weights.architectures.architecture import LLAMA_NAMES, SPARE_POSITIONS, Biases, DecoderShape
+from edged.engine.weights.architectures.architecture import (
+    LLAMA_NAMES,
+    SPARE_POSITIONS,
+    Activation,
+    Biases,
+    DecoderShape,
+    LayerKind,
+)
 from edged.engine.weights.formats import QuantisedFormat
 from edged.engine.weights.layout import entries_of, pieces_of
-from edged.engine.weights.prepared_file import Damaged, Entry, fingerprint, map_file, nbytes, prepared_folder
-from edged.engine.weights.quantised import QuantisedWeights, assemble
+from edged.engine.weights.prepared_file import Damaged, Entry, fingerprint, map_file, prepared_folder
+from edged.engine.weights.quantised import QuantisedWeights, assemble, resident_bytes
 from edged.engine.weights.rope import Rope
 from edged.errors import ModelUnavailable
 from edged.models.bundle import TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_bundle, open_bundle
@@ -49,8 +55,22 @@ _TRIED_TOKENS = 2048  # of the context for which a template is tried
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"), Path("/dev/dxg"))
 
 
+class _Kind(BaseModel):
+    """`LayerKind`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rope: int = Field(ge=0)
+    window: int = Field(ge=0)
+
+
 class _Shape(BaseModel):
-    """`DecoderShape` without the names of a checkpoint's tensors: those of a bundle are our own."""
+    """`DecoderShape` without what is in a bundle's weights already, and the names of a checkpoint's tensors.
+
+    Attributes:
+        attention_scale: None stands for the usual one, by the size of a head.
+        layer_kinds: empty where all layers are of the usual kind.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -65,6 +85,19 @@ class _Shape(BaseModel):
     tied: bool
     normalises_heads: bool
     biases: dict[str, bool]
+    normalises_outputs: bool = False
+    activation: Activation = "silu"
+    attention_scale: float | None = None
+    layer_kinds: list[_Kind] = []
+
+
+class _Rope(BaseModel):
+    """A rotary embedding; see `Description`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    frequencies: list[float]
+    scale: float
 
 
 class Description(BaseModel):
@@ -74,6 +107,7 @@ class Description(BaseModel):
         window: the longest context that the decoder computes exactly, of a model with a sliding window.
         frequencies: of the rotary embedding, in radians for each position.
         rope_scale: the factor of its cosines and sines.
+        more_ropes: other rotary embeddings, of a model whose layers are of several kinds.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -84,12 +118,25 @@ class Description(BaseModel):
     shape: _Shape
     frequencies: list[float]
     rope_scale: float
+    more_ropes: list[_Rope] = []
     max_context: int | None
     window: int | None
     end_tokens: list[int]
     always_begins: bool
     sampling: dict[str, float | None]
     tokenizer: TokenizerConfig
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        kinds, ropes = self.shape.layer_kinds, 1 + len(self.more_ropes)
+        if kinds and (len(kinds) != self.shape.layers or any(kind.rope >= ropes for kind in kinds)):
+            raise ValueError("its kinds of layers do not fit its layers and rotary embeddings")
+        if any(
+            2 * len(each) != self.shape.head_dim
+            for each in (self.frequencies, *(r.frequencies for r in self.more_ropes))
+        ):
+            raise ValueError("its rotary embedding does not fit the size of its heads")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,13 +150,25 @@ class Bundle:
     @property
     def shape(self) -> DecoderShape:
         said = self.description.shape
-        fields = said.model_dump(exclude={"biases"})
-        return DecoderShape(**fields, biases=Biases(**said.biases), names=LLAMA_NAMES)
+        fields = said.model_dump(exclude={"biases", "layer_kinds", "attention_scale"})
+        kinds = [LayerKind(rope=kind.rope, window=kind.window) for kind in said.layer_kinds]
+        return DecoderShape(
+            **fields,
+            embedding_scale=1.0,
+            attention_scale=said.head_dim**-0.5 if said.attention_scale is None else said.attention_scale,
+            layer_kinds=tuple(kinds or [LayerKind()] * said.layers),
+            biases=Biases(**said.biases),
+            names=LLAMA_NAMES,
+        )
 
     @property
-    def rope(self) -> Rope:
-        frequencies = np.array(self.description.frequencies, dtype=np.float32)
-        return Rope(frequencies=frequencies, scale=self.description.rope_scale)
+    def ropes(self) -> tuple[Rope, ...]:
+        said = self.description
+        first = _Rope(frequencies=said.frequencies, scale=said.rope_scale)
+        return tuple(
+            Rope(frequencies=np.array(each.frequencies, dtype=np.float32), scale=each.scale)
+            for each in (first, *said.more_ropes)
+        )
 
     def opened(self) -> Opened:
         """What is known of the model before its weights are mapped.
@@ -148,9 +207,6 @@ class Bundle:
         if found != {name: shape for name, (_, shape) in expected.items()}:
             raise self.damaged(f"{WEIGHTS} does not have the tensors that the manifest means")
         return assemble(tensors, self.shape, said.weight_format, said.parameters)
-
-    def weight_bytes(self) -> int:
-        return sum(map(nbytes, self._entries().values()))
 
     def damaged(self, what: str) -> DamagedBundle:
         return DamagedBundle(f"the bundle {self.folder} is damaged: {what}; import or prepare it again")
@@ -247,10 +303,9 @@ def load(plan: Plan, bundle: Bundle, available_bytes: Callable[[], int]) -> Load
     """Load the model of a bundle; see `loading.load`."""
     begin = time.perf_counter()
     library = kernels_of(plan)
-    with ThreadPoolExecutor(1, "warm-up file") as beside:  # adding up its checksum holds up nothing
-        kept = _kept(plan, bundle, library, beside)
-        loaded = _load(plan, bundle, library, available_bytes(), begin)
-        return loaded if kept is None else replace(loaded, warm_up_file=kept(loaded.model))
+    with ThreadPoolExecutor(1, "kept files") as beside:  # adding up their checksums holds up nothing
+        with_files = kept_files.read(plan, bundle.folder, library, beside)
+        return with_files(_load(plan, bundle, library, available_bytes(), begin))
 
 
 def _load(plan: Plan, bundle: Bundle, library: Path | None, free: int, begin: float) -> Loaded[Any]:
@@ -273,28 +328,11 @@ def memory_of(plan: Plan, bundle: Bundle, context: int, *, free: int, has_kernel
     """
     return plan_memory(
         plan.engine,
-        weights=bundle.weight_bytes(),
+        weights=resident_bytes(bundle.shape, bundle.description.weight_format),
         one_context=context * kv_bytes_per_token(bundle.shape),
         process=SERVING_BYTES if has_kernels else TORCH_BYTES,
         free=free,
     )
-
-
-def _kept(
-    plan: Plan, bundle: Bundle, library: Path | None, beside: Executor
-) -> Callable[[Any], WarmUpFile[Any]] | None:
-    """Begin to read what an earlier start computed, where the native decoder runs the model and there is a place.
-
-    Returns:
-        What waits for the end of that, and makes the file's record for the decoder.
-    """
-    if library is None or plan.cache_dir is None:
-        return None
-    path = warm_up_file.file_of(plan.cache_dir / "warm-up", bundle.folder)
-    folder = bundle.folder.absolute()
-    made_of = warm_up_file.mark_of(bundle.folder, library, half_width=plan.half_width)
-    reading = beside.submit(warm_up_file.read, path, made_of)
-    return lambda model: WarmUpFile(path=path, bundle=folder, made_of=made_of, model=model, kept=reading.result())
 
 
 def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Built:
@@ -304,7 +342,7 @@ def _build(plan: Plan, bundle: Bundle, library: Path | None, context: int) -> Bu
         model = _by_torch(bundle, weights, context, plan.engine.threads)
     else:
         positions = context + SPARE_POSITIONS
-        model = NativeDecoder(library, shape, weights, bundle.rope, positions=positions, threads=plan.engine.threads)
+        model = NativeDecoder(library, shape, weights, bundle.ropes, positions=positions, threads=plan.engine.threads)
     return Built(
         model=model,
         weight_format=weights.weight_format,
@@ -326,7 +364,7 @@ def _by_torch(bundle: Bundle, weights: QuantisedWeights, context: int, threads: 
         ) from None
     torch.set_num_threads(threads)
     with torch.inference_mode():
-        return lean_loading.of_quantised(bundle.shape, weights, bundle.rope, max_context_tokens=context)
+        return lean_loading.of_quantised(bundle.shape, weights, bundle.ropes, max_context_tokens=context)
 
 
 def _named(plan: Plan) -> Bundle:

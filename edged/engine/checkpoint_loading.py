@@ -5,7 +5,7 @@ What int8 and int4 need at the next start goes into a bundle, so that start need
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -16,6 +16,7 @@ import structlog
 import torch
 
 from edged.engine import bundle_making, bundled
+from edged.engine.checkpoint_tokenizer import CheckpointTokenizer
 from edged.engine.decoders import lean_loading
 from edged.engine.decoders.lean import Decoder
 from edged.engine.decoders.linear import choose_device, choose_format, compute_dtype
@@ -33,6 +34,7 @@ from edged.engine.plan import (
     prompter_of,
     with_threads,
 )
+from edged.engine.tokenizer import ModelTokenizer
 from edged.engine.weights.architectures.architecture import SPARE_POSITIONS, DecoderShape, tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, supports, unknown_tensors
 from edged.engine.weights.checkpoint import Checkpoint, open_checkpoint
@@ -40,8 +42,8 @@ from edged.engine.weights.formats import QUANTISED, DenseFormat, Format, Quantis
 from edged.engine.weights.pieces import InputSizes
 from edged.engine.weights.prepared_file import prepared_folder
 from edged.engine.weights.preparing import open_quantised
-from edged.engine.weights.quantised import QuantisedWeights, fits, packed_bytes
-from edged.engine.weights.rope import Rope, rope_of
+from edged.engine.weights.quantised import QuantisedWeights, fits, packed_bytes, resident_bytes
+from edged.engine.weights.rope import Rope, ropes_of
 from edged.models.bundle import WEIGHTS
 
 log = structlog.get_logger(__name__)
@@ -114,7 +116,7 @@ def examine(plan: Plan) -> tuple[Opened, int, MemoryPlan | None]:
 def _memory_of(plan: Plan, shape: DecoderShape, weight_format: Format, context: int) -> MemoryPlan:
     """Plan the memory; refuses sizes of the settings that this box could not hold if all its memory were free."""
     if weight_format in QUANTISED:
-        one_token, weights = kv_bytes_per_token(shape), packed_bytes(shape, weight_format)
+        one_token, weights = kv_bytes_per_token(shape), resident_bytes(shape, weight_format)
     else:
         itemsize = compute_dtype(cast("DenseFormat", weight_format)).itemsize
         one_token = 2 * shape.layers * shape.kv_heads * shape.head_dim * itemsize
@@ -132,7 +134,7 @@ def opened_of(checkpoint: Checkpoint) -> Opened:
     """What a checkpoint says of its model."""
     return Opened(
         architecture=(checkpoint.config.architectures or ["unknown"])[0],
-        tokenizer=checkpoint.tokenizer,
+        tokenizer=cast("ModelTokenizer", CheckpointTokenizer(checkpoint.tokenizer)),
         vocab_size=checkpoint.vocab_size,
         end_tokens=checkpoint.end_tokens,
         always_begins=checkpoint.always_begins,
@@ -218,14 +220,14 @@ def _quantised(
         smooth=library is not None,
     )
     model: Any
-    rope = rope_of(checkpoint.config, shape)
+    ropes = ropes_of(checkpoint.config, shape)
     if folder is not None and library is not None:
-        _complete_bundle(folder, plan, checkpoint, shape, weights, rope)
+        _complete_bundle(folder, plan, checkpoint, shape, weights, ropes)
     if library is None:
-        model = lean_loading.of_quantised(shape, weights, rope, max_context_tokens=context)
+        model = lean_loading.of_quantised(shape, weights, ropes, max_context_tokens=context)
     else:
         positions = context + SPARE_POSITIONS
-        model = NativeDecoder(library, shape, weights, rope, positions=positions, threads=plan.engine.threads)
+        model = NativeDecoder(library, shape, weights, ropes, positions=positions, threads=plan.engine.threads)
     return Built(
         model=model,
         weight_format=weight_format,
@@ -236,12 +238,17 @@ def _quantised(
 
 
 def _complete_bundle(
-    below: Path, plan: Plan, checkpoint: Checkpoint, shape: DecoderShape, weights: QuantisedWeights, rope: Rope
+    below: Path,
+    plan: Plan,
+    checkpoint: Checkpoint,
+    shape: DecoderShape,
+    weights: QuantisedWeights,
+    ropes: Sequence[Rope],
 ) -> None:
     """Make a bundle of prepared weights, if they could be kept and there is no whole bundle of them."""
     folder = prepared_folder(below, checkpoint.path, weights.weight_format, smooth=True)
     if (folder / WEIGHTS).is_file() and bundled.current(folder, checkpoint.path) is None:
-        bundle_making.complete(folder, checkpoint, shape, weights, rope, plan.model.id)
+        bundle_making.complete(folder, checkpoint, shape, weights, ropes, plan.model.id)
     _remove_earlier(below)
 
 

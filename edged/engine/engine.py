@@ -39,12 +39,18 @@ from edged.tasks.text import LANGUAGES, Language
 
 log = structlog.get_logger(__name__)
 
+_KEEP_S = 20.0  # for writing the conversations, at the stop
 _IDLE_S = 0.5  # how long the thread waits for work before it shows that it is alive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Cancel:
     key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Forget:
+    conversation: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,7 +68,7 @@ class _Warm:
     pinned: tuple[tuple[int, ...], ...]
 
 
-_Command = Submitted | _Cancel | _Prepare | None  # None wakes the thread
+_Command = Submitted | _Cancel | _Forget | _Prepare | None  # None wakes the thread
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,6 +104,8 @@ class Engine(Generic[K]):
         self._number = 0  # of the piece of work that came last
         self._number_lock = threading.Lock()
         self._stopping = threading.Event()
+        self._keeping = threading.Event()  # conversations are to be kept
+        self._writing = threading.Event()  # they are being written
         self._settled = threading.Event()  # ready, or failed to become so
         self._failure: BaseException | None = None
         self._fault: str | None = None
@@ -133,6 +141,11 @@ class Engine(Generic[K]):
         self._commands.put(None)
         if self._thread.ident is not None:
             self._thread.join(timeout)
+            if self._writing.is_set():
+                self._thread.join(_KEEP_S)
+
+    def keep_conversations(self) -> None:
+        self._keeping.set()
 
     def submit(self, work: Work, on_event: Emit) -> None:
         with self._number_lock:
@@ -142,6 +155,9 @@ class Engine(Generic[K]):
 
     def cancel(self, key: str) -> None:
         self._commands.put(_Cancel(key=key))
+
+    def forget(self, conversation: str) -> None:
+        self._commands.put(_Forget(conversation=conversation))
 
     def prepare(self, tasks: Tasks, on_done: Callable[[EdgedError | None], None]) -> None:
         self._commands.put(_Prepare(tasks=tasks, on_done=on_done))
@@ -196,6 +212,9 @@ class Engine(Generic[K]):
         finally:
             self._settled.set()
             self._refuse_the_rest()
+        if self._keeping.is_set() and self._failure is None:
+            self._writing.set()
+            self._model.stepper.memory.keep_conversations(self._clock())
 
     def _begin(self) -> None:
         """Load the model, then warm up every task."""
@@ -204,6 +223,7 @@ class Engine(Generic[K]):
         self._loaded = _Model(prepared=Prepared.of(loaded), stepper=stepper)
         self._warm_up_all(self._tasks, WarmUp(stepper, self._take, self._clock))
         stepper.memory.keep_warm_up()
+        stepper.memory.recall_conversations(self._clock())
         give_back_memory()
         stepper.counts = Counts()
         self._last_progress = self._clock()
@@ -307,6 +327,8 @@ class Engine(Generic[K]):
             self._take(command)
         elif isinstance(command, _Cancel):
             self._model.stepper.cancel(command.key)
+        elif isinstance(command, _Forget):
+            self._model.stepper.forget(command.conversation)
         elif isinstance(command, _Prepare):
             self._to_prepare.append(command)
 
@@ -344,5 +366,7 @@ class Engine(Generic[K]):
                 return
             if isinstance(command, Submitted):
                 command.emit(Failed(key=command.work.key, error=error))
+            elif isinstance(command, _Forget) and self._loaded is not None:
+                self._loaded.stepper.forget(command.conversation)
             elif isinstance(command, _Prepare):
                 command.on_done(error)

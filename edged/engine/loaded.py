@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edged.engine.constrain import Constraints
+from edged.engine.conversation_file import ConversationFile
 from edged.engine.decoders.interface import CausalModel, K
 from edged.engine.neutrality import Neutralities
 from edged.engine.own_calibrations import OwnCalibrations
@@ -28,6 +29,7 @@ class Limits:
         max_batch: replies that are written at the same time.
         max_new_tokens: of one reply.
         prefill_chunk_tokens: prompt tokens of one step.
+        classify_chunk_tokens: those of classifications among them; None: no less.
         kv_bytes: keys and values of all running sequences together.
         prefix_cache_bytes: keys and values that are kept for later prompts.
     """
@@ -37,6 +39,7 @@ class Limits:
     prefill_chunk_tokens: int
     kv_bytes: int
     prefix_cache_bytes: int
+    classify_chunk_tokens: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +52,7 @@ class Loaded(Generic[K]):
         own_calibrations: what was learned from the operator's texts; empty where it is not to be used.
         warm_up_file: what earlier starts computed of this very model by these very kernels; None where the decoder
             cannot take it from a file.
+        conversation_file: where conversations are kept from one process to the next; None where they are not.
     """
 
     model: CausalModel[K]
@@ -59,6 +63,7 @@ class Loaded(Generic[K]):
     priors: PriorStore = field(default_factory=lambda: PriorStore(None))
     own_calibrations: OwnCalibrations = field(default_factory=dict)
     warm_up_file: WarmUpFile[K] | None = None
+    conversation_file: ConversationFile[K] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 
 from edged import extras
-from edged.engine import bundled
+from edged.engine import bundled, conversation_place
 from edged.engine.loaded import Loaded
 from edged.engine.plan import Plan, free_memory
 from edged.errors import ModelUnavailable
@@ -34,6 +34,8 @@ def load(plan: Plan, *, available_bytes: Callable[[], int] = free_memory) -> Loa
                 raise
             log.warning("bundle_damaged", reason=str(error), instead="it is made anew")
             (bundle.folder / MANIFEST).unlink(missing_ok=True)
+    if plan.conversations is not None:  # none is kept where torch computes
+        conversation_place.discard(plan.conversations.path)
     loaded: Loaded[Any] = by_torch(plan).load(plan, available_bytes)
     return loaded
 

@@ -3,22 +3,23 @@
 from collections.abc import Callable, Sequence
 from typing import Generic
 
-from edged.engine.decoders.interface import CausalModel, K, Span
-from edged.engine.loaded import Limits
-from edged.engine.prefix_cache import PrefixCache
+from edged.engine.conversation_file import Cached
+from edged.engine.decoders.interface import K, Span
+from edged.engine.loaded import Loaded
+from edged.engine.prefix_cache import Conversation, PrefixCache
 from edged.engine.sequence import Running
-from edged.engine.warm_up_file import WarmUpFile
 
 
 class SequenceMemory(Generic[K]):
     """The keys and values of one model, with its prefix cache."""
 
-    def __init__(self, model: CausalModel[K], limits: Limits, kept: WarmUpFile[K] | None = None) -> None:
-        """Nothing is allocated yet; `kept` has beginnings of prompts that an earlier start computed."""
-        self._model = model
-        self._kept = kept
-        self._chunk = limits.prefill_chunk_tokens
-        self.cache: PrefixCache[K] = PrefixCache(capacity_bytes=limits.prefix_cache_bytes)
+    def __init__(self, loaded: Loaded[K]) -> None:
+        """Nothing is allocated yet."""
+        self._model = loaded.model
+        self._kept = loaded.warm_up_file
+        self._conversations = loaded.conversation_file
+        self._chunk = loaded.limits.prefill_chunk_tokens
+        self.cache: PrefixCache[K] = PrefixCache(capacity_bytes=loaded.limits.prefix_cache_bytes)
 
     def give(self, sequence: Running[K]) -> None:
         """Give a sequence its keys and values, with as much of the prompt as is cached."""
@@ -31,11 +32,12 @@ class SequenceMemory(Generic[K]):
             sequence.memory = model.fork(source, length, sequence.capacity, borrow=sequence.borrows_prefix)
         sequence.cached = sequence.kv.length
 
-    def keep(self, sequence: Running[K]) -> None:
+    def keep(self, sequence: Running[K], now: float) -> None:
         """Keep what was computed, where a later prompt may begin with it: the conversation's next turn."""
-        tokens = sequence.reusable_tokens
+        tokens, name = sequence.reusable_tokens, sequence.work.conversation
         if tokens and self._model.shares_prefixes:
-            self.cache.put(tokens, sequence.kv, sequence.kv.nbytes)
+            of = None if name is None else Conversation(name=name, at=now)
+            self.cache.put(tokens, sequence.kv, sequence.kv.nbytes, of=of)
 
     def pin(self, tokens: Sequence[int], between: Callable[[], None]) -> None:
         """Take the keys and values of a beginning that many prompts share from the file, or compute them.
@@ -64,3 +66,15 @@ class SequenceMemory(Generic[K]):
         for tokens in self.cache.pinned():  # what is mapped takes memory only while it is used
             if (kv := kept.prefix(tokens)) is not None:
                 self.cache.replace(tokens, kv)
+
+    def recall_conversations(self, now: float) -> None:
+        """Take the conversations that an earlier process left in its file."""
+        if self._conversations is not None:
+            for each in self._conversations.recall(now):
+                self.cache.put(each.tokens, each.kv, each.kv.nbytes, of=each.of)
+
+    def keep_conversations(self, now: float) -> None:
+        """Leave the conversations in a file for the next process, where that is wanted."""
+        if self._conversations is not None:
+            cached = [Cached(tokens=tokens, kv=kv, of=of) for tokens, kv, of in self.cache.conversations()]
+            self._conversations.write(cached, now)

@@ -5,7 +5,7 @@ Keys and values of running sequences come first; the prefix cache gets what is l
 
 from dataclasses import dataclass
 
-from edged.errors import ModelUnavailable
+from edged.errors import ModelUnavailable, NotEnoughMemory
 from edged.settings.schema import EngineSettings
 
 MIB = 1 << 20
@@ -59,7 +59,7 @@ def plan_memory(engine: EngineSettings, *, weights: int, one_context: int, proce
         return MemoryPlan(weights=weights, kv=kv, prefix_cache=engine.prefix_cache_mb * MIB, process=process)
     room = min(engine.memory_mb * MIB - process, free) - weights
     kv = engine.kv_mb * MIB or max(min(engine.max_batch * one_context, room), one_context)
-    check_memory("keys and values of one full context", one_context, kv)
+    _check_context(one_context, kv)
     plan = MemoryPlan(
         weights=weights, kv=kv, prefix_cache=max(0, min(engine.prefix_cache_mb * MIB, room - kv)), process=process
     )
@@ -75,19 +75,33 @@ def check_memory(what: str, needed: int, free: int) -> None:
     """Refuse what does not fit.
 
     Raises:
-        ModelUnavailable: it does not.
+        NotEnoughMemory: it does not.
     """
     if needed > free:
-        raise ModelUnavailable(
-            f"{what} need {needed // MIB} MiB and {free // MIB} MiB are free: choose a smaller model or format, "
-            "or free memory"
-        )
+        raise NotEnoughMemory(_too_little(what, needed, free), missing_bytes=needed - free)
+
+
+def _check_context(one_context: int, kv: int) -> None:
+    """Refuse settings that leave no room for the longest sequence, however much memory is free.
+
+    Raises:
+        ModelUnavailable: they do.
+    """
+    if one_context > kv:
+        raise ModelUnavailable(_too_little("keys and values of one full context", one_context, kv))
+
+
+def _too_little(what: str, needed: int, free: int) -> str:
+    return (
+        f"{what} need {needed // MIB} MiB and {free // MIB} MiB are free: choose a smaller model or format, "
+        "or free memory"
+    )
 
 
 def _kv_bytes(engine: EngineSettings, one_context: int, free: int) -> int:
     """Memory for running sequences: the setting, or full contexts for the batch within a quarter of what is free."""
     wanted = engine.kv_mb * MIB or max(min(engine.max_batch * one_context, free // 4), one_context)
-    check_memory("keys and values of one full context", one_context, wanted)
+    _check_context(one_context, wanted)
     check_memory(
         "keys and values (engine.kv_mb) and the prefix cache (engine.prefix_cache_mb)",
         wanted + engine.prefix_cache_mb * MIB,

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import structlog
 
+from edged.engine.conversation_place import Place
 from edged.engine.cores import Cores, choose, read
 from edged.engine.decoders import native_library
 from edged.engine.decoders.native import NativeDecoder
@@ -34,6 +35,8 @@ log = structlog.get_logger(__name__)
 # model, format or prompt is not found and does no harm.
 _SHIPPED = Path(__file__).with_name("learned.json")
 _NAMED = 5  # tokens in a warning
+# A CPU computes few more tokens a second in larger steps, and a text that comes during a step waits until it ends.
+_CLASSIFY_CHUNK_ON_CPU = 64
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +49,7 @@ class Plan:
     half_width: bool
     cache_dir: Path | None = None  # for prepared weights and compiled kernels; without it nothing is kept
     uses_own_calibration: bool = False  # whether scores are corrected by what `edged calibrate` learned
+    conversations: Place | None = None  # without it none outlives the process
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -189,7 +193,7 @@ def loaded_of(
         model=built.model,
         prompter=prompter,
         info=info,
-        limits=_limits_of(plan.engine, memory),
+        limits=_limits_of(plan.engine, memory, built.device),
         own_calibrations=_own_calibrations(plan),
         priors=PriorStore(None if plan.cache_dir is None else plan.cache_dir / "priors.json", came_with=[_SHIPPED]),
     )
@@ -201,13 +205,14 @@ def _own_calibrations(plan: Plan) -> OwnCalibrations:
     return OwnCalibrationFile(plan.cache_dir).read()
 
 
-def _limits_of(engine: EngineSettings, memory: MemoryPlan) -> Limits:
+def _limits_of(engine: EngineSettings, memory: MemoryPlan, device: str) -> Limits:
     return Limits(
         max_batch=engine.max_batch,
         max_new_tokens=engine.max_new_tokens,
         prefill_chunk_tokens=engine.prefill_chunk_tokens,
         kv_bytes=memory.kv,
         prefix_cache_bytes=memory.prefix_cache,
+        classify_chunk_tokens=_CLASSIFY_CHUNK_ON_CPU if device == "cpu" else None,
     )
 
 

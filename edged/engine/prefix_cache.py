@@ -12,12 +12,21 @@ V = TypeVar("V")
 _BLOCK = 16  # tokens. Entries are found by whole blocks, then compared token by token
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Conversation:
+    """Whose words an entry is of: a conversation by the journal's name, and when its last turn ended."""
+
+    name: str
+    at: float
+
+
 @dataclass(slots=True)
 class _Entry(Generic[V]):
     tokens: tuple[int, ...]
     value: V
     nbytes: int
     pinned: bool
+    of: Conversation | None
 
 
 @dataclass(slots=True)
@@ -53,7 +62,15 @@ class PrefixCache(Generic[V]):
         self._entries[best] = entry
         return best_length, entry.value
 
-    def put(self, tokens: Sequence[int], value: V, nbytes: int, *, pinned: bool = False) -> None:
+    def put(
+        self,
+        tokens: Sequence[int],
+        value: V,
+        nbytes: int,
+        *,
+        pinned: bool = False,
+        of: Conversation | None = None,
+    ) -> None:
         """Keep `value` for `tokens`, and evict the least recently used entries to make room.
 
         A value that is larger than the room is not kept. An entry whose tokens are the beginning of the new one's is
@@ -66,7 +83,7 @@ class PrefixCache(Generic[V]):
             self._remove(other)
         if key in self._entries:
             return  # a pinned entry of the same tokens
-        self._entries[key] = _Entry(tokens=key, value=value, nbytes=nbytes, pinned=pinned)
+        self._entries[key] = _Entry(tokens=key, value=value, nbytes=nbytes, pinned=pinned, of=of)
         self.nbytes += nbytes
         for block_hash in _block_hashes(key):
             self._by_blocks.setdefault(block_hash, []).append(key)
@@ -75,6 +92,19 @@ class PrefixCache(Generic[V]):
     def pinned(self) -> dict[tuple[int, ...], V]:
         """The pinned entries: their values by their tokens."""
         return {key: entry.value for key, entry in self._entries.items() if entry.pinned}
+
+    def conversations(self) -> list[tuple[tuple[int, ...], V, Conversation]]:
+        """Tokens and values of the entries that are of a conversation, the one used last at the end."""
+        return [
+            (key, entry.value, entry.of)
+            for key, entry in self._entries.items()
+            if entry.of is not None and not entry.pinned
+        ]
+
+    def forget(self, conversation: str) -> None:
+        """Drop every entry of a conversation."""
+        for key in [key for key, _, of in self.conversations() if of.name == conversation]:
+            self._remove(key)
 
     def replace(self, tokens: tuple[int, ...], value: V) -> None:
         """Put another value of the same tokens and size in the place of an entry's."""

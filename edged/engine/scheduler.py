@@ -2,8 +2,12 @@
 
 A step reads all weights once, however many rows it has, so it should have many: one for every sequence that decodes,
 and a limited number of prompt tokens. The limit bounds how long a new prompt can delay the replies that are running.
+
+Where several senders have prompts, the step belongs to the sender whose prompt is first. A sender that has more in hand
+does not join it: a device that asks one question is answered in steps as short as on an idle box.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -21,6 +25,7 @@ class Candidate:
     """A sequence as the scheduler sees it.
 
     Attributes:
+        sender: whose it is; "" for all that has no sender.
         order: a sequence with a lower number goes first, within its class.
         number: its place in the order of arrival, among sequences of the same order.
         nbytes: memory of its keys and values at their longest.
@@ -30,6 +35,7 @@ class Candidate:
     key: str
     urgency: Urgency
     number: int
+    sender: str = ""
     order: int = 0
     nbytes: int = 0
     prompt_left: int = 0
@@ -62,20 +68,33 @@ def _place(candidate: Candidate) -> tuple[int, int]:
     return candidate.order, candidate.number
 
 
-def plan(running: Sequence[Candidate], *, prefill_tokens: int) -> dict[str, int]:
+def plan(running: Sequence[Candidate], *, prefill_tokens: int, classify_tokens: int | None = None) -> dict[str, int]:
     """Say how many rows each sequence has in the next step: 1 to decode, or a chunk of its prompt.
 
     Args:
         running: the batch.
         prefill_tokens: the most prompt tokens of one step, over all sequences.
+        classify_tokens: the most of them for classifications; None: no less.
 
     Returns:
         Rows by key. A sequence that has to wait for a later step is left out.
     """
     rows = {each.key: 1 for each in running if each.prompt_left == 0}
-    for each in sorted(running, key=lambda each: (each.urgency, *_place(each))):
-        chunk = min(each.prompt_left, prefill_tokens)
+    in_hand = Counter(each.sender for each in running)
+    prompts = sorted(
+        (each for each in running if each.prompt_left > 0),
+        key=lambda each: (each.urgency, each.order, in_hand[each.sender], each.number),
+    )
+    room = {
+        Urgency.CLASSIFY: prefill_tokens if classify_tokens is None else min(classify_tokens, prefill_tokens),
+        Urgency.GENERATE: prefill_tokens,
+    }
+    for each in prompts:
+        if each.sender != prompts[0].sender and in_hand[each.sender] > in_hand[prompts[0].sender]:
+            continue
+        chunk = min(each.prompt_left, room[each.urgency])
         if chunk > 0:
             rows[each.key] = chunk
-            prefill_tokens -= chunk
+            room[Urgency.GENERATE] -= chunk
+            room[Urgency.CLASSIFY] = min(room[Urgency.CLASSIFY] - chunk, room[Urgency.GENERATE])
     return rows

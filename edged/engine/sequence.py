@@ -103,6 +103,7 @@ class Running(ABC, Generic[K]):
         return Candidate(
             key=self.work.key,
             urgency=self.urgency,
+            sender=self.work.sender,
             order=self.work.order,
             number=self.number,
             nbytes=self.capacity * self.bytes_per_token,

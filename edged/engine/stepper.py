@@ -30,7 +30,7 @@ class Stepper(Generic[K]):
         self._clock = clock
         self._waiting: dict[str, Running[K]] = {}
         self._running: dict[str, Running[K]] = {}
-        self.memory = SequenceMemory(loaded.model, loaded.limits, loaded.warm_up_file)
+        self.memory = SequenceMemory(loaded)
         self.counts = Counts()
 
     @property
@@ -59,6 +59,12 @@ class Stepper(Generic[K]):
             sequence.stop_early("cancelled", self._clock())
             self._drop_done()
 
+    def forget(self, conversation: str) -> None:
+        """Drop what was computed of a conversation; what runs of it is not kept either."""
+        for sequence in (*self._waiting.values(), *self._running.values()):
+            sequence.work = sequence.work.without(conversation)
+        self.memory.cache.forget(conversation)
+
     def fail_all(self, error: RequestError) -> None:
         """End every sequence with this error."""
         for sequence in (*self._waiting.values(), *self._running.values()):
@@ -77,7 +83,9 @@ class Stepper(Generic[K]):
         self._expire(now)
         self._admit(now)
         rows = plan(
-            [each.candidate() for each in self._running.values()], prefill_tokens=self._limits.prefill_chunk_tokens
+            [each.candidate() for each in self._running.values()],
+            prefill_tokens=self._limits.prefill_chunk_tokens,
+            classify_tokens=self._limits.classify_chunk_tokens,
         )
         return [(sequence := self._running[key], sequence.span(count)) for key, count in rows.items()]
 
@@ -178,7 +186,7 @@ class Stepper(Generic[K]):
         for key in [key for key, sequence in self._running.items() if sequence.done]:
             sequence = self._running.pop(key)
             self.counts.completion_tokens += sequence.completion_tokens
-            self.memory.keep(sequence)
+            self.memory.keep(sequence, self._clock())
 
 
 def _model_failed(error: Exception) -> ModelError:

@@ -50,24 +50,35 @@ class HttpServer:
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._main, name="http", daemon=True)
+        self._is_running = False
 
     def start(self) -> None:
         """Answer requests."""
-        self._thread.start()
         host, port = self._socket.getsockname()[:2]
+        self._is_running = True
+        self._thread.start()
         log.info("http", url=f"http://{host}:{port}/v1")
 
     def stop(self) -> None:
         """Let answers that are on their way arrive, then close every connection."""
+        self._is_running = False
         self._server.should_exit = True
         self._thread.join(2 * _FINAL_S + 1)
+
+    def fault(self) -> str | None:
+        """Why requests are not answered any more, in words; None while they are."""
+        if self._is_running and not self._thread.is_alive():
+            return "http: requests are not answered any more; the log says why, and a restart of the daemon mends it"
+        return None
 
     def _main(self) -> None:
         try:
             self._server.run(sockets=[self._socket])
         except Exception:
-            # The top of the thread: MQTT goes on without HTTP, and the log says why.
+            # The top of the thread: MQTT goes on without HTTP, the log says why, and health finds the thread ended.
             log.exception("http_died")
+        finally:
+            self._socket.close()  # callers are refused, and do not wait for somebody who is gone
 
 
 class _Connection(H11Protocol):

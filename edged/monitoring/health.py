@@ -72,6 +72,7 @@ class Health:
         self._clock = clock
         self._wall_clock = wall_clock
         self._standing = _Standing(state=State.LOADING, reasons=(), since=identity.started)
+        self._faults: list[Callable[[], str | None]] = []
         self._has_been_ready = False
         self._reported_at = float("-inf")
         self._was_connected = False
@@ -91,15 +92,15 @@ class Health:
         """Whether every thread has made progress lately: as long as it has, the watchdog is fed."""
         return self._parts.look().silence_s(self._clock()) <= self._stall_after
 
+    def watch(self, fault: Callable[[], str | None]) -> None:
+        """Watch one more part, which others can do without: `fault` says what is wrong with it, or gives None."""
+        self._faults.append(fault)
+
     def tick(self) -> None:
         """Look at every part, publish a changed state, send the report when it is due, and probe the engine."""
         now = self._clock()
-        if self.state in {State.READY, State.DEGRADED}:
-            self._probing.tick(self._parts.engine.state())
-            reasons = reasons_for_degraded(
-                self._parts.look(), probe=self._probing.last, stall_after=self._stall_after, now=now
-            )
-            self.become(State.DEGRADED if reasons else State.READY, reasons)
+        if self._has_been_ready and self.state in {State.READY, State.DEGRADED, State.LOADING}:
+            self._look_at_parts(now)
         is_connected = self._is_connected()
         if self._must_correct or (is_connected and not self._was_connected):
             # While there was no connection, the broker may have published the last will.
@@ -109,6 +110,18 @@ class Health:
         self._was_connected = is_connected
         if now - self._reported_at >= self._interval:
             self.report()
+
+    def _look_at_parts(self, now: float) -> None:
+        engine = self._parts.engine.state()
+        if engine.switching is not None:
+            self.become(State.LOADING, (engine.switching,))
+            return
+        self._probing.tick(engine)
+        reasons = reasons_for_degraded(
+            self._parts.look(), probe=self._probing.last, stall_after=self._stall_after, now=now
+        )
+        reasons += tuple(fault for each in self._faults if (fault := each()) is not None)
+        self.become(State.DEGRADED if reasons else State.READY, reasons)
 
     def become(self, state: State, reasons: tuple[str, ...] = ()) -> None:
         """Go to a state, and publish it if the state or its reasons have changed."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from edged.contract.commands import COMMANDS, ControlBody
 from edged.contract.requests import Contract, request_schema
-from edged.contract.results import chunk_schema, error_schema, result_schema
+from edged.contract.results import chunk_schema, compact_schema, error_schema, result_schema
 from edged.contract.topics import Topics
 from edged.ports.engine import ModelInfo
 from edged.settings.routes import RouteSettings
@@ -56,6 +56,7 @@ def describe(*, contract: Contract, settings: Settings, model: ModelInfo, versio
         "schemas": {
             "request": request_schema(),
             "result": result_schema(contract.tasks),
+            "compact_result": compact_schema(contract.tasks),
             "error": error_schema(),
             "chunk": chunk_schema(contract.tasks),
             "control": ControlBody.model_json_schema(),

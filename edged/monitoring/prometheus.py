@@ -103,6 +103,12 @@ class Exporter:
             raise _refusal(host, port, error) from error
         log.info("metrics", url=f"http://{host}:{port}/metrics")
 
+    def fault(self) -> str | None:
+        """Why `/metrics` is not served any more, in words; None while it is."""
+        if self._thread.is_alive():
+            return None
+        return "metrics: they are not served any more; a restart of the daemon mends it"
+
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()

@@ -1,7 +1,7 @@
 """The records between the worker and any engine: work, its events, and the engine's state. Pure."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from edged.errors import EdgedError, RequestError
@@ -38,9 +38,12 @@ class Work:
         continues: whether a later turn may begin with this one, so that what was computed is worth keeping.
         stream: whether `TextDelta` events are wanted.
         deadline: monotonic seconds after which no more work is done on it.
+        sender: whose share of the model it takes; "" where nobody is told apart.
         order: work with a lower number begins first, among work of its kind; then what came first.
         logprobs: how many alternatives to name for each token that is written; None: log probabilities are not wanted.
             An engine that cannot tell them gives none.
+        conversation: by its name in the journal, if it is kept there. What is computed of it may be kept on the disk
+            too, until it is forgotten.
     """
 
     key: str
@@ -53,8 +56,14 @@ class Work:
     continues: bool = False
     stream: bool = False
     deadline: float | None = None
+    sender: str = ""
     order: int = 0
     logprobs: int | None = None
+    conversation: str | None = None
+
+    def without(self, conversation: str) -> "Work":
+        """The same work; what is computed of it is not kept if it is of this conversation, which was forgotten."""
+        return replace(self, conversation=None, continues=False) if self.conversation == conversation else self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,20 +110,25 @@ class TextDelta:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Classified(Scored):
-    """The end of a classification: a calibrated probability for each scored label, by canonical name."""
+    """The end of a classification: a calibrated probability for each scored label, by canonical name.
+
+    `model` is that which did the work, where it may be another one than that of new work.
+    """
 
     key: str
     usage: Usage
     timings: Timings
+    model: "ModelInfo | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Generated(Written):
-    """The end of a generation."""
+    """The end of a generation; `model` as in `Classified`."""
 
     key: str
     usage: Usage
     timings: Timings
+    model: "ModelInfo | None" = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,6 +152,7 @@ class EngineState:
         fault: why the engine has stopped for good, in words; None while it runs.
         away: why it can answer nothing just now, in words; None while it can, as far as it knows.
         duty: the share of the time that the model may run; below 1 while the box is too hot.
+        switching: why work waits while another model takes the place of this one, in words; None while none does.
     """
 
     waiting: int
@@ -156,6 +171,7 @@ class EngineState:
     fault: str | None
     away: str | None
     duty: float = 1.0
+    switching: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +214,10 @@ class Engine(Protocol):
         """End work early: `Generated(finish_reason="cancelled")` where text exists, else `Failed(Cancelled)`."""
         ...
 
+    def forget(self, conversation: str) -> None:
+        """Keep nothing any more of what was computed of a conversation; work on it is answered all the same."""
+        ...
+
     def state(self) -> EngineState: ...
 
     @property
@@ -221,6 +241,10 @@ class StoppableEngine(Engine, Protocol):
         Work on the earlier tasks is still answered; it may take longer from now on. `on_done` is called once, with why
         the tasks cannot be used if they cannot; it may come in the engine's thread, must be quick and must not raise.
         """
+        ...
+
+    def keep_conversations(self) -> None:
+        """At the stop, keep conversations for the next process, if the settings ask for it."""
         ...
 
     def stop(self, timeout: float = 10.0) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from edged.contract.commands import COMMANDS, ControlBody, Respond
+from edged.contract.commands import COMMANDS, ControlBody, ModelOrder, Respond
 from edged.contract.names import is_name
 from edged.contract.requests import Address, Contract, read_leniently, redirect
 from edged.contract.results import encode
@@ -26,6 +26,7 @@ from edged.serving.backup import make_backup
 from edged.serving.live_settings import LiveSettings
 from edged.serving.worker import Worker
 from edged.tasks.conversation import Turn
+from edged.tasks.shown import shown
 
 
 class Control:
@@ -39,7 +40,7 @@ class Control:
         prober: Prober,
         set_log_level: Callable[[str], None],
         live: LiveSettings,
-        change_model: Callable[[str, str | None, Respond], None],
+        change_model: Callable[[ModelOrder, Respond], None],
         drain: Callable[[], None],
         is_late: Callable[[Delivery], bool],
     ) -> None:
@@ -160,7 +161,7 @@ class Control:
         return self._worker.recorder.turns(conversation)
 
     def forget(self, conversation: str) -> int:
-        return self._worker.recorder.forget(conversation)
+        return self._worker.forget(conversation)
 
     def set_log_level(self, level: str) -> None:
         self._set_log_level(level)
@@ -171,8 +172,11 @@ class Control:
     def change_options(self, patch: Mapping[str, Any], respond: Respond) -> None:
         self._live.change_options(patch, respond)
 
-    def change_model(self, action: str, model: str | None, respond: Respond) -> None:
-        self._change_model(action, model, respond)
+    def tasks(self) -> Mapping[str, Any]:
+        return shown(self._live.contract.tasks, self._live.settings.tasks)
+
+    def change_model(self, order: ModelOrder, respond: Respond) -> None:
+        self._change_model(order, respond)
 
     def backup(self, respond: Respond, *, with_journal: bool) -> None:
         # In a thread of its own: a large journal takes seconds, in which requests are answered.

@@ -50,9 +50,16 @@ class EngineQueue:
         self._post = post
         self._clock = clock
         room = max(_AT_ENGINE, 2 * batch)
-        self._short = Shares(batch=batch, room=room)
-        self._long = Shares(batch=batch, room=room)
+        self._short = Shares(room=room)
+        self._long = Shares(room=room)
         self._pieces: dict[str, _Piece] = {}
+        self._is_held = False
+
+    def hold(self, *, is_held: bool) -> None:
+        """Let all work wait here, or give it to the engine again."""
+        self._is_held = is_held
+        self._feed(self._short)
+        self._feed(self._long)
 
     def submit(self, work: Work, on_event: OnEvent, *, sender: str, priority: int, received: float) -> None:
         """Take work in. Exactly one of its events is an end, as of `ports.Engine.submit`."""
@@ -65,6 +72,12 @@ class EngineQueue:
         """End work early, wherever it is."""
         self._take_out(key, Failed(key=key, error=Cancelled("the request was cancelled before there was an answer")))
         self._engine.cancel(key)
+
+    def forget(self, conversation: str) -> None:
+        """See `ports.Engine.forget`; also of the work that waits."""
+        for piece in self._pieces.values():
+            piece.work = piece.work.without(conversation)
+        self._engine.forget(conversation)
 
     def expire(self) -> None:
         """End the work whose deadline passed while it waited; the engine watches the deadlines of what it has."""
@@ -81,11 +94,11 @@ class EngineQueue:
             self._post(lambda: piece.on_event(event))
 
     def _feed(self, shares: Shares) -> None:
-        while (chosen := shares.take()) is not None:
+        while not self._is_held and (chosen := shares.take()) is not None:
             key, order = chosen
             piece = self._pieces[key]
             piece.waited_ms = 1000 * (self._clock() - piece.since)
-            self._engine.submit(replace(piece.work, order=order), self._listener(key))
+            self._engine.submit(replace(piece.work, sender=piece.sender, order=order), self._listener(key))
 
     def _listener(self, key: str) -> OnEvent:
         return lambda event: self._post(lambda: self._heard(key, event))

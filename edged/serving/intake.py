@@ -178,7 +178,8 @@ class Intake:
             raise ShuttingDown("the daemon is shutting down; send it again when it is back", retry_after_ms=5000)
         if job.deadline is not None and self._clock() >= job.deadline:
             raise Expired("the request's time was over when it was received")
-        self._senders.admit(job.request.sender)
+        shape = job.request.shape
+        self._senders.admit(job.request.sender, None if shape is None else shape.rule)
         others = len(self._in_hand) - 1
         if job.is_lossy and others >= self._capacity:
             raise Busy(

@@ -28,6 +28,8 @@ def fingerprint_of(request: Request) -> str:
         asked += (request.shape.rule.name, request.address.topic)
     if request.max_bytes is not None:
         asked += (request.max_bytes,)
+    if request.compact:
+        asked += ("compact",)
     if request.owner is not None:
         asked += ("owner", request.owner)
     if request.spec is not None:
@@ -227,6 +229,12 @@ class Job:
                 if isinstance(event, Generated) and event.logprobs
             },
         )
+
+    @property
+    def model(self) -> str | None:
+        """The model that did the work, where the engine says so; of two models that of the last part, the reply."""
+        models = [event.model.id for part in self.parts if (event := self.events.get(part)) and event.model]
+        return models[-1] if models else None
 
     def usage(self) -> Usage:
         """Tokens of all parts."""

@@ -76,6 +76,14 @@ class JobRunner:
             if part not in job.events:
                 self._queue.cancel(f"{job.number}/{part}")
 
+    def hold(self, *, is_held: bool) -> None:
+        """Give the engine no further work, or go on with it."""
+        self._queue.hold(is_held=is_held)
+
+    def forget(self, conversation: str) -> None:
+        """Let the engine keep nothing of a conversation."""
+        self._queue.forget(conversation)
+
     def expire_waiting(self) -> None:
         """End jobs whose deadline passed while they waited."""
         self._queue.expire()
@@ -117,6 +125,7 @@ class JobRunner:
                 stream=job.request.stream and spec.streams_words,
                 deadline=job.deadline,
                 logprobs=job.request.logprobs,
+                conversation=job.conversation if spec.keeps_history else None,
             )
             request = job.request
             self._queue.submit(
@@ -152,7 +161,7 @@ class JobRunner:
         spec = job.parts[part]
         if self._calibration is None or not isinstance(event, Classified) or not isinstance(spec, ClassifySpec):
             return event
-        model = self._engine.model
+        model = event.model or self._engine.model
         judge = judge_of(spec, job.language, model=model.id, weight_format=model.format)
         of_labels = labels_alone(spec, event.scores)
         job.observations.append(observe(judge, of_labels))

@@ -3,26 +3,30 @@
 What takes long runs in a thread of its own, one thing at a time. A model is used only if it loads, if it can do all
 tasks, and if the canary finds it no worse than the one in use. Then new requests go to it; those that are open end on
 the model before. For its first hour it is on trial; see `model_trial`.
+
+Where the memory has no room for both, the model in use is let go before the new one is loaded; see `model_loader`.
 """
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Protocol
 
 import structlog
 
-from edged.contract.commands import Respond
+from edged.contract.commands import ModelOrder, Respond
 from edged.contract.model_report import ModelReport, ModelState
-from edged.errors import BadRequest, Busy, EdgedError, ModelUnavailable
+from edged.errors import BadRequest, Busy, EdgedError
+from edged.models.bundle_source import BundleSource
 from edged.ports.engine import StoppableEngine
-from edged.serving.canary import Case, fault_of, judge, read_cases
+from edged.serving.canary import Canary
 from edged.serving.live_settings import LiveSettings
+from edged.serving.model_loader import ModelLoader, reason_of
 from edged.serving.model_trial import ModelTrial
 from edged.serving.switchable import SwitchableEngine
 from edged.settings.schema import Settings
-from edged.tasks.canary import CANARY
-from edged.tasks.specs import ClassifySpec, Tasks
-from edged.tasks.text import language_of
+from edged.tasks.specs import Tasks
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +45,12 @@ class Store(Protocol):
         """Where a model is that is here. Raises ModelUnavailable."""
         ...
 
+    def fetch_bundle(
+        self, source: BundleSource, name: str | None = None, *, check: Callable[[Path], object], show_progress: bool
+    ) -> str:
+        """Fetch an exported bundle and take it in; gives its name. Raises ModelUnavailable."""
+        ...
+
 
 class Models:
     """The commands of `R/request/model`. Its methods are for the worker's thread."""
@@ -52,16 +62,32 @@ class Models:
         live: LiveSettings,
         make_engine: Callable[[Settings, Tasks], StoppableEngine],
         store: Callable[[Settings], Store],
+        try_out: Callable[[Settings, Path], None],
         trial: ModelTrial,
         publish: Callable[[ModelReport], None],
+        hold: Callable[[bool], None],
         post: Callable[[Callable[[], None]], None],
         clock: Callable[[], float],
     ) -> None:
-        """`publish` sends `R/model`; `post` runs a function in the worker's thread; `clock` gives monotonic seconds."""
+        """Assign.
+
+        Args:
+            engine: whose model is changed.
+            live: the settings in force.
+            make_engine: makes an engine with the model of the settings.
+            store: where the models are, by the settings.
+            try_out: sees that the bundle in a folder can be served; raises ModelUnavailable.
+            trial: keeps what the next process must know of a new model.
+            publish: sends `R/model`.
+            hold: has new work wait (True), or go to the engine again; for the worker's thread.
+            post: runs a function in the worker's thread.
+            clock: monotonic seconds.
+        """
         self._engine = engine
         self._live = live
-        self._make_engine = make_engine
+        self._loader = ModelLoader(engine=engine, make_engine=make_engine, hold=hold, post=post)
         self._store = store
+        self._try_out = try_out
         self._trial = trial
         self._publish = publish
         self._post = post
@@ -89,13 +115,14 @@ class Models:
         """Publish the report."""
         self._publish(self.report())
 
-    def obey(self, action: str, model: str | None, respond: Respond) -> None:
+    def obey(self, order: ModelOrder, respond: Respond) -> None:
         """Carry out a command: status, pull, switch or rollback. What takes long is told at `R/model` when it is over.
 
         Raises:
             BadRequest: it is none of them, or it cannot be done.
             Busy: another one is being carried out.
         """
+        action = order.action
         if action == "status":
             respond(self.report().body())
             return
@@ -107,78 +134,96 @@ class Models:
             raise Busy("a model is being fetched or switched to; R/model tells when it is done", retry_after_ms=10_000)
         if self._live.settings.model.revision is not None:
             raise BadRequest("model.revision is of the model in use: leave it out of the settings first", field="id")
-        wanted = self._previous if action == "rollback" else model or self._latest
+        source = self._source(order)
+        named = order.id or (source.name if source is not None else self._latest)
+        wanted = self._previous if action == "rollback" else named
         if wanted is None:
             raise BadRequest("there is no model to go to: name one", field="id")
-        if action != "pull" and wanted == self._live.settings.model.id:
+        if (action != "pull" or source is not None) and wanted == self._live.settings.model.id:
             raise BadRequest("this model is in use already", field="id")
         respond({"started": action, "id": wanted})
         self._is_busy, self._reason = True, None
-        work = self._pull if action == "pull" else self._switch
+        settings = self._live.settings
         # A model that was used before is gone back to without being judged: the one in use may judge wrongly.
-        threading.Thread(
-            target=work, args=(wanted, self._live.settings, action == "switch"), name="models", daemon=True
-        ).start()
+        work = (
+            partial(self._pull, wanted, settings, source)
+            if action == "pull"
+            else partial(self._switch, wanted, settings, action == "switch")
+        )
+        threading.Thread(target=work, name="models", daemon=True).start()
+
+    def _source(self, order: ModelOrder) -> BundleSource | None:
+        """Where a bundle is to be fetched from.
+
+        Raises:
+            BadRequest: from there none may be fetched.
+        """
+        if order.url is None:
+            return None
+        if order.action != "pull":
+            raise BadRequest("a url is for pull; switch to the model when it is here", field="url")
+        if not any(order.url.startswith(each) for each in self._live.settings.models.sources):
+            raise BadRequest("it is below none of models.sources, which is set on the box", field="url")
+        try:
+            return BundleSource(url=order.url, sha256=order.sha256 or "")
+        except ValueError as error:
+            raise BadRequest(str(error), field="url" if order.sha256 else "sha256") from error
 
     # ------------------------------------------------------------------------------------------ in their own thread
 
-    def _pull(self, wanted: str, settings: Settings, _: bool) -> None:
+    def _pull(self, wanted: str, settings: Settings, source: BundleSource | None) -> None:
         self._at(ModelState.PULLING)
+        store = self._store(settings)
         try:
-            self._store(settings).pull(wanted, show_progress=False)
+            if source is None:
+                store.pull(wanted, show_progress=False)
+            else:
+                store.fetch_bundle(source, wanted, check=partial(self._try_out, settings), show_progress=False)
         except Exception as error:  # noqa: BLE001 - the top of the thread
-            self._refuse(wanted, error)
+            self._refuse(wanted, reason_of(error))
             return
         self._post(lambda: self._pulled(wanted))
 
     def _switch(self, wanted: str, settings: Settings, is_judged: bool) -> None:
         self._at(ModelState.LOADING)
+        fault: str | None = None
         new: StoppableEngine | None = None
+        tasks = self._live.contract.tasks
         try:
             self._store(settings).path(wanted)
-            tasks = self._live.contract.tasks
+            canary = Canary(settings, tasks, clock=self._clock) if is_judged else None
             changed = settings.model_copy(
                 update={"model": settings.model.model_copy(update={"id": wanted, "revision": None})}
             )
-            new = self._make_engine(changed, tasks)
-            new.start()
-            new.wait_ready()
-            if is_judged:
+            new = self._loader.load_beside(changed, tasks)
+            before = None if canary is None else canary.verdict(self._engine)
+            if new is None:
+                self._loader.let_go(wanted)
+                self._at(ModelState.LOADING)
+                new = self._loader.load(changed, tasks)
+            if canary is not None:
                 self._at(ModelState.JUDGING)
-                self._judge(new, settings, tasks)
+                canary.compare(new, before)
         except Exception as error:  # noqa: BLE001 - the top of the thread
+            fault = reason_of(error)
+        # Outside of the clause above: its error would hold the memory of what could not be loaded.
+        if fault is not None:
             if new is not None:
                 new.stop(_STOP_S)
-            self._refuse(wanted, error)
-            return
-        ready = new
-        self._post(lambda: self._use(wanted, ready, tasks))
-
-    def _judge(self, new: StoppableEngine, settings: Settings, tasks: Tasks) -> None:
-        """Hold a model against the one in use.
-
-        Raises:
-            ModelUnavailable: it is worse.
-            EdgedError: it fails on a text.
-        """
-        spec = next((part for part in tasks.all_parts if part.name == "sentiment"), None)
-        cases = [] if not isinstance(spec, ClassifySpec) else _cases(settings, spec)
-        if not isinstance(spec, ClassifySpec) or not cases:
-            return
-        old = judge(self._engine, spec, cases, clock=self._clock)
-        limits = settings.models
-        found = judge(new, spec, cases, clock=self._clock)
-        log.info("canary", right=round(found.right, 3), before=round(old.right, 3), seconds=round(found.seconds, 3))
-        fault = fault_of(found, old, margin=limits.canary_margin, slowest=limits.canary_slowest)
-        if fault is not None:
-            raise ModelUnavailable(fault)
+                new = None
+            self._refuse(wanted, fault)
+        elif new is not None:
+            ready = new
+            self._post(lambda: self._use(wanted, ready, tasks))
 
     def _at(self, state: ModelState) -> None:
         self._post(lambda: self._told(state))
 
-    def _refuse(self, wanted: str, error: Exception) -> None:
-        reason = str(error) if isinstance(error, EdgedError) else f"{type(error).__name__}: {error}"
+    def _refuse(self, wanted: str, reason: str) -> None:
         log.warning("model_refused", id=wanted, reason=reason)
+        if not self._engine.has_model:
+            self._at(ModelState.LOADING)
+            self._loader.load_again(self._live.settings, self._live.contract.tasks)
         self._post(lambda: self._told(ModelState.REFUSED, reason=reason))
 
     # ------------------------------------------------------------------------------------- in the worker's thread
@@ -204,10 +249,9 @@ class Models:
             self._live.keep_model(wanted)
         except EdgedError as error:
             self._trial.end()
-            new.stop(_STOP_S)
-            self._refuse(wanted, error)
+            self._give_up(wanted, new, error)
             return
-        self._engine.switch(new)
+        self._loader.go_on(new)
         self._previous = before
         self._live.tell_parts()
         log.info("model_switched", id=wanted, previous=before)
@@ -217,28 +261,9 @@ class Models:
         if error is None:
             self._use(wanted, new, tasks)
             return
+        self._give_up(wanted, new, error)
+
+    def _give_up(self, wanted: str, new: StoppableEngine, error: EdgedError) -> None:
         new.stop(_STOP_S)
-        self._refuse(wanted, error)
-
-
-def _cases(settings: Settings, spec: ClassifySpec) -> list[Case]:
-    """The texts of the settings' file, or the built-in ones where the task scores their labels.
-
-    Raises:
-        ModelUnavailable: the file cannot be read.
-    """
-    path = settings.models.canary
-    if path is not None:
-        try:
-            with path.open(encoding="utf-8-sig") as lines:
-                return read_cases(lines, spec, language_of)
-        except (OSError, ValueError) as error:
-            raise ModelUnavailable(f"models.canary, {path}: {error}") from error
-    labels: Mapping[str, Any] = {label.canonical: label for label in spec.labels}
-    languages = (settings.prompt_language,) if settings.prompt_language is not None else tuple(CANARY)
-    return [
-        Case(text=text, label=label, language=language)
-        for language in languages
-        for text, label in CANARY[language]
-        if label in labels
-    ]
+        # The model before may have to be loaded again, which takes long.
+        threading.Thread(target=self._refuse, args=(wanted, str(error)), name="models", daemon=True).start()

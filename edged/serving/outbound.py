@@ -14,13 +14,14 @@ a lost chunk is in the result as well. A caller in this process gets all of it w
 as confirmed at once. All of it runs in the worker's thread.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import structlog
 
 from edged.contract.requests import Address, Rejected
-from edged.contract.results import encode_chunk, encode_error, encode_result, rfc3339
+from edged.contract.results import encode_chunk, encode_compact, encode_error, encode_result, rfc3339
+from edged.contract.rules import parts_of
 from edged.errors import Fate, ModelError, RequestError, TooLarge
 from edged.journal.buffered import BufferedJournal
 from edged.monitoring.metrics import Metrics
@@ -71,7 +72,8 @@ class Outbound:
 
     def result(self, job: Job, *, model: str, now: float) -> bytes:
         """The JSON of a complete job; `now` in monotonic seconds."""
-        return encode_result(job.result(node=self._node, model=model, time=rfc3339(self._wall_clock()), now=now))
+        result = job.result(node=self._node, model=model, time=rfc3339(self._wall_clock()), now=now)
+        return encode_compact(result) if job.request.compact else encode_result(result)
 
     def error(self, error: RequestError, *, request_id: str, task: str, session: str | None) -> bytes:
         """The JSON of an error."""
@@ -116,7 +118,22 @@ class Outbound:
             address.caller.take_answer(payload)
             on_done(Outcome(sent=Sent.CONFIRMED))
             return
-        self._publish((answer.is_error and address.errors) or address, payload, on_done)
+        if answer.is_error:
+            self._publish(address.errors or address, payload, on_done)
+        else:
+            self._publish_parts(address, parts_of(payload) if address.is_in_parts else [payload], on_done)
+
+    def _publish_parts(self, address: Address, parts: Sequence[bytes], on_done: Callable[[Outcome], None]) -> None:
+        """Publish one after the other; `on_done` gets the end of the last, or of the first that fails."""
+        first, *others = parts
+
+        def on_part(outcome: Outcome) -> None:
+            if others and outcome.sent is Sent.CONFIRMED:
+                self._post(lambda: self._publish_parts(address, others, on_done))
+            else:
+                on_done(outcome)
+
+        self._publish(address, first, on_part)
 
     def _publish(self, address: Address, payload: bytes, on_done: Callable[[Outcome], None] | None) -> None:
         publication = Publication(
@@ -307,7 +324,7 @@ class Answers:
         now = self._clock()
         if self._has_shared_journal and self._recorder.fault is None:
             job.may_be_double = False  # where another box was first, its answer will be given
-        payload = self._outbound.result(job, model=self._model().id, now=now)
+        payload = self._outbound.result(job, model=job.model or self._model().id, now=now)
         if job.request.shape is not None:
             payload = job.request.shape.write(payload)
         self._count(job, now)

@@ -95,11 +95,12 @@ def _request(
             content_type="text/plain" if rule.is_text else "application/json",
             user_properties=errors.user_properties,
             errors=errors,
+            is_in_parts=rule.parts > 1,
         ),
         session=session,
         owner=None if contract.owners.kind == "none" else f"{ROUTES}{rule.name}",
         time_left_ms=None if message.expiry_s is None else 1000 * message.expiry_s,
-        max_bytes=rule.max_bytes,
+        max_bytes=rule.max_bytes if rule.parts == 1 else None,
         sender=contract.sender.sender(message, session=session, answer_topic=topic),
         shape=Shape(rule=rule, source=source),
     )

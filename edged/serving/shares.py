@@ -46,9 +46,8 @@ class Shares:
     The engine gets some more work than it can run side by side, so that it never waits for the next.
     """
 
-    def __init__(self, *, batch: int, room: int) -> None:
-        """The engine runs `batch` pieces of work side by side, and has `room` for more."""
-        self._batch = batch
+    def __init__(self, *, room: int) -> None:
+        """The engine has `room` for more work than it runs side by side."""
         self._room = room
         self._senders: dict[str, _Sender] = {}
         self._running: dict[str, _Running] = {}
@@ -134,7 +133,6 @@ class Shares:
             self._left.remove(heapq.heappop(sender.waiting).key)
 
     def _move_on(self) -> None:
-        """Move the virtual time on to the latest work that runs: the engine begins with the lowest starts."""
-        starts = sorted(each.start for each in self._running.values())
-        if starts:
-            self._now = max(self._now, starts[min(self._batch, len(starts)) - 1])
+        """Move the virtual time on to the earliest work that runs: a sender that comes now is no later than any."""
+        if self._running:
+            self._now = max(self._now, min(each.start for each in self._running.values()))

@@ -10,6 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 
@@ -66,6 +67,7 @@ class Worker:
         calibration: RunningCalibration | None = None,
         has_shared_journal: bool = False,
         commit_after_s: float = 0.0,
+        sender_record: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
@@ -74,7 +76,7 @@ class Worker:
 
         `batch` requests are answered side by side. `language` None: each text's script decides. Without a `calibration`
         scores stay as the engine gives them. `has_shared_journal`: other boxes of the group record there too. A result
-        waits `commit_after_s` seconds for others, which are recorded with it.
+        waits `commit_after_s` seconds for others, which are recorded with it. `sender_record` keeps what senders took.
         """
         self._capacity = capacity
         self._on_control = on_control
@@ -83,7 +85,7 @@ class Worker:
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
         self._in_hand = OpenJobs()
         self._rate = ServiceRate(batch=batch, clock=clock)
-        self._senders = Senders(contract, clock=clock)
+        self._senders = Senders(contract, clock=clock, wall_clock=wall_clock, record=sender_record)
         self.recorder = BufferedJournal(journal, clock=clock)
         self.outbound = Outbound(
             link, node=contract.topics.node, metrics=metrics, post=self._events.put, clock=clock, wall_clock=wall_clock
@@ -205,6 +207,10 @@ class Worker:
         self._intake.use(live.contract, live.settings.prompt_language)
         self._senders.use(live.contract)
 
+    def hold(self, *, is_held: bool) -> None:
+        """Give the engine no work, or go on with it. What waits is not acked: the broker has it too."""
+        self._running.hold(is_held=is_held)
+
     def cancel(self, request_id: str, owner: str | None = None) -> int:
         """Cancel the jobs of this id (and owner, if one is named), waiting or running; gives how many there were."""
         jobs = [job for job in self._in_hand if job.request.id == request_id and job.answer is None]
@@ -212,6 +218,11 @@ class Worker:
         for job in jobs:
             self._cancel(job)
         return len(jobs)
+
+    def forget(self, conversation: str) -> int:
+        """Delete a conversation; gives how many turns it had. Raises JournalFault."""
+        self._running.forget(conversation)
+        return self.recorder.forget(conversation)
 
     # ---------------------------------------------------------------------------------- the worker's own thread
 
@@ -241,12 +252,14 @@ class Worker:
         if not self._answers.commit_due_in() or self._intake.is_draining:
             self._answers.commit()
         self.recorder.tidy(is_quiet=not handled and not self._in_hand)
+        self._senders.note()
         self._last_progress = self._clock()
         if self._intake.is_draining and not self._in_hand and self.outbound.is_idle:
             self._idle.set()
 
     def _begin(self) -> None:
         self.recorder.open()
+        self._senders.recall()
         if self._calibration is not None:
             self._calibration.add(self.recorder.observations())
 
@@ -282,4 +295,5 @@ class Worker:
         self.recorder.hand_back()
 
     def _stop(self) -> None:
+        self._senders.note(at_once=True)
         self._is_stopping = True

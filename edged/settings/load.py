@@ -23,7 +23,7 @@ from edged.settings.options import forbidden, options_file
 from edged.settings.schema import Settings
 from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, join, names, sections
 
-_OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
+OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
 _CREDENTIALS = {  # file -> setting
     "mqtt_username": "mqtt.username",
     "mqtt_password": "mqtt.password",
@@ -96,7 +96,7 @@ def load_with_sources(
     Raises:
         SettingsError: settings are not known or not allowed; the message has a line for each, named as it was written.
     """
-    path = _settings_file(config_file)
+    path = settings_file(config_file)
     credentials = _credentials()
     given = Given(
         flags=flags,
@@ -165,7 +165,7 @@ def read_options(state_dir: Path) -> dict[str, Any]:
         SettingsError: the file is not valid TOML.
     """
     path = options_file(state_dir)
-    return _read_toml(path) if os.path.isfile(path) else {}  # noqa: PTH113 - see _settings_file
+    return _read_toml(path) if os.path.isfile(path) else {}  # noqa: PTH113 - see settings_file
 
 
 def _with_options(values: Mapping[str, Any], given: Given, options: Mapping[str, Any]) -> Loaded:
@@ -244,8 +244,12 @@ class _Sourced(Settings, BaseSettings):
     )
 
 
-def _settings_file(named: Path | None) -> Path | None:
-    """The file that is named, by the command line or the environment; else the first that is at a usual place."""
+def settings_file(named: Path | None) -> Path | None:
+    """The file that is named, by the command line or the environment; else the first that is at a usual place.
+
+    Raises:
+        SettingsError: its name begins with the home of a user who is not there.
+    """
     if named is None and os.environ.get("EDGED_CONFIG"):
         named = Path(os.environ["EDGED_CONFIG"])
     if named is not None:
@@ -253,7 +257,7 @@ def _settings_file(named: Path | None) -> Path | None:
             return named.expanduser()
         except RuntimeError:
             raise SettingsError(f"the settings file {named}: there is no such user") from None
-    usual = (_OF_THE_SYSTEM, _home() / ".config/edged/edged.toml")
+    usual = (OF_THE_SYSTEM, _home() / ".config/edged/edged.toml")
     # os.path's: a folder that must not be looked into has no settings for us.
     return next((path for path in usual if os.path.isfile(path)), None)  # noqa: PTH113
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from edged.contract.rules import Condition, Rule
 from edged.contract.templates import Template
 from edged.contract.topics import SPOKEN, filters_overlap, is_filter
-from edged.tasks.shorten import MIN_BYTES
+from edged.tasks.shorten import MIN_BYTES, MOST_PARTS
 
 T = TypeVar("T")
 
@@ -22,7 +22,7 @@ EXAMPLE = """\
 # (levels count from 0), {payload} and {/a/b}; left out: the whole payload. task, publish (a template). Further keys:
 # when (conditions), session (a template), payload (of the answer: a JSON Pointer into the result, a template, or a
 # table with templates), errors (a topic; R/out/<task> if left out), retain, qos, subscribe_qos,
-# max_bytes (of a reply's text).
+# max_bytes (of a reply's text), parts (of a longer one, numbered), rate (messages in a minute).
 #[routes.remark]
 #subscribe = "zigbee2mqtt/bridge/logging"
 #text = "/message"
@@ -105,6 +105,15 @@ class RouteSettings(BaseModel):
     max_bytes: int | None = Field(
         None, ge=MIN_BYTES, description="The most bytes of a reply's text; it is cut after a sentence or a word."
     )
+    parts: int = Field(
+        1,
+        ge=1,
+        le=MOST_PARTS,
+        description="The most messages in which a text over max_bytes is sent, numbered 1/3, 2/3, 3/3; 1: it is cut.",
+    )
+    rate: int = Field(
+        0, ge=0, le=1_000_000, description="Messages taken in a minute; beyond, an error busy is sent. 0: any number."
+    )
     retain: bool = Field(False, description="Whether the broker keeps the answer.")
     qos: Literal[0, 1] = Field(1, description="Of the answer.")
 
@@ -137,6 +146,14 @@ class RouteSettings(BaseModel):
             _parsed(payload)
         return payload
 
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "RouteSettings":
+        if self.parts > 1 and self.max_bytes is None:
+            raise ValueError("parts needs max_bytes: how many bytes a part may have")
+        if self.parts > 1 and self.retain:
+            raise ValueError("parts and retain do not go together: the broker would keep the last part alone")
+        return self
+
     def rule(self, name: str) -> Rule:
         """The rule."""
         return Rule(
@@ -152,6 +169,8 @@ class RouteSettings(BaseModel):
             retain=self.retain,
             qos=self.qos,
             max_bytes=self.max_bytes,
+            rate=self.rate,
+            parts=self.parts,
         )
 
 

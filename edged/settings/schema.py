@@ -56,6 +56,15 @@ class TlsSettings(Section):
         return self
 
 
+def _split(value: object) -> object:
+    """In the environment a list is JSON, or text with commas."""
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith("["):
+        return json.loads(value)
+    return tuple(each.strip() for each in value.split(","))
+
+
 class MqttSettings(Section):
     """The broker and how to speak to it."""
 
@@ -105,12 +114,7 @@ class MqttSettings(Section):
     @field_validator("reply_topics", "shards", mode="before")
     @classmethod
     def _split(cls, filters: object) -> object:
-        """In the environment a list is JSON, or text with commas."""
-        if not isinstance(filters, str):
-            return filters
-        if filters.lstrip().startswith("["):
-            return json.loads(filters)
-        return tuple(each.strip() for each in filters.split(","))
+        return _split(filters)
 
     @field_validator("share_group", "shards", mode="after")
     @classmethod
@@ -241,6 +245,14 @@ class EngineSettings(Section):
     prefix_cache_mb: int = Field(
         256, ge=0, le=1_000_000, description="Memory for the KV of prompt prefixes and conversations."
     )
+    keep_cache_mb: int = Field(
+        0,
+        ge=0,
+        le=1_000_000,
+        description="Size of the file in which the KV of conversations outlives an orderly restart, so that their next "
+        "turn is quick; 0: none is kept. The file has users' words, is for the daemon's user alone, and is deleted at "
+        "the start. For a bundle on compiled kernels, with journal.keep_text and without journal.url.",
+    )
     memory_mb: int = Field(
         0,
         ge=0,
@@ -286,8 +298,7 @@ class LimitSettings(Section):
         0,
         ge=0,
         le=10**12,
-        description="Tokens that may be computed for one sender in 24 hours, since the start of the daemon. 0: any "
-        "number.",
+        description="Tokens that may be computed for one sender in 24 hours. 0: any number.",
     )
     hide_senders: bool = Field(False, description="Show hashes instead of the names of senders in R/health.")
 
@@ -312,7 +323,7 @@ class SessionSettings(Section):
 
 
 class ModelsSettings(Section):
-    """When a model that is switched to over MQTT is refused."""
+    """Where models may come from that are fetched over MQTT, and when one that is switched to is refused."""
 
     canary: UserPath | None = Field(
         None,
@@ -325,6 +336,16 @@ class ModelsSettings(Section):
     canary_slowest: float = Field(
         2.0, ge=1, le=100, description="How many times as long a new model may take for a text."
     )
+    sources: tuple[Annotated[str, Field(pattern=r"^https?://[^/@]+/(.*/)?$")], ...] = Field(
+        (),
+        description="Beginnings of URLs, each with a / at its end, from which R/request/model may fetch bundles; "
+        "without any, it fetches none.",
+    )
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _split(cls, sources: object) -> object:
+        return _split(sources)
 
 
 class HealthSettings(Section):

@@ -1,7 +1,4 @@
-"""The web page in a real browser, with nginx, the broker of deploy/mosquitto, and a daemon on the small real model.
-
-EDGED_TEST_SCREENSHOTS names a folder for pictures of what was seen.
-"""
+"""The web page in a real browser, with nginx, the broker of deploy/mosquitto, and a daemon on the small real model."""
 
 import contextlib
 import functools
@@ -18,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
 from tests.conftest import MakeBroker
 from tests.support import assets
@@ -27,18 +24,9 @@ from tests.support.daemon import Daemon
 from tests.support.hardened import ALL, SETUP, HardenedBroker
 from tests.support.proxy import Proxy
 from tests.support.waiting import eventually
+from tests.support.web_page import FOLDER, WAIT_MS, card, chromium, picture, see
 
 NOWHERE = "wss://127.0.0.1:1/mqtt"
-WAIT_MS = 60_000  # a figure is there within a minute
-QUIET = (
-    "--no-sandbox",  # root has none
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @dataclass(frozen=True)
@@ -112,10 +100,8 @@ def box() -> Iterator[Box]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=assets.chromium(), args=[*QUIET])
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -142,20 +128,6 @@ def log_in(page: Page, box: Box, user: str, password: str | None = None) -> None
     page.get_by_label("User").fill(user)
     page.get_by_label("Password").fill(box.broker.passwords[user] if password is None else password)
     page.get_by_role("button", name="Connect", exact=True).click()
-
-
-def card(page: Page) -> Locator:
-    return page.locator(".card", has_text="box")
-
-
-def picture(page: Page, name: str) -> None:
-    folder = os.environ.get("EDGED_TEST_SCREENSHOTS")
-    if folder:
-        page.screenshot(path=str(Path(folder) / f"{name}.png"), full_page=True)
-
-
-def see(locator: Locator, text: str | re.Pattern[str]) -> None:
-    expect(locator).to_have_text(text, timeout=WAIT_MS)
 
 
 def test_a_message_is_tried_and_the_figures_move(page: Page, box: Box) -> None:
@@ -232,12 +204,26 @@ def test_answers_are_shown_to_whom_may_read_them_and_as_text(page: Page, box: Bo
     expect(page.locator(".card")).to_have_count(1)
 
 
+def test_commands_need_a_user_who_may_give_them(page: Page, box: Box) -> None:
+    log_in(page, box, "dashboard")
+    page.get_by_role("tab", name="Tasks").click()
+    expect(page.locator("#task-right")).to_contain_text("This user may not give this daemon commands.")
+    expect(page.locator("#task-list button")).to_have_count(3)  # what R/info says is shown
+    expect(page.get_by_role("button", name="Save")).to_have_count(0)
+    page.get_by_role("button", name="Disconnect").click()
+    log_in(page, box, "operator")
+    page.get_by_role("button", name="reply").click()
+    expect(page.get_by_label("Prompt (en)")).to_have_value(re.compile("warm, empathetic"))
+    page.get_by_role("tab", name="Model").click()
+    expect(page.get_by_role("button", name="Switch to it")).to_be_enabled()
+
+
 def test_it_works_from_the_disk_without_a_web_server(box: Box, browser: Browser) -> None:
     context = browser.new_context(ignore_https_errors=True)
     page = context.new_page()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
-    page.goto((SETUP.parent / "dashboard/index.html").as_uri())
+    page.goto((FOLDER / "index.html").as_uri())
     page.get_by_label("Address").fill(f"wss://127.0.0.1:{box.broker.websocket_port}/mqtt")
     log_in(page, box, "dashboard")
     see(card(page).locator(".pill"), "ready")
@@ -312,11 +298,10 @@ class SilentServer(http.server.SimpleHTTPRequestHandler):
 @contextlib.contextmanager
 def page_at(origin: str) -> Iterator[str]:
     """The page's address: of the file itself, or at a plain web server."""
-    folder = SETUP.parent / "dashboard"
     if origin == "disk":
-        yield (folder / "index.html").as_uri()
+        yield (FOLDER / "index.html").as_uri()
         return
-    handler = functools.partial(SilentServer, directory=str(folder))
+    handler = functools.partial(SilentServer, directory=str(FOLDER))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

@@ -28,7 +28,7 @@ import torch
 from prometheus_client import CollectorRegistry, Info, start_http_server
 from safetensors.torch import load_file, save_file
 from transformers import (
-    Gemma3TextConfig,
+    Gemma2Config,
     LlamaConfig,
     LlamaModel,
     MambaConfig,
@@ -229,7 +229,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Bases:
     models = {
         "llama": tiny.make(odd.sized(tiny.CONFIGS["llama_biases"])),
         "gemma": tiny.make(  # one of those that transformers runs
-            Gemma3TextConfig(
+            Gemma2Config(
                 hidden_size=64,
                 intermediate_size=96,
                 num_hidden_layers=2,
@@ -472,7 +472,7 @@ BROKEN = (
     ModelCase(name="gguf-4-bytes", make=gguf(cut("", 4)), words="cut short"),
     ModelCase(name="gguf-header-cut", make=gguf(cut("", 1500)), words="cut short"),
     ModelCase(name="gguf-cut", make=gguf(cut("", -1)), words="cut short"),
-    ModelCase(name="gguf-gemma3", make=gguf(architecture="gemma3"), words="architecture gemma3"),
+    ModelCase(name="gguf-gemma2", make=gguf(architecture="gemma2"), words="architecture gemma2"),
     ModelCase(name="gguf-experts", make=gguf(metadata={"llama.expert_count": 8}), words="mixture of experts"),
     ModelCase(name="gguf-yarn", make=gguf(metadata={"llama.rope.scaling.type": "yarn"}), words="rotary embedding"),
     ModelCase(name="gguf-split", make=gguf(metadata={"split.no": 0, "split.count": 2}), words="part 1 of 2"),

@@ -1,4 +1,4 @@
-"""What the small real model answers: neutral, clear and hostile texts, and the tasks of the README."""
+"""What the small real model answers: neutral, clear and hostile texts, and the tasks of the documentation."""
 
 import queue
 import re
@@ -29,14 +29,14 @@ from tests.support import assets
 from tests.support.attacks import attacks, forms
 from tests.support.plain_lines import CLEAR_EN, PLAIN_EN
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "deploy/docs/pages/tasks.md"
 OPPOSITE = {"positive": "negative", "negative": "positive"}
 
 
 @pytest.fixture(scope="module")
 def tasks() -> Tasks:
-    """The tasks that the README writes down, beside the built-in ones."""
-    written = re.search(r"```toml\n(\[tasks\.urgency\].*?)```", README.read_text(), re.DOTALL)
+    """The tasks that the documentation writes down, beside the built-in ones."""
+    written = re.search(r"```toml\n(\[tasks\.urgency\].*?)```", PAGE.read_text(), re.DOTALL)
     assert written is not None
     return tasks_of(Settings.model_validate({"tasks": tomllib.loads(written[1])["tasks"]}).tasks)
 

@@ -1,6 +1,6 @@
 """The link on brokers other than Debian's mosquitto: the contract, and what each broker can do.
 
-README's table of brokers says what was seen here.
+The table in deploy/docs/pages/brokers.md says what was seen here.
 """
 
 import functools

@@ -1,17 +1,23 @@
 """Bundles: the same answers as by torch, without torch; and what a damaged one is refused for."""
 
+import contextlib
 import json
 import queue
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edged.engine import bundled, calibration, checkpoint_loading, loading
+from edged.engine.conversation_place import NAME, Place
 from edged.engine.decoders import native_library
+from edged.engine.decoders.interface import Span
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Engine
 from edged.engine.loading import Plan
@@ -20,9 +26,13 @@ from edged.engine.warm_up_file import WarmUpFile
 from edged.errors import ModelUnavailable
 from edged.models.bundle import MANIFEST, SCHEMA, verify
 from edged.ports.engine import Classified, Generated, Params, Work
-from edged.settings.schema import EngineSettings, ModelSettings
+from edged.serving.model_loader import ModelLoader
+from edged.serving.switchable import SwitchableEngine
+from edged.settings.schema import EngineSettings, ModelSettings, Settings
 from edged.tasks.built_in import REPLY, SENTIMENT
+from edged.tasks.conversation import Turn
 from edged.tasks.own import tasks_of
+from edged.tasks.specs import Tasks
 from tests.support import assets, tiny_chat
 from tests.support.broker import Broker
 from tests.support.daemon import Daemon, Watcher, publish
@@ -112,6 +122,69 @@ def test_a_bundle_answers_as_the_checkpoint_does(
     assert verify(bundle.folder).files.keys() == {"weights.safetensors", "tokenizer.json", "LICENSE"}
 
 
+def test_a_bundle_of_a_model_with_layers_of_several_kinds_computes_as_the_checkpoint_does(
+    plan: Callable[..., Plan], tmp_path: Path
+) -> None:
+    asked = plan(tiny_chat.save(tmp_path / "gemma", "gemma3"), format="int8")
+    tokens = list(range(5, 45))  # more than the window
+    logits = []
+    for _ in range(2):
+        model = loading.load(asked).model
+        kv = model.allocate(64)
+        logits.append(model.forward([Span(kv=kv, tokens=tokens, wanted=range(len(tokens)))]).copy())
+    bundle = bundled.find(asked)
+    assert bundle is not None
+    assert np.array_equal(*logits)
+    said = json.loads((bundle.folder / MANIFEST).read_bytes())
+    damage: tuple[dict[str, Any], ...] = (
+        {"layer_kinds": [{"rope": 0, "window": 8}]},
+        {"layer_kinds": [{"rope": 2, "window": 0}] * 3},
+    )
+    for each in damage:
+        (bundle.folder / MANIFEST).write_text(
+            json.dumps(said | {"model": said["model"] | {"shape": said["model"]["shape"] | each}})
+        )
+        with pytest.raises(ModelUnavailable, match=r"damaged: model.*kinds of layers"):
+            bundled.read_bundle(bundle.folder)
+
+
+def test_a_model_that_is_let_go_leaves_its_memory_to_the_next_one(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    asked = plan(format="int8")
+    loading.prepare(asked)
+    loaded: list[weakref.ref[Any]] = []
+    tasks = Tasks([REPLY])
+
+    def free() -> int:
+        return 0 if any(each() is not None for each in loaded) else 1 << 34
+
+    def make(*_: object) -> Engine[Any]:
+        def load() -> Any:
+            model = loading.load(asked, available_bytes=free)
+            loaded.append(weakref.ref(model.model))
+            return model
+
+        return Engine(load, tasks=tasks)
+
+    engine = SwitchableEngine(make())
+    loader = ModelLoader(engine=engine, make_engine=make, hold=lambda _: None, post=lambda function: function())
+    settings = Settings(node="box", state_dir=tmp_path)
+    ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    work = Work(key="a", spec=REPLY, text="hi", language="en", params=Params(temperature=0, max_tokens=4))
+    engine.start()
+    try:
+        assert engine.wait_ready(TIMEOUT)
+        engine.submit(work, ends.put)
+        before = ends.get(timeout=TIMEOUT)
+        assert loader.load_beside(settings, tasks) is None
+        loader.let_go("another")
+        loader.go_on(loader.load(settings, tasks))  # no memory is free as long as anything refers to the model before
+        engine.submit(work, ends.put)
+        after = ends.get(timeout=TIMEOUT)
+        assert (after.text, len(loaded)) == (before.text, 2)
+    finally:
+        engine.stop()
+
+
 def test_a_start_from_the_warm_up_file_answers_the_same(
     plan: Callable[..., Plan], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +206,111 @@ def test_a_start_from_the_warm_up_file_answers_the_same(
         assert answers(plan()) == computed
         assert file.read_bytes() == whole  # made anew, to the bit
     assert file.stat().st_mtime_ns > written
+
+
+@contextlib.contextmanager
+def process(plan: Plan) -> Iterator[Engine[Any]]:
+    """An engine as of one process of the daemon, which ends in order."""
+    engine: Engine[Any] = Engine(lambda: loading.load(plan), tasks=Tasks([REPLY]))
+    engine.start()
+    try:
+        assert engine.wait_ready(300)
+        yield engine
+    finally:
+        engine.keep_conversations()
+        engine.stop()
+
+
+class Session:
+    """A conversation whose turns are answered by one process or several."""
+
+    def __init__(self, name: str, **params: Any) -> None:
+        self.name = name
+        self.params = Params(max_tokens=8, **params)
+        self.turns: tuple[Turn, ...] = ()
+
+    def work(self, text: str) -> Work:
+        return Work(
+            key=f"{self.name} {len(self.turns)}",
+            spec=REPLY,
+            text=text,
+            language="en",
+            turns=self.turns,
+            params=self.params,
+            continues=True,
+            conversation=self.name,
+        )
+
+    def say(self, engine: Engine[Any], text: str) -> Generated:
+        ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        engine.submit(self.work(text), ends.put)
+        event = ends.get(timeout=300)
+        assert isinstance(event, Generated), event
+        self.turns += (Turn(role="user", content=text), Turn(role="assistant", content=event.text))
+        return event
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(path=tmp_path / NAME, most_bytes=64 << 20, most_age_s=3600)
+
+
+@pytest.mark.parametrize("is_real", [False, True], ids=["tiny", "real"])
+def test_conversations_that_outlive_the_process_change_no_token(
+    plan: Callable[..., Plan], place: Place, request: pytest.FixtureRequest, *, is_real: bool
+) -> None:
+    alone = plan(assets.small_model()) if is_real else plan()
+    if is_real:
+        prepared = request.config.cache.mkdir("bundles") / "prepared"
+        prepared.mkdir(exist_ok=True)
+        ((alone.cache_dir or Path()) / "prepared").symlink_to(prepared)
+    loading.prepare(alone)
+    keeping = replace(alone, conversations=place)
+    greedy, drawn = Session("greedy", temperature=0), Session("drawn", temperature=1.5, seed=7)
+    with process(keeping) as engine:
+        for session in (greedy, drawn):
+            session.say(engine, f"{session.name} is my name, and I live in a house by the sea.")
+    assert place.path.stat().st_size < place.most_bytes
+    turns = {session.name: session.turns for session in (greedy, drawn)}
+    with process(keeping) as engine:
+        assert not place.path.exists()
+        recalled = {session.name: session.say(engine, "What is my name?") for session in (greedy, drawn)}
+    assert place.path.exists()
+    greedy.turns, drawn.turns = turns["greedy"], turns["drawn"]
+    with process(alone) as engine:
+        computed = {session.name: session.say(engine, "What is my name?") for session in (greedy, drawn)}
+    for name, event in computed.items():
+        assert recalled[name].text == event.text
+        assert recalled[name].usage.cached_tokens > event.usage.cached_tokens + 10
+
+
+def test_a_forgotten_conversation_is_in_no_file(plan: Callable[..., Plan], place: Place) -> None:
+    loading.prepare(plan())
+    keeping = replace(plan(), conversations=place)
+    before, within, kept = (Session(name, temperature=0) for name in ("before", "within", "kept"))
+    with process(keeping) as engine:
+        for session in (before, within, kept):
+            session.say(engine, "My name is Ann.")
+        engine.forget("before")
+        ends: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        engine.submit(within.work("What is my name?"), ends.put)
+        engine.forget("within")  # while it has a turn in hand
+        assert isinstance(ends.get(timeout=300), Generated)
+    written = place.path.read_bytes()
+    assert b"kept" in written
+    assert b"before" not in written
+    assert b"within" not in written
+    with process(keeping) as engine:
+        engine.forget("kept")
+    assert not place.path.exists()
+
+
+def test_where_torch_computes_no_conversation_outlives_the_process(plan: Callable[..., Plan], place: Place) -> None:
+    place.path.write_bytes(b"left by another")
+    with process(replace(plan(format="fp32"), conversations=place)) as engine:
+        assert not place.path.exists()
+        Session("s").say(engine, "Hi")
+    assert not place.path.exists()
 
 
 def test_a_checkpoint_that_changes_gets_another_bundle(plan: Callable[..., Plan], checkpoint: Path) -> None:
@@ -202,6 +380,15 @@ def test_a_damaged_bundle_is_refused_by_name(plan: Callable[..., Plan], change: 
     if "chat template" not in words:  # a bundle of a checkpoint that is here is made anew
         loading.load(plan())
         loading.load(plan(bundle.folder))
+
+
+def test_a_checkpoint_whose_template_never_ends_is_refused_too(plan: Callable[..., Plan], tmp_path: Path) -> None:
+    folder = tiny_chat.save(tmp_path)
+    for said in folder.glob("tokenizer_config.json"):
+        said.write_text(json.dumps(json.loads(said.read_text()) | {"chat_template": ENDLESS}))
+    (folder / "chat_template.jinja").write_text(ENDLESS)
+    with pytest.raises(ModelUnavailable, match="chat template cannot be used: it does not end within"):
+        loading.load(plan(folder, format="fp32"))
 
 
 @pytest.fixture

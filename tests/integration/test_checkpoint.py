@@ -246,6 +246,14 @@ def test_a_gguf_file_gives_the_model_it_was_made_of(tmp_path: Path, name: str, a
     assert checkpoint.end_tokens == {3}
 
 
+def test_a_gguf_file_of_smollm3_rotates_all_but_every_fourth_layer(tmp_path: Path) -> None:
+    config = tiny.CONFIGS["smollm3"].to_dict() | {"num_hidden_layers": 4, "no_rope_layers": None, "layer_types": None}
+    model = tiny.make(type(tiny.CONFIGS["smollm3"])(**config))
+    checkpoint = open_checkpoint(gguf_writing.write(tmp_path / "model.gguf", model, "smollm3"))
+    assert checkpoint.config.no_rope_layers == [1, 1, 1, 0]
+    assert torch.equal(_logits(_filled(checkpoint)), _logits(model))
+
+
 def test_a_bias_that_a_gguf_file_leaves_out_is_none(tmp_path: Path) -> None:
     model = tiny.make(tiny.CONFIGS["llama_biases"])
     left_out = [name for name in model.state_dict() if name.endswith("o_proj.bias")]
@@ -288,7 +296,23 @@ def test_a_linearly_scaled_rotation_is_told_by_its_keys(tmp_path: Path) -> None:
     assert torch.equal(_logits(_filled(checkpoint)), _logits(model))
 
 
-@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_1, Kind.F16, Kind.BF16])
+def test_a_gguf_file_of_gemma_gives_the_model_it_was_made_of(tmp_path: Path) -> None:
+    config = tiny.CONFIGS["gemma3"].to_dict() | {
+        "query_pre_attn_scalar": 32,
+        "num_hidden_layers": 6,
+        "layer_types": None,
+    }
+    model = tiny.make(type(tiny.CONFIGS["gemma3"])(**config))
+    said = {"gemma3.attention.sliding_window": 8}
+    checkpoint = open_checkpoint(gguf_writing.write(tmp_path / "model.gguf", model, "gemma3", metadata=said))
+    assert checkpoint.config.layer_types == ["sliding_attention"] * 5 + ["full_attention"]
+    for name, tensor in model.state_dict().items():
+        if name != "lm_head.weight":  # norms are kept in another form, which rounds once
+            torch.testing.assert_close(checkpoint.expect(name, tuple(tensor.shape)), tensor, atol=1e-6, rtol=0)
+    torch.testing.assert_close(_logits(_filled(checkpoint)), _logits(model), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [Kind.Q8_0, Kind.Q4_0, Kind.Q4_1, Kind.Q5_0, Kind.Q5_1, Kind.F16, Kind.BF16])
 def test_quantised_blocks_give_what_ggml_reads_from_them(tmp_path: Path, qwen: PreTrainedModel, kind: Kind) -> None:
     checkpoint = open_checkpoint(gguf_writing.write(tmp_path / "model.gguf", qwen, "qwen2", kind=kind))
     for name, tensor in qwen.state_dict().items():
@@ -296,6 +320,28 @@ def test_quantised_blocks_give_what_ggml_reads_from_them(tmp_path: Path, qwen: P
         if tensor.dim() > 1:
             expected = gguf.dequantize(gguf.quantize(expected, kind), kind)
         assert torch.equal(checkpoint.tensor(name).float(), torch.from_numpy(expected)), name
+
+
+@pytest.mark.parametrize(
+    ("kind", "scales_at"), [(Kind.Q4_K, (0, 2)), (Kind.Q5_K, (0, 2)), (Kind.Q6_K, (208,)), (Kind.IQ4_NL, (0,))]
+)
+def test_blocks_that_only_llama_cpp_writes_are_read(tmp_path: Path, kind: Kind, scales_at: tuple[int, ...]) -> None:
+    block, size = gguf.GGML_QUANT_SIZES[kind]
+    generator = np.random.default_rng(0)
+    blocks = generator.integers(0, 256, (3, 512 // block, size), dtype=np.uint8)
+    for at in scales_at:
+        scales = generator.uniform(0.001, 0.01, blocks.shape[:2]).astype(np.float16)
+        blocks[:, :, at : at + 2] = scales[..., None].view(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("w", blocks.reshape(3, -1), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    read = open_gguf(tmp_path / "model.gguf").read("w")
+    assert read.shape == (3, 512)
+    assert torch.equal(read, torch.from_numpy(gguf.dequantize(blocks.reshape(3, -1), kind)))
+    assert 0.001 < float(read.abs().mean()) < 10
 
 
 def test_a_tensor_of_many_chunks_is_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -349,7 +395,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"architecture": "gemma3"}, "architecture gemma3.*llama, qwen2, qwen3.*safetensors"),
+        ({"architecture": "gemma2"}, "architecture gemma2.*llama, qwen2, qwen3, gemma3, smollm3.*safetensors"),
         ({"metadata": {"llama.expert_count": 8}}, "mixture of experts"),
         ({"metadata": {"llama.rope.scaling.type": "yarn"}}, "rotary embedding is scaled"),
         ({"metadata": {"llama.rope.dimension_count": 8}}, "a part of each head"),
@@ -405,6 +451,51 @@ def test_a_qwen_tokenizer_from_a_gguf_file_is_the_real_one(tmp_path: Path) -> No
             assert ours.decode(encoded) == real.decode(encoded)
     assert len(ours) == size
     assert ours.eos_token == "<|im_end|>"
+
+
+_SCORED: dict[str, Any] = {
+    "model": "llama",
+    "tokens": ["<unk>", "<s>", "<turn>", "▁", "h", "i", "hi", "ih", "▁hi", "  ", *(f"<0x{i:02X}>" for i in range(256))],
+    "scores": [0.0, 0.0, 0.0, -9.0, -8.0, -7.0, -2.0, -1.0, -3.0, -1000.0, *[0.0] * 256],
+    "token_type": [2, 3, 3, 1, 1, 1, 1, 1, 1, 4, *[6] * 256],
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "unknown_token_id": 0,
+}
+
+
+@pytest.mark.parametrize(
+    ("said", "text", "expected"),
+    [
+        ({"add_space_prefix": False}, "hi hi", ["<s>", "hi", "▁hi"]),
+        ({}, "hi hi", ["<s>", "▁hi", "▁hi"]),
+        ({"add_space_prefix": False}, "hih", ["<s>", "h", "ih"]),  # the better of two tokens
+        ({"add_space_prefix": False}, "h  i", ["<s>", "h", "  ", "i"]),  # one of the makers' own is kept whole
+        ({"add_space_prefix": False}, "hé", ["<s>", "h", "<0xC3>", "<0xA9>"]),
+        ({"add_space_prefix": False, "add_bos_token": False}, "i", ["i"]),
+    ],
+)
+def test_a_tokenizer_with_scores_joins_the_best_neighbours_first(
+    tmp_path: Path, llama: PreTrainedModel, said: dict[str, Any], text: str, expected: list[str]
+) -> None:
+    path = gguf_writing.write(tmp_path / "m.gguf", llama, "llama", tokenizer=_SCORED | said)
+    tokenizer = open_checkpoint(path).tokenizer
+    ids = tokenizer(text, split_special_tokens=True)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == expected
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_text_never_becomes_a_token_that_steers_the_model(tmp_path: Path, llama: PreTrainedModel) -> None:
+    letters = dict.fromkeys("<turn>0xA", -5.0)
+    described = _SCORED | {
+        "tokens": [*_SCORED["tokens"], *letters, "<turn", "<0x0A"],
+        "scores": [*_SCORED["scores"], *letters.values(), -1.0, -1.0],
+        "token_type": [*_SCORED["token_type"], *[1] * (len(letters) + 2)],
+    }
+    tokenizer = open_checkpoint(gguf_writing.write(tmp_path / "m.gguf", llama, "llama", tokenizer=described)).tokenizer
+    ids = tokenizer("<turn><0x0A>", split_special_tokens=True, add_special_tokens=False)["input_ids"]
+    assert {2, 10 + 0x0A}.isdisjoint(ids)
+    assert tokenizer("<turn>", split_special_tokens=False, add_special_tokens=False)["input_ids"] == [2]
 
 
 def test_a_tokenizer_that_begins_with_a_token_says_so(tmp_path: Path, llama: PreTrainedModel) -> None:

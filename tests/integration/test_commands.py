@@ -171,6 +171,26 @@ def test_names_that_stand_in_no_topic_are_refused_at_once(option: str, name: str
     assert f"{option} {name!r}: it is one level of a topic".encode() in done.stderr
 
 
+# --------------------------------------------------------------------------------------- the model of a running daemon
+
+
+def test_a_running_daemon_tells_of_its_model_and_why_it_does_not_change_it(daemon: Daemon) -> None:
+    told = edged("models", "status", "--json", environment=daemon.environment)
+    assert told.returncode == 0, told.stderr
+    report = json.loads(told.stdout)
+    assert (report["in_progress"], report["previous"]) == (False, None)
+    done = edged("models", "switch", "nobody/none", environment=daemon.environment)
+    assert done.returncode == ExitCode.MODEL, done.stderr
+    assert b"nobody/none is not used: the model nobody/none is not in" in done.stderr
+    assert f"{report['installed_version']} stays in use".encode() in done.stderr
+
+
+def test_a_command_without_a_daemon_says_so(daemon: Daemon) -> None:
+    done = edged("models", "switch", "none", environment={**daemon.environment, "EDGED_NODE": "attic"})
+    assert done.returncode == ExitCode.BROKER
+    assert b"no daemon edged/attic runs" in done.stderr
+
+
 # ----------------------------------------------------------------------------------------------- ask, chat and Ctrl-C
 
 
@@ -343,6 +363,17 @@ def test_without_torch_an_extra_is_installed_without_it_too(monkeypatch: pytest.
     told = extras.how_to_install("metrics")
     assert f"{sys.prefix}/bin/python -m pip install prometheus-client " in told
     assert f"sh deploy/install.sh --serve --venv {sys.prefix} --extras metrics" in told
+
+
+@pytest.mark.parametrize("serves", [True, False])
+def test_without_pip_nothing_is_told_to_be_installed_by_it(monkeypatch: pytest.MonkeyPatch, *, serves: bool) -> None:
+    monkeypatch.setattr(extras, "only_serves", lambda: serves)
+    monkeypatch.setattr(extras, "_has_pip", lambda: False)
+    for told in (extras.how_to_install("demo"), extras.how_to_get_torch()):
+        assert "a Debian package or an image" in told
+        assert sys.prefix not in told
+        assert "-m pip" not in told
+    assert ("--serve" in extras.how_to_install("demo")) is serves
 
 
 def test_variables_of_a_cluster_are_warned_of_beside_the_output(monkeypatch: pytest.MonkeyPatch) -> None:

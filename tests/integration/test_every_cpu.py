@@ -119,7 +119,7 @@ def written_model(
     torch.set_num_threads(threads)
     model = loaded.model
     assert isinstance(model, NativeDecoder)
-    weights, rope = model._kept
+    weights, (rope,) = model._kept
     arm.write_model(file, model._shape, weights, rope)
     prompt = list(loaded.prompter._plain(PROMPT))
     return file, prompt, _greedy(model, prompt)

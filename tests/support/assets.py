@@ -32,6 +32,11 @@ def chromium() -> Path:
     return _path("EDGED_TEST_CHROMIUM")
 
 
+def axe() -> Path:
+    """axe-core, the script that checks a page for accessibility."""
+    return _path("EDGED_TEST_AXE")
+
+
 def build() -> Path:
     """What `deploy/build.sh` made and keeps: the compiler, and the wheels of both machines with their kernels."""
     return _path("EDGED_TEST_BUILD")

@@ -23,6 +23,11 @@ _PARTS = {
     "mlp.up_proj": "ffn_up",
     "mlp.down_proj": "ffn_down",
 }
+_GEMMA = {
+    "post_attention_layernorm": "post_attention_norm",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
 _WHOLE = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
 
 # A byte-level vocabulary of three words.
@@ -59,7 +64,7 @@ def write(
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(config.rope_parameters["rope_theta"])
+    writer.add_rope_freq_base(config.rope_parameters.get("full_attention", config.rope_parameters)["rope_theta"])
     if getattr(config, "head_dim", None):
         writer.add_key_length(config.head_dim)
     for key, value in {**{f"tokenizer.ggml.{key}": value for key, value in tokenizer.items()}, **metadata}.items():
@@ -67,7 +72,7 @@ def write(
     for name, tensor in model.state_dict().items():
         if name in without or (name == "lm_head.weight" and config.tie_word_embeddings):
             continue
-        _add_tensor(writer, gguf_name(name), _reordered(name, tensor, config, architecture), kind)
+        _add_tensor(writer, gguf_name(name, architecture), _converted(name, tensor, config, architecture), kind)
     for name, tensor in tensors.items():
         _add_tensor(writer, name, tensor, kind)
     writer.write_header_to_file()
@@ -77,10 +82,11 @@ def write(
     return path
 
 
-def gguf_name(name: str) -> str:
+def gguf_name(name: str, architecture: str) -> str:
+    parts = _PARTS | (_GEMMA if architecture == "gemma3" else {})
     stem, kind = name.rsplit(".", 1)
     if match := re.fullmatch(r"model\.layers\.(\d+)\.(.+)", stem):
-        return f"blk.{match[1]}.{_PARTS[match[2]]}.{kind}"
+        return f"blk.{match[1]}.{parts[match[2]]}.{kind}"
     return f"{_WHOLE[stem]}.{kind}"
 
 
@@ -103,9 +109,13 @@ def _add_tensor(writer: Any, name: str, tensor: torch.Tensor, kind: gguf.GGMLQua
     writer.add_tensor(name, gguf.quantize(np.ascontiguousarray(values), kind), raw_dtype=kind)
 
 
-def _reordered(name: str, tensor: torch.Tensor, config: Any, architecture: str) -> torch.Tensor:
-    """Llama's query and key rows as ggml rotates them (`permute` of llama.cpp's convert_hf_to_gguf.py)."""
-    if architecture != "llama" or not re.search(r"\.[qk]_proj\.", name):
+def _converted(name: str, tensor: torch.Tensor, config: Any, architecture: str) -> torch.Tensor:
+    """Llama's query and key rows as ggml rotates them (`permute` of llama.cpp's convert_hf_to_gguf.py), and Gemma's
+    norms with the one that they are kept without elsewhere.
+    """
+    if architecture == "gemma3" and name.endswith("norm.weight"):
+        return tensor + 1
+    if architecture not in {"llama", "smollm3"} or not re.search(r"\.[qk]_proj\.", name):
         return tensor
     heads = config.num_attention_heads if ".q_proj." in name else config.num_key_value_heads
     rows, *rest = tensor.shape

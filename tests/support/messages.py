@@ -27,6 +27,7 @@ KEYS = (
     "turn",
     "attempt",
     "max_bytes",
+    "compact",
     "priority",
     "other",
 )

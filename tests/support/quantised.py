@@ -15,7 +15,7 @@ from edged.engine.weights.architectures.table import decoder_shape
 from edged.engine.weights.formats import QuantisedFormat
 from edged.engine.weights.preparing import open_quantised
 from edged.engine.weights.quantised import QuantisedWeights
-from edged.engine.weights.rope import rope_of
+from edged.engine.weights.rope import ropes_of
 from tests.support import assets, tiny
 
 POSITIONS = 1024
@@ -54,8 +54,8 @@ def native_model(
     except native_library.NotBuilt as error:
         pytest.skip(str(error))
     shape = decoder_shape(model.config)
-    rope = rope_of(model.config, shape)
-    return native.NativeDecoder(library, shape, weights, rope, positions=POSITIONS, threads=threads)
+    ropes = ropes_of(model.config, shape)
+    return native.NativeDecoder(library, shape, weights, ropes, positions=POSITIONS, threads=threads)
 
 
 def _from_wheel(target: InstructionSet) -> Path | None:

@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3TextConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     Qwen3Config,
+    SmolLM3Config,
 )
 
 from edged.engine.decoders.interface import CausalModel, Span
@@ -26,6 +28,7 @@ _SIZES: dict[str, Any] = {
     "vocab_size": 512,
     "max_position_embeddings": 512,
 }
+_NO_NAMES: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
 CONFIGS: dict[str, PretrainedConfig] = {
     "qwen2": Qwen2Config(**_SIZES, tie_word_embeddings=True),
     "qwen2_untied": Qwen2Config(**_SIZES, tie_word_embeddings=False),
@@ -43,6 +46,15 @@ CONFIGS: dict[str, PretrainedConfig] = {
             "original_max_position_embeddings": 64,
         },
     ),
+    "gemma3": Gemma3TextConfig(
+        **{**_SIZES, "num_key_value_heads": 1},
+        head_dim=32,
+        query_pre_attn_scalar=24,
+        initializer_range=0.2,
+        sliding_window=8,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+    ),
+    "smollm3": SmolLM3Config(**_SIZES, **_NO_NAMES, no_rope_layers=[1, 0, 1], tie_word_embeddings=True),
     "mistral": MistralConfig(**_SIZES, sliding_window=None, tie_word_embeddings=False),
 }
 
@@ -51,10 +63,11 @@ def make(config: PretrainedConfig, *, seed: int = 0) -> PreTrainedModel:
     """A model with random weights; norms and biases are random too, so that none can be left out unseen."""
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)  # type: ignore[no-untyped-call]
+    mean = 0.0 if "gemma" in config.model_type else 1.0  # the weights of Gemma's norms are kept less one
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() == 1:
-                parameter.normal_(1.0, 0.3)
+                parameter.normal_(mean, 0.3)
     model.config.architectures = [type(model).__name__]
     model.train(mode=False)
     return model

@@ -15,8 +15,8 @@ _CHATML = (
 _WORDS = "positive negative neutral Positive Negative happy sad good bad Comment Feeling 正面 负面 中性 好 差"
 
 
-def save(folder: Path) -> Path:
-    """Write the checkpoint into a folder, with a licence as makers of models give one."""
+def save(folder: Path, name: str = "qwen3") -> Path:
+    """Write the checkpoint of a tiny config into a folder, with a licence as makers of models give one."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     inner.decoder = decoders.ByteLevel()
@@ -26,8 +26,8 @@ def save(folder: Path) -> Path:
     marks = [AddedToken(each, special=True, normalized=False) for each in ("<|im_start|>", "<|im_end|>")]
     inner.add_special_tokens(marks)
     make: Any = PreTrainedTokenizerFast
-    config = tiny.CONFIGS["qwen3"].to_dict() | {"max_position_embeddings": 2048}
-    tiny.save(tiny.make(type(tiny.CONFIGS["qwen3"])(**config)), folder)
+    config = tiny.CONFIGS[name].to_dict() | {"max_position_embeddings": 2048}
+    tiny.save(tiny.make(type(tiny.CONFIGS[name])(**config)), folder)
     make(tokenizer_object=inner, eos_token="<|endoftext|>", chat_template=_CHATML).save_pretrained(folder)
     (folder / "LICENSE").write_text("Do what you like.")
     return folder

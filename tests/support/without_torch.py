@@ -1,4 +1,4 @@
-"""Runs a module of Python as on a box where torch and transformers are not installed.
+"""Runs a module of Python as on a box where torch and transformers are not installed, nor what downloads models.
 
 As `python -m tests.support.without_torch edged run`. What is imported all the same ends the program with an error.
 """
@@ -8,7 +8,7 @@ import sys
 from importlib.abc import MetaPathFinder
 from typing import Any
 
-BLOCKED = frozenset({"torch", "transformers", "accelerate", "safetensors", "gguf", "huggingface_hub"})
+BLOCKED = frozenset({"torch", "transformers", "accelerate", "safetensors", "gguf", "huggingface_hub", "tqdm"})
 
 
 class Blocked(MetaPathFinder):

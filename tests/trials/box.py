@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 CACHE = Path(os.environ.get("EDGED_TRIALS", Path(__file__).parents[2] / ".cache" / "trials"))
-_PACKAGES = "systemd,systemd-sysv,dbus,python3,libstdc++6,iproute2,procps,mosquitto,mosquitto-clients,ca-certificates"
+_PACKAGES = (
+    "systemd,systemd-sysv,dbus,python3,python3-venv,libstdc++6,iproute2,procps,mosquitto,mosquitto-clients,"
+    "ca-certificates"
+)
 
 
 class NotAsExpected(Exception):

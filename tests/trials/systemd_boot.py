@@ -72,8 +72,9 @@ def install(on: Box, package: str) -> None:
     on.run(f"dpkg -i /trial/{package}")
     facts = [on.unit("UnitFileState"), on.unit("ActiveState"), on.unit("NRestarts")]
     expect(facts == ["enabled", "inactive", "0"], "installed without a model: enabled, not started", " ".join(facts))
-    on.run("edged models import /trial/bundle.tar --name smollm2")
-    on.run("""sed -i '/^\\[model\\]/,/^\\[/s|^#\\{0,1\\} *id = .*|id = "smollm2"|' /etc/edged/edged.toml""")
+    on.run("edged models import /trial/bundle.tar --name smollm2 --use")
+    expect('\nid = "smollm2"' in on.output("cat /etc/edged/edged.toml"), "the settings name the model")
+    on.run("systemctl stop edged")
     on.run("printf edged >/etc/edged/credentials/username; printf secret >/etc/edged/credentials/password")
     on.run("touch /etc/mosquitto/passwords; mosquitto_passwd -b /etc/mosquitto/passwords edged secret")
     on.run("chown mosquitto /etc/mosquitto/passwords")

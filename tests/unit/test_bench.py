@@ -6,7 +6,7 @@ import pytest
 
 from edged.bench import cold_start
 from edged.bench.cold_start import ColdStart
-from edged.bench.report import PARTS
+from edged.bench.parts import PARTS
 from edged.bench.run import Measurement, plan, run, take_turns
 from edged.bench.workloads import Workloads
 from edged.settings.schema import EngineSettings, Settings

@@ -35,7 +35,7 @@ def _bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.setattr(socket, "gethostname", lambda: "kitchen")
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
-    monkeypatch.setattr(config, "_OF_THE_SYSTEM", tmp_path / "etc/edged.toml")
+    monkeypatch.setattr(config, "OF_THE_SYSTEM", tmp_path / "etc/edged.toml")
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
-            change_model=lambda action, model, respond: respond({"action": action, "id": model}),
+            change_model=lambda order, respond: respond({"action": order.action, "id": order.id}),
             drain=self.drain,
             is_late=lambda _: self.is_late,
         )
@@ -142,6 +142,7 @@ def test_session_and_forget(bench: Bench) -> None:
     assert bench.last("edged/box/response/forget")["data"] == {"turns": 2}
     bench.send("session", {"session": "s"})
     assert bench.last("edged/box/response/session")["data"] == {"turns": []}
+    assert bench.engine.forgotten == ["s"]
 
 
 def test_cancel_ends_what_runs(bench: Bench) -> None:
@@ -272,6 +273,14 @@ def test_a_backup_is_sent_in_base64(bench: Bench) -> None:
     with zipfile.ZipFile(io.BytesIO(base64.b64decode(answer["data"]["zip"]))) as archive:
         assert archive.namelist() == ["manifest.json"]
     assert answer["transaction"] == 3
+
+
+def test_tasks_are_told_with_their_prompts(bench: Bench) -> None:
+    bench.send("tasks", {"transaction": 2})
+    answer = bench.last("edged/box/response/tasks")
+    assert [*answer["data"]["tasks"]] == ["message", "sentiment", "reply"]
+    assert answer["data"]["tasks"]["reply"]["definition"]["system"]["en"].startswith("You are a warm")
+    assert answer["transaction"] == 2
 
 
 def test_options_are_an_object(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""The pages of deploy/docs: each link leads somewhere, each settings block is accepted, each setting is explained."""
+"""README.md and the pages of deploy/docs: links lead somewhere, settings are accepted, each setting is explained."""
 
 import importlib.util
 import re
@@ -59,6 +59,16 @@ def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
             assert not anchor or anchor in anchors(target), link
 
 
+def test_the_readme_is_short_and_its_links_lead_somewhere() -> None:
+    words = (ROOT / "README.md").read_text()
+    assert words.count("\n") < 200
+    for link in links(words):
+        assert link.startswith("https://") or (ROOT / link).exists(), link
+    for command in ("sh deploy/demo.sh", "sh tests/run.sh"):
+        assert f"`{command}`" in words
+        assert (ROOT / command.removeprefix("sh ")).is_file()
+
+
 def test_every_page_is_in_the_contents() -> None:
     listed = set(re.findall(r"[\w./-]+\.md\b", (DOCS / "mkdocs.yml").read_text().partition("\nnav:")[2]))
     assert listed == {*WRITTEN, *MADE}
@@ -73,8 +83,8 @@ def test_the_settings_of_a_page_are_accepted(page: str, tmp_path: Path) -> None:
 
 
 def test_the_files_and_settings_that_the_pages_name_exist() -> None:
-    for page in WRITTEN:
-        words = (PAGES / page).read_text()
+    for page in (*(PAGES / each for each in WRITTEN), ROOT / "README.md"):
+        words = page.read_text()
         for path in re.findall(r"\b((?:deploy|systemd)/[\w./-]+\.\w+)", words):
             assert (ROOT / path).exists(), (page, path)
         for variable in re.findall(r"\bEDGED_[A-Z_]+\b", words):

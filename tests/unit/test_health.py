@@ -85,6 +85,22 @@ def test_ready_is_earned_by_a_real_token(bench: Bench) -> None:
     assert bench.told("health")[-1]["probe"] is None or bench.told("health")[-1]["probe"]["ok"]
 
 
+def test_a_part_that_others_can_do_without_makes_it_degraded_until_it_is_well(bench: Bench) -> None:
+    wrong: list[str] = []
+    bench.health.watch(lambda: wrong[0] if wrong else None)
+    bench.health.become(State.READY)
+    bench.health.tick()
+    assert bench.health.state is State.READY
+    wrong.append("http: gone")
+    bench.health.tick()
+    assert (bench.health.state, bench.health.reasons) == (State.DEGRADED, ("http: gone",))
+    assert bench.told("status")[-1]["reasons"] == ["http: gone"]
+    assert bench.told("health")[-1]["reasons"] == ["http: gone"]
+    wrong.clear()
+    bench.health.tick()
+    assert bench.health.state is State.READY
+
+
 def test_no_probe_while_requests_decode(bench: Bench) -> None:
     bench.health.tick()
     for _ in range(20):
@@ -125,6 +141,22 @@ def test_an_engine_that_is_away_degrades_and_is_probed_often(bench: Bench) -> No
     bench.engine.away = None
     bench.health.tick()
     assert bench.health.state is State.READY
+
+
+def test_while_a_model_takes_the_place_of_another_the_daemon_is_loading(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.health.tick()
+    state = replace(bench.engine.state(), switching="another model comes")
+    monkeypatch.setattr(bench.engine, "state", lambda: state)
+    bench.now += 100.0
+    bench.health.tick()
+    assert (bench.health.state, bench.health.reasons) == (State.LOADING, ("another model comes",))
+    assert len(bench.engine.submitted) == 1  # it is not probed
+    monkeypatch.undo()
+    bench.health.tick()
+    assert bench.health.state is State.READY
+    assert bench.told("status")[-2]["state"] == "loading"
 
 
 def test_after_a_failed_probe_the_next_one_comes_soon(bench: Bench) -> None:

@@ -7,11 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.memory_plan import MIB, MemoryPlan, plan_memory
+from edged.engine.decoders.native import kv_bytes_per_token
+from edged.engine.memory_plan import MIB, SERVING_BYTES, MemoryPlan, plan_memory
+from edged.engine.weights.architectures.architecture import LLAMA_NAMES, Biases, DecoderShape
+from edged.engine.weights.quantised import packed_bytes, resident_bytes
 from edged.errors import ModelUnavailable
 from edged.settings.schema import EngineSettings
 
 BOX = 8192 * MIB
+HALF_BILLION = DecoderShape(  # Qwen1.5-0.5B
+    layers=24,
+    hidden=1024,
+    mlp=2816,
+    heads=16,
+    kv_heads=16,
+    head_dim=64,
+    vocab=151936,
+    eps=1e-6,
+    tied=True,
+    normalises_heads=False,
+    biases=Biases(qkv=True, out=False, mlp=False),
+    names=LLAMA_NAMES,
+)
 
 
 def planned(*, weights: int = 300, one_context: int = 20, free: int = BOX, **settings: Any) -> MemoryPlan:
@@ -60,3 +77,24 @@ def test_a_bound_above_what_the_box_has_promises_nothing() -> None:
     assert planned(memory_mb=2000, free=400 * MIB).kv == 100 * MIB
     with pytest.raises(ModelUnavailable, match="the weights need 300 MiB"):
         planned(memory_mb=2000, free=200 * MIB)
+
+
+def test_a_box_of_one_gigabyte_serves_half_a_billion_parameters_in_700_mib() -> None:
+    one_context = 2048 * kv_bytes_per_token(HALF_BILLION)
+    plan = plan_memory(
+        EngineSettings(memory_mb=700),
+        weights=resident_bytes(HALF_BILLION, "int4"),
+        one_context=one_context,
+        process=SERVING_BYTES,
+        free=800 * MIB,
+    )
+    assert plan.kv >= one_context
+    assert plan.total <= 700 * MIB
+
+
+def test_of_an_embedding_that_is_not_the_head_only_rows_in_use_are_counted() -> None:
+    shared = resident_bytes(HALF_BILLION, "int8")
+    assert shared == packed_bytes(HALF_BILLION, "int8")
+    parted, whole = resident_bytes(HALF_BILLION, "int4"), packed_bytes(HALF_BILLION, "int4")
+    embedding = HALF_BILLION.vocab * HALF_BILLION.hidden
+    assert whole - embedding * 17 // 16 < parted < whole - embedding // 2

@@ -2,150 +2,24 @@
 
 import contextlib
 import json
-import threading
 import time
-import tomllib
-from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edged.build import contract_of
-from edged.contract.model_report import ModelReport, ModelState
-from edged.errors import ModelError, ModelUnavailable, RequestError
-from edged.ports.engine import ModelInfo, Work, WorkEvent
+from edged.contract.model_report import ModelState
+from edged.errors import ModelError, RequestError
+from edged.models.bundle_source import BundleSource
+from edged.ports.engine import Work, WorkEvent
 from edged.serving.canary import Case, Verdict, fault_of, judge, read_cases
-from edged.serving.live_settings import LiveSettings
-from edged.serving.model_trial import HOUR_S, ModelTrial
-from edged.serving.models import Models
-from edged.serving.switchable import SwitchableEngine
-from edged.settings.load import load_with_sources
+from edged.serving.model_trial import HOUR_S
 from edged.settings.options import options_file
 from edged.settings.schema import Settings
 from edged.tasks.built_in import REPLY, SENTIMENT
 from edged.tasks.canary import CANARY
-from edged.tasks.specs import Tasks
 from edged.testing import ScriptedEngine
+from tests.support.model_box import Box, Model
 from tests.support.waiting import eventually
-
-
-class Model(ScriptedEngine):
-    """A model by its name: `good…` labels all texts of the canary rightly, `poor…` half of them, `broken…` fails."""
-
-    def __init__(self, name: str, *, auto: bool = True) -> None:
-        super().__init__(auto=auto)
-        self.name = name
-        self.is_stopped = False
-
-    @property
-    def model(self) -> ModelInfo:
-        info = super().model
-        return ModelInfo(**{name: getattr(info, name) for name in ModelInfo.__slots__} | {"id": self.name})
-
-    def wait_ready(self, timeout: float | None = None) -> bool:
-        if self.name.startswith("broken"):
-            raise ModelUnavailable("the memory is too small")
-        return super().wait_ready(timeout)
-
-    def stop(self, timeout: float = 10.0) -> None:
-        super().stop(timeout)
-        self.is_stopped = True
-
-    def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
-        is_bad = any(text == work.text and label == "negative" for cases in CANARY.values() for text, label in cases)
-        if work.key.startswith("canary/") and is_bad and self.name.startswith("good"):
-            work = Work(key=work.key, spec=work.spec, text="bad", language=work.language)
-        super().submit(work, on_event)
-
-
-class Store:
-    """Models that are there, by name."""
-
-    def pull(self, model_id: str, revision: str | None = None, *, show_progress: bool = True) -> object:
-        assert not show_progress
-        if model_id == "nowhere":
-            raise ModelUnavailable("the hub has no such model")
-        return revision
-
-    def path(self, model_id: str, revision: str | None = None) -> object:
-        if model_id == "nowhere":
-            raise ModelUnavailable("the model nowhere is not here")
-        return revision
-
-
-class Box:
-    """A daemon's engine, settings and models."""
-
-    def __init__(self, folder: Path, *, auto: bool = True) -> None:
-        self.folder = folder
-        self.file = folder / "edged.toml"
-        self.file.write_text("[model]\nid = 'good-1'\n")
-        self.auto = auto
-        self.wall = 1_700_000_000.0
-        self.posted: list[Callable[[], None]] = []
-        self.lock = threading.Lock()
-        self.reports: list[ModelReport] = []
-        self.made: list[Model] = []
-        self.told = 0
-        self.start()
-
-    def start(self) -> None:
-        read = partial(load_with_sources, flags={"node": "box", "state_dir": str(self.folder)}, config_file=self.file)
-        settings = read().settings
-        self.trial = ModelTrial(self.folder, wall_clock=lambda: self.wall)
-        self.engine = SwitchableEngine(self.make(settings, Tasks([SENTIMENT, REPLY])))
-        self.live = LiveSettings(
-            settings, read=read, contract_of=contract_of, prepare=self.engine.prepare, post=self.post
-        )
-        self.live.parts = (lambda _: setattr(self, "told", self.told + 1),)
-        self.models = Models(
-            engine=self.engine,
-            live=self.live,
-            make_engine=self.make,
-            store=lambda _: Store(),
-            trial=self.trial,
-            publish=self.reports.append,
-            post=self.post,
-            clock=lambda: 0.0,
-        )
-
-    def make(self, settings: Settings, _: Tasks) -> Model:
-        self.made.append(Model(settings.model.id, auto=self.auto or bool(self.made)))
-        return self.made[-1]
-
-    def post(self, function: Callable[[], None]) -> None:
-        with self.lock:
-            self.posted.append(function)
-
-    def turn(self) -> None:
-        while self.posted:
-            with self.lock:
-                function = self.posted.pop(0)
-            function()
-
-    def obey(self, action: str, model: str | None = None) -> dict[str, Any]:
-        answers: list[Any] = []
-        self.models.obey(action, model, answers.append)
-        return dict(answers[0])
-
-    def until_done(self) -> ModelReport:
-        def is_done() -> bool:
-            self.turn()
-            return not self.models.report().in_progress
-
-        eventually(is_done)
-        return self.reports[-1]
-
-    def switch(self, model: str) -> ModelReport:
-        assert self.obey("switch", model) == {"started": "switch", "id": model}
-        return self.until_done()
-
-    @property
-    def kept(self) -> Mapping[str, Any]:
-        path = options_file(self.folder)
-        return tomllib.loads(path.read_text()) if path.exists() else {}
 
 
 @pytest.fixture
@@ -247,6 +121,45 @@ def test_what_cannot_be_done_is_told_at_once(box: Box, action: str, model: str |
     with pytest.raises(RequestError, match=words):
         box.obey(action, model)
     assert box.obey("status")["installed_version"] == "good-1"
+
+
+DIGEST = "0" * 64
+
+
+def test_a_bundle_is_fetched_from_where_the_settings_allow(box: Box) -> None:
+    box.file.write_text("[model]\nid = 'good-1'\n[models]\nsources = ['https://box.lan/models/']\n")
+    box.start()
+    url = "https://box.lan/models/good-7.tar"
+    assert box.obey("pull", url=url, sha256=DIGEST) == {"started": "pull", "id": "good-7"}
+    assert box.until_done().latest_version == "good-7"
+    assert box.store.fetched == [(BundleSource(url=url, sha256=DIGEST), "good-7")]
+    assert box.switch("good-7").state is ModelState.SWITCHED
+
+
+@pytest.mark.parametrize(
+    ("action", "model", "more", "words"),
+    [
+        ("pull", None, {"url": "https://box.lan.evil/models/a.tar", "sha256": DIGEST}, "below none of models.sources"),
+        ("pull", None, {"url": "https://box.lan/other/a.tar", "sha256": DIGEST}, "below none of models.sources"),
+        ("pull", None, {"url": "https://box.lan/models/a.tar"}, "64 digits"),
+        ("pull", "good-1", {"url": "https://box.lan/models/a.tar", "sha256": DIGEST}, "in use already"),
+        ("switch", None, {"url": "https://box.lan/models/a.tar", "sha256": DIGEST}, "a url is for pull"),
+    ],
+)
+def test_a_bundle_from_elsewhere_is_refused(
+    box: Box, action: str, model: str | None, more: dict[str, str], words: str
+) -> None:
+    box.file.write_text("[model]\nid = 'good-1'\n[models]\nsources = ['https://box.lan/models/']\n")
+    box.start()
+    with pytest.raises(RequestError, match=words):
+        box.obey(action, model, **more)
+    assert box.store.fetched == []
+
+
+@pytest.mark.parametrize("source", ["https://box.lan", "box.lan/", "https://ada:pw@box.lan/", "file:///models/"])
+def test_a_source_that_is_no_beginning_of_a_url_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="sources"):
+        Settings.model_validate({"node": "box", "models": {"sources": [source]}})
 
 
 def test_one_thing_at_a_time(box: Box) -> None:

@@ -66,7 +66,7 @@ class Bench:
                 prepare=self.engine.prepare,
                 post=self.worker.call,
             ),
-            change_model=lambda _, __, ___: None,
+            change_model=lambda _, __: None,
             drain=lambda: None,
             is_late=lambda _: False,
         )

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.engine.prefix_cache import PrefixCache, shared_length
+from edged.engine.prefix_cache import Conversation, PrefixCache, shared_length
 
 
 def cache_of(*entries: tuple[list[int], str], capacity: int = 1000) -> PrefixCache[str]:
@@ -48,6 +48,19 @@ def test_a_longer_conversation_replaces_its_beginning() -> None:
     cache = cache_of((list(range(32)), "turn 1"), (list(range(64)), "turn 2"))
     assert cache.nbytes == 64
     assert cache.match(list(range(32))) == (32, "turn 2")
+
+
+def test_a_conversation_that_is_forgotten_is_dropped_with_all_its_branches() -> None:
+    cache: PrefixCache[str] = PrefixCache(capacity_bytes=1000)
+    cache.put([1] * 20, "pinned", 20, pinned=True)
+    for tokens, name in (([1] * 20 + [2] * 20, "a"), ([1] * 20 + [3] * 20, "b"), ([1] * 20 + [4] * 20, "a")):
+        cache.put(tokens, name, 40, of=Conversation(name=name, at=0.0))
+    assert [of.name for _, _, of in cache.conversations()] == ["a", "b", "a"]
+    cache.forget("a")
+    assert cache.match([1] * 20 + [2] * 20) == (20, "pinned")
+    assert cache.match([1] * 20 + [3] * 20) == (40, "b")
+    assert [of.name for _, _, of in cache.conversations()] == ["b"]
+    assert cache.nbytes == 60
 
 
 def test_clear_leaves_what_is_pinned() -> None:

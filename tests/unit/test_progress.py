@@ -87,7 +87,7 @@ def test_the_daemon_logs_that_it_loads_until_it_is_ready(broken: bool) -> None:
     engine = LoadingEngine(broken=broken)
     loading = _Loading(structlog.get_logger(), "tiny")
     with capture_logs() as told:
-        loading.engine = engine
+        loading.watch(engine)
         loading.tell()
     assert [each["event"] for each in told] == ["loading"] * 3
     assert told[0]["model"] == "tiny"

@@ -167,6 +167,18 @@ def test_the_first_route_whose_conditions_hold_takes_the_message() -> None:
 # ---------------------------------------------------------------------------------------------------- what is not
 
 
+def test_a_route_takes_no_more_messages_in_a_minute_than_its_rate() -> None:
+    b = bench(rate=2, errors="mood/errors")
+    deliveries = [send(b, f"text {n}".encode(), topic=f"chat/{n}") for n in range(3)]
+    assert [each.topic for each in b.link.published] == ["mood/0", "mood/1", "mood/errors"]
+    [error] = b.answers("mood/errors")
+    assert (error["error"]["code"], error["error"]["retry_after_ms"]) == ("busy", 30001)
+    assert b.link.acked == deliveries
+    b.now += 30.001
+    send(b, b"again", topic="chat/3")
+    assert b.link.published[-1].topic == "mood/3"
+
+
 def test_a_retained_message_was_answered_when_it_was_sent() -> None:
     b = bench()
     delivery = send(b, b"hi", retain=True)
@@ -270,9 +282,11 @@ def test_no_payload_stops_the_worker_and_each_is_settled(payload: bytes, text: s
         ({"text": "/a~"}, "JSON Pointer"),
         ({"task": "nothing"}, "there is no task nothing"),
         ({"when": {"value": "/a"}}, "exactly one"),
+        ({"parts": 2}, "parts needs max_bytes"),
+        ({"parts": 2, "max_bytes": 200, "retain": True}, "do not go together"),
         ({"when": {"value": "/a", "matches": "("}}, "no regular expression"),
         ({"payload": {"a": "{b}"}}, "stands for nothing"),
-        ({"rate": 1}, "not permitted"),
+        ({"speed": 1}, "not permitted"),
     ],
 )
 def test_a_wrong_route_is_refused_at_the_start(fields: dict[str, Any], words: str) -> None:
@@ -302,6 +316,48 @@ def test_a_wrong_route_of_the_settings_file_is_named(tmp_path: Path) -> None:
     file.write_text('[routes.a]\nsubscribe = "a/#/b"\ntask = "sentiment"\npublish = "b"\n')
     with pytest.raises(SettingsError, match=rf"routes.a.subscribe in {file} = .* is no topic filter"):
         load(flags={}, config_file=file)
+
+
+STORY = "One is a long story. Two is another. Three is the last."
+
+
+@pytest.mark.parametrize("payload", ["/reply/text", {"say": "{/reply/text}"}, None])
+def test_a_long_reply_is_sent_in_numbered_parts_and_acked_after_the_last(payload: Any) -> None:
+    b = bench(task="reply", payload=payload, max_bytes=36, parts=4, session="{topic[1]}")
+    b.link.auto = False
+    delivery = send(b, STORY.encode())
+    texts: list[str] = []
+    for _ in range(3):
+        assert b.link.acked == []
+        sent = b.link.finish()
+        b.turn()
+        body = sent.payload.decode() if payload == "/reply/text" else json.loads(sent.payload)
+        texts.append(body if isinstance(body, str) else body.get("say") or body["reply"]["text"])
+    assert texts == ["1/3 You said: One is a long story.", "2/3 Two is another. Three is the", "3/3 last."]
+    assert b.link.acked == [delivery]
+    assert b.journal.turns("ada")[-1].content == f"You said: {STORY}"
+
+
+def test_an_answer_in_parts_that_comes_again_comes_in_parts() -> None:
+    b = bench(task="reply", payload="/reply/text", max_bytes=36, parts=4)
+    b.link.auto = False
+    send(b, STORY.encode())
+    b.link.disconnect()
+    b.link.auto = True
+    b.link.reconnect()
+    b.turn()
+    told = [each.payload.decode() for each in b.link.published]
+    assert told[-1].startswith("3/3 ")
+    assert len(b.engine.submitted) == 1
+
+
+def test_a_compact_result_has_only_what_was_found() -> None:
+    b = Bench()
+    b.send({"text": "bad", "id": "x", "compact": True}, tail="message")
+    [result] = b.answers("edged/box/out/message")
+    assert result == {"id": "x", "status": "ok", "sentiment": "negative", "reply": "You said: bad"}
+    b.send({"text": "bad", "id": "x"}, tail="message")
+    assert b.answers("edged/box/out/message")[-1]["sentiment"]["label"] == "negative"
 
 
 @pytest.mark.parametrize("where", ["route", "task", "request"])

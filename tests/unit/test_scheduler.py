@@ -54,19 +54,53 @@ def test_prompts_are_filled_one_after_the_other() -> None:
     assert plan(running, prefill_tokens=100) == {"g0": 80, "g1": 20}
 
 
+def test_a_flood_does_not_join_the_step_of_a_sender_with_one_text() -> None:
+    flood = [replace(classify(number), sender="flood", order=3) for number in range(4)]
+    device = replace(classify(9), sender="device", order=3)
+    assert plan([*flood, device], prefill_tokens=100) == {"c9": 8}
+    assert plan(flood, prefill_tokens=100) == {"c0": 8, "c1": 8, "c2": 8, "c3": 8}
+
+
+def test_a_sender_with_one_text_joins_the_step_of_a_flood_whose_turn_it_is() -> None:
+    flood = [replace(classify(number), sender="flood", order=2) for number in range(4)]
+    device = replace(classify(9), sender="device", order=3)
+    assert plan([*flood, device], prefill_tokens=100) == {"c0": 8, "c1": 8, "c2": 8, "c3": 8, "c9": 8}
+
+
+def test_senders_with_one_text_each_share_a_step() -> None:
+    texts = [replace(classify(number), sender=f"device {number}") for number in range(3)]
+    assert plan(texts, prefill_tokens=100) == {"c0": 8, "c1": 8, "c2": 8}
+
+
+def test_replies_go_on_in_the_step_of_another_sender() -> None:
+    flood = [replace(generate(number), sender="flood") for number in range(4)]
+    device = replace(classify(9), sender="device")
+    assert plan([*flood, device], prefill_tokens=100) == {"g0": 1, "g1": 1, "g2": 1, "g3": 1, "c9": 8}
+
+
+def test_a_step_has_fewer_tokens_of_classifications_than_of_other_prompts() -> None:
+    running = [classify(number, prompt_left=30) for number in range(4)] + [generate(9, prompt_left=1000)]
+    assert plan(running, prefill_tokens=256, classify_tokens=64) == {"c0": 30, "c1": 30, "c2": 4, "g9": 192}
+    assert plan(running, prefill_tokens=50, classify_tokens=64) == {"c0": 30, "c1": 20}
+
+
 candidates = st.builds(
     Candidate,
     key=st.uuids().map(str),
     urgency=st.sampled_from(Urgency),
     number=st.integers(0, 1000),
+    sender=st.sampled_from("abc"),
+    order=st.integers(0, 2),
     nbytes=st.integers(1, 50),
     prompt_left=st.integers(0, 3000),
 )
 
 
-@given(st.lists(candidates, max_size=20), st.integers(1, 512))
-def test_no_step_prefills_more_than_its_budget_and_none_stands_still(batch: list[Candidate], budget: int) -> None:
-    rows = plan(batch, prefill_tokens=budget)
+@given(st.lists(candidates, max_size=20), st.integers(1, 512), st.none() | st.integers(1, 512))
+def test_no_step_prefills_more_than_its_budget_and_none_stands_still(
+    batch: list[Candidate], budget: int, classify_tokens: int | None
+) -> None:
+    rows = plan(batch, prefill_tokens=budget, classify_tokens=classify_tokens)
     prefilled = sum(rows.get(each.key, 0) for each in batch if each.prompt_left)
     assert prefilled <= budget
     assert all(rows[each.key] == 1 for each in batch if not each.prompt_left)

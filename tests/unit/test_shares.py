@@ -3,6 +3,7 @@
 import json
 import random
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def contract(**more: Any) -> Contract:
 class Bench:
     """A worker whose engine answers a batch in each step."""
 
-    def __init__(self, **more: Any) -> None:
+    def __init__(self, *, record: Path | None = None, **more: Any) -> None:
         self.now = 100.0
         self.steps = 0
         self.link = FakeLink(clock=lambda: self.now)
@@ -55,7 +56,9 @@ class Bench:
             batch=BATCH,
             language="en",
             on_control=lambda _, __: None,
+            sender_record=record,
             clock=lambda: self.now,
+            wall_clock=lambda: self.now,
         )
         self.link.on_delivery = self.take
 
@@ -147,7 +150,7 @@ def test_a_sender_that_comes_back_has_no_credit_for_its_silence() -> None:
 
 
 def test_priority_orders_the_requests_of_one_sender_and_waiting_counts() -> None:
-    shares = Shares(batch=1, room=1)
+    shares = Shares(room=1)
     for n, (priority, at) in enumerate([(4, 0.0), (4, 1.0), (9, 2.0), (0, 0.0), (4, 4 * AGEING_S + 1)]):
         shares.enter(str(n), sender="s", cost=1, priority=priority, at=at)
     order = []
@@ -190,7 +193,7 @@ def test_the_time_in_the_queue_is_told() -> None:
     )
 )
 def test_nothing_is_lost_or_given_twice(actions: list[tuple[str, int, int]]) -> None:
-    shares = Shares(batch=2, room=3)
+    shares = Shares(room=3)
     waiting: set[str] = set()
     running: set[str] = set()
     for n, (action, who, cost) in enumerate(actions):
@@ -214,7 +217,7 @@ def test_nothing_is_lost_or_given_twice(actions: list[tuple[str, int, int]]) -> 
 
 
 def test_shares_of_senders_that_always_have_work_are_equal() -> None:
-    shares, draw, got = Shares(batch=4, room=8), random.Random(1), Counter[str]()
+    shares, draw, got = Shares(room=8), random.Random(1), Counter[str]()
     numbers = iter(range(10**6))
     costs: dict[str, tuple[str, int]] = {}
 
@@ -314,8 +317,64 @@ def test_tokens_of_a_day_are_limited_and_free_again_a_day_later() -> None:
     assert bench.answers("device")[-1]["status"] == "ok"
 
 
+def take(bench: Bench, tokens: int) -> str:
+    """Have the device take so many tokens; gives the status of the answer."""
+    bench.send("device", text=" ".join(["word"] * tokens))
+    bench.turn()
+    bench.step()
+    status: str = bench.answers("device")[-1]["status"]
+    return status
+
+
+def test_tokens_of_a_day_count_on_after_a_restart(tmp_path: Path) -> None:
+    record = tmp_path / "senders"
+    first = Bench(tokens_per_day=5, record=record)
+    assert take(first, 5) == "ok"
+    assert not record.exists()  # one write a minute spares the disk
+    first.now += 60
+    first.turn()
+    assert "edged/device" in record.read_text()
+    second = Bench(tokens_per_day=5, record=record)
+    second.worker.start()
+    second.worker.stop()
+    with pytest.raises(Busy, match="5 tokens in a day"):
+        second.worker._senders.admit("edged/device")
+    second.now += 86_400
+    second.worker._senders.admit("edged/device")
+
+
+def test_what_was_taken_since_the_last_minute_is_kept_at_the_end(tmp_path: Path) -> None:
+    record = tmp_path / "senders"
+    senders = Senders(contract(tokens_per_day=5), clock=lambda: 0.0, wall_clock=lambda: 0.0, record=record)
+    senders.spent("a", 9)
+    senders.note()
+    assert not record.exists()
+    senders.note(at_once=True)
+    again = Senders(contract(tokens_per_day=5), clock=lambda: 9.0, wall_clock=lambda: 99.0, record=record)
+    again.admit("a")
+    again.recall()
+    with pytest.raises(Busy):
+        again.admit("a")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"kind": "tokens of senders", "version": 1, "content": {"a": 7}}'])
+def test_a_damaged_record_of_tokens_is_no_fault(tmp_path: Path, content: str) -> None:
+    record = tmp_path / "senders"
+    record.write_text(content)
+    senders = Senders(contract(tokens_per_day=5), clock=lambda: 0.0, wall_clock=lambda: 0.0, record=record)
+    senders.recall()
+    senders.admit("a")
+
+
+def test_without_a_limit_nothing_is_written(tmp_path: Path) -> None:
+    senders = Senders(contract(), clock=lambda: 0.0, wall_clock=lambda: 0.0, record=tmp_path / "senders")
+    senders.spent("a", 9)
+    senders.note(at_once=True)
+    assert not (tmp_path / "senders").exists()
+
+
 def test_few_senders_are_shown_and_many_take_no_more_memory() -> None:
-    senders = Senders(contract(hide_senders=True), clock=lambda: 0.0)
+    senders = Senders(contract(hide_senders=True), clock=lambda: 0.0, wall_clock=lambda: 0.0)
     for n in range(KNOWN + 50):
         senders.admit(f"s{n}")
         senders.spent(f"s{n}", n)
@@ -328,7 +387,7 @@ def test_few_senders_are_shown_and_many_take_no_more_memory() -> None:
 
 
 def test_a_limit_can_be_used_up_at_any_moment() -> None:
-    senders = Senders(contract(requests_per_minute=1), clock=lambda: 0.0)
+    senders = Senders(contract(requests_per_minute=1), clock=lambda: 0.0, wall_clock=lambda: 0.0)
     senders.admit("a")
     with pytest.raises(Busy) as caught:
         senders.admit("a")

@@ -1,48 +1,18 @@
 """What the warm-up computed is found by the next start, and only if it is whole and of the same model and kernels."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 
-from edged.engine.warm_up_file import WarmUpFile, file_of, mark_of, read
+from edged.engine.kv_file import mark_of
+from edged.engine.warm_up_file import WarmUpFile, file_of, read
 from edged.models.bundle import MANIFEST, WEIGHTS
+from tests.support.kv import KV, Model, kv
 
 TOKENS = (1, 2, 3)
 OTHER = (4, 5)
 PROMPTS = [(1, 2, 3, 9), (1, 2, 3, 8)]
 PRIOR = [-0.5, -0.25]
-
-
-@dataclass
-class KV:
-    keys: Any
-    values: Any
-    length: int
-
-    @property
-    def nbytes(self) -> int:
-        return int(self.keys.nbytes + self.values.nbytes)
-
-
-class Model:
-    """Keeps one number for each position of keys, and one of values."""
-
-    def kv_arrays(self, kv: KV) -> tuple[Any, Any]:
-        return kv.keys, kv.values
-
-    def kv_shapes(self, length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        return (length,), (length, 1)
-
-    def kv_of(self, keys: Any, values: Any, length: int) -> KV:
-        return KV(keys, values, length)
-
-
-def kv(tokens: tuple[int, ...]) -> KV:
-    keys = np.array(tokens, np.uint16)
-    return KV(keys, keys.reshape(-1, 1) + 100, len(tokens))
 
 
 def opened(path: Path, made_of: str = "this") -> WarmUpFile[KV]:
@@ -112,7 +82,7 @@ def test_a_place_that_cannot_be_written_stops_nothing(tmp_path: Path) -> None:
 
 def test_it_leaves_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 15})
-    monkeypatch.setattr("edged.engine.warm_up_file.shutil.disk_usage", lambda _: usage)
+    monkeypatch.setattr("edged.engine.kv_file.shutil.disk_usage", lambda _: usage)
     path = tmp_path / "a.safetensors"
     assert not opened(path).write({TOKENS: kv(TOKENS)})
     assert not path.exists()
@@ -132,7 +102,7 @@ def test_a_bundle_that_changes_and_other_kernels_have_other_marks(
     first = mark()
     assert first == mark("/elsewhere/edged-avx2-1.so")
     assert first not in {mark("/kernels/edged-avx512-1.so"), mark(half_width=False)}
-    monkeypatch.setattr("edged.engine.warm_up_file.__version__", "0.0.0")
+    monkeypatch.setattr("edged.engine.kv_file.__version__", "0.0.0")
     assert first != mark()
     monkeypatch.undo()
     (bundle / MANIFEST).write_text("{ }")

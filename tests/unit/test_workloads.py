@@ -54,6 +54,9 @@ class Counting:
     open: list[tuple[Work, Callable[[WorkEvent], None]]] = field(default_factory=list)
     changed: threading.Condition = field(default_factory=threading.Condition)
 
+    def forget(self, conversation: str) -> None:
+        """Nothing is kept."""
+
     def submit(self, work: Work, on_event: Callable[[WorkEvent], None]) -> None:
         self.submitted.append(work)
         with self.changed:

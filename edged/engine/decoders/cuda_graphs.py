@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 - the name that everybody kno
 
 from edged.engine.decoders.kv_cache import SequenceKV
 from edged.engine.decoders.slab import SPARE_PLACE, Slab, gathered
+from edged.engine.weights.architectures.architecture import DecoderShape
 
 log = structlog.get_logger(__name__)
 
@@ -38,9 +39,10 @@ class Steps:
         slab: where the sequences are.
     """
 
-    def __init__(self, slab: Slab, forward: Forward) -> None:
+    def __init__(self, slab: Slab, forward: Forward, shape: DecoderShape) -> None:
         """`forward` is the model's, with what attention is left open."""
         self.slab = slab
+        self._shape = shape
         self._forward = forward
         self._device = slab.keys.device
         self._records = self._device.type == "cuda"
@@ -71,8 +73,13 @@ class Steps:
         ahead = torch.arange(seen, device=inputs.device).expand(rows, -1)
         # Beyond its end a row sees its own last token again, which is a number at least; the mask leaves it out.
         places = (starts[:, None] + torch.minimum(ahead, positions[:, None])).flatten()
-        mask = torch.zeros((rows, seen), dtype=self.slab.keys.dtype, device=inputs.device)
-        mask = mask.masked_fill(ahead > positions[:, None], float("-inf"))[:, None, None]
+        nothing = torch.zeros((rows, seen), dtype=self.slab.keys.dtype, device=inputs.device)
+        masks = {}
+        for window in self._shape.windows:
+            unseen = ahead > positions[:, None]
+            if window:
+                unseen = unseen | (ahead <= positions[:, None] - window)
+            masks[window] = nothing.masked_fill(unseen, float("-inf"))[:, None, None]
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
             keys, values = self.slab.keys[layer], self.slab.values[layer]
@@ -82,7 +89,8 @@ class Steps:
                 q.view(rows, keys.shape[0], -1, q.shape[-1]),
                 gathered(keys, places, rows),
                 gathered(values, places, rows),
-                attn_mask=mask,
+                attn_mask=masks[self._shape.layer_kinds[layer].window],
+                scale=self._shape.attention_scale,
             )
             return answer.reshape(rows, -1)
 

@@ -5,7 +5,7 @@ only attention looks at sequences. Equal to transformers' own forward (a test ho
 `lean_loading.py`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -30,6 +30,8 @@ class Layer:
     mlp_norm: torch.Tensor
     gate_up: Linear  # hidden -> 2 mlp
     down: Linear  # mlp -> hidden
+    attention_out_norm: torch.Tensor | None  # (hidden,)
+    mlp_out_norm: torch.Tensor | None
 
 
 @dataclass(slots=True)
@@ -38,14 +40,15 @@ class _Rows:
 
     Attributes:
         first: its first row; `count` rows belong to it.
-        mask: (1, 1, group x count, past + count), added to the scores; None where every row sees all.
+        masks: for each window that a layer has (0: none), what is added to the scores, (1, 1, group x count, past +
+            count); None where every row sees all.
     """
 
     kv: SequenceKV
     first: int
     count: int
     past: int
-    mask: torch.Tensor | None
+    masks: Mapping[int, torch.Tensor | None]
 
 
 class Decoder:
@@ -74,7 +77,8 @@ class Decoder:
             layers: in order; run through once in each step.
             norm: of what the last layer gives.
             head: hidden -> vocab.
-            rope: (2, positions, head_dim): cosines and sines; the sines of the left half are negative.
+            rope: (ropes, 2, positions, head_dim): cosines and sines of each rotary embedding; the sines of the left
+                half are negative.
             pad: gives the number of rows that a step of so many rows should have.
         """
         self.vocab_size = shape.vocab
@@ -91,7 +95,7 @@ class Decoder:
 
     def reserve(self, tokens: int) -> None:
         """Take memory for so many tokens at once, so that the steps of all sequences run together: for a GPU."""
-        self._steps = Steps(Slab(self._kv_shape, tokens), self._step)
+        self._steps = Steps(Slab(self._kv_shape, tokens), self._step, self._shape)
 
     def allocate(self, capacity: int) -> SequenceKV:
         kv = None if self._steps is None else self._steps.slab.allocate(capacity)
@@ -147,17 +151,19 @@ class Decoder:
         s = self._shape
         keys = s.heads + s.kv_heads
         x = self._embed(tokens)
-        cos, sin = self._rope[:, positions].unsqueeze(2)  # each (T, 1, head_dim)
-        for index, layer in enumerate(self._layers):
+        rope = self._rope[:, :, positions].unsqueeze(3)  # (ropes, 2, T, 1, head_dim)
+        for index, (layer, kind) in enumerate(zip(self._layers, s.layer_kinds, strict=True)):
             qkv = layer.qkv(self._rms_norm(x, layer.attention_norm)).view(x.shape[0], keys + s.kv_heads, s.head_dim)
             qk, v = qkv[:, :keys], qkv[:, keys:]
             if layer.q_norm is not None and layer.k_norm is not None:
                 q, k = qk[:, : s.heads], qk[:, s.heads :]
                 qk = torch.cat((self._rms_norm(q, layer.q_norm), self._rms_norm(k, layer.k_norm)), dim=1)
-            qk = _rotate(qk, cos, sin)
-            x = x + layer.out(attend(index, qk[:, : s.heads], qk[:, s.heads :], v))
+            qk = _rotate(qk, *rope[kind.rope])
+            mixed = attend(index, qk[:, : s.heads], qk[:, s.heads :], v)
+            x = x + self._normed(layer.out(mixed), layer.attention_out_norm)
             gate, up = layer.gate_up(self._rms_norm(x, layer.mlp_norm)).chunk(2, dim=-1)
-            x = x + layer.down(F.silu(gate) * up)
+            gate = F.silu(gate) if s.activation == "silu" else F.gelu(gate, approximate="tanh")
+            x = x + self._normed(layer.down(gate * up), layer.mlp_out_norm)
         return x
 
     def _logits(self, x: torch.Tensor) -> torch.Tensor:
@@ -181,7 +187,8 @@ class Decoder:
                 queries.reshape(1, s.kv_heads, group * r.count, s.head_dim),
                 r.kv.keys[index, None, :, :end],
                 r.kv.values[index, None, :, :end],
-                attn_mask=r.mask,
+                attn_mask=r.masks[s.layer_kinds[index].window],
+                scale=s.attention_scale,
             )
             answer = answer.view(s.kv_heads, group, r.count, s.head_dim).permute(2, 0, 1, 3)
             answers.append(answer.reshape(r.count, s.heads * s.head_dim))
@@ -191,20 +198,30 @@ class Decoder:
     def _lay_out(self, spans: Sequence[Span[SequenceKV]]) -> list[_Rows]:
         counts = [len(span.tokens) + len(span.branches) for span in spans]
         firsts = [0, *accumulate(counts)]
-        group = self._shape.heads // self._shape.kv_heads
         return [
-            _Rows(kv=span.kv, first=first, count=count, past=span.kv.length, mask=self._mask(span, group))
+            _Rows(kv=span.kv, first=first, count=count, past=span.kv.length, masks=self._masks(span))
             for span, first, count in zip(spans, firsts, counts, strict=False)
         ]
 
-    def _mask(self, span: Span[SequenceKV], group: int) -> torch.Tensor | None:
-        sees = visibility(len(span.tokens), span.branches)
-        if sees.shape[0] == 1:
+    def _masks(self, span: Span[SequenceKV]) -> Mapping[int, torch.Tensor | None]:
+        windows = self._shape.windows
+        if len(span.tokens) == 1 and not span.branches and all(not w or span.kv.length < w for w in windows):
+            return dict.fromkeys(windows)
+        here = visibility(len(span.tokens), span.branches)
+        sees = torch.cat((here.new_ones((here.shape[0], span.kv.length)), here), dim=1)  # (count, past + count)
+        own = torch.tensor(_positions(span))
+        ago = own[:, None] - torch.cat((torch.arange(span.kv.length), own))
+        return {window: self._mask(sees & (ago < window) if window else sees) for window in windows}
+
+    def _mask(self, sees: torch.Tensor) -> torch.Tensor | None:
+        if sees.all():
             return None
-        past = sees.new_ones((sees.shape[0], span.kv.length))
-        sees = torch.cat((past, sees), dim=1).repeat(group, 1)  # (group x count, past + count)
+        sees = sees.repeat(self._shape.heads // self._shape.kv_heads, 1)  # (group x count, past + count)
         mask = torch.zeros(sees.shape, dtype=self._kv_shape.dtype).masked_fill_(~sees, float("-inf"))
         return mask[None, None].to(self._kv_shape.device)
+
+    def _normed(self, x: torch.Tensor, weight: torch.Tensor | None) -> torch.Tensor:
+        return x if weight is None else self._rms_norm(x, weight)
 
     def _rms_norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         return F.rms_norm(x, (x.shape[-1],), weight, self._shape.eps)

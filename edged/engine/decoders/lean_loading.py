@@ -16,7 +16,7 @@ from edged.engine.weights.formats import DenseFormat
 from edged.engine.weights.packing import apart, as_tensor, rows
 from edged.engine.weights.pieces import InputSizes
 from edged.engine.weights.quantised import LayerWeights, Matrix, QuantisedWeights, Vector
-from edged.engine.weights.rope import Rope, rope_of
+from edged.engine.weights.rope import Rope, ropes_of
 
 
 def load(
@@ -39,11 +39,11 @@ def load(
     Returns:
         The decoder, and its number of parameters (a tied head counted once).
     """
-    reader = _Reader(tensor=tensor, dtype=compute_dtype(weight_format), device=device)
     shape = decoder_shape(config)
+    reader = _Reader(tensor=tensor, dtype=compute_dtype(weight_format), device=device, shape=shape)
     embedding = reader.read(f"{shape.names.embedding}.weight", (shape.vocab, shape.hidden))
     layers = [_load_layer(reader, shape, index) for index in range(shape.layers)]
-    norm = reader.read(f"{shape.names.norm}.weight", (shape.hidden,))
+    norm = reader.norm(shape.names.norm, shape.hidden)
     head = embedding
     if not shape.tied:
         head = reader.read(f"{shape.names.head}.weight", (shape.vocab, shape.hidden))
@@ -51,11 +51,11 @@ def load(
         layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=device
     )
     # Branches of a last step may stand a few positions past the limit.
-    rope = _rope_table(rope_of(config, shape), max_context_tokens + SPARE_POSITIONS, reader.dtype).to(device)
+    rope = _rope_tables(ropes_of(config, shape), max_context_tokens + SPARE_POSITIONS, reader.dtype).to(device)
     decoder = Decoder(
         shape=shape,
         kv_shape=kv_shape,
-        embed=lambda tokens: embedding[tokens],
+        embed=lambda tokens: embedding[tokens] * shape.embedding_scale,
         layers=layers,
         norm=norm,
         head=Dense(head),
@@ -71,8 +71,8 @@ def input_sizes(config: PretrainedConfig, *, tensor: GetTensor, tokens: Sequence
     Returns:
         By the matrix's name, as `pieces.py` has it.
     """
-    reader = _Reader(tensor=tensor, dtype=torch.float32, device=torch.device("cpu"))
     shape = decoder_shape(config)
+    reader = _Reader(tensor=tensor, dtype=torch.float32, device=torch.device("cpu"), shape=shape)
     kv_shape = KVShape(
         layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, dtype=reader.dtype, device=reader.device
     )
@@ -97,17 +97,19 @@ def input_sizes(config: PretrainedConfig, *, tensor: GetTensor, tokens: Sequence
     decoder = Decoder(
         shape=shape,
         kv_shape=kv_shape,
-        embed=lambda tokens: embedding[tokens].float(),
+        embed=lambda tokens: embedding[tokens].float() * shape.embedding_scale,
         layers=layers(),
-        norm=reader.read(f"{shape.names.norm}.weight", (shape.hidden,)),
+        norm=reader.norm(shape.names.norm, shape.hidden),
         head=watched("head", lambda x: x),
-        rope=_rope_table(rope_of(config, shape), len(tokens), reader.dtype),
+        rope=_rope_tables(ropes_of(config, shape), len(tokens), reader.dtype),
     )
     decoder.forward([Span(kv=decoder.allocate(len(tokens)), tokens=tokens, wanted=range(len(tokens)))])
     return sizes
 
 
-def of_quantised(shape: DecoderShape, weights: QuantisedWeights, rope: Rope, *, max_context_tokens: int) -> Decoder:
+def of_quantised(
+    shape: DecoderShape, weights: QuantisedWeights, ropes: Sequence[Rope], *, max_context_tokens: int
+) -> Decoder:
     """Build a decoder of prepared weights on torch's own kernels, for boxes where `native` cannot be built."""
     dtype = compute_dtype(weights.weight_format)
     scale = as_tensor(weights.embedding_scale)
@@ -125,7 +127,7 @@ def of_quantised(shape: DecoderShape, weights: QuantisedWeights, rope: Rope, *, 
         layers=[_quantised_layer(layer, dtype) for layer in weights.layers],
         norm=as_tensor(weights.norm).to(dtype),
         head=quantised_linear(weights.head, None, dtype),
-        rope=_rope_table(rope, max_context_tokens + SPARE_POSITIONS, dtype),
+        rope=_rope_tables(ropes, max_context_tokens + SPARE_POSITIONS, dtype),
     )
 
 
@@ -137,25 +139,33 @@ def _quantised_layer(layer: LayerWeights, dtype: torch.dtype) -> Layer:
     def vector(norm: Vector) -> torch.Tensor:
         return as_tensor(norm).to(dtype)
 
+    def maybe(norm: Vector | None) -> torch.Tensor | None:
+        return None if norm is None else vector(norm)
+
     def stacked(gate_up: Linear) -> Linear:  # its outputs are gate and up in turn; the decoder wants all of gate first
         return lambda x: torch.cat(apart(gate_up(x).T.contiguous())).T
 
     return Layer(
         attention_norm=vector(layer.attention_norm),
         qkv=linear(layer.qkv),
-        q_norm=None if layer.q_norm is None else vector(layer.q_norm),
-        k_norm=None if layer.k_norm is None else vector(layer.k_norm),
+        q_norm=maybe(layer.q_norm),
+        k_norm=maybe(layer.k_norm),
         out=linear(layer.out),
         mlp_norm=vector(layer.mlp_norm),
         gate_up=stacked(linear(layer.gate_up)),
         down=linear(layer.down),
+        attention_out_norm=maybe(layer.attention_out_norm),
+        mlp_out_norm=maybe(layer.mlp_out_norm),
     )
 
 
-def _rope_table(rope: Rope, positions: int, dtype: torch.dtype) -> torch.Tensor:
-    """Give cosines and sines of every position, the sines of the left half negative: (2, positions, head_dim)."""
-    cos, sin = torch.from_numpy(rope.table(positions))
-    return torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))).to(dtype)
+def _rope_tables(ropes: Sequence[Rope], positions: int, dtype: torch.dtype) -> torch.Tensor:
+    """Give cosines and sines of every position, the left half's sines negative: (ropes, 2, positions, head_dim)."""
+    tables = []
+    for rope in ropes:
+        cos, sin = torch.from_numpy(rope.table(positions))
+        tables.append(torch.stack((torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))))
+    return torch.stack(tables).to(dtype)
 
 
 @dataclass(slots=True)
@@ -165,12 +175,19 @@ class _Reader:
     tensor: GetTensor
     dtype: torch.dtype
     device: torch.device
+    shape: DecoderShape
     parameters: int = 0
 
     def read(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
         value = self.tensor(name, shape)
         self.parameters += value.numel()
         return value.to(device=self.device, dtype=self.dtype, copy=True)
+
+    def norm(self, name: str, size: int) -> torch.Tensor:
+        less_one = self.shape.names.norms_less_one
+        value = self.tensor(f"{name}.weight", (size,)).float() + (1.0 if less_one else 0.0)
+        self.parameters += size
+        return value.to(device=self.device, dtype=self.dtype)
 
     def linear(self, parts: Sequence[tuple[str, int]], inputs: int, *, has_bias: bool) -> Linear:
         """Stack the matrices of `parts` (name, outputs), which share their input, into one."""
@@ -187,15 +204,20 @@ def _load_layer(reader: _Reader, shape: DecoderShape, index: int) -> Layer:
     gate_up = [(names.gate, shape.mlp), (names.up, shape.mlp)]
 
     def head_norm(name: str) -> torch.Tensor | None:
-        return reader.read(f"{name}.weight", (shape.head_dim,)) if shape.normalises_heads else None
+        return reader.norm(name, shape.head_dim) if shape.normalises_heads else None
+
+    def out_norm(name: str) -> torch.Tensor | None:
+        return reader.norm(name, hidden) if shape.normalises_outputs else None
 
     return Layer(
-        attention_norm=reader.read(f"{names.attention_norm}.weight", (hidden,)),
+        attention_norm=reader.norm(names.attention_norm, hidden),
         qkv=reader.linear(qkv, hidden, has_bias=biases.qkv),
         q_norm=head_norm(names.q_norm),
         k_norm=head_norm(names.k_norm),
         out=reader.linear([(names.out, hidden)], queries, has_bias=biases.out),
-        mlp_norm=reader.read(f"{names.mlp_norm}.weight", (hidden,)),
+        mlp_norm=reader.norm(names.mlp_norm, hidden),
         gate_up=reader.linear(gate_up, hidden, has_bias=biases.mlp),
         down=reader.linear([(names.down, hidden)], shape.mlp, has_bias=biases.mlp),
+        attention_out_norm=out_norm(names.attention_out_norm),
+        mlp_out_norm=out_norm(names.mlp_out_norm),
     )

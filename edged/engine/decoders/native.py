@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edged.engine.decoders.interface import Logits, Span
 from edged.engine.decoders.native_structures import (
+    ACTIVATIONS,
     BlockStruct,
     LayerStruct,
     ShapeStruct,
@@ -85,7 +86,14 @@ class NativeDecoder:
     shares_prefixes = True
 
     def __init__(
-        self, library: Path, shape: DecoderShape, weights: QuantisedWeights, rope: Rope, *, positions: int, threads: int
+        self,
+        library: Path,
+        shape: DecoderShape,
+        weights: QuantisedWeights,
+        ropes: Sequence[Rope],
+        *,
+        positions: int,
+        threads: int,
     ) -> None:
         """Hand the weights to the library; sequences may have so many `positions`.
 
@@ -97,10 +105,15 @@ class NativeDecoder:
         self._shape = shape
         self._library = open_library(library)
         self.instructions: str = self._library.edged_instructions().decode()  # that the library was compiled for
-        cos, sin = table = rope.table(positions)
-        self._kept = (weights, table)  # the library has pointers into them
+        tables = tuple(each.table(positions) for each in ropes)
+        self._kept = (weights, tables)  # the library has pointers into them
         self._logits: Logits = _aligned((0, shape.vocab), np.float32)
-        layers = (LayerStruct * shape.layers)(*map(layer_struct, weights.layers))
+        layers = (LayerStruct * shape.layers)(
+            *(
+                layer_struct(layer, tables[kind.rope], kind.window)
+                for layer, kind in zip(weights.layers, shape.layer_kinds, strict=True)
+            )
+        )
         described = ShapeStruct(
             layers=shape.layers,
             hidden=shape.hidden,
@@ -110,12 +123,12 @@ class NativeDecoder:
             head_dim=shape.head_dim,
             vocab=shape.vocab,
             threads=threads,
+            activation=ACTIVATIONS.index(shape.activation),
+            attention_scale=shape.attention_scale,
             eps=shape.eps,
             layer=layers,
             embedding_scale=pointer(weights.embedding_scale),
             norm=pointer(weights.norm),
-            cos=pointer(cos),
-            sin=pointer(sin),
             embedding=matrix_struct(Matrix(packed=weights.embedding, bias=None)),
             head=matrix_struct(Matrix(packed=weights.head, bias=None)),
         )

@@ -8,12 +8,15 @@ import ctypes
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
+from edged.engine.weights.architectures.architecture import Activation
 from edged.engine.weights.formats import BLOCK
 from edged.engine.weights.quantised import LayerWeights, Matrix
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int32
+ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu_tanh")  # as `Activation` of the header numbers them
 
 
 class MatrixStruct(ctypes.Structure):
@@ -29,6 +32,11 @@ class LayerStruct(ctypes.Structure):
         ("q_norm", _POINTER),
         ("k_norm", _POINTER),
         ("mlp_norm", _POINTER),
+        ("attention_out_norm", _POINTER),
+        ("mlp_out_norm", _POINTER),
+        ("cos", _POINTER),
+        ("sin", _POINTER),
+        ("window", _INT),
         ("qkv", MatrixStruct),
         ("out", MatrixStruct),
         ("gate_up", MatrixStruct),
@@ -40,12 +48,12 @@ class ShapeStruct(ctypes.Structure):
     _fields_ = [
         *((name, _INT) for name in ("layers", "hidden", "mlp", "heads", "kv_heads", "head_dim", "vocab")),
         ("threads", _INT),
+        ("activation", _INT),
+        ("attention_scale", ctypes.c_float),
         ("eps", ctypes.c_float),
         ("layer", ctypes.POINTER(LayerStruct)),
         ("embedding_scale", _POINTER),
         ("norm", _POINTER),
-        ("cos", _POINTER),
-        ("sin", _POINTER),
         ("embedding", MatrixStruct),
         ("head", MatrixStruct),
     ]
@@ -79,12 +87,25 @@ def matrix_struct(matrix: Matrix) -> MatrixStruct:
     )
 
 
-def layer_struct(layer: LayerWeights) -> LayerStruct:
+def layer_struct(layer: LayerWeights, table: npt.NDArray[np.float32], window: int) -> LayerStruct:
+    """Describe a layer.
+
+    Args:
+        layer: its weights.
+        table: cosines and sines by which it rotates.
+        window: how many positions a row sees; 0 for all.
+    """
+    cos, sin = table
     return LayerStruct(
         attention_norm=pointer(layer.attention_norm),
         q_norm=pointer(layer.q_norm),
         k_norm=pointer(layer.k_norm),
         mlp_norm=pointer(layer.mlp_norm),
+        attention_out_norm=pointer(layer.attention_out_norm),
+        mlp_out_norm=pointer(layer.mlp_out_norm),
+        cos=pointer(cos),
+        sin=pointer(sin),
+        window=window,
         qkv=matrix_struct(layer.qkv),
         out=matrix_struct(layer.out),
         gate_up=matrix_struct(layer.gate_up),

@@ -152,6 +152,12 @@ class RemoteEngine:
         except RuntimeError:  # after `stop`
             on_done(ShuttingDown("the daemon is shutting down"))
 
+    def forget(self, conversation: str) -> None:
+        """Nothing is kept of a conversation here."""
+
+    def keep_conversations(self) -> None:
+        """Nothing is kept of a conversation here."""
+
     def cancel(self, key: str) -> None:
         with self._lock:  # so that the connection does not pass to other work meanwhile
             mine = self._open.get(key)

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 from edged.engine.weights import gguf_model
 from edged.engine.weights.architectures.architecture import tensors_of
 from edged.engine.weights.architectures.table import decoder_shape, find
-from edged.engine.weights.gguf_file import GgufFile, open_gguf
+from edged.engine.weights.gguf_file import open_gguf
 from edged.engine.weights.gguf_tokenizer import adds_beginning, end_tokens_of, tokenizer_of
 from edged.engine.weights.other_kinds import gguf_alone, other_file, other_folder, quantised_by_others
 from edged.errors import ModelUnavailable
@@ -179,7 +179,6 @@ def open_checkpoint(path: Path) -> Checkpoint:
 
 def _open_file(path: Path) -> Checkpoint:
     file = open_gguf(path)
-    _refuse_parts(file)
     config = gguf_model.config_of(file)
     stored = gguf_model.tensors_of(file, config)
     tokenizer = tokenizer_of(file)
@@ -193,7 +192,7 @@ def _open_file(path: Path) -> Checkpoint:
         licence=str(file.metadata.get("general.license", "")),
         _tensors=_biases_left_out(config)
         | {
-            name: _Tensor(shape=file.tensors[each.name].shape, read=partial(_read_stored, file, each))
+            name: _Tensor(shape=file.tensors[each.name].shape, read=partial(gguf_model.read, file, each))
             for name, each in stored.items()
         },
     )
@@ -209,20 +208,6 @@ def _biases_left_out(config: PretrainedConfig) -> dict[str, _Tensor]:
         for name, shape in tensors_of(decoder_shape(config)).items()
         if name.endswith(".bias")
     }
-
-
-def _refuse_parts(file: GgufFile) -> None:
-    number, count = (file.metadata.get(f"split.{key}", 0) for key in ("no", "count"))
-    if isinstance(number, int) and isinstance(count, int) and count > 1:
-        raise ModelUnavailable(
-            f"{file.path} is part {number + 1} of {count} of a GGUF file that was split: join them (llama-gguf-split "
-            "--merge FIRST_PART JOINED.gguf), and name the joined file in EDGED_MODEL__ID"
-        )
-
-
-def _read_stored(file: GgufFile, stored: gguf_model.StoredTensor) -> torch.Tensor:
-    tensor = file.read(stored.name)
-    return tensor if stored.heads is None else gguf_model.in_order(tensor, stored.heads)
 
 
 def _open_folder(folder: Path) -> Checkpoint:

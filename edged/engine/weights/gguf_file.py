@@ -6,8 +6,8 @@ metadata means for a model; see `gguf_model.py` for that.
 
 import mmap
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from edged.engine.weights.gguf_parts import parts_of
 from edged.errors import ModelUnavailable
 
 Value = int | float | bool | str | list[Any]
@@ -35,24 +36,25 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorInfo:
-    """Where a tensor is and how it is held; `shape` in torch's order, `offset` from the file's start."""
+    """Where a tensor is and how it is held; `shape` in torch's order, `offset` from the start of its part."""
 
     shape: tuple[int, ...]
     kind: GGMLQuantizationType
     offset: int
     nbytes: int
+    part: int = 0
 
 
 class GgufFile:
-    """An opened file; it stays mapped as long as this object lives."""
+    """An opened file, or all parts of one that was split; it stays mapped as long as this object lives."""
 
     def __init__(
-        self, path: Path, data: mmap.mmap, metadata: Mapping[str, Value], tensors: Mapping[str, TensorInfo]
+        self, path: Path, data: Sequence[mmap.mmap], metadata: Mapping[str, Value], tensors: Mapping[str, TensorInfo]
     ) -> None:
         self.path = path
         self.metadata = metadata
         self.tensors = tensors
-        self._data = data
+        self.data = data
 
     def read(self, name: str) -> torch.Tensor:
         """Give a tensor's values: plain types as they are held, quantised blocks as fp32.
@@ -61,12 +63,13 @@ class GgufFile:
             ModelUnavailable: the tensor's blocks are of a kind that is not read.
         """
         info = self.tensors[name]
+        data = self.data[info.part]
         if info.kind in _PLAIN:
-            held = np.frombuffer(self._data, np.uint8, info.nbytes, info.offset).copy()
+            held = np.frombuffer(data, np.uint8, info.nbytes, info.offset).copy()
             return torch.from_numpy(held).view(_PLAIN[info.kind]).reshape(info.shape)
         columns = info.shape[-1]
         rows = prod(info.shape[:-1])
-        blocks = np.frombuffer(self._data, np.uint8, info.nbytes, info.offset).reshape(rows, -1)
+        blocks = np.frombuffer(data, np.uint8, info.nbytes, info.offset).reshape(rows, -1)
         values = torch.empty((rows, columns), dtype=torch.float32)
         step = max(_CHUNK // columns, 1)
         try:
@@ -79,13 +82,50 @@ class GgufFile:
             ) from error
         return values.reshape(info.shape)
 
+    def with_parts(self, others: Sequence["GgufFile"]) -> "GgufFile":
+        """Give the whole file of which this one is the first part."""
+        tensors = dict(self.tensors)
+        for number, other in enumerate(others, start=1):
+            tensors |= {name: replace(info, part=number) for name, info in other.tensors.items()}
+        return GgufFile(self.path, [each.data[0] for each in (self, *others)], self.metadata, tensors)
+
+    def place(self) -> tuple[int, int]:
+        """Tell which part this is, counted from 0, and of how many."""
+        number, count = (self.metadata.get(f"split.{key}", 0) for key in ("no", "count"))
+        return (number, count) if isinstance(number, int) and isinstance(count, int) and count > 1 else (0, 1)
+
 
 def open_gguf(path: Path) -> GgufFile:
-    """Open a file and read all but its tensors.
+    """Open a file, or all parts of one of which `path` is a part, and read all but its tensors.
 
     Raises:
-        ModelUnavailable: it is no GGUF file, is cut short, or is of a version that is not read.
+        ModelUnavailable: it is no GGUF file, is cut short, is of a version that is not read, or lacks a part.
     """
+    first = _open_one(path)
+    number, count = first.place()
+    if count == 1:
+        return first
+    paths = parts_of(path)
+
+    def refused(why: str) -> ModelUnavailable:
+        return ModelUnavailable(
+            f"{path} is part {number + 1} of {count} of a GGUF file that was split: join them (llama-gguf-split "
+            f"--merge FIRST_PART JOINED.gguf), and name the joined file in EDGED_MODEL__ID, for {why}"
+        )
+
+    if len(paths) != count:
+        raise refused("its name does not tell those of the others (NAME-00001-of-00002.gguf)")
+    parts = []
+    for index, each in enumerate(paths):
+        if not each.is_file():
+            raise refused(f"{each.name} is missing")
+        parts.append(_open_one(each))
+        if parts[-1].place() != (index, count):
+            raise refused(f"{each.name} is not part {index + 1} of it")
+    return parts[0].with_parts(parts[1:])
+
+
+def _open_one(path: Path) -> GgufFile:
     try:
         with path.open("rb") as file:
             if file.read(4) != b"GGUF":
@@ -169,7 +209,7 @@ def _parse(path: Path, data: mmap.mmap) -> GgufFile:
     end = max((info.offset + info.nbytes for info in tensors.values()), default=start)
     if end > len(data):
         raise _CutShort(f"should have {end}")
-    return GgufFile(path, data, metadata, tensors)
+    return GgufFile(path, [data], metadata, tensors)
 
 
 def _metadata(reader: _Reader) -> tuple[str, Value]:

@@ -5,7 +5,7 @@ right answers nonsense.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -27,10 +27,17 @@ _LLAMA3_ROPE = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_p
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StoredTensor:
-    """A tensor's name in the file; with `heads`, the rows of each head are in llama.cpp's order."""
+    """A tensor in the file.
+
+    Attributes:
+        name: of the file.
+        heads: the rows of so many heads are in llama.cpp's order; None where they are in the usual one.
+        plus_one: whether it is a norm to whose weights one was added.
+    """
 
     name: str
-    heads: int | None
+    heads: int | None = None
+    plus_one: bool = False
 
 
 def config_of(file: GgufFile) -> PretrainedConfig:
@@ -69,8 +76,8 @@ def config_of(file: GgufFile) -> PretrainedConfig:
         "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
         "architectures": [form.model],
     }
-    said_fields["rope_parameters"] = _rope(said, said_fields["head_dim"])
-    said_fields |= form.fields(file.tensors)
+    rope = _rope(said, said_fields["head_dim"])
+    said_fields |= {"rope_parameters": rope, **form.fields(said, rope)}
     try:
         return config_class(**said_fields)
     except Exception as error:  # transformers' checks raise classes that it does not export
@@ -92,8 +99,11 @@ def tensors_of(file: GgufFile, config: PretrainedConfig) -> dict[str, StoredTens
         if name == _ROPE_FACTORS:
             continue  # part of the config
         part = name.split(".")[-2] if "." in name else name
-        stored = StoredTensor(name=name, heads=heads.get(part) if family.gguf.reorders_heads else None)
-        found[_hf_name(file, name, family)] = stored
+        found[_hf_name(file, name, family)] = StoredTensor(
+            name=name,
+            heads=heads.get(part) if family.gguf.reorders_heads else None,
+            plus_one=part.endswith("norm") and family.names.norms_less_one and not family.gguf.names.norms_less_one,
+        )
     return found
 
 
@@ -115,7 +125,15 @@ def _field(names: TensorNames | LayerNames, name: str) -> str | None:
     return next((each.name for each in fields(names) if getattr(names, each.name) == name), None)
 
 
-def in_order(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+def read(file: GgufFile, stored: StoredTensor) -> torch.Tensor:
+    """Read a tensor and give it as Hugging Face has it."""
+    tensor = file.read(stored.name)
+    if stored.plus_one:
+        return tensor.float() - 1.0
+    return tensor if stored.heads is None else _in_order(tensor, stored.heads)
+
+
+def _in_order(tensor: torch.Tensor, heads: int) -> torch.Tensor:
     """Bring the rows of a Llama query or key matrix (or bias) from ggml's order back to Hugging Face's.
 
     ggml turns neighbouring rows into each other, Hugging Face turns row i with row i + head_dim / 2: undoes
@@ -131,6 +149,10 @@ class _Said:
 
     file: GgufFile
     architecture: str
+
+    @property
+    def tensors(self) -> Container[str]:
+        return self.file.tensors
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self.file.metadata.get(f"{self.architecture}.{key}", default)

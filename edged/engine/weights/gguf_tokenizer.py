@@ -1,8 +1,9 @@
-"""The tokenizer that a GGUF file describes, as transformers' own class. Byte-level BPE only.
+"""The tokenizer that a GGUF file describes, as transformers' own class: byte-level BPE, and SentencePiece's kind.
 
-A file holds vocabulary and merges, and only the name of the rule that splits text into words. Each rule is spelled
-out here as the models' own tokenizer.json has it; with another rule the same merges give other tokens, so a name that
-is not known is refused. What a file leaves out is taken as llama.cpp takes it (`llama_vocab::impl::load`).
+A file of byte-level BPE holds vocabulary and merges, and only the name of the rule that splits text into words. Each
+rule is spelled out here as the models' own tokenizer.json has it; with another rule the same merges give other tokens,
+so a name that is not known is refused. What a file leaves out is taken as llama.cpp takes it
+(`llama_vocab::impl::load`).
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from edged.engine.weights.gguf_file import GgufFile
+from edged.engine.weights.gguf_sentencepiece import backend_of
 from edged.errors import ModelUnavailable
 
 log = structlog.get_logger(__name__)
@@ -35,6 +37,7 @@ _NAMED_TOKENS = {
     "unk_token": "unknown_token_id",
     "pad_token": "padding_token_id",
 }
+_BY_SCORES = "llama"  # what GGUF calls SentencePiece's kind
 _END_KEYS = ("eos_token_id", "eot_token_id", "eom_token_id")
 # What ends a turn by its text, whatever the file says of it.
 _END_TEXTS = frozenset(
@@ -114,15 +117,16 @@ def tokenizer_of(file: GgufFile) -> PreTrainedTokenizerBase:
     """
     said = _said(file)
     kind, name = said.get("model"), said.get("pre") or "default"
-    if kind != "gpt2" or name not in _RULES:
+    by_scores = kind == _BY_SCORES and "scores" in said
+    if not by_scores and (kind != "gpt2" or name not in _RULES):
         raise ModelUnavailable(
-            f"{file.path} has a tokenizer of kind {kind}/{name}; byte-level BPE of {', '.join(_RULES)} is read: "
-            "use the model's folder of safetensors"
+            f"{file.path} has a tokenizer of kind {kind}/{name}; byte-level BPE of {', '.join(_RULES)} is read, and "
+            "SentencePiece's kind with scores: use the model's folder of safetensors"
         )
-    if not said.get("pre"):
+    if not by_scores and not said.get("pre"):
         log.warning("tokenizer_guessed", missing="tokenizer.ggml.pre", taken=name, reason="as llama.cpp does")
     try:
-        return _build(said, _RULES[str(name)], file.metadata.get("tokenizer.chat_template"))
+        return _build(said, None if by_scores else _RULES[str(name)], file.metadata.get("tokenizer.chat_template"))
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ModelUnavailable(f"{file.path} has a tokenizer that makes no sense ({error}); fetch it again") from error
 
@@ -142,7 +146,8 @@ def adds_beginning(file: GgufFile) -> bool:
     """Tell whether every text begins with the BOS token."""
     said = _said(file)
     rule = _RULES.get(str(said.get("pre") or "default"), _Rule(words=_gpt2))
-    return "bos_token_id" in said and bool(said.get("add_bos_token", rule.adds_bos))
+    by_scores = said.get("model") == _BY_SCORES
+    return "bos_token_id" in said and bool(said.get("add_bos_token", by_scores or rule.adds_bos))
 
 
 def _said(file: GgufFile) -> dict[str, Any]:
@@ -153,22 +158,18 @@ def _said(file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _build(said: Mapping[str, Any], rule: _Rule, chat_template: Any) -> PreTrainedTokenizerBase:
+def _build(said: Mapping[str, Any], rule: _Rule | None, chat_template: Any) -> PreTrainedTokenizerBase:
+    """Build a tokenizer of byte-level BPE by a rule, or without one by scores."""
     tokens: list[str] = said["tokens"]
     kinds = _kinds(said, tokens)
     vocab = {token: i for i, (token, kind) in enumerate(zip(tokens, kinds, strict=True)) if kind != _Kind.UNUSED}
-    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in said["merges"])]
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignores_merges))
-    if rule.normalises:
-        backend.normalizer = normalizers.NFC()
-    backend.pre_tokenizer = rule.words()
-    backend.decoder = decoders.ByteLevel()
+    backend = _by_scores(said, vocab, tokens, kinds) if rule is None else _byte_level(said, vocab, rule)
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _Kind.CONTROL]
     whole = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _Kind.USER_DEFINED]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in control])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in whole])
     named = {name: tokens[said[key]] for name, key in _NAMED_TOKENS.items() if key in said}
-    processor = _around(said, rule, named, tokens)
+    processor = _around(said, named, tokens, adds_bos=rule is None or rule.adds_bos)
     if processor is not None:
         backend.post_processor = processor
     make: Any = PreTrainedTokenizerFast  # ships no types
@@ -195,11 +196,33 @@ def _kinds(said: Mapping[str, Any], tokens: list[str]) -> list[int]:
     return kinds
 
 
+def _byte_level(said: Mapping[str, Any], vocab: dict[str, int], rule: _Rule) -> Tokenizer:
+    merges = [(left, right) for left, _, right in (merge.partition(" ") for merge in said["merges"])]
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, ignore_merges=rule.ignores_merges))
+    if rule.normalises:
+        backend.normalizer = normalizers.NFC()
+    backend.pre_tokenizer = rule.words()
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _by_scores(said: Mapping[str, Any], vocab: dict[str, int], tokens: list[str], kinds: list[int]) -> Tokenizer:
+    unknown = said.get("unknown_token_id")
+    of_text = {_Kind.NORMAL, _Kind.USER_DEFINED}
+    scores = {token: score for token, score, kind in zip(tokens, said["scores"], kinds, strict=True) if kind in of_text}
+    return backend_of(
+        vocab,
+        scores,
+        unknown=None if unknown is None else tokens[unknown],
+        adds_space=bool(said.get("add_space_prefix", True)),
+    )
+
+
 def _around(
-    said: Mapping[str, Any], rule: _Rule, named: Mapping[str, str], tokens: list[str]
+    said: Mapping[str, Any], named: Mapping[str, str], tokens: list[str], *, adds_bos: bool
 ) -> processors.TemplateProcessing | None:
     """Give what puts BOS before a text and EOS after it, as far as the file or its rule wants them."""
-    bos = named.get("bos_token") if said.get("add_bos_token", rule.adds_bos) else None
+    bos = named.get("bos_token") if said.get("add_bos_token", adds_bos) else None
     eos = named.get("eos_token") if said.get("add_eos_token", False) else None
     if bos is not None and "add_bos_token" not in said:
         log.info("tokenizer_guessed", missing="tokenizer.ggml.add_bos_token", taken=True, reason="as llama.cpp does")

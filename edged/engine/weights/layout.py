@@ -22,6 +22,7 @@ class Piece:
         weight_format: of a matrix; None for a vector.
         inputs: of a matrix.
         norm: the norm whose output is the only input of the matrix, if there is one.
+        plus: what is added to each number of a vector.
         in_turn: its rows are half a block of the first part and half a block of the second in turn.
         has_bias: whether each part has one.
     """
@@ -31,6 +32,7 @@ class Piece:
     weight_format: QuantisedFormat | None = None
     inputs: int = 0
     norm: str | None = None
+    plus: float = 0.0
     in_turn: bool = False
     has_bias: bool = False
 
@@ -43,12 +45,15 @@ def pieces_of(shape: DecoderShape, weight_format: QuantisedFormat) -> list[Piece
     """Give all vectors and matrices of a decoder, in the order in which they are kept."""
     names = shape.names
 
+    def norm(name: str, theirs: str, size: int) -> Piece:
+        return Piece(name=name, parts=((theirs, size),), plus=1.0 if names.norms_less_one else 0.0)
+
     def matrix(
         name: str,
         parts: Sequence[tuple[str, int]],
         inputs: int,
         *,
-        norm: str | None = None,
+        after: str | None = None,
         in_turn: bool = False,
         has_bias: bool = False,
     ) -> Piece:
@@ -57,7 +62,7 @@ def pieces_of(shape: DecoderShape, weight_format: QuantisedFormat) -> list[Piece
             parts=tuple(parts),
             weight_format=weight_format,
             inputs=inputs,
-            norm=norm,
+            norm=after,
             in_turn=in_turn,
             has_bias=has_bias,
         )
@@ -66,32 +71,38 @@ def pieces_of(shape: DecoderShape, weight_format: QuantisedFormat) -> list[Piece
         to, at = f"layers.{index}.", names.layer(index)
         queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
         head_norms = (("q_norm", at.q_norm), ("k_norm", at.k_norm)) if shape.normalises_heads else ()
+        out_norms = (
+            (("attention_out_norm", at.attention_out_norm), ("mlp_out_norm", at.mlp_out_norm))
+            if shape.normalises_outputs
+            else ()
+        )
         attention, mlp, biases = f"{to}attention_norm", f"{to}mlp_norm", shape.biases
         qkv = [(at.q, queries), (at.k, keys), (at.v, keys)]
         gate_up = [(at.gate, shape.mlp), (at.up, shape.mlp)]
         return [
-            Piece(name=attention, parts=((at.attention_norm, shape.hidden),)),
-            matrix(f"{to}qkv", qkv, shape.hidden, norm=attention, has_bias=biases.qkv),
-            *(Piece(name=f"{to}{name}", parts=((theirs, shape.head_dim),)) for name, theirs in head_norms),
+            norm(attention, at.attention_norm, shape.hidden),
+            matrix(f"{to}qkv", qkv, shape.hidden, after=attention, has_bias=biases.qkv),
+            *(norm(f"{to}{name}", theirs, shape.head_dim) for name, theirs in head_norms),
             matrix(f"{to}out", [(at.out, shape.hidden)], queries, has_bias=biases.out),
-            Piece(name=mlp, parts=((at.mlp_norm, shape.hidden),)),
-            matrix(f"{to}gate_up", gate_up, shape.hidden, norm=mlp, in_turn=True, has_bias=biases.mlp),
+            norm(mlp, at.mlp_norm, shape.hidden),
+            matrix(f"{to}gate_up", gate_up, shape.hidden, after=mlp, in_turn=True, has_bias=biases.mlp),
             matrix(f"{to}down", [(at.down, shape.hidden)], shape.mlp, has_bias=biases.mlp),
+            *(norm(f"{to}{name}", theirs, shape.hidden) for name, theirs in out_norms),
         ]
 
     has_own_head = shape.tied and weight_format == "int4"  # an int8 embedding is no head beside int4 matrices
     embedding = matrix("embedding", [(names.embedding, shape.vocab)], shape.hidden)
     pieces = [
         # The one that is in no checkpoint stands first.
-        Piece(name=EMBEDDING_SCALE, parts=(("", shape.hidden),)),
+        Piece(name=EMBEDDING_SCALE, parts=(("", shape.hidden),), plus=shape.embedding_scale),
         # As input it is int8 always: of a mapped file only the rows that are looked up take memory.
         replace(embedding, weight_format="int8", norm="norm" if shape.tied and not has_own_head else None),
         *(piece for index in range(shape.layers) for piece in layer(index)),
-        Piece(name="norm", parts=((names.norm, shape.hidden),)),
+        norm("norm", names.norm, shape.hidden),
     ]
     if has_own_head or not shape.tied:
         head = names.embedding if shape.tied else names.head
-        pieces.append(matrix("head", [(head, shape.vocab)], shape.hidden, norm="norm"))
+        pieces.append(matrix("head", [(head, shape.vocab)], shape.hidden, after="norm"))
     return pieces
 
 

@@ -4,14 +4,13 @@ Looks at names and small files only. Gives words; raises nothing but for folders
 """
 
 import json
-import re
 from pathlib import Path
 
 from transformers import PretrainedConfig
 
+from edged.engine.weights.gguf_parts import number_of
 from edged.errors import ModelUnavailable
 
-_SPLIT = re.compile(r".*-(\d{5})-of-(\d{5})\.gguf")
 _SET = "set EDGED_MODEL__ID to"
 # A file that a folder of another kind has, what the folder is then, and what to do.
 _OTHER_FOLDERS = (
@@ -40,8 +39,7 @@ def gguf_alone(folder: Path) -> Path | None:
     found = sorted(each for each in folder.glob("*.gguf") if not each.name.startswith("mmproj"))
     if not found:
         return None
-    parts = [each for each in found if (match := _SPLIT.fullmatch(each.name)) and int(match[1]) > 1]
-    whole = [each for each in found if each not in parts]
+    whole = [each for each in found if (number_of(each) or 1) == 1]
     if len(whole) == 1:
         return whole[0]
     names = ", ".join(each.name for each in found)

@@ -36,12 +36,12 @@ def make(
     smoothed_embedding = smoothing and any(piece.name == "embedding" and piece.norm for piece in pieces)
     for piece in pieces:
         if piece.name == EMBEDDING_SCALE:
-            scale = 1 / smoothing["norm"] if smoothed_embedding else torch.ones(piece.outputs)
-            yield piece.name, scale.numpy()
+            scale = torch.full((piece.outputs,), piece.plus)
+            yield piece.name, (scale / smoothing["norm"] if smoothed_embedding else scale).numpy()
             continue
         if piece.weight_format is None:
             (name, outputs), *_ = piece.parts
-            vector = tensor(f"{name}.weight", (outputs,)).float()
+            vector = tensor(f"{name}.weight", (outputs,)).float() + piece.plus
             yield piece.name, (vector / smoothing[piece.name] if piece.name in smoothing else vector).numpy()
             continue
         weights = [tensor(f"{name}.weight", (outputs, piece.inputs)) for name, outputs in piece.parts]

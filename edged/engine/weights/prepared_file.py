@@ -18,6 +18,7 @@ import numpy.typing as npt
 import structlog
 
 from edged.engine.weights.formats import QuantisedFormat
+from edged.engine.weights.gguf_parts import parts_of
 
 log = structlog.get_logger(__name__)
 
@@ -58,7 +59,7 @@ def file_name_of(model: Path) -> str:
 
 def fingerprint(model: Path) -> str:
     """Give a mark of the present state of a checkpoint's files."""
-    files = [model] if model.is_file() else sorted([*model.glob("*.safetensors"), model / "config.json"])
+    files = parts_of(model) if model.is_file() else sorted([*model.glob("*.safetensors"), model / "config.json"])
     state = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([LAYOUT, state]).encode()).hexdigest()
 
@@ -112,10 +113,13 @@ def write(
     entries: Mapping[str, Entry],
     tensors: Iterator[tuple[str, Array]],
     metadata: Mapping[str, str],
+    *,
+    is_private: bool = False,
 ) -> None:
     """Write a safetensors file tensor by tensor, beside its place, and rename it into place at the end.
 
-    The library's own `save_file` wants all tensors in memory at once, and does not align them to cache lines.
+    The library's own `save_file` wants all tensors in memory at once, and does not align them to cache lines. A private
+    file can be read by its owner alone.
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
@@ -128,6 +132,9 @@ def write(
     file.parent.mkdir(parents=True, exist_ok=True)
     half = file.with_suffix(f".{os.getpid()}.part")
     try:
+        if is_private:
+            half.unlink(missing_ok=True)
+            half.touch(mode=0o600)
         with half.open("wb") as opened:
             opened.write(len(text).to_bytes(8, "little") + text)
             for _, each in tensors:

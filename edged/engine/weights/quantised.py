@@ -13,6 +13,8 @@ from edged.engine.weights.prepared_file import Array, nbytes
 
 Vector = npt.NDArray[np.float32]
 
+_ROWS_IN_USE = 4  # one in so many rows of an embedding that is not the head too; the kernel may take it back as well
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matrix:
@@ -34,6 +36,8 @@ class LayerWeights:
     mlp_norm: Vector
     gate_up: Matrix
     down: Matrix
+    attention_out_norm: Vector | None
+    mlp_out_norm: Vector | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,6 +72,13 @@ def packed_bytes(shape: DecoderShape, weight_format: QuantisedFormat) -> int:
     return sum(nbytes(entry) for entry in entries_of(pieces_of(shape, weight_format)).values())
 
 
+def resident_bytes(shape: DecoderShape, weight_format: QuantisedFormat) -> int:
+    """Give the memory that mapped weights take: what every step reads, and the rows of the embedding in use."""
+    entries = entries_of(pieces_of(shape, weight_format))
+    looked_up = nbytes(entries["embedding.blocks"]) if "head.blocks" in entries else 0
+    return sum(map(nbytes, entries.values())) - looked_up + looked_up // _ROWS_IN_USE
+
+
 def assemble(
     tensors: Mapping[str, Array], shape: DecoderShape, weight_format: QuantisedFormat, parameters: int
 ) -> QuantisedWeights:
@@ -90,6 +101,8 @@ def assemble(
             mlp_norm=tensors[f"{at}mlp_norm"],
             gate_up=matrix(f"{at}gate_up", 2 * shape.mlp),
             down=matrix(f"{at}down", shape.hidden),
+            attention_out_norm=tensors.get(f"{at}attention_out_norm"),
+            mlp_out_norm=tensors.get(f"{at}mlp_out_norm"),
         )
 
     embedding = packed("embedding", shape.vocab)

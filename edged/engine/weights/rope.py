@@ -1,15 +1,18 @@
-"""The rotary position embedding of a model: its frequencies, by the model's config, and the tables made of them.
+"""The rotary position embeddings of a model: their frequencies, by the model's config, and the tables made of them.
 
 Every decoder has its table from here, so that all rotate by the same numbers.
 """
 
+from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.engine.weights.architectures.architecture import DecoderShape
+from edged.engine.weights.architectures.table import find
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rope:
-    """What a model rotates by.
+    """What layers of a model rotate by.
 
     Attributes:
         frequencies: fp32, (head_dim / 2,), in radians for each position.
@@ -37,15 +40,25 @@ class Rope:
         return (np.stack((np.cos(angles), np.sin(angles))) * self.scale).astype(np.float32)
 
 
-def rope_of(config: "PretrainedConfig", shape: DecoderShape) -> Rope:
-    """Compute the frequencies that a config means."""
+def ropes_of(config: "PretrainedConfig", shape: DecoderShape) -> tuple[Rope, ...]:
+    """Compute the rotary embeddings that a config means; `DecoderShape.layer_kinds` numbers them."""
+    family = find(config)
+    if family is None:
+        raise ValueError(f"{config.architectures} is of no family that is known here")
+    return tuple(_rope_of(config, parameters, shape) for parameters in family.kinds(config).ropes)
+
+
+def _rope_of(config: "PretrainedConfig", parameters: Mapping[str, Any], shape: DecoderShape) -> Rope:
     import torch  # noqa: PLC0415 - who serves a bundle has the frequencies from there
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415
 
-    parameters = config.rope_parameters
     kind = parameters.get("rope_type", "default")
+    if kind == "none":
+        return Rope(frequencies=np.zeros(shape.head_dim // 2, np.float32), scale=1.0)
     if kind == "default":
         exponents = torch.arange(0, shape.head_dim, 2, dtype=torch.float32) / shape.head_dim
         return Rope(frequencies=(1.0 / parameters["rope_theta"] ** exponents).numpy(), scale=1.0)
-    frequencies, scale = ROPE_INIT_FUNCTIONS[kind](config, torch.device("cpu"))
+    alone = copy(config)  # the functions read the parameters of a config that has one rotary embedding
+    alone.rope_parameters = parameters
+    frequencies, scale = ROPE_INIT_FUNCTIONS[kind](alone, torch.device("cpu"))
     return Rope(frequencies=frequencies.float().numpy(), scale=float(scale))

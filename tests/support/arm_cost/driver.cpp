@@ -127,9 +127,17 @@ Matrix random_matrix(int outputs, int inputs, int bits, bool has_bias) {
 
 Shape random_shape(int bits, int layers, int positions) {
   const int hidden = 1024, mlp = 2816, heads = 16, dim = 64, vocab = 512;
+  float* const cosines = reserve<float>(positions * dim / 2);
+  float* const sines = reserve<float>(positions * dim / 2);
+  for (int p = 0; p < positions; ++p)
+    for (int i = 0; i < dim / 2; ++i) {
+      const double angle = p * std::pow(1e6, -2.0 * i / dim);
+      cosines[p * dim / 2 + i] = std::cos(angle), sines[p * dim / 2 + i] = std::sin(angle);
+    }
   Layer* const layer = reserve<Layer>(layers);
   for (int i = 0; i < layers; ++i) {
     Layer l{};
+    l.cos = cosines, l.sin = sines;
     l.attention_norm = random_vector(hidden, 0.5f, 1.5f);
     l.mlp_norm = random_vector(hidden, 0.5f, 1.5f);
     l.qkv = random_matrix(3 * hidden, hidden, bits, true);
@@ -138,17 +146,9 @@ Shape random_shape(int bits, int layers, int positions) {
     l.down = random_matrix(hidden, mlp, bits, false);
     layer[i] = l;
   }
-  float* const cosines = reserve<float>(positions * dim / 2);
-  float* const sines = reserve<float>(positions * dim / 2);
-  for (int p = 0; p < positions; ++p)
-    for (int i = 0; i < dim / 2; ++i) {
-      const double angle = p * std::pow(1e6, -2.0 * i / dim);
-      cosines[p * dim / 2 + i] = std::cos(angle), sines[p * dim / 2 + i] = std::sin(angle);
-    }
-  Shape shape{layers, hidden, mlp, heads, heads, dim, vocab, 1, 1e-6f, layer};
+  Shape shape{layers, hidden, mlp, heads, heads, dim, vocab, 1, kSilu, 1 / std::sqrt(float(dim)), 1e-6f, layer};
   shape.embedding_scale = random_vector(hidden, 20, 40);
   shape.norm = random_vector(hidden, 0.5f, 1.5f);
-  shape.cos = cosines, shape.sin = sines;
   shape.embedding = random_matrix(vocab, hidden, 8, false);
   shape.head = random_matrix(vocab, hidden, bits, false);
   return shape;
@@ -243,6 +243,7 @@ void run_file(const char* path, int count, const int32_t* tokens, int rows) {
   for (int32_t* each : {&s.layers, &s.hidden, &s.mlp, &s.heads, &s.kv_heads, &s.head_dim, &s.vocab})
     *each = in.number<int32_t>();
   s.threads = 1;
+  s.attention_scale = in.number<float>();
   s.eps = in.number<float>();
   Layer* const layers = reserve<Layer>(s.layers);
   for (int i = 0; i < s.layers; ++i) {
@@ -252,7 +253,10 @@ void run_file(const char* path, int count, const int32_t* tokens, int rows) {
     layers[i] = l;
   }
   s.layer = layers;
-  for (const float** each : {&s.embedding_scale, &s.norm, &s.cos, &s.sin}) *each = in.tensor<float>();
+  for (const float** each : {&s.embedding_scale, &s.norm}) *each = in.tensor<float>();
+  const float* const cosines = in.tensor<float>();
+  const float* const sines = in.tensor<float>();
+  for (int i = 0; i < s.layers; ++i) layers[i].cos = cosines, layers[i].sin = sines;
   s.embedding = in.matrix();
   s.head = in.matrix();
   void* model = open_model(&s);

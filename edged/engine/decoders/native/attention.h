@@ -56,14 +56,15 @@ struct Attention {
   float* qkv;    // (rows, width)
   int width;     // (heads + 2 kv_heads) head_dim, and what fills the last block
   float* mixed;  // (rows, heads head_dim): what attention gives
+  int window;    // see `Layer`
 
   // Rotates a row's queries and keys, and appends its keys and values to those of its sequence.
   void place(const Layer& layer, int row) const {
     const Shape& s = shape;
     const Span& its = rows.span[rows.span_of[row]];
     const int half = s.head_dim / 2, slot = its.past - its.shared + row - its.first;
-    const float* cos = s.cos + static_cast<size_t>(rows.positions[row]) * half;
-    const float* sin = s.sin + static_cast<size_t>(rows.positions[row]) * half;
+    const float* cos = layer.cos + static_cast<size_t>(rows.positions[row]) * half;
+    const float* sin = layer.sin + static_cast<size_t>(rows.positions[row]) * half;
     float* at = qkv + static_cast<size_t>(row) * width;
     for (int head = 0; head < s.heads + s.kv_heads; ++head) {
       float* vector = at + head * s.head_dim;
@@ -110,9 +111,11 @@ struct Attention {
     const int padded = (seen + 15) / 16 * 16;
     const size_t head = static_cast<size_t>(index) * s.kv_heads + kv_head;
     const size_t lent = head * its.lent.capacity * dim, own = head * its.own.capacity * dim;
-    const int shared = std::min(its.shared, padded);
+    int first = seen;  // the first position that any of them sees, rounded down
+    for (int row = begin; row < end; ++row) first = std::min(first, first_seen(its, row));
+    first = first / 16 * 16;
+    const int shared = std::clamp(its.shared, first, padded);
     const int queries = (end - begin) * group;
-    const float scale = 1.0f / std::sqrt(static_cast<float>(dim));
     auto query = [&](int q) {
       const int row = its.first + begin + q / group;
       return qkv + static_cast<size_t>(row) * width + (kv_head * group + q % group) * dim;
@@ -125,14 +128,18 @@ struct Attention {
           from[j] = query(q + j);
           to[j] = scratch + static_cast<size_t>(j) * padded;
         }
-        score<COUNT>(its.lent.keys + lent, from, dim, 0, shared, scale, to);
-        score<COUNT>(its.own.keys + own, from, dim, shared, padded, scale, to);
+        const uint16_t* lent_keys = its.lent.keys + lent + static_cast<size_t>(first) * dim;
+        const uint16_t* own_keys = its.own.keys + own + static_cast<size_t>(shared - its.shared) * dim;
+        score<COUNT>(lent_keys, from, dim, first, shared, s.attention_scale, to);
+        score<COUNT>(own_keys, from, dim, shared, padded, s.attention_scale, to);
         float inverse[COUNT];
-        for (int j = 0; j < COUNT; ++j) inverse[j] = softmax(its, begin + (q + j) / group, seen, padded, to[j]);
+        for (int j = 0; j < COUNT; ++j) inverse[j] = softmax(its, begin + (q + j) / group, first, seen, padded, to[j]);
         float* out[COUNT];
         for (int j = 0; j < COUNT; ++j)
           out[j] = mixed_row(its.first + begin + (q + j) / group) + (kv_head * group + (q + j) % group) * dim;
-        mix<COUNT>(its.lent.values + lent, its.own.values + own, to, inverse, dim, shared, seen, out);
+        const uint16_t* lent_values = its.lent.values + lent + static_cast<size_t>(first) * dim;
+        const uint16_t* own_values = its.own.values + own + static_cast<size_t>(shared - its.shared) * dim;
+        mix<COUNT>(lent_values, own_values, to, inverse, dim, first, shared, seen, out);
       };
       switch (std::min(kQueries, queries - q)) {
         case 1: run.template operator()<1>(); break;
@@ -176,28 +183,35 @@ struct Attention {
     }
   }
 
-  // Scores to e^(score - maximum), 0 where the row does not see; gives 1 / their sum.
-  float softmax(const Span& its, int row, int seen, int padded, float* scores) const {
+  // The first position that a row sees.
+  int first_seen(const Span& its, int row) const {
+    return window == 0 ? 0 : std::max(0, rows.positions[its.first + row] - window + 1);
+  }
+
+  // Scores from `first` on to e^(score - maximum), 0 where the row does not see; gives 1 / their sum.
+  float softmax(const Span& its, int row, int first, int seen, int padded, float* scores) const {
     constexpr float kNever = -std::numeric_limits<float>::infinity();
     const int32_t* parent = rows.parents + its.first;
     int line = row;
     while (line >= its.tokens) line = parent[line];  // a branch sees its parents' line up to the tokens
-    const int whole = its.past + line + 1;
+    const int whole = its.past + line + 1, begin = first_seen(its, row);
     float kept[64];
     int depth = 0;
     for (int at = row; at >= its.tokens && depth < 64; at = parent[at]) kept[depth++] = scores[its.past + at];
+    for (int p = first; p < std::min(begin, whole); ++p) scores[p] = kNever;
     for (int p = whole; p < padded; ++p) scores[p] = kNever;
     depth = 0;
-    for (int at = row; at >= its.tokens && depth < 64; at = parent[at]) scores[its.past + at] = kept[depth++];
+    for (int at = row; at >= its.tokens && depth < 64; at = parent[at], ++depth)
+      if (rows.positions[its.first + at] >= begin) scores[its.past + at] = kept[depth];
     const int end = row >= its.tokens ? padded : (whole + 15) / 16 * 16;
     F tops = spread(kNever);
-    for (int p = 0; p < end; p += LANES) {
+    for (int p = first; p < end; p += LANES) {
       const F here = load<F>(scores + p);
       tops = here > tops ? here : tops;
     }
     const float top = largest(tops);
     F total[kHalfParts] = {};
-    for (int p = 0; p < end; p += kHalf)
+    for (int p = first; p < end; p += kHalf)
       for (int c = 0; c < kHalfParts; ++c) {
         const F here = load<F>(scores + p + c * LANES);
         const F e = here == kNever ? F{} : exponential(here - top);
@@ -208,10 +222,11 @@ struct Attention {
     return 1.0f / sum(total);
   }
 
-  // The sums of the values, weighted by the softmax of their scores.
+  // The sums of the values of positions first .. seen-1, weighted by the softmax of their scores.
   template <int COUNT>
   static void mix(const uint16_t* lent, const uint16_t* own, float* const (&weights)[COUNT],
-                  const float (&inverse)[COUNT], int dim, int shared, int seen, float* const (&out)[COUNT]) {
+                  const float (&inverse)[COUNT], int dim, int first, int shared, int seen,
+                  float* const (&out)[COUNT]) {
     for (int d = 0; d < dim; d += 16) {
       F sums[COUNT][kHalfParts] = {};
       auto add = [&](const uint16_t* values, int begin, int end) {
@@ -225,7 +240,7 @@ struct Attention {
             for (int c = 0; c < kHalfParts; ++c) sums[j][c] = multiply_add(sums[j][c], value[c], spread(weights[j][p]));
         }
       };
-      add(lent, 0, std::min(shared, seen));
+      add(lent, first, std::min(shared, seen));
       add(own, shared, seen);
       for (int j = 0; j < COUNT; ++j)
         for (int c = 0; c < kHalfParts; ++c) store(out[j] + d + c * LANES, sums[j][c] * inverse[j]);

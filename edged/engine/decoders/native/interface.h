@@ -20,20 +20,27 @@ struct Layer {
   const float* q_norm;          // (head_dim,) or null
   const float* k_norm;
   const float* mlp_norm;  // (hidden,)
+  const float* attention_out_norm;  // (hidden,): of what is added to the residual stream; or null
+  const float* mlp_out_norm;
+  const float* cos;  // (positions, head_dim / 2)
+  const float* sin;
+  int32_t window;  // how many positions a row sees, its own included; 0: all
   Matrix qkv;
   Matrix out;
   Matrix gate_up;  // blocks of gate and up in turn
   Matrix down;
 };
 
+enum Activation : int32_t { kSilu, kGeluTanh };
+
 struct Shape {
   int32_t layers, hidden, mlp, heads, kv_heads, head_dim, vocab, threads;
+  int32_t activation;     // between gate and up; see `Activation`
+  float attention_scale;  // of scores
   float eps;
   const Layer* layer;
   const float* embedding_scale;  // (hidden,): of an embedding's row that is taken as input
   const float* norm;             // (hidden,)
-  const float* cos;   // (positions, head_dim / 2)
-  const float* sin;
   Matrix embedding;
   Matrix head;
 };

@@ -38,8 +38,11 @@ struct Model {
     scratch_size = std::max(scratch_size, (needed + 15) / 16 * 16);
     return x.reserve(rows * s.hidden) && qkv.reserve(rows * s.layer[0].qkv.outputs) &&
            mixed.reserve(rows * s.heads * s.head_dim) && inner.reserve(rows * s.mlp) && span_of.reserve(rows) &&
+           (!has_out_norms() || kept.reserve(rows * s.hidden)) &&
            activations.reserve(std::max(rows, wanted), widest) && scratches.reserve(scratch_size * team.size());
   }
+
+  [[nodiscard]] bool has_out_norms() const { return shape.layer[0].attention_out_norm != nullptr; }
 
   // A thread's own memory: a row of activations, scores (queries, positions), or what a block's scales are widened to.
   float* scratch(int thread) const { return scratches.get() + thread * scratch_size; }
@@ -51,6 +54,7 @@ struct Model {
   Buffer<float> qkv;  // (rows, (heads + 2 kv_heads) head_dim)
   Buffer<float> mixed;  // (rows, heads head_dim): what attention gives
   Buffer<float> inner;  // (rows, mlp)
+  Buffer<float> kept;   // (rows, hidden): what waits for its norm before it is added to the residual stream
   Buffer<int32_t> span_of;  // row -> span
   Buffer<float> scratches;  // (threads, scratch_size)
   size_t scratch_size = 0;
@@ -71,9 +75,13 @@ struct Step {
     const Shape& s = model.shape;
     embed();
     model.team.wait();
+    const float* out_norm = nullptr;  // of the layer before
     for (int index = 0; index < s.layers; ++index) {
       const Layer& layer = s.layer[index];
-      activate(rows.count, [&](int row, float* to) { normalise(x(row), layer.attention_norm, s.hidden, s.eps, to); },
+      activate(rows.count,
+               [&](int row, float* to) {
+                 normalise(settled(out_norm, row, row), layer.attention_norm, s.hidden, s.eps, to);
+               },
                s.hidden, thread);
       const int width = layer.qkv.outputs;
       auto keep = [&](int row, int channel, const float* sums) {
@@ -81,7 +89,7 @@ struct Step {
       };
       matmul(model.team, layer.qkv, model.activations, Passes(rows.count), model.scratch(thread), keep);
       model.team.wait();
-      const Attention attention{s, rows, index, model.qkv.get(), width, model.mixed.get()};
+      const Attention attention{s, rows, index, model.qkv.get(), width, model.mixed.get(), layer.window};
       for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) attention.place(layer, row);
       model.team.wait();
       // Behind the last layer's keys and values, only the wanted rows matter: none, for a prompt that goes on.
@@ -93,18 +101,22 @@ struct Step {
       model.team.wait();
       const int heads = s.heads * s.head_dim;
       activate(count, [&](int i, float* to) { std::memcpy(to, mixed(at(i)), sizeof(float) * heads); }, heads, thread);
-      add(layer.out, count, at, thread);
+      out_norm = layer.attention_out_norm;
+      add(layer.out, out_norm, count, at, thread);
       model.team.wait();
-      activate(count, [&](int i, float* to) { normalise(x(at(i)), layer.mlp_norm, s.hidden, s.eps, to); }, s.hidden,
-               thread);
+      activate(count,
+               [&](int i, float* to) { normalise(settled(out_norm, i, at(i)), layer.mlp_norm, s.hidden, s.eps, to); },
+               s.hidden, thread);
       gated(layer.gate_up, count, thread);
       model.team.wait();
       activate(count, [&](int i, float* to) { std::memcpy(to, inner(i), sizeof(float) * s.mlp); }, s.mlp, thread);
-      add(layer.down, count, at, thread);
+      out_norm = layer.mlp_out_norm;
+      add(layer.down, out_norm, count, at, thread);
       model.team.wait();
     }
-    activate(wanted, [&](int i, float* to) { normalise(x(wanted_rows[i]), s.norm, s.hidden, s.eps, to); }, s.hidden,
-             thread);
+    activate(wanted,
+             [&](int i, float* to) { normalise(settled(out_norm, i, wanted_rows[i]), s.norm, s.hidden, s.eps, to); },
+             s.hidden, thread);
     auto finish = [&](int i, int channel, const float* sums) {
       float* to = logits + static_cast<size_t>(i) * s.vocab + channel;
       if (channel + kBlock <= s.vocab)
@@ -122,6 +134,7 @@ struct Step {
 
   float* x(int row) { return model.x.get() + static_cast<size_t>(row) * model.shape.hidden; }
   float* mixed(int row) { return model.mixed.get() + static_cast<size_t>(row) * model.shape.heads * model.shape.head_dim; }
+  float* kept(int row) { return model.kept.get() + static_cast<size_t>(row) * model.shape.hidden; }
   float* inner(int row) { return model.inner.get() + static_cast<size_t>(row) * model.shape.mlp; }
 
   // Quantises what `make` writes for each row.
@@ -154,25 +167,41 @@ struct Step {
     }
   }
 
-  // Adds the matrix's outputs to the residual stream: those of activation row i to row at(i).
+  // Adds the matrix's outputs to the residual stream: those of activation row i to row at(i). Where they are to be
+  // normalised first, they are kept until `settled`.
   template <typename At>
-  void add(const Matrix& m, int count, At at, int thread) {
+  void add(const Matrix& m, const float* norm, int count, At at, int thread) {
     auto finish = [&](int i, int channel, const float* sums) {
-      float* to = x(at(i)) + channel;
-      for (int c = 0; c < kBlock; c += LANES) store(to + c, load<F>(to + c) + load<F>(sums + c));
+      float* to = (norm == nullptr ? x(at(i)) : kept(i)) + channel;
+      for (int c = 0; c < kBlock; c += LANES)
+        store(to + c, norm == nullptr ? load<F>(to + c) + load<F>(sums + c) : load<F>(sums + c));
     };
     matmul(model.team, m, model.activations, Passes(count), model.scratch(thread), finish);
   }
 
-  // silu(gate) * up (Shazeer 2020): a block's first half is gate, its second half up.
+  // Gives a row of the residual stream, after what `add` kept of activation row i was normalised and added to it.
+  float* settled(const float* norm, int i, int row) {
+    float* to = x(row);
+    if (norm == nullptr) return to;
+    const int hidden = model.shape.hidden;
+    float* more = kept(i);
+    normalise(more, norm, hidden, model.shape.eps, more);
+    for (int c = 0; c < hidden; c += LANES) store(to + c, load<F>(to + c) + load<F>(more + c));
+    return to;
+  }
+
+  // act(gate) * up (Shazeer 2020): a block's first half is gate, its second half up. Both activations are
+  // gate / (1 + e^-z): silu with z = gate, the tanh form of gelu (Hendrycks and Gimpel 2016) with a cubic z.
   void gated(const Matrix& m, int count, int thread) {
     const int mlp = model.shape.mlp;
+    const bool is_gelu = model.shape.activation == kGeluTanh;
     auto finish = [&](int row, int channel, const float* sums) {
       if (channel / 2 >= mlp) return;
       float* to = inner(row) + channel / 2;
       for (int c = 0; c < kHalf; c += LANES) {
         const F gate = load<F>(sums + c), up = load<F>(sums + kHalf + c);
-        store(to + c, gate / (1.0f + exponential(-gate)) * up);
+        const F z = is_gelu ? gate * multiply_add(spread(1.59576912f), gate * gate, spread(0.0713548163f)) : gate;
+        store(to + c, gate / (1.0f + exponential(-z)) * up);
       }
     };
     matmul(model.team, m, model.activations, Passes(count), model.scratch(thread), finish);

@@ -5,19 +5,20 @@ Each family has a file beside this one, and a row in `table.py`. Knows no weight
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
 
 GetTensor = Callable[[str, tuple[int, ...]], "torch.Tensor"]  # by Hugging Face name; checks the shape
+Activation = Literal["silu", "gelu_tanh"]
 SPARE_POSITIONS = 64  # branches of a last step may stand a few positions past the limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LayerNames:
-    """The names of one layer's tensors, without their endings `.weight` and `.bias`."""
+    """The names of one layer's tensors, without their endings `.weight` and `.bias`; empty where there is none."""
 
     attention_norm: str
     q: str
@@ -30,6 +31,8 @@ class LayerNames:
     gate: str
     up: str
     down: str
+    attention_out_norm: str = ""
+    mlp_out_norm: str = ""
 
     def below(self, prefix: str) -> "LayerNames":
         """The same names behind a prefix."""
@@ -38,13 +41,19 @@ class LayerNames:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TensorNames:
-    """The names of a model's tensors in one kind of file."""
+    """The names of a model's tensors in one kind of file.
+
+    Attributes:
+        layers: of all layers; a layer's number and its own names follow.
+        norms_less_one: whether the weights of its norms are kept less one.
+    """
 
     embedding: str
-    layers: str  # of all layers; a layer's number and its own names follow
+    layers: str
     in_layer: LayerNames
     norm: str
     head: str
+    norms_less_one: bool = False
 
     def layer(self, index: int) -> LayerNames:
         return self.in_layer.below(f"{self.layers}.{index}.")
@@ -59,6 +68,23 @@ class Biases:
     mlp: bool = False
 
 
+class GgufSaid(Protocol):
+    """What a GGUF file says of its model."""
+
+    @property
+    def tensors(self) -> Container[str]:
+        """Their names."""
+        ...
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Give a number of the metadata, without the architecture's name before it.
+
+        Raises:
+            ModelUnavailable: it is no number, or it is missing and there is no default.
+        """
+        ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GgufForm:
     """How GGUF files hold a family.
@@ -67,7 +93,7 @@ class GgufForm:
         architecture: what they call it.
         config: the name of transformers' class for its config, and `model` for the model.
         names: of the tensors.
-        fields: further fields of the config, told by the tensors that the file has.
+        fields: further fields of the config, by what the file says, and the rotary embedding in the config's words.
         reorders_heads: whether the rows of each query and key head are in llama.cpp's order.
         may_lack_biases: whether a bias that the config means may be left out where it is zero.
     """
@@ -76,9 +102,40 @@ class GgufForm:
     config: str
     model: str
     names: TensorNames
-    fields: Callable[[Container[str]], Mapping[str, Any]]
+    fields: Callable[[GgufSaid, Mapping[str, Any]], Mapping[str, Any]]
     reorders_heads: bool = False
     may_lack_biases: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LayerKind:
+    """How the attention of one layer differs from that of others.
+
+    Attributes:
+        rope: the number of its rotary embedding among those of the model.
+        window: how many positions a row sees, its own included; 0 for all before it.
+    """
+
+    rope: int = 0
+    window: int = 0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kinds:
+    """The kinds of layers that a model has.
+
+    Attributes:
+        ropes: the parameters of each rotary embedding, in the config's words.
+        layers: the kind of each layer, in order.
+    """
+
+    ropes: tuple[Mapping[str, Any], ...]
+    layers: tuple[LayerKind, ...]
+
+
+def one_kind(config: "PretrainedConfig") -> Kinds:
+    """All layers are alike, and a row sees all rows before it."""
+    return Kinds(ropes=(config.rope_parameters,), layers=(LayerKind(),) * config.num_hidden_layers)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +148,11 @@ class Architecture:
         biases: which matrices have one, by the config.
         gguf: how GGUF files hold it.
         normalises_heads: whether queries and keys are normalised before they are rotated.
+        normalises_outputs: whether the outputs of attention and MLP are normalised before they are added.
+        scales_embedding: whether an embedding is multiplied by the root of its size where it is taken as input.
+        activation: the config's name of what stands between gate and up, and ours.
+        kinds: of layers, by the config.
+        is_plain: whether a config has nothing that only a few models of the family have and that is not computed.
     """
 
     classes: frozenset[str]
@@ -98,11 +160,24 @@ class Architecture:
     biases: Callable[["PretrainedConfig"], Biases]
     gguf: GgufForm
     normalises_heads: bool = False
+    normalises_outputs: bool = False
+    scales_embedding: bool = False
+    activation: tuple[str, Activation] = ("silu", "silu")
+    kinds: Callable[["PretrainedConfig"], Kinds] = one_kind
+    is_plain: Callable[["PretrainedConfig"], bool] = lambda _: True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DecoderShape:
-    """The sizes of one decoder-only transformer with grouped-query attention, and what its layers have."""
+    """The sizes of one decoder-only transformer with grouped-query attention, and what its layers have.
+
+    Attributes:
+        tied: whether the head is the embedding.
+        normalises_heads, normalises_outputs, activation: see `Architecture`.
+        embedding_scale: the factor of an embedding that is taken as input.
+        attention_scale: the factor of scores.
+        layer_kinds: one for each layer.
+    """
 
     layers: int
     hidden: int
@@ -112,10 +187,20 @@ class DecoderShape:
     head_dim: int
     vocab: int
     eps: float
-    tied: bool  # the head is the embedding
+    tied: bool
     normalises_heads: bool
+    normalises_outputs: bool
+    activation: Activation
+    embedding_scale: float
+    attention_scale: float
+    layer_kinds: tuple[LayerKind, ...]
     biases: Biases
     names: TensorNames
+
+    @property
+    def windows(self) -> frozenset[int]:
+        """Of all layers."""
+        return frozenset(kind.window for kind in self.layer_kinds)
 
 
 # As Llama's makers named them, and most others after them.
@@ -163,17 +248,23 @@ GGUF_NAMES = TensorNames(
 def shape_of(architecture: Architecture, config: "PretrainedConfig") -> DecoderShape:
     """Give the sizes that a config of this family means."""
     heads = config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return DecoderShape(
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         mlp=config.intermediate_size,
         heads=heads,
         kv_heads=getattr(config, "num_key_value_heads", None) or heads,
-        head_dim=getattr(config, "head_dim", None) or config.hidden_size // heads,
+        head_dim=head_dim,
         vocab=config.vocab_size,
         eps=config.rms_norm_eps,
         tied=bool(config.tie_word_embeddings),
         normalises_heads=architecture.normalises_heads,
+        normalises_outputs=architecture.normalises_outputs,
+        activation=architecture.activation[1],
+        embedding_scale=config.hidden_size**0.5 if architecture.scales_embedding else 1.0,
+        attention_scale=(getattr(config, "query_pre_attn_scalar", None) or head_dim) ** -0.5,
+        layer_kinds=architecture.kinds(config).layers,
         biases=architecture.biases(config),
         names=architecture.names,
     )
@@ -194,6 +285,8 @@ def tensors_of(shape: DecoderShape) -> dict[str, tuple[int, ...]]:
         vectors = [(layer.attention_norm, hidden), (layer.mlp_norm, hidden)]
         if shape.normalises_heads:
             vectors += [(layer.q_norm, shape.head_dim), (layer.k_norm, shape.head_dim)]
+        if shape.normalises_outputs:
+            vectors += [(layer.attention_out_norm, hidden), (layer.mlp_out_norm, hidden)]
         matrices = [
             (layer.q, queries, hidden, shape.biases.qkv),
             (layer.k, keys, hidden, shape.biases.qkv),

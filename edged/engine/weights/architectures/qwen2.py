@@ -11,6 +11,6 @@ QWEN2 = Architecture(
         config="Qwen2Config",
         model="Qwen2ForCausalLM",
         names=GGUF_NAMES,
-        fields=lambda _: {},
+        fields=lambda *_: {},
     ),
 )

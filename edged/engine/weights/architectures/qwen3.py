@@ -12,6 +12,6 @@ QWEN3 = Architecture(
         config="Qwen3Config",
         model="Qwen3ForCausalLM",
         names=GGUF_NAMES,
-        fields=lambda tensors: {"attention_bias": "blk.0.attn_q.bias" in tensors},
+        fields=lambda said, _: {"attention_bias": "blk.0.attn_q.bias" in said.tensors},
     ),
 )

@@ -5,16 +5,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from edged.engine.weights.architectures.architecture import Architecture, DecoderShape, shape_of, tensors_of
+from edged.engine.weights.architectures.gemma3 import GEMMA3
 from edged.engine.weights.architectures.llama import LLAMA
 from edged.engine.weights.architectures.qwen2 import QWEN2
 from edged.engine.weights.architectures.qwen3 import QWEN3
+from edged.engine.weights.architectures.smollm3 import SMOLLM3
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, QWEN2, QWEN3)
+ARCHITECTURES: tuple[Architecture, ...] = (LLAMA, QWEN2, QWEN3, GEMMA3, SMOLLM3)
 
-_STATIC_ROPE = frozenset({"default", "linear", "llama3", "yarn"})
+_STATIC_ROPE = frozenset({"none", "default", "linear", "llama3", "yarn"})
 _HARMLESS = re.compile(r".*\.rotary_emb\.inv_freq")  # computed from the config
 
 
@@ -26,13 +28,29 @@ def find(config: "PretrainedConfig") -> Architecture | None:
 
 def supports(config: "PretrainedConfig", *, max_context_tokens: int) -> bool:
     """Tell whether the lean decoders compute exactly what this config means."""
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    family = find(config)
+    if family is None or not family.is_plain(config):
+        return False
+    # Gemma's configs have another name for it, beside one that means nothing.
+    act = getattr(config, "hidden_activation", None) or config.hidden_act
+    ropes = family.kinds(config).ropes
+    longest = exact_context(config)
     return (
-        find(config) is not None
-        and config.hidden_act == "silu"
-        and config.rope_parameters.get("rope_type", "default") in _STATIC_ROPE
-        and (window is None or window >= max_context_tokens)
+        act == family.activation[0]
+        and all(rope.get("rope_type", "default") in _STATIC_ROPE for rope in ropes)
+        and (longest is None or longest >= max_context_tokens)
     )
+
+
+def exact_context(config: "PretrainedConfig") -> int | None:
+    """Give the longest context that the lean decoders compute exactly; None where there is no limit.
+
+    A sliding window is computed only in the families whose layers have kinds.
+    """
+    family = find(config)
+    if family is not None and any(kind.window for kind in family.kinds(config).layers):
+        return None
+    return getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
 
 
 def decoder_shape(config: "PretrainedConfig") -> DecoderShape:
