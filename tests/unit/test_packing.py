@@ -39,6 +39,26 @@ def test_what_was_rounded_before_is_not_rounded_again(weight_format: QuantisedFo
     assert (unpack(pack(once, weight_format)) - once).abs().max() < 0.01 * once.abs().mean()
 
 
+def test_int4_takes_four_and_a_half_bits_a_weight_and_a_factor_an_output() -> None:
+    packed = pack(matrix(64, 96), "int4")
+    assert packed.factors is not None
+    assert packed.blocks.nbytes * 8 == 64 * 96 * 4.5
+    assert packed.factors.shape == (64,)
+
+
+def test_a_group_that_is_small_beside_the_others_of_its_output_keeps_its_values() -> None:
+    sizes = torch.tensor([1.0, 0.1, 0.02]).repeat_interleave(32)
+    weight = matrix(64, 96) * sizes
+    error = (unpack(pack(weight, "int4")) - weight).view(64, 3, 32).square().mean(dim=(0, 2)).sqrt()
+    assert (error / torch.tensor([1.0, 0.1, 0.02]) < torch.tensor([0.1, 0.1, 0.2])).all()
+
+
+def test_values_on_one_side_of_zero_are_rounded_too() -> None:
+    weight = torch.cat((matrix(64, 32).abs() + 1, -matrix(64, 32).abs() - 1), dim=1)
+    error = (unpack(pack(weight, "int4")) - weight).abs()
+    assert (error <= weight.abs().amax() / 15).all()
+
+
 @pytest.mark.parametrize("weight_format", QUANTISED)
 def test_rows_are_those_of_the_whole(weight_format: QuantisedFormat) -> None:
     packed = pack(matrix(70, 64), weight_format)
