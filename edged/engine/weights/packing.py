@@ -1,8 +1,9 @@
 """Matrices in 8 and 4 bits: how they are rounded, and the order of bytes in which `native.cpp` reads them.
 
-Each group of 32 inputs of an output has its own scale, as in GGUF's Q8_0, and for int4 a minimum too, as in Q4_1: a
-matrix which came in such groups is hardly rounded a second time. int4's scales and minima are themselves rounded to a
-byte, with a factor for each output, as in GGUF's Q4_K. Knows no model and no file.
+Each group of 32 inputs of an output has its own scale, as in GGUF's Q8_0, and for int4 a zero point too. A scale of
+int4 is a byte, times a factor of the output, as in GGUF's Q4_K. A zero point is a byte in sixteenths of a step of its
+group, so it is as fine as the group needs, whatever the other groups are like: a matrix that came as GGUF's Q4_0 or Q4_1
+is hardly rounded a second time. Knows no model and no file.
 """
 
 from typing import Any
@@ -14,7 +15,8 @@ from edged.engine.weights.formats import BLOCK, GROUP, Packed, QuantisedFormat, 
 
 _ROWS_AT_ONCE = 2048
 _SHRINKS = (1.0, 0.9, 0.75)  # of a group's range: cutting off its ends can make the rest more exact
-_MINIMUM_STEP = 16  # of int4's minima, in steps of the scales: a group with zero in it reaches no further down
+ZERO_STEPS = 16  # of int4's zero points, in one step of the integers
+_FACTORS = 24  # that are tried for an output of int4
 
 
 def as_tensor(array: npt.NDArray[Any]) -> torch.Tensor:
@@ -46,8 +48,8 @@ def pack(weight: torch.Tensor, weight_format: QuantisedFormat, *, importance: to
             values, scale = _round8(groups)
             ordered = torch.cat((_order8(values.flatten(1)), _order_ends(scale)), dim=2)
         else:
-            values, scale, minimum, factor = _round4(groups, counts)
-            ordered = torch.cat((_order4(values.flatten(1)), _order_ends(scale), _order_ends(minimum)), dim=2)
+            values, scale, zero, factor = _round4(groups, counts)
+            ordered = torch.cat((_order4(values.flatten(1)), _order_ends(scale), _order_ends(zero)), dim=2)
             factors[start : start + factor.shape[0]] = factor
         blocks[start // BLOCK : start // BLOCK + ordered.shape[0]] = ordered
     return Packed(blocks=blocks.numpy(), outputs=outputs, factors=None if factors is None else factors.numpy())
@@ -89,9 +91,10 @@ def values4(packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks, groups, _ = stored.shape
     nibbles = stored[..., : BLOCK * GROUP // 2].reshape(blocks, groups, GROUP // 8, BLOCK, 1, 4)
     values = torch.cat((nibbles & 15, nibbles >> 4), dim=4)  # (blocks, groups, eights, channels, 2, 4)
-    scale, minimum = (_ends(each).float() for each in stored[..., BLOCK * GROUP // 2 :].split(BLOCK, dim=2))
+    stored_scale, zero = (_ends(each).float() for each in stored[..., BLOCK * GROUP // 2 :].split(BLOCK, dim=2))
     ordered = values.permute(0, 3, 1, 2, 4, 5).reshape(blocks * BLOCK, groups * GROUP)
-    return ordered, scale * factors, minimum * (-_MINIMUM_STEP * factors)
+    scale = stored_scale * factors
+    return ordered, scale, scale * zero / -ZERO_STEPS
 
 
 def interleave(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -123,42 +126,64 @@ def _round8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _round4(
     groups: torch.Tensor, importance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Find each group's scale and minimum by least squared error, and round them too.
+    """Find each group's scale and zero point by least squared error, and round them too.
 
-    From a few ranges, each refitted once: the best scale and minimum for the integers that it gave, in closed form. The
-    best of them give the factor. Then the integers are chosen anew for the scale as it was rounded, and the minimum for
-    those integers.
+    First the best scales as if they were not rounded; they give the factor. Then the integers are chosen anew for the
+    scale as it was rounded, and the zero point for those integers.
 
     Args:
         groups: fp32, (outputs, groups, 32).
         importance: (groups, 32).
 
     Returns:
-        Integers 0..15 of the same shape; scale and minimum in bytes, (outputs, groups); the factor, (outputs,). A value
-        is factor * (scale * integer - 16 * minimum).
+        Integers 0..15 of the same shape; scale and zero point in bytes, (outputs, groups); the factor, (outputs,). A
+        value is factor * scale * (integer - zero point / 16).
     """
     weight = importance / importance.sum(dim=1, keepdim=True)
     scale, minimum = _fit4(groups, weight)
-    factor = (scale.amax(dim=1) / 255).clamp_min(1e-30)
-    step = factor[:, None] * _MINIMUM_STEP
-    scales = (scale / factor[:, None]).round_().clamp_(0, 255)
-    scale = scales * factor[:, None]
     mean = (groups * weight).sum(dim=2)
+    variance = ((groups - mean[..., None]).square_() * weight).sum(dim=2)
+    factor = _factor_of(scale, variance * importance.sum(dim=1))
+    scales = (scale / factor[:, None]).round_().clamp_(1, 255).mul_(scale > 0)
+    scale = scales * factor[:, None]
+    step = scale.clamp_min(1e-30) / -ZERO_STEPS
     least = torch.full_like(scale, torch.inf)
-    best, minima = torch.empty_like(groups, dtype=torch.uint8), torch.empty_like(scale, dtype=torch.uint8)
+    best, zeros = torch.empty_like(groups, dtype=torch.uint8), torch.empty_like(scale, dtype=torch.uint8)
     for refit in (False, True):
         if refit:
             minimum = mean - scale * (best * weight).sum(dim=2)
-        rounded = (minimum / -step).round_().clamp_(0, 255)
-        values = _round_to(groups, scale, rounded * -step)
-        better, least = _improve(least, _error(values, groups, weight, scale, rounded * -step))
-        minima = torch.where(better, rounded.to(torch.uint8), minima)
+        zero = (minimum / step).round_().clamp_(0, 255)
+        values = _round_to(groups, scale, zero * step)
+        better, least = _improve(least, _error(values, groups, weight, scale, zero * step))
+        zeros = torch.where(better, zero.to(torch.uint8), zeros)
         best = torch.where(better[..., None], values.to(torch.uint8), best)
-    return best, scales.to(torch.uint8), minima, factor
+    return best, scales.to(torch.uint8), zeros, factor
+
+
+def _factor_of(scale: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+    """The factor of each output, (outputs,), with which its scales are rounded to bytes at the least cost.
+
+    Args:
+        scale: of each group before it is rounded, (outputs, groups).
+        variance: of the values of each group, times how much they count, (outputs, groups).
+    """
+    largest = scale.amax(dim=1, keepdim=True).clamp_min(1e-28)
+    share, cost = scale / largest, variance / scale.square().clamp_min(1e-30)
+    least = torch.full((scale.shape[0],), torch.inf)
+    best = torch.empty_like(least)
+    for top in range(255, 255 - _FACTORS, -1):  # the byte of the largest scale
+        off = (share * top).round_().div_(top).sub_(share)
+        better, least = _improve(least, (off.square_() * cost).sum(dim=1))
+        best = torch.where(better, top, best)
+    return largest[:, 0] / best
 
 
 def _fit4(groups: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best scale and minimum of each group, fp32, (outputs, groups); no minimum is above zero."""
+    """The best scale and minimum of each group, fp32, (outputs, groups).
+
+    From a few ranges, each refitted once: the best scale and minimum for the integers that it gave, in closed form. No
+    minimum is above zero.
+    """
     low, high = groups.amin(dim=2).clamp_max_(0), groups.amax(dim=2).clamp_min_(0)
     mean = (groups * weight).sum(dim=2)
     least = torch.full_like(low, torch.inf)

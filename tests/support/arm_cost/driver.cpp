@@ -118,7 +118,7 @@ Matrix random_matrix(int outputs, int inputs, int bits, bool has_bias) {
       const float scale = 0.75f + 0.5f * uniform();
       const uint16_t as_bf16 = bf16(unit * scale);
       if (bits == 8) memcpy(at + values + 2 * c, &as_bf16, 2);
-      if (bits == 4) at[values + c] = 200 * scale, at[values + 32 + c] = 7.5f / 16 * 200 * scale;
+      if (bits == 4) at[values + c] = 200 * scale, at[values + 32 + c] = 16 * (7 + uniform());
     }
   }
   const float* const factors = bits == 4 ? random_vector(outputs, 0.9f / 200 * unit, 1.1f / 200 * unit) : nullptr;
