@@ -18,7 +18,7 @@ BLOCK = 32  # outputs that stand side by side; a matrix is filled up to a multip
 
 _GROUP_BYTES: dict[QuantisedFormat, int] = {
     "int8": BLOCK * (GROUP + 2),  # scales in bf16
-    "int4": BLOCK * (GROUP // 2 + 2),  # scales and zero points in a byte each
+    "int4": BLOCK * (GROUP // 2 + 2),  # scales and minima in a byte each
 }
 
 
@@ -29,7 +29,7 @@ class Packed:
     Attributes:
         blocks: (outputs / 32, inputs / 32, bytes of a group), outputs rounded up to 32.
         outputs: how many there are without the filling.
-        factors: of int4, fp32, (outputs rounded up,): by which the scales of an output are multiplied.
+        factors: of int4, fp32, (2, outputs rounded up): of each output the factor of its scales, and a base; see `packing`.
     """
 
     blocks: npt.NDArray[np.uint8]

@@ -1,9 +1,9 @@
 """Matrices in 8 and 4 bits: how they are rounded, and the order of bytes in which `native.cpp` reads them.
 
-Each group of 32 inputs of an output has its own scale, as in GGUF's Q8_0, and for int4 a zero point too. A scale of
-int4 is a byte, times a factor of the output, as in GGUF's Q4_K. A zero point is a byte in sixteenths of a step of its
-group, so it is as fine as the group needs, whatever the other groups are like: a matrix that came as GGUF's Q4_0 or Q4_1
-is hardly rounded a second time. Knows no model and no file.
+Each group of 32 inputs of an output has its own scale, as in GGUF's Q8_0, and for int4 a minimum too, as in Q4_1: a
+matrix which came in such groups is hardly rounded a second time. int4's scales and minima are themselves rounded to a
+byte each: a scale is a byte times a factor of the output, as in GGUF's Q4_K, and a minimum lies a byte times a few such
+factors below a base, which is the highest minimum of the output. Knows no model and no file.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ from edged.engine.weights.formats import BLOCK, GROUP, Packed, QuantisedFormat, 
 
 _ROWS_AT_ONCE = 2048
 _SHRINKS = (1.0, 0.9, 0.75)  # of a group's range: cutting off its ends can make the rest more exact
-ZERO_STEPS = 16  # of int4's zero points, in one step of the integers
+_MINIMUM_STEP = 6  # of int4's minima, in steps of its scales
 _FACTORS = 24  # that are tried for an output of int4
 
 
@@ -36,7 +36,7 @@ def pack(weight: torch.Tensor, weight_format: QuantisedFormat, *, importance: to
     outputs, inputs = weight.shape
     shape = packed_shape(outputs, inputs, weight_format)
     blocks = torch.empty(shape, dtype=torch.uint8)
-    factors = torch.empty(shape[0] * BLOCK) if weight_format == "int4" else None
+    factors = torch.empty(2, shape[0] * BLOCK) if weight_format == "int4" else None
     counts = torch.ones(inputs) if importance is None else importance / importance.mean()
     counts = counts.clamp_min(1e-6).view(-1, GROUP)
     # A part at a time: a vocabulary's matrix is hundreds of megabytes, and rounding takes several copies of it.
@@ -48,9 +48,9 @@ def pack(weight: torch.Tensor, weight_format: QuantisedFormat, *, importance: to
             values, scale = _round8(groups)
             ordered = torch.cat((_order8(values.flatten(1)), _order_ends(scale)), dim=2)
         else:
-            values, scale, zero, factor = _round4(groups, counts)
-            ordered = torch.cat((_order4(values.flatten(1)), _order_ends(scale), _order_ends(zero)), dim=2)
-            factors[start : start + factor.shape[0]] = factor
+            values, scale, minimum, factor = _round4(groups, counts)
+            ordered = torch.cat((_order4(values.flatten(1)), _order_ends(scale), _order_ends(minimum)), dim=2)
+            factors[:, start : start + factor.shape[1]] = factor
         blocks[start // BLOCK : start // BLOCK + ordered.shape[0]] = ordered
     return Packed(blocks=blocks.numpy(), outputs=outputs, factors=None if factors is None else factors.numpy())
 
@@ -69,7 +69,7 @@ def unpack(packed: Packed) -> torch.Tensor:
 def rows(packed: Packed, index: torch.Tensor) -> torch.Tensor:
     """A few rows of the matrix as it was rounded: fp32, (len(index), inputs)."""
     block = (index // BLOCK).numpy()
-    factors = None if packed.factors is None else packed.factors.reshape(-1, BLOCK)[block].reshape(-1)
+    factors = None if packed.factors is None else packed.factors.reshape(2, -1, BLOCK)[:, block].reshape(2, -1)
     picked = unpack(Packed(blocks=packed.blocks[block], outputs=BLOCK * len(index), factors=factors))
     return picked.view(len(index), BLOCK, -1)[torch.arange(len(index)), index % BLOCK]
 
@@ -87,14 +87,13 @@ def values4(packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The integers of an int4 matrix, (outputs with filling, inputs), its scales and minima in fp32, (.., groups)."""
     if packed.factors is None:
         raise ValueError("an int4 matrix has factors")
-    stored, factors = as_tensor(packed.blocks), as_tensor(packed.factors)[:, None]
+    stored, (factor, base) = as_tensor(packed.blocks), as_tensor(packed.factors)[..., None]
     blocks, groups, _ = stored.shape
     nibbles = stored[..., : BLOCK * GROUP // 2].reshape(blocks, groups, GROUP // 8, BLOCK, 1, 4)
     values = torch.cat((nibbles & 15, nibbles >> 4), dim=4)  # (blocks, groups, eights, channels, 2, 4)
-    stored_scale, zero = (_ends(each).float() for each in stored[..., BLOCK * GROUP // 2 :].split(BLOCK, dim=2))
+    scale, minimum = (_ends(each).float() for each in stored[..., BLOCK * GROUP // 2 :].split(BLOCK, dim=2))
     ordered = values.permute(0, 3, 1, 2, 4, 5).reshape(blocks * BLOCK, groups * GROUP)
-    scale = stored_scale * factors
-    return ordered, scale, scale * zero / -ZERO_STEPS
+    return ordered, scale * factor, base - minimum * (_MINIMUM_STEP * factor)
 
 
 def interleave(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -126,79 +125,91 @@ def _round8(groups: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _round4(
     groups: torch.Tensor, importance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Find each group's scale and zero point by least squared error, and round them too.
+    """Find each group's scale and minimum by least squared error, and round them too.
 
-    First the best scales as if they were not rounded; they give the factor. Then the integers are chosen anew for the
-    scale as it was rounded, and the zero point for those integers.
+    First the best ones as if they were not rounded; they give the factor and the base. Then the integers are chosen anew
+    for the scale as it was rounded, and the minimum for those integers.
 
     Args:
         groups: fp32, (outputs, groups, 32).
         importance: (groups, 32).
 
     Returns:
-        Integers 0..15 of the same shape; scale and zero point in bytes, (outputs, groups); the factor, (outputs,). A
-        value is factor * scale * (integer - zero point / 16).
+        Integers 0..15 of the same shape; scale and minimum in bytes, (outputs, groups); factor and base, (2, outputs). A
+        value is base + factor * (scale * integer - 6 * minimum).
     """
     weight = importance / importance.sum(dim=1, keepdim=True)
     scale, minimum = _fit4(groups, weight)
     mean = (groups * weight).sum(dim=2)
     variance = ((groups - mean[..., None]).square_() * weight).sum(dim=2)
-    factor = _factor_of(scale, variance * importance.sum(dim=1))
-    scales = (scale / factor[:, None]).round_().clamp_(1, 255).mul_(scale > 0)
-    scale = scales * factor[:, None]
-    step = scale.clamp_min(1e-30) / -ZERO_STEPS
+    factor = _factor_of(scale, minimum, mean, variance, importance.sum(dim=1))[:, None]
+    step = factor * _MINIMUM_STEP
+    base = minimum.amax(dim=1, keepdim=True) + step
+    scales = (scale / factor.clamp_min(1e-30)).round_().clamp_(0, 255)
+    scale = scales * factor
     least = torch.full_like(scale, torch.inf)
-    best, zeros = torch.empty_like(groups, dtype=torch.uint8), torch.empty_like(scale, dtype=torch.uint8)
+    best, minima = torch.empty_like(groups, dtype=torch.uint8), torch.empty_like(scale, dtype=torch.uint8)
     for refit in (False, True):
         if refit:
             minimum = mean - scale * (best * weight).sum(dim=2)
-        zero = (minimum / step).round_().clamp_(0, 255)
-        values = _round_to(groups, scale, zero * step)
-        better, least = _improve(least, _error(values, groups, weight, scale, zero * step))
-        zeros = torch.where(better, zero.to(torch.uint8), zeros)
+        rounded = ((base - minimum) / step.clamp_min(1e-30)).round_().clamp_(0, 255)
+        values = _round_to(groups, scale, base - rounded * step)
+        better, least = _improve(least, _error(values, groups, weight, scale, base - rounded * step))
+        minima = torch.where(better, rounded.to(torch.uint8), minima)
         best = torch.where(better[..., None], values.to(torch.uint8), best)
-    return best, scales.to(torch.uint8), zeros, factor
+    return best, scales.to(torch.uint8), minima, torch.stack((factor[:, 0], base[:, 0]))
 
 
-def _factor_of(scale: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
-    """The factor of each output, (outputs,), with which its scales are rounded to bytes at the least cost.
+def _factor_of(
+    scale: torch.Tensor, minimum: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor, importance: torch.Tensor
+) -> torch.Tensor:
+    """The factor of each output, (outputs,), with which its scales and minima are rounded to bytes at the least cost.
 
     Args:
         scale: of each group before it is rounded, (outputs, groups).
-        variance: of the values of each group, times how much they count, (outputs, groups).
+        minimum: likewise.
+        mean: of the values of each group, (outputs, groups).
+        variance: of those values.
+        importance: of each group, (groups,).
     """
-    largest = scale.amax(dim=1, keepdim=True).clamp_min(1e-28)
-    share, cost = scale / largest, variance / scale.square().clamp_min(1e-30)
-    least = torch.full((scale.shape[0],), torch.inf)
-    best = torch.empty_like(least)
-    for top in range(255, 255 - _FACTORS, -1):  # the byte of the largest scale
-        off = (share * top).round_().div_(top).sub_(share)
-        better, least = _improve(least, (off.square_() * cost).sum(dim=1))
-        best = torch.where(better, top, best)
-    return largest[:, 0] / best
+    high = minimum.amax(dim=1)
+    span = (high - minimum.amin(dim=1)) / _MINIMUM_STEP
+    smallest = torch.maximum(scale.amax(dim=1) / 255, span / 253)  # a minimum may move by a step when it is refitted
+    relative = variance / scale.square().clamp_min(1e-30)
+    level = (mean - minimum) / scale.clamp_min(1e-30)  # the mean of the integers
+    least = torch.full_like(smallest, torch.inf)
+    best = smallest
+    for more in range(_FACTORS):
+        factor = (smallest * (1 + more / 255))[:, None]
+        step = (factor * _MINIMUM_STEP).clamp_min(1e-30)
+        off = scale - (scale / factor.clamp_min(1e-30)).round_().mul_(factor)
+        below = (high[:, None] - minimum - off * level) / step
+        below.sub_(below.round()).mul_(step)
+        better, least = _improve(least, ((off.square_() * relative + below.square_()) * importance).sum(dim=1))
+        best = torch.where(better, factor[:, 0], best)
+    return best
 
 
 def _fit4(groups: torch.Tensor, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The best scale and minimum of each group, fp32, (outputs, groups).
 
-    From a few ranges, each refitted once: the best scale and minimum for the integers that it gave, in closed form. No
-    minimum is above zero.
+    From a few ranges, each refitted once: the best scale and minimum for the integers that it gave, in closed form.
     """
-    low, high = groups.amin(dim=2).clamp_max_(0), groups.amax(dim=2).clamp_min_(0)
+    low, high = groups.amin(dim=2), groups.amax(dim=2)
     mean = (groups * weight).sum(dim=2)
     least = torch.full_like(low, torch.inf)
     scales, minima = torch.zeros_like(low), torch.zeros_like(low)
     values = torch.empty_like(groups)
     for shrink in _SHRINKS:
         middle, reach = (low + high) / 2, (high - low) / 2 * shrink
-        scale, minimum = reach * 2 / 15, (middle - reach).clamp_max_(0)
+        scale, minimum = reach * 2 / 15, middle - reach
         for refit in (False, True):
             if refit:
                 values_mean = (values * weight).sum(dim=2)
                 spread = values.sub_(values_mean[..., None])
                 variance = (spread.square() * weight).sum(dim=2)
                 scale = (spread * groups * weight).sum(dim=2) / variance.clamp_min(1e-12)
-                minimum = (mean - scale * values_mean).clamp_max_(0)
+                minimum = mean - scale * values_mean
             values = _round_to(groups, scale, minimum)
             better, least = _improve(least, _error(values, groups, weight, scale, minimum))
             scales, minima = torch.where(better, scale, scales), torch.where(better, minimum, minima)

@@ -118,10 +118,14 @@ Matrix random_matrix(int outputs, int inputs, int bits, bool has_bias) {
       const float scale = 0.75f + 0.5f * uniform();
       const uint16_t as_bf16 = bf16(unit * scale);
       if (bits == 8) memcpy(at + values + 2 * c, &as_bf16, 2);
-      if (bits == 4) at[values + c] = 200 * scale, at[values + 32 + c] = 16 * (7 + uniform());
+      if (bits == 4) at[values + c] = 200 * scale, at[values + 32 + c] = 40 * uniform();
     }
   }
-  const float* const factors = bits == 4 ? random_vector(outputs, 0.9f / 200 * unit, 1.1f / 200 * unit) : nullptr;
+  float* const factors = bits == 4 ? reserve<float>(2 * outputs) : nullptr;
+  for (int i = 0; bits == 4 && i < outputs; ++i) {
+    factors[i] = (0.9f + 0.2f * uniform()) / 200 * unit;
+    factors[outputs + i] = -1380 * factors[i];  // 7.5 times the mean scale, less six times the mean minimum
+  }
   return {blocks, factors, has_bias ? random_vector(outputs, -0.5f, 0.5f) : nullptr, outputs, inputs, bits};
 }
 

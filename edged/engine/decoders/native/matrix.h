@@ -4,9 +4,13 @@
 // each channel stand side by side, which is what the dot-product instructions take (VNNI on x86, sdot on ARM). int4
 // keeps two such quadruples in one byte (low nibble first).
 // int8: a group ends with the channels' scales in bf16.
-// int4: a group ends with the channels' scales in a byte each, then their zero points likewise. A weight is
-// factor * scale * (nibble - zero / 16); the channel's factor is the same in all groups.
+// int4: a group ends with the channels' scales in a byte each, then their minima likewise. A weight is
+// base + factor * (scale * nibble - 6 * minimum); the channel's factor and base are the same in all groups, and so what the
+// base adds to an output is the base times the sum of the row.
 // Activations are rounded to int8, with one scale for each row and group.
+//
+// What an int4 group adds to a row, before base and factor and the row's scale, is a whole number below 2^24: it is the
+// same whether it is computed in integers or in floats, and whether a product and a sum are rounded once or twice.
 
 #pragma once
 
@@ -14,6 +18,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "buffer.h"
 #include "dots.h"
@@ -26,7 +31,7 @@ namespace {
 // Bytes of a group of a block: those of the integers, and all.
 constexpr int value_bytes(int bits) { return kBlock * kGroup * bits / 8; }
 constexpr int group_bytes(int bits) { return value_bytes(bits) + kBlock * 2; }
-constexpr int kZeroBits = 4, kZeroSteps = 1 << kZeroBits;  // of a zero point, in one step of the nibbles
+constexpr int kMinimumStep = 6;
 
 // How rows are divided into passes of at most kRows, as evenly as can be.
 struct Passes {
@@ -45,12 +50,15 @@ constexpr int kAhead = 4;  // rows: a tile of three reads the scales of a fourth
 struct Activations {
   Buffer<int8_t> values;   // 32 for each row and group
   Buffer<float> scales;    // one for each row and group
-  Buffer<float> offsets;   // the sum of the values, divided by -kZeroSteps
+  Buffer<float> offsets;   // the sum of the values, times -kMinimumStep
+  Buffer<int32_t> whole_offsets;  // the same
   Buffer<int32_t> starts;  // what the dot products begin with
+  Buffer<float> totals;    // one for each row: the sum of its values, times their scales
 
   [[nodiscard]] bool reserve(size_t count, size_t inputs) {
     const size_t groups = count * inputs / kGroup + kAhead;
-    return values.reserve(groups * kGroup) && scales.reserve(groups) && offsets.reserve(groups) && starts.reserve(groups);
+    return values.reserve(groups * kGroup) && scales.reserve(groups) && offsets.reserve(groups) &&
+           whole_offsets.reserve(groups) && starts.reserve(groups) && totals.reserve(count);
   }
 
   void set(const Passes& passes, int row, const float* x, int inputs) {
@@ -58,6 +66,7 @@ struct Activations {
     while (passes.first(pass + 1) <= row) ++pass;
     const int first = passes.first(pass), count = passes.first(pass + 1) - first;
     const int groups = inputs / kGroup;
+    float all = 0;
     for (int g = 0; g < groups; ++g, x += kGroup) {
       F tops{};
       for (int i = 0; i < kGroup; i += LANES) {
@@ -80,87 +89,91 @@ struct Activations {
       for (int i = 0; i < LANES; ++i) sum += total[i];
       scales.get()[at] = scale;
       starts.get()[at] = start_of(sum);
-      offsets.get()[at] = static_cast<float>(-sum) / kZeroSteps;
+      whole_offsets.get()[at] = -kMinimumStep * sum;
+      offsets.get()[at] = static_cast<float>(-kMinimumStep * sum);
+      all += scale * static_cast<float>(sum);
     }
+    totals.get()[row] = all;
   }
 };
 
-// The scales of PARTS vectors of channels (int4: and their zero points), from behind the integers of a group.
-template <int BITS, int PARTS>
-inline void load_scales(const uint8_t* from, int within, F (&scale)[PARTS], F (&zero)[PARTS]) {
-  if constexpr (BITS == 8) {
-    from_bf16(reinterpret_cast<const uint16_t*>(from) + within, scale);
-  } else {
-    I whole_scale[PARTS], whole_zero[PARTS];
-    from_bytes(from + within, whole_scale);
-    from_bytes(from + kBlock + within, whole_zero);
+// How the dot products of a group become what the group adds to a row, before the row's scale. Each of these classes
+// has the scales (and minima) of PARTS vectors of channels of one group.
+
+// int8: from behind the integers of the group.
+template <int PARTS>
+struct Scales8 {
+  typedef Four Offsets;
+  static const float* offsets(const Activations& x) { return x.offsets.get(); }
+
+  void load(const uint8_t* ends, int within) { from_bf16(reinterpret_cast<const uint16_t*>(ends) + within, scale); }
+
+  template <int K> F weighed(int c, I dots, const Offsets&) const { return __builtin_convertvector(dots, F) * scale[c]; }
+
+  F scale[PARTS];
+};
+
+// int4, few rows: from behind the integers of the group. ARM computes in integers, which takes fewer instructions.
+template <int PARTS>
+struct Scales4 {
+  void load(const uint8_t* ends, int within) {
+    from_bytes(ends + within, scale);
+    from_bytes(ends + kBlock + within, minimum);
+  }
+
+#if defined(__ARM_NEON)
+  typedef FourWhole Offsets;
+  static const int32_t* offsets(const Activations& x) { return x.whole_offsets.get(); }
+
+  template <int K> F weighed(int c, I dots, const Offsets& four) const {
+    return __builtin_convertvector(four.template times_plus<K>(minimum[c], dots * scale[c]), F);
+  }
+#else
+  typedef Four Offsets;
+  static const float* offsets(const Activations& x) { return x.offsets.get(); }
+
+  template <int K> F weighed(int c, I dots, const Offsets& four) const {
+    const F product = __builtin_convertvector(dots, F) * __builtin_convertvector(scale[c], F);
+    return four.template times_plus<K>(__builtin_convertvector(minimum[c], F), product);
+  }
+#endif
+
+  I scale[PARTS], minimum[PARTS];
+};
+
+// int4, several passes: the floats that `widen` made of a block once for all of them.
+template <int PARTS>
+struct Widened4 {
+  typedef Four Offsets;
+  static const float* offsets(const Activations& x) { return x.offsets.get(); }
+
+  void load(const float* pairs, int within) {
     for (int c = 0; c < PARTS; ++c) {
-      scale[c] = __builtin_convertvector(whole_scale[c], F);
-      zero[c] = __builtin_convertvector(whole_zero[c], F);
+      scale[c] = ::load<F>(pairs + 2 * (within + c * LANES));
+      minimum[c] = ::load<F>(pairs + 2 * (within + c * LANES) + LANES);
     }
   }
-}
 
-constexpr int kWidened = 2 * kBlock;  // floats of a group: of each vector of channels the scales, then the zero points
+  template <int K> F weighed(int c, I dots, const Offsets& four) const {
+    return four.template times_plus<K>(minimum[c], __builtin_convertvector(dots, F) * scale[c]);
+  }
 
-// Widens the scales and zero points of a block of an int4 matrix, once for several passes.
+  F scale[PARTS], minimum[PARTS];
+};
+
+constexpr int kWidened = 2 * kBlock;  // floats of a group: of each vector of channels the scales, then the minima
+
+// Widens the scales and minima of a block of an int4 matrix.
 inline void widen(const Matrix& m, int block, float* to) {
   const int groups = m.inputs / kGroup;
   const uint8_t* from = m.blocks + static_cast<size_t>(block) * groups * group_bytes(4) + value_bytes(4);
   for (int g = 0; g < groups; ++g, from += group_bytes(4), to += kWidened) {
-    F scale[kBlockParts], zero[kBlockParts];
-    load_scales<4>(from, 0, scale, zero);
+    Scales4<kBlockParts> scales;
+    scales.load(from, 0);
     for (int c = 0; c < kBlockParts; ++c) {
-      store(to + 2 * c * LANES, scale[c]);
-      store(to + (2 * c + 1) * LANES, zero[c]);
+      store(to + 2 * c * LANES, __builtin_convertvector(scales.scale[c], F));
+      store(to + (2 * c + 1) * LANES, __builtin_convertvector(scales.minimum[c], F));
     }
-  }
-}
-
-template <int PARTS>
-inline void load_widened(const float* pairs, int within, F (&scale)[PARTS], F (&zero)[PARTS]) {
-  for (int c = 0; c < PARTS; ++c) {
-    scale[c] = load<F>(pairs + 2 * (within + c * LANES));
-    zero[c] = load<F>(pairs + 2 * (within + c * LANES) + LANES);
-  }
-}
-
-// Adds to the sums what a group adds to ROWS rows.
-template <int BITS, int ROWS, int PARTS>
-inline INLINE void add_group(const I (&dots)[ROWS][PARTS], const F (&scale)[PARTS], const F (&zero)[PARTS],
-                             const float* row_scale, const float* row_offset, F (&sums)[ROWS][PARTS]) {
-  unrolled<(ROWS + 3) / 4>([&](auto four) INLINE {
-    const Four scales(row_scale + 4 * four), offsets(row_offset + 4 * four);
-    constexpr int kLeft = ROWS - 4 * four;
-    unrolled<(kLeft < 4 ? kLeft : 4)>([&](auto i) INLINE {
-      constexpr int r = 4 * four + i;
-      for (int c = 0; c < PARTS; ++c) {
-        F product = __builtin_convertvector(dots[r][c], F);
-        if constexpr (BITS == 4) product = offsets.template times_plus<i>(zero[c], product);  // which is exact
-        sums[r][c] = scales.template times_plus<i>(product * scale[c], sums[r][c]);
-      }
-    });
-  });
-}
-
-#if defined(__ARM_NEON)
-constexpr bool kAloneInIntegers = true;
-#else
-constexpr bool kAloneInIntegers = false;
-#endif
-
-// The same for an int4 group and a row alone, in integers: on ARM these are fewer instructions. The bits are the same, for
-// the integers are exact (they stay below 2^31), and the float is rounded once.
-template <int PARTS>
-inline INLINE void add_group_alone(const I (&dots)[1][PARTS], const uint8_t* ends, int within, float row_scale,
-                                   float row_offset, F (&sums)[1][PARTS]) {
-  I scale[PARTS], zero[PARTS];
-  from_bytes(ends + within, scale);
-  from_bytes(ends + kBlock + within, zero);
-  const I offset = I{} + static_cast<int32_t>(row_offset * kZeroSteps);
-  for (int c = 0; c < PARTS; ++c) {
-    const I whole = (dots[0][c] * kZeroSteps + zero[c] * offset) * scale[c];
-    sums[0][c] = multiply_add(sums[0][c], from_fixed<kZeroBits>(whole), spread(row_scale));
   }
 }
 
@@ -168,29 +181,38 @@ inline INLINE void add_group_alone(const I (&dots)[1][PARTS], const uint8_t* end
 template <int BITS, int ROWS, int PARTS, bool WIDENED>
 TILE void multiply_tile(const Matrix& m, int block, int within, const Activations& x, int row, const float* widened,
                         float* out) {
+  typedef std::conditional_t<BITS == 8, Scales8<PARTS>, std::conditional_t<WIDENED, Widened4<PARTS>, Scales4<PARTS>>>
+      Ends;
   const int groups = m.inputs / kGroup;
   const uint8_t* from = m.blocks + static_cast<size_t>(block) * groups * group_bytes(BITS);
   const size_t at = static_cast<size_t>(row) * groups;
   const int8_t* values = x.values.get() + at * kGroup;
   const float* scales = x.scales.get() + at;
   const int32_t* starts = x.starts.get() + at;
-  const float* offsets = x.offsets.get() + at;
+  const auto* offsets = Ends::offsets(x) + at;
   F sums[ROWS][PARTS] = {};
 
   for (int g = 0; g < groups; ++g) {
     if constexpr (kSumsInMemory) asm volatile("" : "+m"(sums));
     I dots[ROWS][PARTS];
     group_dots<BITS, ROWS, PARTS>(from + 4 * within, values, starts, dots);
-    if constexpr (kAloneInIntegers && BITS == 4 && ROWS == 1 && !WIDENED) {
-      add_group_alone(dots, from + value_bytes(BITS), within, *scales, *offsets, sums);
-    } else {
-      F scale[PARTS], zero[PARTS];
-      if constexpr (WIDENED)
-        load_widened(widened + g * kWidened, within, scale, zero);
-      else
-        load_scales<BITS>(from + value_bytes(BITS), within, scale, zero);
-      add_group<BITS>(dots, scale, zero, scales, offsets, sums);
-    }
+    Ends ends;
+    if constexpr (WIDENED)
+      ends.load(widened + g * kWidened, within);
+    else
+      ends.load(from + value_bytes(BITS), within);
+    unrolled<(ROWS + 3) / 4>([&](auto four) INLINE {
+      const Four row_scales(scales + 4 * four);
+      const typename Ends::Offsets row_offsets(offsets + 4 * four);
+      constexpr int kLeft = ROWS - 4 * four;
+      unrolled<(kLeft < 4 ? kLeft : 4)>([&](auto i) INLINE {
+        constexpr int r = 4 * four + i;
+        for (int c = 0; c < PARTS; ++c) {
+          const F weighed = ends.template weighed<i>(c, dots[r][c], row_offsets);
+          sums[r][c] = row_scales.template times_plus<i>(weighed, sums[r][c]);
+        }
+      });
+    });
     from += group_bytes(BITS);
     values += ROWS * kGroup;
     scales += ROWS;
@@ -200,8 +222,13 @@ TILE void multiply_tile(const Matrix& m, int block, int within, const Activation
   for (int c = 0; c < PARTS; ++c) {
     const int channel = within + c * LANES;
     const F bias = m.bias != nullptr ? load<F>(m.bias + block * kBlock + channel) : F{};
+    F factor{}, base{};
+    if constexpr (BITS == 4) {
+      factor = load<F>(m.factors + block * kBlock + channel);
+      base = load<F>(m.factors + m.outputs + block * kBlock + channel);
+    }
     for (int r = 0; r < ROWS; ++r) {
-      if constexpr (BITS == 4) sums[r][c] *= load<F>(m.factors + block * kBlock + channel);
+      if constexpr (BITS == 4) sums[r][c] = multiply_add(base * spread(x.totals.get()[row + r]), sums[r][c], factor);
       store(out + r * kBlock + channel, sums[r][c] + bias);
     }
   }

@@ -113,6 +113,19 @@ class Four {
 #endif
 };
 
+#if defined(__ARM_NEON)
+// Four integers that stand in a row in memory, each of which is multiplied by whole vectors.
+class FourWhole {
+ public:
+  explicit FourWhole(const int32_t* from) : values_(vld1q_s32(from)) {}
+
+  template <int K> I times_plus(I x, I sum) const { return (I)vmlaq_laneq_s32((int32x4_t)sum, (int32x4_t)x, values_, K); }
+
+ private:
+  int32x4_t values_;
+};
+#endif
+
 // PARTS vectors of bf16.
 template <int PARTS>
 inline void from_bf16(const uint16_t* x, F (&to)[PARTS]) {
@@ -173,16 +186,6 @@ inline INLINE void from_bytes(const uint8_t* x, I (&to)[PARTS]) {
 #else
   for (int c = 0; c < PARTS; ++c)
     for (int i = 0; i < LANES; ++i) to[c][i] = x[c * LANES + i];
-#endif
-}
-
-// x / 2^BITS, rounded once.
-template <int BITS>
-inline F from_fixed(I x) {
-#if defined(__ARM_NEON)
-  return (F)vcvtq_n_f32_s32((int32x4_t)x, BITS);
-#else
-  return __builtin_convertvector(x, F) / static_cast<float>(1 << BITS);
 #endif
 }
 
