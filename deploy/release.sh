@@ -13,7 +13,7 @@ set -eu
 here=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 out=$here/dist twice=''
 cache=${EDGED_BUILD_CACHE:-$here/.cache/build}
-hatchling=1.27.0 twine=7.0.0 contents=0.6.3
+hatchling=1.27.0 twine=7.0.0 contents=0.6.3 auditwheel=6.8.2
 packaging=$(sed -n 's/^packaging==//p' "$here/deploy/constraints.txt")
 
 die() {
@@ -38,12 +38,13 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-tools=$cache/release-$hatchling-$twine-$contents
+tools=$cache/release-$hatchling-$twine-$contents-$auditwheel
 if [ ! -f "$tools/complete" ]; then
     rm -rf "$tools"
     python3 -m venv "$tools"
     "$tools/bin/python" -m pip install -q --disable-pip-version-check \
-        "hatchling==$hatchling" "twine==$twine" "check-wheel-contents==$contents" "packaging==$packaging"
+        "hatchling==$hatchling" "twine==$twine" "check-wheel-contents==$contents" "auditwheel==$auditwheel" \
+        "packaging==$packaging"
     : >"$tools/complete"
 fi
 # The time of the newest entry of the package's changelog, in all that has a time in it.
@@ -68,6 +69,11 @@ build "$out"
 "$tools/bin/twine" check --strict "$out"/edged-*.whl "$out"/edged-*.tar.gz
 # W004: the kernels are loaded by ctypes, so their names need not be those of modules.
 "$tools/bin/check-wheel-contents" --ignore W004 "$out"/edged-*.whl
+# No abi3audit: the kernels know nothing of Python. auditwheel names the oldest systems that have all they ask for.
+for wheel in "$out"/edged-*.whl; do
+    "$tools/bin/auditwheel" show "$wheel" | tr '\n' ' ' | grep -q 'following platform tag: *"manylinux' ||
+        die "$wheel asks for more than its name says: auditwheel show"
+done
 if command -v lintian >/dev/null; then
     lintian --fail-on error,warning "$out"/edged_*.deb
 fi

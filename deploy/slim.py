@@ -3,15 +3,17 @@
 usage: slim.py ENVIRONMENT
 
 Text models are prepared and served as before. What goes: tests, headers and test programs of the packages; the code of
-transformers' models that write no text (their settings and tokenizers stay); pip, setuptools and networkx, which torch
-asks for and edged's ways through torch do not import; bytecode; and, by `strip`, the names of functions that only
-debuggers read.
+transformers' models that write no text (their settings and tokenizers stay); setuptools and networkx, which torch asks
+for and edged's ways through torch do not import; parts of sympy and pygments that nothing here uses; bytecode; and, by
+`strip`, the names of functions that only debuggers read. Of pip an archive stays, where models are prepared: `edged
+models pull` runs it for models of the package index.
 """
 
 import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +33,7 @@ _FOLDERS = (
     "setuptools-*.dist-info",
     "pkg_resources",
     "_distutils_hack",
+    "sympy/physics",
     "**/tests",
     "**/__pycache__",
 )
@@ -42,16 +45,25 @@ _FILES = (
     "*.dist-info/RECORD",
     "distutils-precedence.pth",  # of setuptools
     "**/*.pyi",
+    "pygments/lexers/[a-z]*.py",  # the languages; the modules that list them stay
+    "pygments/lexers/_*_builtins.py",
 )
+PIP_ARCHIVE = "lib/pip.zip"  # edged/models/wheel.py looks for it there
 _NEEDED_PROGRAM = "torch_shm_manager"  # torch looks for it when it is imported
 # auditwheel has rewritten these libraries, which strip would damage.
 _REWRITTEN = re.compile(r"\.libs/|-[0-9a-f]{8}\.so")
-_WRITES_TEXT = "ForCausalLM"
+# In transformers' auto/modeling_auto.py: the classes that continue a text.
+_WRITERS = re.compile(r"^MODEL_FOR_CAUSAL_LM_MAPPING_NAMES = OrderedDict\((.*?)^\)", re.MULTILINE | re.DOTALL)
+_CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
+_KIND = re.compile(r"^ +model_type = \"([\w-]+)\"", re.MULTILINE)
+_PART = re.compile(r"\bmodel_type=\"([\w-]+)\"|CONFIG_MAPPING\[\"([\w-]+)\"\]")
 
 
 def main() -> None:
     environment = Path(sys.argv[1])
     (site,) = environment.glob("lib/python3*/site-packages")
+    if (site / "torch").is_dir():
+        archive_pip(site / "pip", environment / PIP_ARCHIVE)
     for folder in [each for pattern in _FOLDERS for each in site.glob(pattern)]:
         shutil.rmtree(folder, ignore_errors=True)  # one may have gone with another
     unneeded = [each for pattern in _FILES for each in site.glob(pattern)]
@@ -62,6 +74,14 @@ def main() -> None:
     libraries = [each for each in site.rglob("*.so") if not _REWRITTEN.search(str(each))]
     if libraries:
         subprocess.run(["strip", "--strip-unneeded", *map(str, libraries)], check=True)
+
+
+def archive_pip(pip: Path, archive: Path) -> None:
+    """Pack pip into one file, which Python can run: a sixth of its size, and no module that others would find."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as packed:
+        for file in sorted(pip.rglob("*")):
+            if file.is_file() and file.suffix not in {".pyc", ".exe", ".pyi"}:
+                packed.write(file, file.relative_to(pip.parent))
 
 
 def other_models(models: Path) -> Iterator[Path]:
@@ -76,11 +96,20 @@ def other_models(models: Path) -> Iterator[Path]:
         for folder in models.iterdir()
         if folder.is_dir()
     }
-    kept = {name for name, words in code.items() if _WRITES_TEXT in words} | {"auto"}
+    listed = _WRITERS.search(code["auto"])
+    writers = set(re.findall(r"\w+", listed[1])) if listed else set()
+    of_kind = {kind: name for name, words in code.items() for kind in _KIND.findall(words)}
+    kept = {name for name, words in code.items() if "ForCausalLM" in words} | {"auto"}
+    for name, words in code.items():
+        heads = writers.intersection(_CLASS.findall(words))
+        if heads:
+            kept.add(name)
+        if any(each.endswith("ForConditionalGeneration") for each in heads):  # it is built with its other parts
+            kept |= {of_kind[kind] for pair in _PART.findall(words) for kind in pair if kind in of_kind}
     while more := {used for name in kept for used in re.findall(r"from \.\.(\w+)", code[name]) if used in code} - kept:
         kept |= more
     for name in code.keys() - kept:
-        for pattern in ("modeling_*.py", "*processing_*.py", "feature_extraction_*.py", "processing_*.py"):
+        for pattern in ("modeling_*.py", "generation_*.py", "*processing_*.py", "feature_extraction_*.py"):
             yield from (models / name).glob(pattern)
 
 

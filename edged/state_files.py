@@ -9,6 +9,7 @@ import contextlib
 import os
 import tempfile
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -85,7 +86,11 @@ class StateFile(Generic[T]):
         self._kind = kind
         self._version = version
         self._earlier = earlier
-        self._file: type[_File[T]] = _File[content]  # type: ignore[valid-type]  # known at run time only
+        self._content = content
+
+    @cached_property
+    def _file(self) -> type[_File[T]]:  # made when it is needed: many a file is neither read nor written
+        return _File[self._content]  # type: ignore[name-defined]  # known at run time only
 
     def read(self) -> T | None:
         """The record; None where there is no file, or none that can be read."""

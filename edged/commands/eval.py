@@ -1,6 +1,7 @@
 """`edged eval`: measures how right the answers of a task are, on texts with what is expected."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,3 +165,8 @@ def _save(path: Path, cases: "Sequence[Case]", *, task: str, model: str, score: 
         path.write_text(CaseFile.of(cases, task=task, model=model, score=score).model_dump_json(indent=1) + "\n")
     except OSError as error:
         raise SettingsError(f"--save {path}: {error.strerror}") from error
+    print(
+        f"{path}: {len(cases)} texts with what is expected of {task}; with models.canary set to it, each new model "
+        "of the daemon is judged by them",
+        file=sys.stderr,
+    )

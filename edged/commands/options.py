@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from edged.commands.quick_imports import quick_imports
 from edged.errors import ExitCode, SettingsError
 from edged.settings.schema import Settings
 
@@ -101,7 +102,8 @@ def flags_of(options: argparse.Namespace) -> dict[str, str]:
 
 def quiet_settings(options: argparse.Namespace) -> Settings:
     """The settings, for a command whose output is for people: only errors are logged."""
-    from edged import logs
+    with quick_imports():
+        from edged import logs
 
     settings = settings_of(options)
     logs.configure("error", "console")

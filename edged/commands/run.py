@@ -31,10 +31,11 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> ExitCode:
-    import structlog
+    with quick_imports():
+        import structlog
 
-    from edged import logs
-    from edged.settings import load
+        from edged import logs
+        from edged.settings import load
 
     warnings: list[str] = []
     settings = settings_of(options, warn=warnings.append)

@@ -50,8 +50,9 @@ from edged.errors import ModelUnavailable
 from edged.models.bundle import TOKENIZER, WEIGHTS, DamagedBundle, Manifest, is_bundle, open_bundle
 from edged.tasks.specs import SamplingWishes
 
-# Where the kernel shows that there is a GPU that torch may have a use for: NVIDIA's driver, its boards, WSL's.
+_SPARE_TOKENS = 1.05  # a tokenizer may have a few more tokens than the embedding: they are never used
 _TRIED_TOKENS = 2048  # of the context for which a template is tried
+# Where the kernel shows that there is a GPU that torch may have a use for: NVIDIA's driver, its boards, WSL's.
 _GPUS = (Path("/dev/nvidiactl"), Path("/dev/nvhost-gpu"), Path("/dev/nvgpu"), Path("/dev/dxg"))
 
 
@@ -178,6 +179,9 @@ class Bundle:
         """
         said = self.description
         tokenizer = self._tokenizer()
+        known = tokenizer.backend_tokenizer.get_vocab_size(with_added_tokens=False)
+        if known > _SPARE_TOKENS * said.shape.vocab:
+            raise self.damaged(f"{TOKENIZER} has {known} tokens, and the weights are of {said.shape.vocab}")
         beyond = [end for end in said.end_tokens if end >= said.shape.vocab]
         if beyond:
             raise self.damaged(f"a turn ends with token {beyond[0]}, and the vocabulary ends at {said.shape.vocab}")

@@ -35,10 +35,13 @@ class Calibration(Generic[K]):
             return
         asked_once = replace(opinion, neutral=None, doubt=0.0)
         texts, prompter = opinion.prompts[language].neutral_texts, self.prepared.loaded.prompter
-        prompts = [prompter.classification(asked_once, text=text, language=language) for text in texts]
+
+        def prompt(text: str) -> ClassificationPrompt:
+            return prompter.classification(asked_once, text=text, language=language)
+
         priors[question] = self._known(
-            (prompts[0], texts),
-            of=[each.tokens for each in prompts],
+            (prompt(texts[0]), texts),
+            of=lambda: [prompt(text).tokens for text in texts],
             length=len(opinion.labels),
             first=lambda: self._log_probabilities(asked_once, texts[:1], language)[0],
             learn=lambda first: mean_prior([first, *self._log_probabilities(asked_once, texts[1:], language)]),
@@ -53,23 +56,25 @@ class Calibration(Generic[K]):
         empty = [self._empty(each, language) for each in opinions]
         signals = tuple(word for word in prompt.signal_words if all(word in each.words for each in empty))
         asked = [_by_word(*pair, language) for pair in zip(opinions, empty, strict=True)]
-        # All prompts of a task are judged by the same texts, those of its first one.
-        texts = [self.spec.read(each, language) for each in (*prompt.plain_texts, *prompt.clear_texts)]
+        written = (*prompt.plain_texts, *prompt.clear_texts)
+
+        def texts() -> list[str]:  # all prompts of a task are judged by the same texts, those of its first one
+            return [self.spec.read(each, language) for each in written]
 
         def learn(first: Sequence[float]) -> list[float]:  # noqa: ARG001 - it is scored again with the others
             readings = []
             for opinion, about, by_word in zip(opinions, empty, asked, strict=True):
                 prior = self.prepared.priors[opinion.question(language)]
-                scored = self._log_probabilities(by_word, texts, language)
+                scored = self._log_probabilities(by_word, texts(), language)
                 readings.append([reading_of(words, about, signals, prior=prior) for words in scored])
             return as_numbers(learn_each(readings, plain=len(prompt.plain_texts)))
 
-        of = (LEARNING, len(prompt.plain_texts), texts, signals, [(each.tokens, each.labels.steps) for each in empty])
+        asks = [(each.tokens, each.labels.steps) for each in empty]
         found = self._known(
-            of,
-            of=of,
+            (LEARNING, len(prompt.plain_texts), written, signals, asks),
+            of=lambda: (LEARNING, len(prompt.plain_texts), texts(), signals, asks),
             length=len(opinions) * numbers_of(len(signals)),
-            first=lambda: self._log_probabilities(asked[0], texts[:1], language)[0],
+            first=lambda: self._log_probabilities(asked[0], texts()[:1], language)[0],
             learn=learn,
         )
         return Neutralities(signals=signals, after=of_numbers(found, prompts=len(opinions)))
@@ -78,7 +83,7 @@ class Calibration(Generic[K]):
         self,
         name: tuple[object, ...],
         *,
-        of: object,
+        of: Callable[[], object],
         length: int,
         first: Callable[[], list[float]],
         learn: Callable[[list[float]], list[float]],
@@ -87,7 +92,7 @@ class Calibration(Generic[K]):
 
         Args:
             name: tells it from others in the warm-up file.
-            of: the same in the file of priors, for JSON.
+            of: gives the same for the file of priors, for JSON: the texts as tokens.
             length: how many numbers it has.
             first: scores the first text.
             learn: learns, given what `first` gave.
@@ -97,10 +102,11 @@ class Calibration(Generic[K]):
         if found is not None and len(found) == length:
             return found
         one = first()
-        found = kept.find(of, one)
+        told = of()
+        found = kept.find(told, one)
         if found is None or len(found) != length:
             found = learn(one)
-            kept.keep(of, one, found)
+            kept.keep(told, one, found)
         if file is not None:
             file.note_prior(*name, prior=found)
         return found

@@ -244,11 +244,11 @@ class Writer(Generic[K]):
         prompter = self.prepared.loaded.prompter
         # Raises TooLong if there is no room even for a short text and a short reply.
         prompter.generation(self.spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)
-        warm_up.pin(prompter.shared_beginning(self.spec, language))
+        is_known = warm_up.pin(prompter.shared_beginning(self.spec, language))
         if self.spec.schema is not None:  # a schema that cannot be used ends the start, not a request
             self.prepared.constraints.begin(self.spec.name, self.spec.schema)
         work = Work(key="warm-up", spec=self.spec, text="Hi", language=language, params=Params(max_tokens=2))
-        event = warm_up.try_out(work)
+        event = warm_up.try_out(work, is_known=is_known)
         # With a schema the work may fail: two tokens are seldom a whole JSON.
         if isinstance(event, Failed) and self.spec.schema is None:
             raise event.error

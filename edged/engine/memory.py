@@ -39,33 +39,38 @@ class SequenceMemory(Generic[K]):
             of = None if name is None else Conversation(name=name, at=now)
             self.cache.put(tokens, sequence.kv, sequence.kv.nbytes, of=of)
 
-    def pin(self, tokens: Sequence[int], between: Callable[[], None]) -> None:
+    def pin(self, tokens: Sequence[int], between: Callable[[], None]) -> bool:
         """Take the keys and values of a beginning that many prompts share from the file, or compute them.
 
-        They are kept until `pin_only`. `between` is called between two runs of the model.
+        They are kept until `pin_only`. `between` is called between two runs of the model. Gives whether the file had
+        them.
         """
         model = self._model
         if not tokens or not model.shares_prefixes:
-            return
+            return False
         length, source = self.cache.match(tokens)
         if source is not None and length == len(tokens):
-            return
+            return False
         kv = None if self._kept is None else self._kept.prefix(tokens)
+        is_kept = kv is not None
         if kv is None:
             kv = model.allocate(len(tokens)) if source is None else model.fork(source, length, len(tokens))
             for start in range(kv.length, len(tokens), self._chunk):
                 model.forward([Span(kv=kv, tokens=tokens[start : start + self._chunk])])
                 between()
         self.cache.put(tokens, kv, kv.nbytes, pinned=True)
+        return is_kept
 
     def keep_warm_up(self) -> None:
         """Keep what the warm-up computed for the next start, unless the file had it all."""
         kept = self._kept
-        if kept is None or kept.is_complete or not kept.write(self.cache.pinned()):
+        if kept is None:
             return
-        for tokens in self.cache.pinned():  # what is mapped takes memory only while it is used
-            if (kv := kept.prefix(tokens)) is not None:
-                self.cache.replace(tokens, kv)
+        if not kept.is_complete and kept.write(self.cache.pinned()):
+            for tokens in self.cache.pinned():
+                if (kv := kept.prefix(tokens)) is not None:
+                    self.cache.replace(tokens, kv)
+        kept.put_away()
 
     def recall_conversations(self, now: float) -> None:
         """Take the conversations that an earlier process left in its file."""

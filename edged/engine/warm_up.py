@@ -37,23 +37,34 @@ class WarmUp(Generic[K]):
         self._take = take
         self._clock = clock
         self._between = between
+        self._is_warm = False  # something was tried out
 
-    def pin(self, tokens: Sequence[int]) -> None:
-        """Compute the keys and values of a beginning that many prompts share, and keep them."""
-        self._stepper.memory.pin(tokens, self._step_of_others)
+    def pin(self, tokens: Sequence[int]) -> bool:
+        """Compute the keys and values of a beginning that many prompts share, and keep them.
+
+        Returns:
+            Whether nothing had to be computed because an earlier start of the same model left them in its file. Such a
+            file is written after all tasks were tried out.
+        """
+        is_kept = self._stepper.memory.pin(tokens, self._step_of_others)
         self.pinned.append(tuple(tokens))
+        return is_kept
 
     def _step_of_others(self) -> None:
         if self._between is not None:
             self._between()
         self._stepper.step()
 
-    def try_out(self, work: Work) -> WorkEvent | None:
+    def try_out(self, work: Work, *, is_known: bool = False) -> WorkEvent | None:
         """Run work whose answer nobody needs, so that no request is the first; gives its last event.
 
         Beside other work nothing is run and None given: the model is warm, and it would wait for a place in the batch.
+        Of work that is known to run, because an earlier start of the same model ran it, only the first is run.
         """
-        return self.run([work])[0] if self._between is None else None
+        if self._between is not None or (is_known and self._is_warm):
+            return None
+        self._is_warm = True
+        return self.run([work])[0]
 
     def run(self, works: Sequence[Work]) -> list[WorkEvent]:
         """Run work to its end; gives the last event of each piece, in order."""

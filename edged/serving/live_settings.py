@@ -95,15 +95,30 @@ class LiveSettings:
         """
         self._ask(_Asked(patch=patch, respond=respond))
 
-    def keep_model(self, model: str) -> None:
-        """Note that another model is in use, in the state folder too; `tell_parts` tells the parts.
+    def with_model(self, model: str) -> Settings:
+        """The settings in force, with another model in the place of the one in use.
+
+        What is said of the languages of the model in use (`model.reads`) is not true of another one. It is said of
+        this one where the other sources name this one too, as when the daemon goes back to it.
+
+        Raises:
+            BadRequest: the sources are wrong, or the other settings do not fit this model.
+        """
+        try:
+            reads = self._read(options=self._options_with(model)).settings.model.reads
+        except (SettingsError, ValueError) as error:
+            raise _refused(error) from error
+        named = self.settings.model.model_copy(update={"id": model, "revision": None, "reads": reads})
+        return self.settings.model_copy(update={"model": named})
+
+    def keep_model(self, settings: Settings) -> None:
+        """Note that the model of these settings is in use, in the state folder too; `tell_parts` tells the parts.
 
         Raises:
             BadRequest: that cannot be kept.
         """
-        self._keep(patched(self._options(), {"model": {"id": model}}))
-        named = self.settings.model.model_copy(update={"id": model, "revision": None})
-        self.settings = self.settings.model_copy(update={"model": named})
+        self._keep(self._options_with(settings.model.id))
+        self.settings = self.settings.model_copy(update={"model": settings.model})
 
     def tell_parts(self) -> None:
         """Have all parts take over what they need."""
@@ -176,6 +191,10 @@ class LiveSettings:
         self._asked.popleft()
         if self._asked:
             self._post(lambda: self._begin(self._asked[0]))
+
+    def _options_with(self, model: str) -> dict[str, Any]:
+        """The options with another model, less what they say of the one before."""
+        return patched(self._options(), {"model": {"id": model, "reads": None}})
 
     def _options(self) -> dict[str, Any]:
         try:

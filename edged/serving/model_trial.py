@@ -100,7 +100,7 @@ class ModelTrial:
         trial = self.running
         if trial is None:
             return False
-        patch = {"model": {"id": trial.previous if trial.had_option else None}}
+        patch = {"model": {"id": trial.previous if trial.had_option else None, "reads": None}}
         try:
             options = patched(read_options(self._state_dir), patch)
             state_files.replace(options_file(self._state_dir), options_text(options).encode())

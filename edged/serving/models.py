@@ -141,14 +141,14 @@ class Models:
             raise BadRequest("there is no model to go to: name one", field="id")
         if (action != "pull" or source is not None) and wanted == self._live.settings.model.id:
             raise BadRequest("this model is in use already", field="id")
+        settings = self._live.settings if action == "pull" else self._live.with_model(wanted)
         respond({"started": action, "id": wanted})
         self._is_busy, self._reason = True, None
-        settings = self._live.settings
         # A model that was used before is gone back to without being judged: the one in use may judge wrongly.
         work = (
             partial(self._pull, wanted, settings, source)
             if action == "pull"
-            else partial(self._switch, wanted, settings, action == "switch")
+            else partial(self._switch, settings, action == "switch")
         )
         threading.Thread(target=work, name="models", daemon=True).start()
 
@@ -184,17 +184,16 @@ class Models:
             return
         self._post(lambda: self._pulled(wanted))
 
-    def _switch(self, wanted: str, settings: Settings, is_judged: bool) -> None:
+    def _switch(self, changed: Settings, is_judged: bool) -> None:
+        """Load the model of the settings and use it, if it may be used."""
         self._at(ModelState.LOADING)
+        wanted = changed.model.id
         fault: str | None = None
         new: StoppableEngine | None = None
         tasks = self._live.contract.tasks
         try:
-            self._store(settings).path(wanted)
-            canary = Canary(settings, tasks, clock=self._clock) if is_judged else None
-            changed = settings.model_copy(
-                update={"model": settings.model.model_copy(update={"id": wanted, "revision": None})}
-            )
+            self._store(changed).path(wanted)
+            canary = Canary(changed, tasks, clock=self._clock) if is_judged else None
             new = self._loader.load_beside(changed, tasks)
             before = None if canary is None else canary.verdict(self._engine)
             if new is None:
@@ -214,7 +213,7 @@ class Models:
             self._refuse(wanted, fault)
         elif new is not None:
             ready = new
-            self._post(lambda: self._use(wanted, ready, tasks))
+            self._post(lambda: self._use(changed, ready, tasks))
 
     def _at(self, state: ModelState) -> None:
         self._post(lambda: self._told(state))
@@ -237,16 +236,17 @@ class Models:
         self._latest = wanted
         self._told(ModelState.IDLE)
 
-    def _use(self, wanted: str, new: StoppableEngine, tasks: Tasks) -> None:
+    def _use(self, changed: Settings, new: StoppableEngine, tasks: Tasks) -> None:
         """Switch, if the tasks are still those that the new model is ready for; else get it ready first."""
+        wanted = changed.model.id
         now = self._live.contract.tasks
         if now is not tasks:
-            new.prepare(now, lambda error: self._post(lambda: self._used_or_not(wanted, new, now, error)))
+            new.prepare(now, lambda error: self._post(lambda: self._used_or_not(changed, new, now, error)))
             return
         before = self._live.settings.model.id
         try:
             self._trial.begin(wanted, previous=before)
-            self._live.keep_model(wanted)
+            self._live.keep_model(changed)
         except EdgedError as error:
             self._trial.end()
             self._give_up(wanted, new, error)
@@ -257,11 +257,11 @@ class Models:
         log.info("model_switched", id=wanted, previous=before)
         self._told(ModelState.SWITCHED)
 
-    def _used_or_not(self, wanted: str, new: StoppableEngine, tasks: Tasks, error: EdgedError | None) -> None:
+    def _used_or_not(self, changed: Settings, new: StoppableEngine, tasks: Tasks, error: EdgedError | None) -> None:
         if error is None:
-            self._use(wanted, new, tasks)
+            self._use(changed, new, tasks)
             return
-        self._give_up(wanted, new, error)
+        self._give_up(changed.model.id, new, error)
 
     def _give_up(self, wanted: str, new: StoppableEngine, error: EdgedError) -> None:
         new.stop(_STOP_S)

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from edged.errors import SettingsError
 from edged.settings.faults import Given, is_service_link, unknown, wrong
 from edged.settings.options import forbidden, options_file
-from edged.settings.schema import Settings
+from edged.settings.schema import ModelSettings, Settings
 from edged.settings.text import ENVIRONMENT_PREFIX, NAMED, join, names, sections
 
 OF_THE_SYSTEM = Path("/etc/edged/edged.toml")
@@ -155,7 +154,7 @@ def _values(given: Given, credentials: Mapping[str, str]) -> dict[str, Any]:
     """The values of all sources but the options."""
     below = _merge(_merge(_machine_defaults(), _nest(credentials)), _known(given.file))
     flags = _nest({name: each for name, each in given.flags.items() if name in names()})
-    return _merge(below, _merge(_known(EnvSettingsSource(_Sourced)()), flags))
+    return _merge(below, _merge(_known(_of_environment()), flags))
 
 
 def read_options(state_dir: Path) -> dict[str, Any]:
@@ -171,10 +170,20 @@ def read_options(state_dir: Path) -> dict[str, Any]:
 def _with_options(values: Mapping[str, Any], given: Given, options: Mapping[str, Any]) -> Loaded:
     given = replace(given, options=options)
     faults = [*unknown(given), *forbidden(options)]
-    settings, values_at_fault = _validated(_merge(values, deepcopy(_known(options))), given)
+    known = deepcopy(_known(options))
+    settings, values_at_fault = _validated(_merge(_without_words_of_another(values, known), known), given)
     if settings is None or faults or values_at_fault:
         raise SettingsError("\n".join(faults + values_at_fault))
     return Loaded(settings=settings, given=given)
+
+
+def _without_words_of_another(values: Mapping[str, Any], options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values of the other sources, less what they say of their own model where the options name another one."""
+    model = values.get("model", {})
+    its_name = model.get("id", ModelSettings.model_fields["id"].default)
+    if "reads" not in model or options.get("model", {}).get("id", its_name) == its_name:
+        return values
+    return {**values, "model": {name: value for name, value in model.items() if name != "reads"}}
 
 
 def _validated(values: dict[str, Any], given: Given) -> tuple[Settings | None, list[str]]:
@@ -231,19 +240,6 @@ def _expand(path: str) -> str:
 # --------------------------------------------------------------------------------------------------- the sources
 
 
-class _Sourced(Settings, BaseSettings):
-    """How pydantic-settings finds settings in the environment."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENVIRONMENT_PREFIX,
-        env_nested_delimiter="__",
-        env_ignore_empty=True,  # composes write NAME=${NAME:-}
-        enable_decoding=False,  # a list comes as text; the schema splits it
-        extra="forbid",
-        frozen=True,
-    )
-
-
 def settings_file(named: Path | None) -> Path | None:
     """The file that is named, by the command line or the environment; else the first that is at a usual place.
 
@@ -293,6 +289,15 @@ def _credentials() -> dict[str, str]:
         if secret:
             found[setting] = secret
     return found
+
+
+def _of_environment() -> dict[str, Any]:
+    """The settings among the variables of the environment, nested."""
+    if not any(name.upper().startswith(ENVIRONMENT_PREFIX) for name in os.environ):
+        return {}
+    from edged.settings import environment  # noqa: PLC0415 - takes a twentieth of a start
+
+    return environment.read()
 
 
 def _machine_defaults() -> dict[str, Any]:

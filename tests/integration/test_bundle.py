@@ -21,6 +21,7 @@ from edged.engine.decoders.interface import Span
 from edged.engine.decoders.native import NativeDecoder
 from edged.engine.engine import Engine
 from edged.engine.loading import Plan
+from edged.engine.priors import PriorStore
 from edged.engine.tokenizer import BundleTokenizer
 from edged.engine.warm_up_file import WarmUpFile
 from edged.errors import ModelUnavailable
@@ -199,6 +200,7 @@ def test_a_start_from_the_warm_up_file_answers_the_same(
     with monkeypatch.context() as patch:
         patch.setattr(calibration, "mean_prior", computes_nothing)
         patch.setattr(WarmUpFile, "write", computes_nothing)
+        patch.setattr(PriorStore, "find", computes_nothing)
         assert answers(plan()) == computed
     whole = file.read_bytes()
     for damaged in (whole[: len(whole) // 2], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
@@ -352,6 +354,10 @@ def _edit(**changes: Any) -> Change:
     return change
 
 
+def _overwrite(file: Path) -> None:
+    file.write_bytes(b" " * file.stat().st_size)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -368,6 +374,8 @@ def _edit(**changes: Any) -> Change:
         (lambda folder: (folder / "tokenizer.json").unlink(), "tokenizer.json is missing"),
         (lambda folder: (folder / "weights.safetensors").write_bytes(b"x"), "weights.safetensors is cut short"),
         (lambda folder: (folder / MANIFEST).write_text("{"), "is no JSON"),
+        (lambda folder: _overwrite(folder / "tokenizer.json"), "tokenizer.json is not understood"),
+        (_edit(model__shape__vocab=256), r"tokenizer\.json has \d+ tokens, and the weights are of 256"),
     ],
 )
 def test_a_damaged_bundle_is_refused_by_name(plan: Callable[..., Plan], change: Change, words: str) -> None:

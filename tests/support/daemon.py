@@ -81,11 +81,11 @@ class Watcher:
 def publish(
     broker: AnyBroker, topic: str, payload: str | bytes, *options: str, version: str = "5", qos: int = 1
 ) -> None:
-    """Publish a message with mosquitto_pub."""
+    """Publish a message with mosquitto_pub; with the option `-l`, each line as one."""
     command = [str(assets.mosquitto_client("mosquitto_pub")), "-h", "127.0.0.1", "-p", str(broker.port), "-t", topic]
     raw = payload.encode() if isinstance(payload, str) else payload
-    body = "-s" if raw else "-n"
-    subprocess.run([*command, "-V", version, "-q", str(qos), body, *options], input=raw, check=True, timeout=TIMEOUT)
+    body = [] if "-l" in options else ["-s"] if raw else ["-n"]
+    subprocess.run([*command, "-V", version, "-q", str(qos), *body, *options], input=raw, check=True, timeout=TIMEOUT)
 
 
 _ROOT = Path(__file__).parents[2]

@@ -147,6 +147,7 @@ class Box:
     def make(self, settings: Settings, _: Tasks) -> Model:
         self.before_made()
         model = Model(settings.model.id, auto=self.auto or bool(self.made), memory=self.memory)
+        model.reads = settings.model.reads or ()
         self.made.append(model)
         return model
 

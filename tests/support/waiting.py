@@ -10,12 +10,12 @@ TIMEOUT = 120.0  # generous, for a busy box: only a test that fails waits so lon
 T = TypeVar("T")
 
 
-def eventually(condition: Callable[[], T | None], what: str = "the condition") -> T:
+def eventually(condition: Callable[[], T | None], what: str = "the condition", *, timeout: float = TIMEOUT) -> T:
     """Poll `condition` until its value is true; give that value."""
-    deadline = time.monotonic() + TIMEOUT
+    deadline = time.monotonic() + timeout
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"{what} did not come true in {TIMEOUT:.0f} s")
+            raise AssertionError(f"{what} did not come true in {timeout:.0f} s")
         time.sleep(0.005)
     return value
 

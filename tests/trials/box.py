@@ -35,7 +35,7 @@ def expect(condition: bool, what: str, detail: str = "") -> None:
     say(what, detail)
 
 
-def until(condition: Callable[[], bool], what: str, timeout_s: float = 180.0) -> float:
+def until(condition: Callable[[], bool], what: str, timeout_s: float = 600.0) -> float:
     """Wait until something is so; gives the seconds that it took."""
     start = time.monotonic()
     while not condition():

@@ -2,9 +2,10 @@
 
 usage: sudo python3 -m tests.trials.first_answer package PACKAGE.deb BUNDLE.tar [bookworm|trixie]
        sudo python3 -m tests.trials.first_answer sources WHEELS MODEL.gguf [bookworm|trixie]
+       sudo python3 -m tests.trials.first_answer serve WHEELS BUNDLE.tar [bookworm|trixie]
 
 The box is booted by systemd-nspawn and has no network, so what `apt` and `pip` would fetch is brought along: WHEELS is
-a folder with wheels of all that install.sh takes. Prints what it saw.
+a folder with wheels of all that install.sh takes; `serve` is the installation without torch. Prints what it saw.
 """
 
 import json
@@ -46,15 +47,34 @@ def by_package(on: Box, package: str, bundle: str) -> None:
 
 
 def by_sources(on: Box, wheels: str, model: str) -> None:
-    """Install as a service with a model, check, ask; then remove all of it."""
-    offline = f"PIP_NO_INDEX=1 PIP_FIND_LINKS={wheels}"
-    install = f"sh /trial/src/deploy/install.sh --system --wheelhouse {wheels} --model {model}"
-    step(on, f"{offline} {install}")
+    """Install as a service with a model."""
+    install = f"{offline(wheels)} --model {model}"
+    step(on, install)
+    as_service(on, install)
+
+
+def by_sources_to_serve(on: Box, wheels: str, bundle: str) -> None:
+    """Install without torch: the model comes as a bundle, and the service once it is there."""
+    install = f"{offline(wheels)} --serve --model smollm2"
+    told = on.run(install, check=False, timeout_s=1800)
+    expect(told.returncode == 1, "without a model there is no service yet", told.stdout.splitlines()[-1])
+    step(on, f"edged models import {bundle} --name smollm2")
+    step(on, install)
+    as_service(on, install)
+
+
+def offline(wheels: str) -> str:
+    """The installer's command in a box without network."""
+    return f"PIP_NO_INDEX=1 PIP_FIND_LINKS={wheels} sh /trial/src/deploy/install.sh --system --wheelhouse {wheels}"
+
+
+def as_service(on: Box, install: str) -> None:
+    """Check, ask, install once more; then remove all of it."""
     checked = step(on, "edged check --config /etc/edged/edged.toml")
     expect("FAIL" not in checked, "edged check finds nothing", checked.splitlines()[-1])
     answered(on)
     pid = on.unit("MainPID")
-    step(on, f"{offline} {install}")
+    step(on, install)
     until(lambda: on.unit("ActiveState") == "active", "the service runs")
     expect(on.unit("MainPID") != pid, "installed once more: the service was restarted")
     answered(on)
@@ -63,7 +83,7 @@ def by_sources(on: Box, wheels: str, model: str) -> None:
 
 
 def main() -> None:
-    ways = {"package": by_package, "sources": by_sources}
+    ways = {"package": by_package, "sources": by_sources, "serve": by_sources_to_serve}
     way, first, second = ways[sys.argv[1]], Path(sys.argv[2]), Path(sys.argv[3])
     release = sys.argv[4] if len(sys.argv) > 4 else "bookworm"
     with box(release, f"{release}-{sys.argv[1]}") as on:

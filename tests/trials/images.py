@@ -1,6 +1,6 @@
 """A trial of the images: the one of deploy/Containerfile, whole and for serving, and that of the Home Assistant add-on.
 
-usage: sudo python3 -m tests.trials.images MODEL.gguf MOSQUITTO [-v SOURCE:TARGET ...]
+usage: sudo python3 -m tests.trials.images MODEL.gguf MOSQUITTO [-v SOURCE:TARGET ...] [--without-addon]
 
 MODEL.gguf is a small real model, MOSQUITTO the broker's program with its clients beside it. Each -v is given to the
 build, for package servers on this disk. Needs root, and `apt install buildah podman runc debootstrap`. Prints what it
@@ -284,6 +284,7 @@ def main() -> None:
     arguments.add_argument("model", type=Path)
     arguments.add_argument("mosquitto", type=Path)
     arguments.add_argument("-v", action="append", default=[])
+    arguments.add_argument("--without-addon", action="store_true")
     given = arguments.parse_args()
     volumes = [part for each in given.v for part in ("-v", each)]
     make_base()
@@ -294,7 +295,8 @@ def main() -> None:
         broker = Broker(given.mosquitto, work, 21883)
         try:
             bundles = whole_image(broker, given.model, work, volumes)
-            addon(broker, bundles, work)
+            if not given.without_addon:
+                addon(broker, bundles, work)
             serving_image(broker, bundles, work, volumes)
         finally:
             broker.stop()

@@ -21,10 +21,12 @@ from edged.evaluation.report import (
     spread,
     table,
 )
-from edged.evaluation.run import Way, classifying, judge, parse, read, run
+from edged.evaluation.run import Way, ask, classifying, judge, parse, read, run
 from edged.settings.schema import Settings
 from edged.tasks.built_in import BUILT_IN, SENTIMENT
 from edged.tasks.calibration import RunningCalibration
+from edged.tasks.case_file import Case as Saved
+from edged.tasks.case_file import CaseFile
 from edged.testing import ScriptedEngine
 
 
@@ -166,6 +168,29 @@ def test_a_generated_answer_in_chinese() -> None:
     words = {"positive": "正面", "negative": "负面"}
     assert parse("是正面的", words) == "positive"
     assert parse("正面负面", words) == UNREADABLE
+
+
+def test_a_file_that_was_saved_is_read_again(tmp_path: Path) -> None:
+    saved = [Saved(text=each.text, expected={"sentiment": each.label}) for each in (GOOD, BAD)]
+    path = written(tmp_path, CaseFile.of(saved, task="sentiment", model="m", score=0.5).model_dump_json(indent=1))
+    assert read(path, SENTIMENT, names={}) == [GOOD, BAD]
+    path = written(tmp_path, CaseFile.of(saved, task="mood", model="m", score=0.5).model_dump_json())
+    with pytest.raises(SettingsError, match="no task mood"):
+        read(path, SENTIMENT, names={})
+
+
+@pytest.mark.parametrize(("with_neutral", "label"), [(True, "neutral"), (False, UNREADABLE)])
+def test_the_model_that_writes_its_label_is_told_of_neutral_where_the_data_have_it(
+    with_neutral: bool, label: str
+) -> None:
+    asked: list[str] = []
+
+    def generate(prompt: str) -> str:
+        asked.append(prompt)
+        return " neutral"
+
+    found = ask(generate, SENTIMENT, GOOD, language=None, half_width=True, with_neutral=with_neutral)
+    assert (found.label, "neutral" in asked[0]) == (label, with_neutral)
 
 
 def test_a_running_calibration_is_measured_as_it_runs() -> None:

@@ -50,7 +50,16 @@ def test_each_part_of_a_composition_is_judged_by_its_kind(tmp_path: Path) -> Non
     assert found.score == pytest.approx((1 + 0 + 1 + 0.5 + 1) / 5)
     told = table(found)
     assert "extract" in told
+    assert all(words in told for words in ("A label is right", "share of right fields", "chrF"))
     assert "item" in told
+
+
+def test_a_text_is_asked_in_its_own_language_where_the_model_reads_it(tmp_path: Path) -> None:
+    engine = ScriptedEngine()
+    engine.reads = ("de", "en")
+    content = "Der Akku hält nur zwei Stunden, und ich bin sehr enttäuscht.\tSchade\nI like it a lot.\tFine\n"
+    evaluated(tmp_path, "reply", content, engine=engine)
+    assert [work.language for work in engine.submitted] == ["de", "en"]
 
 
 def test_two_ways_are_compared_by_a_sign_test(tmp_path: Path) -> None:
@@ -59,6 +68,7 @@ def test_two_ways_are_compared_by_a_sign_test(tmp_path: Path) -> None:
     assert found.compared is not None
     assert found.compared.tests == {"reply": PartTest(first_better=0, second_better=0, p_value=1.0)}
     assert "No difference is shown" in table(found)
+    assert "A label is right" not in table(found)  # there is none
     other = Way(settings=Settings(), task="order", changed={"task": "order"})
     with pytest.raises(SettingsError, match="compare settings"):
         evaluated(tmp_path, "reply", "fine\tYou said: fine\n", way=other)

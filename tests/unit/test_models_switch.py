@@ -163,6 +163,41 @@ def test_a_source_that_is_no_beginning_of_a_url_is_refused(source: str) -> None:
         Settings.model_validate({"node": "box", "models": {"sources": [source]}})
 
 
+def _languages(box: Box) -> tuple[str, ...]:
+    return box.engine.model.languages
+
+
+def test_what_is_said_of_the_languages_of_a_model_is_not_said_of_the_next(box: Box) -> None:
+    box.file.write_text("[model]\nid = 'good-1'\nreads = ['en', 'de']\n")
+    box.start()
+    assert _languages(box) == ("en", "de")
+    box.switch("good-2")
+    assert _languages(box) == (box.live.settings.model.reads or ()) == ()
+    box.start()
+    assert (box.live.settings.model.id, box.live.settings.model.reads) == ("good-2", None)
+    box.obey("rollback")
+    box.until_done()
+    assert _languages(box) == box.live.settings.model.reads == ("en", "de")
+
+
+def test_what_was_said_over_mqtt_of_the_languages_of_a_model_ends_with_its_use(box: Box) -> None:
+    options_file(box.folder).write_text("[model]\nid = 'good-0'\nreads = ['fr']\n")
+    box.start()
+    assert _languages(box) == ("fr",)
+    box.switch("good-2")
+    assert (_languages(box), box.kept) == ((), {"model": {"id": "good-2"}})
+
+
+def test_a_model_of_which_the_settings_do_not_say_that_it_reads_the_language_of_all_prompts_is_refused(
+    box: Box,
+) -> None:
+    box.file.write_text("language = 'de'\n[model]\nid = 'good-1'\nreads = ['de']\n")
+    box.start()
+    with pytest.raises(RequestError, match=r"language is de.*model\.reads"):
+        box.obey("switch", "good-2")
+    assert not box.models.report().in_progress
+
+
 def test_one_thing_at_a_time(box: Box) -> None:
     box.obey("pull", "good-2")
     with pytest.raises(RequestError, match="R/model tells when it is done"):
@@ -279,6 +314,16 @@ def test_what_eval_saved_of_any_task_judges_a_model() -> None:
     assert found.right == 0.5  # of four answers a label and a reply are right, and nothing of the others
     assert [work.spec.name for work in engine.submitted] == ["sentiment", "reply"] * 2
     assert [work.seed for work in engine.submitted] == [0, 0, 1, 1]  # the same for every model
+
+
+def test_a_text_of_the_canary_is_asked_in_its_own_language_where_the_model_reads_it() -> None:
+    engine = ScriptedEngine()
+    engine.reads = ("de", "en")
+    cases = [
+        Case(text="Der Akku hält nur zwei Stunden, und ich bin sehr enttäuscht.", expected={"sentiment": "negative"})
+    ]
+    judge(engine, Questions(parts=[SENTIMENT], cases=cases), language=None, clock=time.monotonic)
+    assert [work.language for work in engine.submitted] == ["de"]
 
 
 def test_a_model_may_be_a_little_worse_and_a_little_slower() -> None:

@@ -46,7 +46,7 @@ KEPT_IN = {
     "sqlite3": "journal",
     "httpx2": "engine.remote",
     "redis": "journal.redis",
-    "pydantic_settings": "settings.load",
+    "pydantic_settings": "settings.environment",
     "prometheus_client": "monitoring.prometheus",
     "starlette": "http",
     "uvicorn": "http.server",

@@ -44,6 +44,24 @@ def test_the_next_start_finds_all_of_it(path: Path) -> None:
     assert file.is_complete
 
 
+def test_what_is_put_away_takes_no_memory_and_is_read_again(tmp_path: Path) -> None:
+    path, tokens = tmp_path / "large.safetensors", tuple(range(1 << 16))
+    assert opened(path).write({tokens: kv(tokens)})
+    file = opened(path)
+    found = file.prefix(tokens)
+    assert found is not None
+    before = (found.keys.tolist(), resident_kb(path))
+    file.put_away()
+    assert resident_kb(path) < before[1]
+    assert found.keys.tolist() == before[0]
+
+
+def resident_kb(path: Path) -> int:
+    """How much of a mapped file counts as this process's memory."""
+    mappings = Path("/proc/self/smaps").read_text().split(f" {path}\n")[1:]
+    return sum(int(each.partition("\nRss:")[2].split()[0]) for each in mappings)
+
+
 def test_what_is_not_in_it_is_missed(path: Path) -> None:
     file = opened(path)
     assert file.prefix((1, 2)) is None

@@ -108,6 +108,15 @@ def _tensor(mapped: mmap.mmap, start: int, described: Mapping[str, Any]) -> Arra
     return np.frombuffer(mapped, dtype, prod(shape), start + begin).reshape(shape)  # raises beyond the end
 
 
+def put_away(tensor: Array) -> None:
+    """Have the file of a tensor of `map_file` take no memory of this process until it is read again."""
+    mapped: Any = tensor
+    while isinstance(mapped, np.ndarray | memoryview):
+        mapped = mapped.base if isinstance(mapped, np.ndarray) else mapped.obj
+    if isinstance(mapped, mmap.mmap):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def write(
     file: Path,
     entries: Mapping[str, Entry],
