@@ -29,7 +29,7 @@ class Packed:
     Attributes:
         blocks: (outputs / 32, inputs / 32, bytes of a group), outputs rounded up to 32.
         outputs: how many there are without the filling.
-        factors: of int4, fp32, (2, outputs rounded up): of each output the factor of its scales, and a base; see `packing`.
+        factors: of int4, fp32, (2, outputs rounded up): of each output the factor of its scales, and its base.
     """
 
     blocks: npt.NDArray[np.uint8]

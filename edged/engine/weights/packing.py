@@ -127,16 +127,16 @@ def _round4(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Find each group's scale and minimum by least squared error, and round them too.
 
-    First the best ones as if they were not rounded; they give the factor and the base. Then the integers are chosen anew
-    for the scale as it was rounded, and the minimum for those integers.
+    First the best ones as if they were not rounded; they give the factor and the base. Then the integers are chosen
+    anew for the scale as it was rounded, and the minimum for those integers.
 
     Args:
         groups: fp32, (outputs, groups, 32).
         importance: (groups, 32).
 
     Returns:
-        Integers 0..15 of the same shape; scale and minimum in bytes, (outputs, groups); factor and base, (2, outputs). A
-        value is base + factor * (scale * integer - 6 * minimum).
+        Integers 0..15 of the same shape; scale and minimum in bytes, (outputs, groups); factor and base, (2, outputs).
+        A value is base + factor * (scale * integer - 6 * minimum).
     """
     weight = importance / importance.sum(dim=1, keepdim=True)
     scale, minimum = _fit4(groups, weight)
@@ -145,14 +145,14 @@ def _round4(
     factor = _factor_of(scale, minimum, mean, variance, importance.sum(dim=1))[:, None]
     step = factor * _MINIMUM_STEP
     base = minimum.amax(dim=1, keepdim=True) + step
-    scales = (scale / factor.clamp_min(1e-30)).round_().clamp_(0, 255)
+    scales = (scale / factor).round_().clamp_(0, 255)
     scale = scales * factor
     least = torch.full_like(scale, torch.inf)
     best, minima = torch.empty_like(groups, dtype=torch.uint8), torch.empty_like(scale, dtype=torch.uint8)
     for refit in (False, True):
         if refit:
             minimum = mean - scale * (best * weight).sum(dim=2)
-        rounded = ((base - minimum) / step.clamp_min(1e-30)).round_().clamp_(0, 255)
+        rounded = ((base - minimum) / step).round_().clamp_(0, 255)
         values = _round_to(groups, scale, base - rounded * step)
         better, least = _improve(least, _error(values, groups, weight, scale, base - rounded * step))
         minima = torch.where(better, rounded.to(torch.uint8), minima)
@@ -172,17 +172,18 @@ def _factor_of(
         variance: of those values.
         importance: of each group, (groups,).
     """
-    high = minimum.amax(dim=1)
+    high, largest = minimum.amax(dim=1), scale.amax(dim=1)
     span = (high - minimum.amin(dim=1)) / _MINIMUM_STEP
-    smallest = torch.maximum(scale.amax(dim=1) / 255, span / 253)  # a minimum may move by a step when it is refitted
+    smallest = torch.maximum(largest / 255, span / 253).clamp_min(1e-30)  # a refitted minimum may move by a step
     relative = variance / scale.square().clamp_min(1e-30)
     level = (mean - minimum) / scale.clamp_min(1e-30)  # the mean of the integers
     least = torch.full_like(smallest, torch.inf)
     best = smallest
-    for more in range(_FACTORS):
-        factor = (smallest * (1 + more / 255))[:, None]
-        step = (factor * _MINIMUM_STEP).clamp_min(1e-30)
-        off = scale - (scale / factor.clamp_min(1e-30)).round_().mul_(factor)
+    for less in range(_FACTORS):  # the largest scale comes out as it is
+        byte = ((largest / smallest + 1e-3).floor_() - less).clamp_min_(1)
+        factor = torch.maximum(largest / byte, smallest)[:, None]
+        step = factor * _MINIMUM_STEP
+        off = scale - (scale / factor).round_().mul_(factor)
         below = (high[:, None] - minimum - off * level) / step
         below.sub_(below.round()).mul_(step)
         better, least = _improve(least, ((off.square_() * relative + below.square_()) * importance).sum(dim=1))
