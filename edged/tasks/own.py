@@ -293,8 +293,9 @@ EXAMPLE = """\
 #
 #[tasks.summary]
 #kind = "generate"                    # writes
-#system = "You put what you are told into one short sentence."
-#temperature = 0.2                    # by default, sampling is as is best for the model
+#system = \"\"\"Extract and present the main key point of the input text in one very short sentence, including \\
+#essential details like dates or locations if necessary.\"\"\"
+#temperature = 0.0                    # by default, sampling is as is best for the model
 #max_tokens = 40
 #stop = ["\\n"]
 #whole_sentences = true               # an answer that is cut short ends with its last whole sentence

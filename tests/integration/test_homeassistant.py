@@ -1,6 +1,7 @@
 """A real daemon in a running Home Assistant: its entities appear, show what happens, and answer what is typed there."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from tests.support.homeassistant import HomeAssistant
 from tests.support.odd_tasks import ODD_LABELS, ODD_NAMES, odd_tasks
 from tests.support.report import REPORT
 
+RECIPE = Path(__file__).parents[2] / "deploy/docs/pages/recipes/home-assistant.md"
 CONFIG = "homeassistant/device/edged-box/config"
 ODD = Topics(prefix="edged", node="odd")
 
@@ -37,7 +39,8 @@ def everything(daemon: Daemon) -> Iterator[Watcher]:
 
 @pytest.fixture
 def home(daemon: Daemon, tmp_path: Path) -> Iterator[HomeAssistant]:
-    home = HomeAssistant(folder=tmp_path / "home", broker_port=daemon.broker.port)
+    (more,) = re.findall("```yaml\n(.*?)```", RECIPE.read_text(), re.DOTALL)
+    home = HomeAssistant(folder=tmp_path / "home", broker_port=daemon.broker.port, more=more)
     home.start()
     yield home
     home.kill()
@@ -109,8 +112,10 @@ def what_is_typed_is_answered(home: HomeAssistant, everything: Watcher) -> None:
 
 
 def only_verdicts_are_shown_as_such(daemon: Daemon, home: HomeAssistant, config: dict[str, Any]) -> None:
-    publish(daemon.broker, "edged/box/in/sentiment", '{"text": "what a bad day"}')
+    home.call("script.judge", text="what a bad day")
     home.wait_state("sensor.edged_box_sentiment", "negative")
+    automation = "automation.mood_of_the_intercom"
+    home.wait(lambda: home.states()[automation]["attributes"]["last_triggered"], "the automation of the recipe")
     # Neither an error nor a chunk of a stream is a verdict.
     publish(daemon.broker, "edged/box/in/sentiment", '{"text": 5}')
     publish(daemon.broker, "edged/box/in/reply/one", '{"text": "go on", "stream": true}')

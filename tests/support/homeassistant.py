@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import http.client
 import json
+import re
 import shutil
 import subprocess
 import time
@@ -26,7 +27,7 @@ T = TypeVar("T")
 _KEY = "0123456789abcdef" * 8
 _KEYS = Path(__file__).parent / "homeassistant_keys"
 _DAY_S = 86_400
-_BETWEEN_S = 0.05  # it has its own work to do
+_BETWEEN_S = 0.25  # each look costs it work, and it has its own to do
 _START_S = 400.0  # it compiles all its modules at its first start, and the box may be busy
 _CONFIGURATION = """homeassistant:
   name: Home
@@ -50,10 +51,15 @@ known_keys:
 
 @dataclass(slots=True, kw_only=True)
 class HomeAssistant:
-    """A Home Assistant whose files live in `folder`, with MQTT at the broker's port."""
+    """A Home Assistant whose files live in `folder`, with MQTT at the broker's port.
+
+    Attributes:
+        more: further lines of its configuration.
+    """
 
     folder: Path
     broker_port: int
+    more: str = ""
     port: int = field(default_factory=free_port)
     _process: subprocess.Popen[bytes] | None = None
 
@@ -62,17 +68,26 @@ class HomeAssistant:
         python = assets.homeassistant()
         storage = self.folder / ".storage"
         storage.mkdir(parents=True)
-        (self.folder / "configuration.yaml").write_text(_CONFIGURATION.format(port=self.port, folder=self.folder))
+        configuration = _CONFIGURATION.format(port=self.port, folder=self.folder) + self.more
+        (self.folder / "configuration.yaml").write_text(configuration)
         shutil.copytree(_KEYS, self.folder / "custom_components/known_keys")
         for name, data in self._stored():
             (storage / name).write_text(json.dumps({"version": 1, "minor_version": 1, "key": name, "data": data}))
-        command = [python, "-m", "homeassistant", "-c", self.folder, "--skip-pip", "--log-no-color"]
+        options = ["-c", str(self.folder), "--skip-pip", "--log-no-color"]
         with (self.folder / "output").open("wb") as output:
-            self._process = subprocess.Popen(command, stdout=output, stderr=output, cwd=self.folder)
+            self._process = subprocess.Popen(
+                [str(python), "-m", "homeassistant", *options], stdout=output, stderr=output, cwd=self.folder
+            )
 
     def _stored(self) -> list[tuple[str, Any]]:
         user = {"id": "user", "name": "Test", "group_ids": ["system-admin"], "is_owner": True, "is_active": True}
-        token = {"id": "token", "user_id": "user", "client_id": None, "client_name": "test", "token": "refresh"}
+        token: dict[str, Any] = {
+            "id": "token",
+            "user_id": "user",
+            "client_id": None,
+            "client_name": "test",
+            "token": "refresh",
+        }
         token |= {"token_type": "long_lived_access_token", "jwt_key": _KEY, "access_token_expiration": _DAY_S}
         entry = {"entry_id": "mqtt", "domain": "mqtt", "title": "broker", "source": "user", "version": 1}
         return [
@@ -100,7 +115,7 @@ class HomeAssistant:
         assert self._process is not None
         assert self._process.poll() is None, self.log
         try:
-            return self._ask("GET", "/api/config")["state"] == "RUNNING"
+            return bool(self.ask("GET", "/api/config")["state"] == "RUNNING")
         except OSError:
             return False
 
@@ -109,13 +124,13 @@ class HomeAssistant:
         return (self.folder / "output").read_text(errors="replace")
 
     def complaints(self) -> list[str]:
-        """The lines of its log from warnings upwards that concern MQTT or what was announced over it."""
+        """Warnings and errors of its log about MQTT, what was announced over it, automations and scripts."""
         lines = (line for line in self.log.splitlines() if " WARNING " in line or " ERROR " in line)
-        return [line for line in lines if "mqtt" in line.lower() or "edged" in line]
+        return [line for line in lines if re.search("mqtt|edged|automation|script", line, re.IGNORECASE)]
 
     def states(self) -> dict[str, dict[str, Any]]:
         """Every entity by its id, with `state` and `attributes`."""
-        return {each["entity_id"]: each for each in self._ask("GET", "/api/states")}
+        return {each["entity_id"]: each for each in self.ask("GET", "/api/states")}
 
     def wait_state(self, entity: str, state: str) -> dict[str, Any]:
         """Wait until an entity has a state; give the entity."""
@@ -139,15 +154,15 @@ class HomeAssistant:
 
     def call(self, action: str, **data: Any) -> None:
         """Have it carry out an action, as an automation does: `text.set_value`."""
-        self._ask("POST", f"/api/services/{action.replace('.', '/')}", data)
+        self.ask("POST", f"/api/services/{action.replace('.', '/')}", data)
 
     def unknown_keys(self, config: dict[str, Any]) -> list[str]:
         """What it does not know of a device's announcement."""
-        answer = self._ask("POST", "/api/services/known_keys/find?return_response", {"config": json.dumps(config)})
+        answer = self.ask("POST", "/api/services/known_keys/find?return_response", {"config": json.dumps(config)})
         unknown: list[str] = answer["service_response"]["unknown"]
         return unknown
 
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
         """Raises OSError if nobody listens."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=TIMEOUT)
         try:
