@@ -298,6 +298,11 @@ class GenerateSpec:
         is_raw: whether the model continues the text as it is, without the chat template and without a system prompt.
         examples: by language, turns that the model sees before the conversation: messages and how to answer them. They
             belong to the beginning that all prompts share, so they are computed once.
+        examples_of_kind: by language, examples that a message without earlier turns is shown instead, by its kind: one
+            of `tasks/message_kinds.py`, and for a statement the label that `feeling` gives it. Where there are none
+            for its kind, it is shown `examples`.
+        feeling: the classification that tells the kind of a statement.
+        examples_below: models with so many parameters or more are shown no examples; None: all models are shown them.
         is_checked: whether the text is held to the rules of `tasks/reply_rules.py`.
     """
 
@@ -312,6 +317,9 @@ class GenerateSpec:
     schema: Mapping[str, Any] | None = None
     is_raw: bool = False
     examples: Mapping[Language, tuple[Turn, ...]] = field(default_factory=dict)
+    examples_of_kind: Mapping[Language, Mapping[str, tuple[Turn, ...]]] = field(default_factory=dict)
+    feeling: ClassifySpec | None = None
+    examples_below: int | None = None
     is_checked: bool = False
 
     kind: ClassVar[str] = "generate"
@@ -330,6 +338,12 @@ class GenerateSpec:
     def languages(self) -> tuple[Language, ...]:
         """Those in which it can be asked."""
         return tuple(self.system) or LANGUAGES
+
+    def for_model(self, parameters: int) -> "GenerateSpec":
+        """The task as a model of this size is asked it."""
+        if self.examples_below is None or parameters < self.examples_below:
+            return self
+        return replace(self, examples={}, examples_of_kind={}, feeling=None)
 
     def output(self, answer: Answer, language: Language) -> Reply:  # noqa: ARG002 - every kind has this form
         """The text, unchanged."""
@@ -361,6 +375,8 @@ class ExtractSpec:
     is_raw: ClassVar[bool] = False
     is_checked: ClassVar[bool] = False
     examples: ClassVar[Mapping[Language, tuple[Turn, ...]]] = MappingProxyType({})
+    examples_of_kind: ClassVar[Mapping[Language, Mapping[str, tuple[Turn, ...]]]] = MappingProxyType({})
+    feeling: ClassVar[None] = None
     stop: ClassVar[tuple[str, ...]] = ()
     whole_sentences: ClassVar[bool] = False
     keeps_history: ClassVar[bool] = False

@@ -26,9 +26,10 @@ from edged.engine.prompt import Prompter
 from edged.errors import Cancelled, EdgedError, Expired, ModelError, ModelUnavailable, SettingsError, TooLong
 from edged.ports.engine import Classified, Failed, Generated, ModelInfo, Params, TextDelta, Work, WorkEvent
 from edged.tasks import built_in
-from edged.tasks.built_in import MESSAGE, REPLY
+from edged.tasks.built_in import MESSAGE
 from edged.tasks.calibration import judge_of
 from edged.tasks.conversation import Turn
+from edged.tasks.message_kinds import kind_of
 from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Sampling, SamplingWishes, Tasks
 from tests.support import assets, tiny
@@ -64,7 +65,7 @@ def weights() -> Any:
 
 Start = Callable[..., Engine[Any]]
 _HOUSE = Sampling()
-# The built-in task with less to warm up: hundreds of engines start here.
+# The built-in tasks with less to warm up: hundreds of engines start here.
 SENTIMENT = replace(
     built_in.SENTIMENT,
     prompts={
@@ -79,6 +80,7 @@ SENTIMENT = replace(
     },
     further={},
 )
+REPLY = replace(built_in.REPLY, examples_of_kind={}, feeling=None)
 BUILT_IN = Tasks([MESSAGE, SENTIMENT, REPLY])
 _PROMPT = SENTIMENT.prompts["en"]
 
@@ -228,6 +230,30 @@ def test_a_second_start_takes_priors_from_the_store_and_scores_the_same(start: S
         assert scores_of(run(engine, sentiment("s"))["s"]) == fresh
         models[-1].steps = warm_up
     assert models[1].steps < models[0].steps
+
+
+@pytest.mark.parametrize("text", ["The bus was late and it rains.", "What is the largest lake?", "Thank you!"])
+def test_a_first_message_is_answered_by_the_examples_of_its_kind(start: Start, text: str) -> None:
+    by_kind = replace(built_in.REPLY, feeling=SENTIMENT)
+    engine = start(tasks=Tasks([MESSAGE, SENTIMENT, by_kind]))
+    scores = scores_of(run(engine, sentiment("s", text, language="en"))["s"])
+    kind = kind_of(text)
+    shown = built_in.REPLY.examples_of_kind["en"].get(
+        max(scores, key=scores.__getitem__) if kind == "statement" else kind
+    )
+    alone = replace(REPLY, examples={"en": shown or REPLY.examples["en"]})
+    turns = (Turn(role="user", content="Hi"), Turn(role="assistant", content="Hello"))
+    ends = run(
+        engine,
+        reply("a", text, language="en", spec=by_kind),
+        reply("b", text, language="en", spec=alone),
+        reply("later", text, language="en", spec=by_kind, turns=turns),
+        reply("the same", text, language="en", turns=turns),
+    )
+    assert text_of(ends["a"]) == text_of(ends["b"])
+    assert text_of(ends["later"]) == text_of(ends["the same"])
+    asked, plain = (each.usage.prompt_tokens for each in (ends["a"], ends["b"]) if isinstance(each, Generated))
+    assert (asked > plain) == (kind == "statement")  # the question for the feeling is counted too
 
 
 def test_what_was_learned_from_ones_own_texts_corrects_the_scores_and_is_told(start: Start) -> None:

@@ -34,7 +34,7 @@ struct Model {
     const size_t widest = std::max({s.hidden, s.heads * s.head_dim, s.mlp});
     size_t seen = 0;
     for (int i = 0; i < spans; ++i) seen = std::max(seen, static_cast<size_t>(span[i].past + span[i].rows));
-    const size_t needed = std::max(widest * kWidened / kGroup, kQueries * ((seen + 15) / 16 * 16));
+    const size_t needed = std::max(widest * kWidened / kGroup, Attention::scratch_size(seen, s.head_dim));
     scratch_size = std::max(scratch_size, (needed + 15) / 16 * 16);
     return x.reserve(rows * s.hidden) && qkv.reserve(rows * s.layer[0].qkv.outputs) &&
            mixed.reserve(rows * s.heads * s.head_dim) && inner.reserve(rows * s.mlp) && span_of.reserve(rows) &&
@@ -44,7 +44,8 @@ struct Model {
 
   [[nodiscard]] bool has_out_norms() const { return shape.layer[0].attention_out_norm != nullptr; }
 
-  // A thread's own memory: a row of activations, scores (queries, positions), or what a block's scales are widened to.
+  // A thread's own memory: a row of activations, what a block's scales are widened to, or what `Attention::scratch_size`
+  // tells.
   float* scratch(int thread) const { return scratches.get() + thread * scratch_size; }
 
   Shape shape;
