@@ -31,6 +31,7 @@ from edged.mqtt.link import Link
 from edged.ports.journal import Entry, JournalLimits
 from edged.ports.link import Delivery, LinkState, Publication
 from edged.settings.schema import Settings
+from edged.tasks.built_in import SMALL
 from edged.tasks.own import tasks_of
 
 Say = Callable[[str], None]
@@ -38,11 +39,10 @@ Say = Callable[[str], None]
 _MIB = 1 << 20
 _MIN_DISK_MB = 200
 _RELEASED = 1767225600.0  # 2026-01-01: this release is newer, so a clock with an earlier time is wrong
-_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.65, "auto": 1.07}  # of a weight, with scales
+_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.07, "int4": 0.59, "auto": 1.07}  # of a weight, with scales
 _TRIED_H = 10 / 3600  # how long a trial entry stays in the journal
 _CONNECT_S = 5.0
 _STATUS_S = 0.5  # to wait for a daemon's retained status
-_SMALL = 300_000_000  # parameters: below, replies are only short and general (deploy/MEASUREMENTS.md, "replies")
 _ANSWER_S = 60.0  # for the answer of a running daemon: on a slow box the queue may be long
 _TORCH_MB = 350  # a process with torch and transformers in it
 
@@ -183,7 +183,7 @@ def _model(settings: Settings) -> str:
 
 def limits_of(parameters: int) -> str:
     """What a model of this size cannot do, in words to add to its name; nothing for a larger one."""
-    if parameters >= _SMALL:
+    if parameters >= SMALL:
         return ""
     return (
         " (so few give labels well, but only short, general replies: no facts to rely on, no long talk; "

@@ -3,16 +3,19 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, Generic
 
 import numpy as np
 import numpy.typing as npt
 
 from edged.engine import checked_text
+from edged.engine import feeling as feelings
 from edged.engine.constrain import Constraint
 from edged.engine.counting import Times
 from edged.engine.decoders.interface import K, Logits, Span
 from edged.engine.detokenize import TextStream
+from edged.engine.feeling import Feeling
 from edged.engine.loaded import Prepared
 from edged.engine.logprobs import LogprobTeller
 from edged.engine.prompt import MIN_NEW_TOKENS
@@ -21,7 +24,8 @@ from edged.engine.scheduler import Urgency
 from edged.engine.sequence import NO_NUMBERS, Running, Submitted, stopped_early
 from edged.engine.warm_up import WarmUp
 from edged.errors import ModelError, TooLong
-from edged.ports.engine import Failed, Generated, Params, TextDelta, Work
+from edged.ports.engine import NO_USAGE, Classified, Failed, Generated, Params, TextDelta, Usage, Work
+from edged.tasks.message_kinds import has_kinds, kind_of
 from edged.tasks.outputs import FinishReason
 from edged.tasks.specs import Sampling, TextSpec, sampling_of
 from edged.tasks.text import Language
@@ -56,6 +60,9 @@ class Generating(Running[K]):
         second: drawn instead, if the first text is rejected; None where it cannot be, or was.
         constraint: holds the output to a JSON Schema; None for free text.
         must_be_whole: whether an output that is cut short is an error.
+        feeling: asks for the feeling of the text, which chooses the prompt; None where that needs no asking, or was
+            done.
+        spent: tokens of that question.
         generated: the tokens of the draft so far.
     """
 
@@ -71,6 +78,8 @@ class Generating(Running[K]):
     second: Draft | None = None
     constraint: Constraint | None = None
     must_be_whole: bool = False
+    feeling: Feeling[K] | None = None
+    spent: Usage = NO_USAGE
     generated: list[int] = field(default_factory=list)
 
     @property
@@ -85,6 +94,8 @@ class Generating(Running[K]):
 
     def span(self, rows: int) -> Span[K]:
         """The next `rows` tokens of the prompt, or the token drawn last."""
+        if self.feeling is not None:
+            return self.feeling.span(self.kv, rows, cached=self.cached)
         start = self.kv.length
         if start >= len(self.prompt):
             return Span(kv=self.kv, tokens=self.generated[-1:], wanted=(0,))
@@ -93,6 +104,9 @@ class Generating(Running[K]):
 
     def accept(self, logits: Logits, now: float) -> None:
         """Draw the next token from the wanted row of the last span."""
+        if self.feeling is not None:
+            self._take_feeling(self.feeling, logits, now)
+            return
         if not len(logits):
             return
         row = logits[0]
@@ -126,6 +140,27 @@ class Generating(Running[K]):
             self._finish(reason, now)
         else:
             self.fail(stopped_early(reason))
+
+    def _take_feeling(self, feeling: Feeling[K], logits: Logits, now: float) -> None:
+        """Take the logits of the question for the feeling; with its answer, go on to the reply."""
+        feeling.accept(logits, now)
+        event = feeling.event
+        if isinstance(event, Failed):
+            self.fail(event.error)
+        elif isinstance(event, Classified):
+            self.feeling, self.spent = None, event.usage
+            prompt = feeling.prompt(event)
+            self.max_new_tokens = prompt.max_new_tokens
+            self._run_instead(prompt.tokens, len(prompt.tokens) + prompt.max_new_tokens)
+        elif feeling.asks_further:
+            self._run_instead(feeling.asking.prompt, feeling.asking.capacity)
+
+    def _run_instead(self, prompt: Sequence[int], capacity: int) -> None:
+        """Go on with another prompt, which gets its own memory."""
+        self.prompt = prompt
+        self.capacity = max(self.capacity, capacity)
+        self.memory = None
+        self.cached = 0
 
     def _mask(self, row: Logits) -> None:
         """Make the tokens that may not come next impossible."""
@@ -172,7 +207,7 @@ class Generating(Running[K]):
                 text=self.draft.text.text,
                 finish_reason=reason,
                 logprobs=() if teller is None else tuple(teller.told),
-                usage=self._usage(),
+                usage=self.spent + self._usage(),
                 timings=self.times.timings(now),
             )
         )
@@ -200,20 +235,30 @@ class Writer(Generic[K]):
         work, loaded, schema = submitted.work, self.prepared.loaded, self.spec.schema
         seed = work.params.seed if work.params.seed is not None else work.seed
         wanted = work.params.max_tokens or self.spec.max_tokens or loaded.limits.max_new_tokens
-        prompt = loaded.prompter.generation(
+        kind = self._kind(work)
+        prompt_for = partial(
+            loaded.prompter.generation,
             self.spec,
             text=work.text,
             language=work.language,
             turns=work.turns,
             max_new_tokens=min(wanted, loaded.limits.max_new_tokens),
         )
+        prompt = prompt_for(kind=kind)
+        feeling = None
+        if kind == "statement" and self.spec.feeling is not None:
+            feeling = feelings.ask(
+                self.spec.feeling, self.prepared, submitted, choose=lambda label: prompt_for(kind=label)
+            )
+        first = prompt.tokens if feeling is None else feeling.asking.prompt
+        capacity = len(prompt.tokens) + prompt.max_new_tokens
         return Generating(
             work=work,
             emit=submitted.emit,
             number=submitted.number,
             times=Times(submitted=submitted.at),
-            prompt=prompt.tokens,
-            capacity=len(prompt.tokens) + prompt.max_new_tokens,
+            prompt=first,
+            capacity=capacity if feeling is None else max(capacity, feeling.asking.capacity),
             bytes_per_token=loaded.model.bytes_per_token,
             max_new_tokens=prompt.max_new_tokens,
             said=prompt.said,
@@ -224,7 +269,14 @@ class Writer(Generic[K]):
             banned=self.prepared.banned,
             constraint=None if schema is None else self.prepared.constraints.begin_request(schema),
             must_be_whole=self.spec.must_be_whole,
+            feeling=feeling,
         )
+
+    def _kind(self, work: Work) -> str | None:
+        """The kind of message, where there are examples for some kinds and this is the first of a conversation."""
+        if work.turns or not self.spec.examples_of_kind.get(work.language) or not has_kinds(work.language):
+            return None
+        return kind_of(work.text)
 
     def _draft(self, work: Work, roles: Sequence[str], *, seed: int, may_reject: bool) -> Draft:
         decode = self.prepared.loaded.prompter.decode
@@ -235,7 +287,7 @@ class Writer(Generic[K]):
         )
 
     def warm_up(self, language: Language, warm_up: WarmUp[K]) -> None:
-        """Pin the beginning that all prompts share, and write two tokens.
+        """Pin the beginning that all prompts share, of each kind of message, and write two tokens.
 
         Raises:
             SettingsError: the schema of the task cannot be used.
@@ -244,11 +296,12 @@ class Writer(Generic[K]):
         prompter = self.prepared.loaded.prompter
         # Raises TooLong if there is no room even for a short text and a short reply.
         prompter.generation(self.spec, text="Hi", language=language, turns=(), max_new_tokens=MIN_NEW_TOKENS)
-        is_known = warm_up.pin(prompter.shared_beginning(self.spec, language))
+        kinds = (None, *self.spec.examples_of_kind.get(language, {}))
+        are_kept = [warm_up.pin(prompter.shared_beginning(self.spec, language, kind)) for kind in kinds]
         if self.spec.schema is not None:  # a schema that cannot be used ends the start, not a request
             self.prepared.constraints.begin(self.spec.name, self.spec.schema)
         work = Work(key="warm-up", spec=self.spec, text="Hi", language=language, params=Params(max_tokens=2))
-        event = warm_up.try_out(work, is_known=is_known)
+        event = warm_up.try_out(work, is_known=all(are_kept))
         # With a schema the work may fail: two tokens are seldom a whole JSON.
         if isinstance(event, Failed) and self.spec.schema is None:
             raise event.error

@@ -38,7 +38,9 @@ def on_model(spec: PartSpec, prepared: Prepared[K]) -> TaskOnModel[K]:
     match spec:
         case ClassifySpec():
             return Classifier(spec=spec, prepared=prepared)
-        case GenerateSpec() | ExtractSpec():
+        case GenerateSpec():
+            return Writer(spec=spec.for_model(prepared.loaded.info.parameters), prepared=prepared)
+        case ExtractSpec():
             return Writer(spec=spec, prepared=prepared)
         case _:
             assert_never(spec)

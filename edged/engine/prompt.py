@@ -148,27 +148,42 @@ class Prompter:
             named=_named(spec, language),
             plain=tuple(place for place, word in words.items() if word in prompt.plain_words),
         )
-        room = self._max_context_tokens - result.capacity
-        if room < 0:
+        if (room := self.room_beside(result)) < 0:
             raise TooLong(
                 f"the text does not fit: it is {-room} tokens over the model's context of {self._max_context_tokens}",
                 field="text",
             )
         return result
 
+    def room_beside(self, prompt: ClassificationPrompt) -> int:
+        """The tokens of the context that a prompt leaves; below 0 where it does not fit."""
+        return self._max_context_tokens - prompt.capacity
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._plain(text))
+
     def generation(
-        self, spec: TextSpec, *, text: str, language: Language, turns: Sequence[Turn], max_new_tokens: int
+        self,
+        spec: TextSpec,
+        *,
+        text: str,
+        language: Language,
+        turns: Sequence[Turn],
+        max_new_tokens: int,
+        kind: str | None = None,
     ) -> GenerationPrompt:
         """Make the prompt for a reply to `text` after as many of `turns` as fit, oldest dropped first.
 
-        The task's own examples come before them all, where the context is large enough for them.
+        The task's own examples, those for this `kind` of message, come before them all, where the context is large
+        enough for them.
 
         Raises:
             TooLong: the text leaves no room for a reply even without history.
         """
         if spec.is_raw:
             return self._continuation(text, max_new_tokens)
-        system, shown = spec.system.get(language), self._examples(spec, language)
+        system, shown = spec.system.get(language), self._examples(spec, language, kind)
         asked = Turn(role="user", content=self._clean(text))
         cleaned = [Turn(role=turn.role, content=self._clean(turn.content)) for turn in turns]
         alone = self._chat(system, [*shown, asked], language)
@@ -211,15 +226,17 @@ class Prompter:
         """Make the constraints that hold outputs to JSON Schemas, for this vocabulary."""
         return Constraints(self._tokenizer, vocab_size)
 
-    def shared_beginning(self, spec: TextSpec, language: Language) -> tuple[int, ...]:
-        """The tokens with which every prompt of `spec` begins, whatever the text is."""
-        system, shown = spec.system.get(language), self._examples(spec, language)
+    def shared_beginning(self, spec: TextSpec, language: Language, kind: str | None = None) -> tuple[int, ...]:
+        """The tokens with which every prompt of `spec` for a `kind` of message begins, whatever the text is."""
+        system, shown = spec.system.get(language), self._examples(spec, language, kind)
         one, other = (self._chat(system, [*shown, Turn(role="user", content=text)], language) for text in ("a", "b"))
         return one[: shared_length(one, other)]
 
-    def _examples(self, spec: TextSpec, language: Language) -> tuple[Turn, ...]:
+    def _examples(self, spec: TextSpec, language: Language, kind: str | None) -> tuple[Turn, ...]:
         """The turns that a task shows first; none where they would take too much of the model's context."""
         turns = spec.examples.get(language, ())
+        if kind is not None:
+            turns = spec.examples_of_kind.get(language, {}).get(kind, turns)
         if not turns:
             return ()
         asked = Turn(role="user", content="")

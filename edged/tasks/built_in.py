@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
 
-from edged.tasks.conversation import Turn
+from edged.tasks import reply_examples
 from edged.tasks.languages.record import LanguagePrompts
 from edged.tasks.languages.shipped import SHIPPED
 from edged.tasks.plain_texts import CLEAR, PLAIN, SIGNAL_WORDS
@@ -175,36 +175,14 @@ _SENTIMENT = ClassifySpec(
     polar_doubt=0.48,
     knows_instruments=True,
     is_prose=True,
+    window_tokens={"en": 64},
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both
 
-# A small model answers as the most similar example is answered. So all examples of a kind have nearly the same answer,
-# and none of these promises anything.
-_CANNOT = "I can only write, so I cannot do that for you."
-_CANNOT_SEE = "I can only write, so I cannot see that from here."
-_WELCOME = "You are welcome! I am glad to hear that."
-_GOOD_NEWS = "That is wonderful news! I am happy for you."
-_ANNOYING = "That is really annoying. I understand that you are upset."
-_HARD = "That sounds hard. I hope that it gets easier soon."
-_REPLIES_EN = (
-    ("The chair I bought has a broken leg.", _ANNOYING),
-    ("Thanks for the tip!", _WELCOME),
-    ("How do I keep bread fresh?", "Keep it in a paper bag or in a bread box."),
-    ("A ham sandwich and a juice, please.", _CANNOT),
-    ("I feel lonely since I moved here.", _HARD),
-    ("Is the garage closed?", _CANNOT_SEE),
-    ("I love these headphones, the sound is superb.", _GOOD_NEWS),
-    ("The bus was an hour late again.", _ANNOYING),
-    ("Switch the fan on.", _CANNOT),
-    ("What is the largest ocean?", "The largest ocean is the Pacific."),
-    ("I am afraid of the flight on Sunday.", _HARD),
-    ("Thank you, the radio plays again.", _WELCOME),
-    ("Remind me of the meeting at ten.", _CANNOT),
-    ("Which coat should I take to Norway?", "A warm coat with a hood is a good choice."),
-    ("We had a lovely picnic by the lake.", _GOOD_NEWS),
-)
-
+# Parameters. Below, replies are only short and general (deploy/MEASUREMENTS.md, "replies"); from there on a model
+# follows a role, and examples would make it answer like them.
+SMALL = 300_000_000
 _REPLY = GenerateSpec(
     name="reply",
     system={
@@ -212,13 +190,10 @@ _REPLY = GenerateSpec(
         "cannot do, send, order or see anything.",
         "zh": "你是一个温暖、有同理心的助手。你理解用户的感受,用真诚、友善的语气简短地回答,不超过三句话。",
     },
-    examples={
-        "en": tuple(
-            turn
-            for asked, answered in _REPLIES_EN
-            for turn in (Turn(role="user", content=asked), Turn(role="assistant", content=answered))
-        )
-    },
+    examples={"en": reply_examples.OF_ALL_KINDS},
+    examples_of_kind={"en": reply_examples.OF_KIND},
+    feeling=_SENTIMENT,
+    examples_below=SMALL,
     is_checked=True,
 )
 MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
@@ -227,7 +202,8 @@ MESSAGE = ComposeSpec(name="message", parts=("sentiment", "reply"))
 def in_languages(prompts: Iterable[LanguagePrompts]) -> Tasks:
     """The built-in tasks with the prompts of further languages; of two for one language, the later one counts."""
     by_language = {each.language: each for each in prompts}
-    return Tasks((MESSAGE, _sentiment_in(by_language), _reply_in(by_language)))
+    sentiment = _sentiment_in(by_language)
+    return Tasks((MESSAGE, sentiment, _reply_in(by_language, sentiment)))
 
 
 def _sentiment_in(languages: Mapping[Language, LanguagePrompts]) -> ClassifySpec:
@@ -240,8 +216,9 @@ def _sentiment_in(languages: Mapping[Language, LanguagePrompts]) -> ClassifySpec
     )
 
 
-def _reply_in(languages: Mapping[Language, LanguagePrompts]) -> GenerateSpec:
-    return replace(_REPLY, system={**_REPLY.system, **{code: each.reply for code, each in languages.items()}})
+def _reply_in(languages: Mapping[Language, LanguagePrompts], sentiment: ClassifySpec) -> GenerateSpec:
+    system = {**_REPLY.system, **{code: each.reply for code, each in languages.items()}}
+    return replace(_REPLY, system=system, feeling=sentiment)
 
 
 def _label_in(label: Label, languages: Iterable[LanguagePrompts]) -> Label:
@@ -268,5 +245,5 @@ def _prompt(language: LanguagePrompts) -> ClassifyPrompt:
 
 _SHIPPED = {each.language: each for each in SHIPPED}
 SENTIMENT = _sentiment_in(_SHIPPED)
-REPLY = _reply_in(_SHIPPED)
+REPLY = _reply_in(_SHIPPED, SENTIMENT)
 BUILT_IN = Tasks((MESSAGE, SENTIMENT, REPLY))

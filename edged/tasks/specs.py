@@ -106,6 +106,9 @@ class ClassifySpec:
             others are nearer than `polar_doubt`.
         knows_instruments: whether lines of instruments count as plain, see `tasks/instruments.py`.
         is_prose: whether the text is read as prose, see `tasks/prose.py`.
+        window_tokens: by language, how long a text may be that is judged as a whole; a longer one is judged in windows
+            of at most so many tokens, see `tasks/windows.py`, and the mean of their evidence counts. In a language
+            without a number, this is as much as the model's context has room for. Without any, no text is cut.
     """
 
     name: str
@@ -119,6 +122,7 @@ class ClassifySpec:
     polar_doubt: float = 0.0
     knows_instruments: bool = False
     is_prose: bool = False
+    window_tokens: Mapping[Language, int] = field(default_factory=dict)
 
     kind: ClassVar[str] = "classify"
     keeps_history: ClassVar[bool] = False
@@ -298,6 +302,11 @@ class GenerateSpec:
         is_raw: whether the model continues the text as it is, without the chat template and without a system prompt.
         examples: by language, turns that the model sees before the conversation: messages and how to answer them. They
             belong to the beginning that all prompts share, so they are computed once.
+        examples_of_kind: by language, examples that a message without earlier turns is shown instead, by its kind: one
+            of `tasks/message_kinds.py`, and for a statement the label that `feeling` gives it. Where there are none
+            for its kind, it is shown `examples`.
+        feeling: the classification that tells the kind of a statement.
+        examples_below: models with so many parameters or more are shown no examples; None: all models are shown them.
         is_checked: whether the text is held to the rules of `tasks/reply_rules.py`.
     """
 
@@ -312,6 +321,9 @@ class GenerateSpec:
     schema: Mapping[str, Any] | None = None
     is_raw: bool = False
     examples: Mapping[Language, tuple[Turn, ...]] = field(default_factory=dict)
+    examples_of_kind: Mapping[Language, Mapping[str, tuple[Turn, ...]]] = field(default_factory=dict)
+    feeling: ClassifySpec | None = None
+    examples_below: int | None = None
     is_checked: bool = False
 
     kind: ClassVar[str] = "generate"
@@ -330,6 +342,12 @@ class GenerateSpec:
     def languages(self) -> tuple[Language, ...]:
         """Those in which it can be asked."""
         return tuple(self.system) or LANGUAGES
+
+    def for_model(self, parameters: int) -> "GenerateSpec":
+        """The task as a model of this size is asked it."""
+        if self.examples_below is None or parameters < self.examples_below:
+            return self
+        return replace(self, examples={}, examples_of_kind={}, feeling=None)
 
     def output(self, answer: Answer, language: Language) -> Reply:  # noqa: ARG002 - every kind has this form
         """The text, unchanged."""
@@ -361,6 +379,8 @@ class ExtractSpec:
     is_raw: ClassVar[bool] = False
     is_checked: ClassVar[bool] = False
     examples: ClassVar[Mapping[Language, tuple[Turn, ...]]] = MappingProxyType({})
+    examples_of_kind: ClassVar[Mapping[Language, Mapping[str, tuple[Turn, ...]]]] = MappingProxyType({})
+    feeling: ClassVar[None] = None
     stop: ClassVar[tuple[str, ...]] = ()
     whole_sentences: ClassVar[bool] = False
     keeps_history: ClassVar[bool] = False

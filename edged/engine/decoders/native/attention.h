@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <limits>
 
+#include "attention_products.h"
 #include "interface.h"
 #include "threads.h"
 #include "vectors.h"
@@ -35,8 +36,6 @@ void rotate(float* head, const float* cos, const float* sin, int half) {
   }
 }
 
-constexpr int kQueries = LANES == 16 ? 8 : 4;  // that are multiplied by keys and values together
-
 // The rows of a step. Each belongs to a span, whose rows stand side by side.
 struct Rows {
   int count;
@@ -46,6 +45,36 @@ struct Rows {
   int spans;
   const Span* span;
   const int32_t* span_of;  // row -> span
+};
+
+constexpr int kPiece = 24;                // queries for which keys and values are read once
+constexpr int kFew = kPiece / kQueries;   // as many times are they multiplied by
+constexpr int kTile = kSixteen * kWide;   // positions whose keys or values are widened together
+constexpr int kValues = 128;              // positions whose values stay in the first-level cache
+
+// The keys or the values of a kv head of a sequence.
+struct Line {
+  const uint16_t* lent;
+  const uint16_t* own;
+  int shared;
+  int dim;
+
+  // From position `p` on.
+  const uint16_t* from(int p) const {
+    return p < shared ? lent + static_cast<size_t>(p) * dim : own + static_cast<size_t>(p - shared) * dim;
+  }
+  // Up to where, or `end`, the positions from `p` on stand side by side.
+  int until(int p, int end) const { return p < shared ? std::min(shared, end) : end; }
+};
+
+// Queries for which keys and values are read once.
+struct Piece {
+  Line keys, values;
+  int first;   // the first position that any of them sees, rounded down to whole sixteens
+  int seen;    // positions that any of them sees
+  int padded;  // those, rounded up
+  int count;
+  Few few[kFew];
 };
 
 // The attention of one layer.
@@ -91,7 +120,7 @@ struct Attention {
     const Shape& s = shape;
     const Span* span = rows.span;
     const int group = s.heads / s.kv_heads;
-    const int together = std::max(1, 8 / group);  // rows
+    const int together = std::max(1, kPiece / group);  // rows
     int tasks = 0;
     for (int i = 0; i < rows.spans; ++i) tasks += (span[i].rows + together - 1) / together * s.kv_heads;
     for (int task = team.take(1); task < tasks; task = team.take(1)) {
@@ -100,88 +129,95 @@ struct Attention {
         left -= (span[i].rows + together - 1) / together * s.kv_heads, ++i;
       const int head = left % s.kv_heads;
       const int begin = left / s.kv_heads * together, end = std::min(begin + together, span[i].rows);
-      attend(span[i], head, begin, end, scratch);
+      for (int q = 0; q < (end - begin) * group; q += kPiece)
+        attend(span[i], head, begin, q, std::min(kPiece, (end - begin) * group - q), scratch);
     }
   }
 
-  void attend(const Span& its, int kv_head, int begin, int end, float* scratch) const {
-    const Shape& s = shape;
-    const int group = s.heads / s.kv_heads, dim = s.head_dim;
-    const int seen = end > its.tokens ? its.past + its.rows : its.past + end;  // positions that any of the rows sees
-    const int padded = (seen + 15) / 16 * 16;
-    const size_t head = static_cast<size_t>(index) * s.kv_heads + kv_head;
+  // How much scratch memory a thread needs where a row sees at most so many positions: for what is widened, and for the
+  // scores, (queries, positions).
+  static size_t scratch_size(size_t seen, size_t dim) { return kTile * dim + kPiece * whole_sixteens(seen); }
+
+  static constexpr size_t whole_sixteens(size_t count) { return (count + kSixteen - 1) / kSixteen * kSixteen; }
+
+  // Computes `queries` queries of a kv head from query `from` on; query 0 is the first one of row `begin` of the span.
+  void attend(const Span& its, int kv_head, int begin, int from, int queries, float* scratch) const {
+    const int dim = shape.head_dim;
+    Piece piece = piece_of(its, kv_head, begin, from, queries, scratch + kTile * dim);
+    score_all(piece, scratch);
+    for (int i = 0; i < piece.count; ++i) {
+      Few& few = piece.few[i];
+      const int padded = static_cast<int>(whole_sixteens(few.seen));
+      for (int j = 0; j < few.count; ++j)
+        few.inverse[j] = softmax(its, few.row[j], few.first, few.seen, padded, few.scores[j]);
+    }
+    mix_all(piece, scratch);
+  }
+
+  Piece piece_of(const Span& its, int kv_head, int begin, int from, int queries, float* scores) const {
+    const int group = shape.heads / shape.kv_heads, dim = shape.head_dim;
+    const size_t head = static_cast<size_t>(index) * shape.kv_heads + kv_head;
     const size_t lent = head * its.lent.capacity * dim, own = head * its.own.capacity * dim;
-    int first = seen;  // the first position that any of them sees, rounded down
-    for (int row = begin; row < end; ++row) first = std::min(first, first_seen(its, row));
-    first = first / 16 * 16;
-    const int shared = std::clamp(its.shared, first, padded);
-    const int queries = (end - begin) * group;
-    auto query = [&](int q) {
-      const int row = its.first + begin + q / group;
-      return qkv + static_cast<size_t>(row) * width + (kv_head * group + q % group) * dim;
-    };
-    for (int q = 0; q < queries; q += kQueries) {
-      auto run = [&]<int COUNT>() {
-        const float* from[COUNT];
-        float* to[COUNT];
-        for (int j = 0; j < COUNT; ++j) {
-          from[j] = query(q + j);
-          to[j] = scratch + static_cast<size_t>(j) * padded;
-        }
-        const uint16_t* lent_keys = its.lent.keys + lent + static_cast<size_t>(first) * dim;
-        const uint16_t* own_keys = its.own.keys + own + static_cast<size_t>(shared - its.shared) * dim;
-        score<COUNT>(lent_keys, from, dim, first, shared, s.attention_scale, to);
-        score<COUNT>(own_keys, from, dim, shared, padded, s.attention_scale, to);
-        float inverse[COUNT];
-        for (int j = 0; j < COUNT; ++j) inverse[j] = softmax(its, begin + (q + j) / group, first, seen, padded, to[j]);
-        float* out[COUNT];
-        for (int j = 0; j < COUNT; ++j)
-          out[j] = mixed_row(its.first + begin + (q + j) / group) + (kv_head * group + (q + j) % group) * dim;
-        const uint16_t* lent_values = its.lent.values + lent + static_cast<size_t>(first) * dim;
-        const uint16_t* own_values = its.own.values + own + static_cast<size_t>(shared - its.shared) * dim;
-        mix<COUNT>(lent_values, own_values, to, inverse, dim, first, shared, seen, out);
-      };
-      switch (std::min(kQueries, queries - q)) {
-        case 1: run.template operator()<1>(); break;
-        case 2: run.template operator()<2>(); break;
-        case 3: run.template operator()<3>(); break;
-        case 4: run.template operator()<4>(); break;
-#if LANES == 16
-        case 5: run.template operator()<5>(); break;
-        case 6: run.template operator()<6>(); break;
-        case 7: run.template operator()<7>(); break;
-        case 8: run.template operator()<8>(); break;
-#endif
+    Piece piece;
+    piece.keys = {its.lent.keys + lent, its.own.keys + own, its.shared, dim};
+    piece.values = {its.lent.values + lent, its.own.values + own, its.shared, dim};
+    const int last = begin + (from + queries - 1) / group;
+    piece.seen = seen_by(its, last);
+    piece.padded = static_cast<int>(whole_sixteens(piece.seen));
+    piece.first = piece.seen;
+    for (int row = begin + from / group; row <= last; ++row) piece.first = std::min(piece.first, first_seen(its, row));
+    piece.first = piece.first / kSixteen * kSixteen;
+    piece.count = (queries + kQueries - 1) / kQueries;
+    for (int i = 0; i < piece.count; ++i) {
+      Few& few = piece.few[i];
+      const int q = queries * i / piece.count;
+      few.count = queries * (i + 1) / piece.count - q;
+      for (int j = 0; j < few.count; ++j) {
+        few.row[j] = begin + (from + q + j) / group;
+        const int row = its.first + few.row[j], its_head = kv_head * group + (from + q + j) % group;
+        few.query[j] = qkv + static_cast<size_t>(row) * width + its_head * dim;
+        few.scores[j] = scores + static_cast<size_t>(q + j) * piece.padded;
+        few.out[j] = mixed_row(row) + its_head * dim;
       }
+      few.first = piece.first;
+      few.seen = seen_by(its, few.row[few.count - 1]);
+    }
+    return piece;
+  }
+
+  // Where there are several `Few`, keys and values are widened once for all of them, a tile at a time.
+  void score_all(const Piece& piece, float* tile) const {
+    const int dim = shape.head_dim;
+    for (int p = piece.first, end; p < piece.padded; p = end) {
+      const uint16_t* keys = piece.keys.from(p);
+      end = piece.keys.until(p, piece.count == 1 ? piece.padded : std::min(p + kTile, piece.padded));
+      if (piece.count == 1) {
+        score(piece.few[0], keys, p, end, dim, shape.attention_scale);
+        continue;
+      }
+      widen(keys, (end - p) * dim, tile);
+      for (int i = 0; i < piece.count; ++i)
+        if (p < piece.few[i].seen) score(piece.few[i], tile, p, end, dim, shape.attention_scale);
     }
   }
 
-  // Scores of positions begin .. end-1; `keys` are those from `begin` on.
-  template <int COUNT>
-  static void score(const uint16_t* keys, const float* const (&queries)[COUNT], int dim, int begin, int end,
-                    float scale, float* const (&to)[COUNT]) {
-    for (int p = begin; p < end; p += 16, keys += 16 * dim) {
-      F sums[COUNT][kHalfParts] = {};
-      for (int i = 0; i < dim; i += 4)
-        add_products<COUNT>(keys + 16 * i, 16, [&](int j) { return Four(queries[j] + i); }, sums);
-      for (int j = 0; j < COUNT; ++j)
-        for (int c = 0; c < kHalfParts; ++c) store(to[j] + p + c * LANES, sums[j][c] * scale);
+  void mix_all(const Piece& piece, float* tile) const {
+    const int dim = shape.head_dim;
+    for (int p = piece.first, end; p < piece.seen; p = end) {
+      const uint16_t* values = piece.values.from(p);
+      end = piece.values.until(p, std::min(p + (piece.count == 1 ? kValues : kTile), piece.seen));
+      if (piece.count == 1) {
+        mix(piece.few[0], values, p, end, dim);
+        continue;
+      }
+      widen(values, (end - p) * dim, tile);
+      for (int i = 0; i < piece.count; ++i)
+        if (p < piece.few[i].seen) mix(piece.few[i], tile, p, std::min(end, piece.few[i].seen), dim);
     }
   }
 
-  // Adds four times sixteen values, `stride` apart, each sixteen weighed by one of the four that `weights(j)` gives.
-  template <int COUNT, typename Weights>
-  static inline INLINE void add_products(const uint16_t* values, int stride, Weights weights,
-                                         F (&sums)[COUNT][kHalfParts]) {
-    F value[4][kHalfParts];
-    unrolled<4>([&](auto i) INLINE { from_bf16(values + i * stride, value[i]); });
-    for (int j = 0; j < COUNT; ++j) {
-      const Four four = weights(j);
-      unrolled<4>([&](auto i) INLINE {
-        for (int c = 0; c < kHalfParts; ++c) sums[j][c] = four.template times_plus<i>(value[i][c], sums[j][c]);
-      });
-    }
-  }
+  // Positions that a row and those before it see.
+  static int seen_by(const Span& its, int row) { return its.past + (row < its.tokens ? row + 1 : its.rows); }
 
   // The first position that a row sees.
   int first_seen(const Span& its, int row) const {
@@ -220,31 +256,6 @@ struct Attention {
       }
     for (int p = end; p < seen; ++p) scores[p] = 0;
     return 1.0f / sum(total);
-  }
-
-  // The sums of the values of positions first .. seen-1, weighted by the softmax of their scores.
-  template <int COUNT>
-  static void mix(const uint16_t* lent, const uint16_t* own, float* const (&weights)[COUNT],
-                  const float (&inverse)[COUNT], int dim, int first, int shared, int seen,
-                  float* const (&out)[COUNT]) {
-    for (int d = 0; d < dim; d += 16) {
-      F sums[COUNT][kHalfParts] = {};
-      auto add = [&](const uint16_t* values, int begin, int end) {
-        int p = begin;
-        for (; p + 4 <= end; p += 4, values += 4 * dim)
-          add_products<COUNT>(values + d, dim, [&](int j) { return Four(weights[j] + p); }, sums);
-        for (; p < end; ++p, values += dim) {
-          F value[kHalfParts];
-          from_bf16(values + d, value);
-          for (int j = 0; j < COUNT; ++j)
-            for (int c = 0; c < kHalfParts; ++c) sums[j][c] = multiply_add(sums[j][c], value[c], spread(weights[j][p]));
-        }
-      };
-      add(lent, first, std::min(shared, seen));
-      add(own, shared, seen);
-      for (int j = 0; j < COUNT; ++j)
-        for (int c = 0; c < kHalfParts; ++c) store(out[j] + d + c * LANES, sums[j][c] * inverse[j]);
-    }
   }
 
  private:
