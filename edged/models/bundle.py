@@ -23,7 +23,7 @@ from edged.errors import ModelUnavailable
 from edged.models.files import sha256
 from edged.state_files import sync
 
-SCHEMA = 1  # of the manifest and of what the files mean
+SCHEMA = 2  # of the manifest and of what the files mean
 MANIFEST = "bundle.json"
 WEIGHTS = "weights.safetensors"
 TOKENIZER = "tokenizer.json"
@@ -104,7 +104,10 @@ def parse_manifest(content: bytes, where: str) -> Manifest:
     except ValueError as error:
         raise ModelUnavailable(f"the {MANIFEST} of {where} is damaged: it is no JSON") from error
     if manifest.edged_bundle != SCHEMA:
-        raise ModelUnavailable(f"the bundle {where} has schema {manifest.edged_bundle}; this release reads {SCHEMA}")
+        raise ModelUnavailable(
+            f"the bundle {where} has schema {manifest.edged_bundle}, and this release of edged ({__version__}) reads "
+            f"{SCHEMA}: prepare the model again with this release, or import a bundle that was made with it"
+        )
     if missing := {WEIGHTS, TOKENIZER} - manifest.files.keys():
         raise ModelUnavailable(f"the {MANIFEST} of {where} is damaged: it names no {', '.join(sorted(missing))}")
     return manifest

@@ -25,7 +25,7 @@ from edged.engine.priors import PriorStore
 from edged.engine.tokenizer import BundleTokenizer
 from edged.engine.warm_up_file import WarmUpFile
 from edged.errors import ModelUnavailable
-from edged.models.bundle import MANIFEST, verify
+from edged.models.bundle import MANIFEST, SCHEMA, verify
 from edged.ports.engine import Classified, Generated, Params, Work
 from edged.serving.model_loader import ModelLoader
 from edged.serving.switchable import SwitchableEngine
@@ -361,7 +361,8 @@ def _overwrite(file: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (_edit(edged_bundle=2), "schema 2, and this release"),
+        (_edit(edged_bundle=SCHEMA + 1), f"schema {SCHEMA + 1}, and this release .* update edged"),
+        (_edit(edged_bundle=SCHEMA - 1), f"schema {SCHEMA - 1}, and this release .* prepare the model again"),
         (_edit(edged_bundle="x"), "edged_bundle"),
         (_edit(files={}), "names no tokenizer.json, weights.safetensors"),
         (_edit(model={}), "manifest of the bundle .* is damaged: model"),

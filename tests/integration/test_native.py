@@ -285,6 +285,7 @@ def test_sizes_that_cannot_be_packed_are_said_to_be_so() -> None:
 def same(a: QuantisedWeights, b: QuantisedWeights) -> bool:
     pairs: list[tuple[Any, Any]] = [(a.embedding.blocks, b.embedding.blocks), (a.norm, b.norm)]
     pairs += [(x.qkv.packed.blocks, y.qkv.packed.blocks) for x, y in zip(a.layers, b.layers, strict=True)]
+    pairs += [(x.qkv.packed.factors, y.qkv.packed.factors) for x, y in zip(a.layers, b.layers, strict=True)]
     return all(np.array_equal(x, y) for x, y in pairs)
 
 

@@ -130,6 +130,7 @@ def _matrix(out: BinaryIO, matrix: Matrix) -> None:
     bits = 8 if packed.weight_format == "int8" else 4
     out.write(struct.pack("<3i", packed.blocks.shape[0] * BLOCK, packed.inputs, bits))
     _tensor(out, packed.blocks)
+    _tensor(out, packed.factors)
     _tensor(out, matrix.bias)
 
 

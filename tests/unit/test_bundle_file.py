@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import ModelUnavailable
-from edged.models.bundle import MANIFEST, Origin, export, import_bundle, is_bundle, verify, write_manifest
+from edged.models.bundle import MANIFEST, SCHEMA, Origin, export, import_bundle, is_bundle, verify, write_manifest
 from edged.models.store import Store
 
 FILES = {"weights.safetensors": b"w" * 5000, "tokenizer.json": b"{}", "LICENSE": b"Do what you like."}
@@ -80,7 +80,11 @@ def _named(members: Members, name: str) -> Members:
         (lambda m: _named(m, "a/b"), r"bundle\.json of .* is damaged: files"),
         (lambda m: {k: v for k, v in m.items() if k != "LICENSE"}, "cut short: it holds no LICENSE"),
         (lambda m: {k: v for k, v in m.items() if k != MANIFEST}, "does not begin with"),
-        (lambda m: _manifest(m, edged_bundle=2), "schema 2, and this release"),
+        (lambda m: _manifest(m, edged_bundle=SCHEMA + 1), f"schema {SCHEMA + 1}, and this release .* update edged"),
+        (
+            lambda m: _manifest(m, edged_bundle=SCHEMA - 1),
+            f"schema {SCHEMA - 1}, and this release .* prepare the model",
+        ),
         (lambda m: _manifest(m, more=1), "damaged: more"),
         (lambda m: m | {MANIFEST: b"{"}, "is no JSON"),
     ],

@@ -39,6 +39,44 @@ def test_what_was_rounded_before_is_not_rounded_again(weight_format: QuantisedFo
     assert (unpack(pack(once, weight_format)) - once).abs().max() < 0.01 * once.abs().mean()
 
 
+def test_int4_takes_four_and_a_half_bits_a_weight_and_two_numbers_an_output() -> None:
+    packed = pack(matrix(64, 96), "int4")
+    assert packed.factors is not None
+    assert packed.blocks.nbytes * 8 == 64 * 96 * 4.5
+    assert packed.factors.shape == (2, 64)
+
+
+def test_a_group_that_is_small_beside_the_others_of_its_output_keeps_its_values() -> None:
+    sizes = torch.tensor([1.0, 0.1, 0.02]).repeat_interleave(32)
+    weight = matrix(64, 96) * sizes
+    error = (unpack(pack(weight, "int4")) - weight).view(64, 3, 32).square().mean(dim=(0, 2)).sqrt()
+    assert (error / torch.tensor([1.0, 0.1, 0.02]) < torch.tensor([0.1, 0.1, 0.2])).all()
+
+
+def on_a_grid(scales: torch.Tensor, lowest: torch.Tensor) -> torch.Tensor:
+    """(32, 32 a group): in each group all sixteen steps of its scale, twice, from so many steps below zero on."""
+    steps = torch.stack([(torch.arange(32) * 7 + row) % 16 for row in range(32 * len(scales))])
+    return ((steps.view(32, -1, 32) - lowest[:, None]) * scales[:, None]).flatten(1)
+
+
+@pytest.mark.parametrize("lowest", [(8, 8, 8, 8), (7.2, 9.7, 4.1, 12.4), (-3, 20, 0, 15)])
+def test_what_came_in_groups_of_four_bits_is_hardly_rounded_again(lowest: tuple[float, ...]) -> None:
+    weight = on_a_grid(torch.tensor([1.0, 0.93, 0.71, 0.52]), torch.tensor(lowest, dtype=torch.float32))
+    error = (unpack(pack(weight, "int4")) - weight).abs()
+    assert error.max() < 0.1 * 0.52  # of the finest step
+
+
+def test_the_factor_is_searched_for() -> None:
+    weight = on_a_grid(torch.tensor([1.0, 0.5]), torch.tensor([8.0, 8.0]))  # the half of 255 is no whole number
+    assert (unpack(pack(weight, "int4")) - weight).abs().max() < 0.005
+
+
+def test_values_on_one_side_of_zero_are_rounded_too() -> None:
+    weight = torch.cat((matrix(64, 32).abs() + 1, -matrix(64, 32).abs() - 1), dim=1)
+    error = (unpack(pack(weight, "int4")) - weight).abs()
+    assert (error <= weight.abs().amax() / 15).all()
+
+
 @pytest.mark.parametrize("weight_format", QUANTISED)
 def test_rows_are_those_of_the_whole(weight_format: QuantisedFormat) -> None:
     packed = pack(matrix(70, 64), weight_format)

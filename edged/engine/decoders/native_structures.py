@@ -20,7 +20,10 @@ ACTIVATIONS: tuple[Activation, ...] = ("silu", "gelu_tanh")  # as `Activation` o
 
 
 class MatrixStruct(ctypes.Structure):
-    _fields_ = [("blocks", _POINTER), ("bias", _POINTER), ("outputs", _INT), ("inputs", _INT), ("bits", _INT)]
+    _fields_ = [
+        *((name, _POINTER) for name in ("blocks", "factors", "bias")),
+        *((name, _INT) for name in ("outputs", "inputs", "bits")),
+    ]
 
 
 class LayerStruct(ctypes.Structure):
@@ -76,6 +79,7 @@ def matrix_struct(matrix: Matrix) -> MatrixStruct:
     packed = matrix.packed
     return MatrixStruct(
         blocks=pointer(packed.blocks),
+        factors=pointer(packed.factors),
         bias=pointer(matrix.bias),
         outputs=packed.blocks.shape[0] * BLOCK,
         inputs=packed.inputs,

@@ -17,8 +17,8 @@ GROUP = 32  # inputs that share a scale
 BLOCK = 32  # outputs that stand side by side; a matrix is filled up to a multiple of this
 
 _GROUP_BYTES: dict[QuantisedFormat, int] = {
-    "int8": BLOCK * (GROUP + 2),  # bf16 scales
-    "int4": BLOCK * (GROUP // 2 + 4),  # and minima
+    "int8": BLOCK * (GROUP + 2),  # scales in bf16
+    "int4": BLOCK * (GROUP // 2 + 2),  # scales and minima in a byte each
 }
 
 
@@ -29,10 +29,12 @@ class Packed:
     Attributes:
         blocks: (outputs / 32, inputs / 32, bytes of a group), outputs rounded up to 32.
         outputs: how many there are without the filling.
+        factors: of int4, fp32, (2, outputs rounded up): of each output the factor of its scales, and its base.
     """
 
     blocks: npt.NDArray[np.uint8]
     outputs: int
+    factors: npt.NDArray[np.float32] | None = None
 
     @property
     def inputs(self) -> int:

@@ -120,6 +120,8 @@ def entries_of(pieces: Sequence[Piece]) -> dict[str, Entry]:
             continue
         shape = packed_shape(piece.outputs, piece.inputs, piece.weight_format)
         entries[f"{piece.name}.blocks"] = ("U8", shape)
+        if piece.weight_format == "int4":
+            entries[f"{piece.name}.factors"] = ("F32", (2, shape[0] * BLOCK))
         if piece.has_bias:
             entries[f"{piece.name}.bias"] = ("F32", (shape[0] * BLOCK,))
     return entries

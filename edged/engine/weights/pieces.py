@@ -55,6 +55,8 @@ def make(
         size = sizes.get(piece.name)
         packed = pack(weight, piece.weight_format, importance=None if size is None else size.mean_square)
         yield f"{piece.name}.blocks", packed.blocks
+        if packed.factors is not None:
+            yield f"{piece.name}.factors", packed.factors
         if piece.has_bias:
             biases = [tensor(f"{name}.bias", (outputs,)).float() for name, outputs in piece.parts]
             bias = interleave(*biases) if piece.in_turn else torch.cat(biases)

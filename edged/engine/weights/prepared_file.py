@@ -25,7 +25,7 @@ log = structlog.get_logger(__name__)
 Array = npt.NDArray[Any]
 Entry = tuple[str, tuple[int, ...]]  # a tensor's type, as safetensors names it, and its shape
 
-LAYOUT = "1"  # of the bytes; another one makes old prepared files void
+LAYOUT = "2"  # of the bytes; another one makes old prepared files void
 _ALIGNMENT = 64  # a cache line
 _MOST_HEADER = 100_000_000  # bytes; safetensors' own limit
 _DTYPES: Mapping[str, np.dtype[Any]] = {

@@ -86,7 +86,7 @@ def assemble(
     queries = shape.heads * shape.head_dim
 
     def packed(name: str, outputs: int) -> Packed:
-        return Packed(blocks=tensors[f"{name}.blocks"], outputs=outputs)
+        return Packed(blocks=tensors[f"{name}.blocks"], outputs=outputs, factors=tensors.get(f"{name}.factors"))
 
     def matrix(name: str, outputs: int) -> Matrix:
         return Matrix(packed=packed(name, outputs), bias=tensors.get(f"{name}.bias"))

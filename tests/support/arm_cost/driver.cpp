@@ -104,7 +104,7 @@ const float* random_vector(int size, float low, float high) {
 
 Matrix random_matrix(int outputs, int inputs, int bits, bool has_bias) {
   const size_t groups = size_t(outputs / 32) * (inputs / 32);
-  const int values = bits == 8 ? 1024 : 512, ends = bits == 8 ? 64 : 128;
+  const int values = bits == 8 ? 1024 : 512, ends = 64;
   uint8_t* const blocks = reserve<uint8_t>(groups * (values + ends));
   const float unit = 1.0f / ((bits == 8 ? 73.0f : 4.6f) * std::sqrt(float(inputs)));
   uint8_t* at = blocks;
@@ -115,12 +115,18 @@ Matrix random_matrix(int outputs, int inputs, int bits, bool has_bias) {
     }
     for (int i = 0; bits == 8 && i < values; ++i) at[i] = at[i] == 0 ? 1 : at[i];  // -128 is no weight
     for (int c = 0; c < 32; ++c) {
-      const float scale = unit * (0.75f + 0.5f * uniform());
-      const uint16_t pair[2] = {bf16(scale), bf16(-7.5f * scale)};
-      memcpy(at + values + c * (ends / 32), pair, ends / 32);
+      const float scale = 0.75f + 0.5f * uniform();
+      const uint16_t as_bf16 = bf16(unit * scale);
+      if (bits == 8) memcpy(at + values + 2 * c, &as_bf16, 2);
+      if (bits == 4) at[values + c] = 200 * scale, at[values + 32 + c] = 40 * uniform();
     }
   }
-  return {blocks, has_bias ? random_vector(outputs, -0.5f, 0.5f) : nullptr, outputs, inputs, bits};
+  float* const factors = bits == 4 ? reserve<float>(2 * outputs) : nullptr;
+  for (int i = 0; bits == 4 && i < outputs; ++i) {
+    factors[i] = (0.9f + 0.2f * uniform()) / 200 * unit;
+    factors[outputs + i] = -1380 * factors[i];  // 7.5 times the mean scale, less six times the mean minimum
+  }
+  return {blocks, factors, has_bias ? random_vector(outputs, -0.5f, 0.5f) : nullptr, outputs, inputs, bits};
 }
 
 Shape random_shape(int bits, int layers, int positions) {
@@ -227,7 +233,8 @@ struct Reader {
   Matrix matrix() {
     const int32_t outputs = number<int32_t>(), inputs = number<int32_t>(), bits = number<int32_t>();
     const uint8_t* blocks = tensor<uint8_t>();
-    return {blocks, tensor<float>(), outputs, inputs, bits};
+    const float* factors = tensor<float>();
+    return {blocks, factors, tensor<float>(), outputs, inputs, bits};
   }
 
   uint8_t* bytes;

@@ -9,6 +9,8 @@
 //   start_of(sum)          what `Activations` keeps for `group_dots` of the sum of a row's values in a group
 //   group_dots             dots[r][c], for each of ROWS rows and PARTS vectors: the sums over the group of weight times
 //                          activation. int4 takes the nibbles as they are (0..15), int8 takes w - 128.
+// It may define TILE as the attributes of a tile's function: where the tiles of all sizes are inlined into one function,
+// a compiler may find too few registers for them.
 // In a group four inputs of each channel stand side by side (a quadruple); 32 channels' quadruples are 128 bytes.
 
 #pragma once
@@ -31,4 +33,8 @@
 #include "dots_neon.h"
 #else
 #include "dots_portable.h"
+#endif
+
+#ifndef TILE
+#define TILE inline
 #endif

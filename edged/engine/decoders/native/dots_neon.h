@@ -7,6 +7,8 @@
 
 #include "vectors.h"
 
+#define TILE __attribute__((noinline))
+
 namespace {
 
 constexpr const char* kInstructions = "neon";

@@ -7,7 +7,8 @@
 extern "C" {
 
 struct Matrix {
-  const uint8_t* blocks;  // (outputs / 16, inputs / 32, bytes of a group)
+  const uint8_t* blocks;  // (outputs / 32, inputs / 32, bytes of a group)
+  const float* factors;   // (2, outputs): factors and bases; int8 has none
   const float* bias;      // (outputs,) or null
   int32_t outputs;        // a multiple of 32
   int32_t inputs;         // a multiple of 32

@@ -34,7 +34,7 @@ struct Model {
     const size_t widest = std::max({s.hidden, s.heads * s.head_dim, s.mlp});
     size_t seen = 0;
     for (int i = 0; i < spans; ++i) seen = std::max(seen, static_cast<size_t>(span[i].past + span[i].rows));
-    const size_t needed = std::max(widest, Attention::scratch_size(seen, s.head_dim));
+    const size_t needed = std::max(widest * kWidened / kGroup, Attention::scratch_size(seen, s.head_dim));
     scratch_size = std::max(scratch_size, (needed + 15) / 16 * 16);
     return x.reserve(rows * s.hidden) && qkv.reserve(rows * s.layer[0].qkv.outputs) &&
            mixed.reserve(rows * s.heads * s.head_dim) && inner.reserve(rows * s.mlp) && span_of.reserve(rows) &&
@@ -44,7 +44,8 @@ struct Model {
 
   [[nodiscard]] bool has_out_norms() const { return shape.layer[0].attention_out_norm != nullptr; }
 
-  // A thread's own memory: a row of activations, or what `Attention::scratch_size` tells.
+  // A thread's own memory: a row of activations, what a block's scales are widened to, or what `Attention::scratch_size`
+  // tells.
   float* scratch(int thread) const { return scratches.get() + thread * scratch_size; }
 
   Shape shape;
@@ -84,9 +85,10 @@ struct Step {
                },
                s.hidden, thread);
       const int width = layer.qkv.outputs;
-      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), [&](int row, int channel, const float* sums) {
+      auto keep = [&](int row, int channel, const float* sums) {
         std::memcpy(model.qkv.get() + static_cast<size_t>(row) * width + channel, sums, sizeof(float) * kBlock);
-      });
+      };
+      matmul(model.team, layer.qkv, model.activations, Passes(rows.count), model.scratch(thread), keep);
       model.team.wait();
       const Attention attention{s, rows, index, model.qkv.get(), width, model.mixed.get(), layer.window};
       for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) attention.place(layer, row);
@@ -101,16 +103,16 @@ struct Step {
       const int heads = s.heads * s.head_dim;
       activate(count, [&](int i, float* to) { std::memcpy(to, mixed(at(i)), sizeof(float) * heads); }, heads, thread);
       out_norm = layer.attention_out_norm;
-      add(layer.out, out_norm, count, at);
+      add(layer.out, out_norm, count, at, thread);
       model.team.wait();
       activate(count,
                [&](int i, float* to) { normalise(settled(out_norm, i, at(i)), layer.mlp_norm, s.hidden, s.eps, to); },
                s.hidden, thread);
-      gated(layer.gate_up, count);
+      gated(layer.gate_up, count, thread);
       model.team.wait();
       activate(count, [&](int i, float* to) { std::memcpy(to, inner(i), sizeof(float) * s.mlp); }, s.mlp, thread);
       out_norm = layer.mlp_out_norm;
-      add(layer.down, out_norm, count, at);
+      add(layer.down, out_norm, count, at, thread);
       model.team.wait();
     }
     activate(wanted,
@@ -124,10 +126,10 @@ struct Step {
         std::memcpy(to, sums, sizeof(float) * (s.vocab - channel));
     };
     if (head_blocks == 0) {
-      matmul(model.team, s.head, model.activations, Passes(wanted), finish);
+      matmul(model.team, s.head, model.activations, Passes(wanted), model.scratch(thread), finish);
     } else {
       for (int i = model.team.take(1); i < head_blocks; i = model.team.take(1))
-        multiply_block(s.head, head_block[i], model.activations, Passes(wanted), finish);
+        multiply_block(s.head, head_block[i], model.activations, Passes(wanted), model.scratch(thread), finish);
     }
   }
 
@@ -148,28 +150,19 @@ struct Step {
     model.team.wait();
   }
 
-  // Writes the embedding of each row's token to the residual stream.
+  // Writes the embedding of each row's token to the residual stream. It is int8 always.
   void embed() {
     const Matrix& m = model.shape.embedding;
-    const int groups = m.inputs / kGroup, size = group_bytes(m.bits);
+    const int groups = m.inputs / kGroup;
     for (int row = model.team.take(1); row < rows.count; row = model.team.take(1)) {
       const int channel = rows.tokens[row] % kBlock;
-      const uint8_t* from = m.blocks + static_cast<size_t>(rows.tokens[row] / kBlock) * groups * size;
+      const uint8_t* from = m.blocks + static_cast<size_t>(rows.tokens[row] / kBlock) * groups * group_bytes(8);
       float* to = x(row);
-      for (int g = 0; g < groups; ++g, from += size, to += kGroup) {
-        uint16_t ends[2];
-        if (m.bits == 8) {
-          std::memcpy(ends, from + kBlock * kGroup + 2 * channel, 2);
-          const float scale = of_bf16(ends[0]);
-          for (int k = 0; k < kGroup; ++k) to[k] = scale * (from[(k / 4 * kBlock + channel) * 4 + k % 4] - 128);
-        } else {
-          std::memcpy(ends, from + kBlock * kGroup / 2 + 4 * channel, 4);
-          const float scale = of_bf16(ends[0]), minimum = of_bf16(ends[1]);
-          for (int k = 0; k < kGroup; ++k) {
-            const int pair = from[(k / 8 * kBlock + channel) * 4 + k % 4];
-            to[k] = scale * (k / 4 % 2 == 0 ? pair & 15 : pair >> 4) + minimum;
-          }
-        }
+      for (int g = 0; g < groups; ++g, from += group_bytes(8), to += kGroup) {
+        uint16_t stored;
+        std::memcpy(&stored, from + value_bytes(8) + 2 * channel, 2);
+        const float scale = of_bf16(stored);
+        for (int k = 0; k < kGroup; ++k) to[k] = scale * (from[(k / 4 * kBlock + channel) * 4 + k % 4] - 128);
       }
       for (int i = 0; i < m.inputs; ++i) x(row)[i] *= model.shape.embedding_scale[i];
     }
@@ -178,12 +171,13 @@ struct Step {
   // Adds the matrix's outputs to the residual stream: those of activation row i to row at(i). Where they are to be
   // normalised first, they are kept until `settled`.
   template <typename At>
-  void add(const Matrix& m, const float* norm, int count, At at) {
-    matmul(model.team, m, model.activations, Passes(count), [&](int i, int channel, const float* sums) {
+  void add(const Matrix& m, const float* norm, int count, At at, int thread) {
+    auto finish = [&](int i, int channel, const float* sums) {
       float* to = (norm == nullptr ? x(at(i)) : kept(i)) + channel;
       for (int c = 0; c < kBlock; c += LANES)
         store(to + c, norm == nullptr ? load<F>(to + c) + load<F>(sums + c) : load<F>(sums + c));
-    });
+    };
+    matmul(model.team, m, model.activations, Passes(count), model.scratch(thread), finish);
   }
 
   // Gives a row of the residual stream, after what `add` kept of activation row i was normalised and added to it.
@@ -199,10 +193,10 @@ struct Step {
 
   // act(gate) * up (Shazeer 2020): a block's first half is gate, its second half up. Both activations are
   // gate / (1 + e^-z): silu with z = gate, the tanh form of gelu (Hendrycks and Gimpel 2016) with a cubic z.
-  void gated(const Matrix& m, int count) {
+  void gated(const Matrix& m, int count, int thread) {
     const int mlp = model.shape.mlp;
     const bool is_gelu = model.shape.activation == kGeluTanh;
-    matmul(model.team, m, model.activations, Passes(count), [&](int row, int channel, const float* sums) {
+    auto finish = [&](int row, int channel, const float* sums) {
       if (channel / 2 >= mlp) return;
       float* to = inner(row) + channel / 2;
       for (int c = 0; c < kHalf; c += LANES) {
@@ -210,7 +204,8 @@ struct Step {
         const F z = is_gelu ? gate * multiply_add(spread(1.59576912f), gate * gate, spread(0.0713548163f)) : gate;
         store(to + c, gate / (1.0f + exponential(-z)) * up);
       }
-    });
+    };
+    matmul(model.team, m, model.activations, Passes(count), model.scratch(thread), finish);
   }
 };
 

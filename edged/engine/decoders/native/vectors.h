@@ -113,6 +113,19 @@ class Four {
 #endif
 };
 
+#if defined(__ARM_NEON)
+// Four integers that stand in a row in memory, each of which is multiplied by whole vectors.
+class FourWhole {
+ public:
+  explicit FourWhole(const int32_t* from) : values_(vld1q_s32(from)) {}
+
+  template <int K> I times_plus(I x, I sum) const { return (I)vmlaq_laneq_s32((int32x4_t)sum, (int32x4_t)x, values_, K); }
+
+ private:
+  int32x4_t values_;
+};
+#endif
+
 // PARTS vectors of bf16.
 template <int PARTS>
 inline void from_bf16(const uint16_t* x, F (&to)[PARTS]) {
@@ -148,6 +161,31 @@ inline void from_bf16(const uint16_t* x, F (&to)[PARTS]) {
 #endif
     }
   }
+#endif
+}
+
+// PARTS vectors of bytes without sign, as integers.
+template <int PARTS>
+inline INLINE void from_bytes(const uint8_t* x, I (&to)[PARTS]) {
+#if LANES == 16
+  for (int c = 0; c < PARTS; ++c) to[c] = (I)_mm512_cvtepu8_epi32(load<__m128i>(x + c * LANES));
+#elif LANES == 8
+  for (int c = 0; c < PARTS; ++c) to[c] = (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)(x + c * LANES)));
+#elif defined(__SSSE3__) || defined(__ARM_NEON)
+  unrolled<PARTS>([&](auto c) INLINE {
+    B four{};  // vectors, or fewer
+    std::memcpy(&four, x + c / 4 * 16, PARTS < 4 ? PARTS * LANES : 16);
+    constexpr uint8_t k = c % 4 * 4;
+    const B places = {k, 255, 255, 255, k + 1, 255, 255, 255, k + 2, 255, 255, 255, k + 3, 255, 255, 255};  // 255: zero
+#if defined(__ARM_NEON)
+    to[c] = (I)vqtbl1q_u8((uint8x16_t)four, (uint8x16_t)places);
+#else
+    to[c] = (I)_mm_shuffle_epi8((__m128i)four, (__m128i)places);
+#endif
+  });
+#else
+  for (int c = 0; c < PARTS; ++c)
+    for (int i = 0; i < LANES; ++i) to[c][i] = x[c * LANES + i];
 #endif
 }
 
