@@ -5,7 +5,7 @@ Where the first prompt leaves doubt, further prompts ask the same question in ot
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Generic
 
 from edged.engine.calibration import Calibration, reading_of
@@ -32,24 +32,41 @@ from edged.tasks.outputs import FinishReason
 from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec
 from edged.tasks.text import Language, asked_in
+from edged.tasks.windows import windows
+
+_MOST_TOKENS = 8192  # of a text that is judged in windows
+_LEAST_WINDOW = 32  # tokens: where the context leaves less room beside the prompts, a text is judged as a whole
+_SPLIT_OTHERWISE = 8  # tokens that a window may have more inside a prompt than alone
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opinion:
-    """A prompt that asks for the label, and the bias of that prompt."""
+    """A prompt that asks for the label of a window of the text, and the bias of that prompt.
+
+    Attributes:
+        capacity: tokens that this prompt takes for the longest window.
+        windows: how many windows the text has; mostly one.
+        is_last: whether it asks about the last of them.
+    """
 
     prompt: ClassificationPrompt
     prior: Sequence[float]
+    capacity: int
+    windows: int
+    is_last: bool
 
 
 @dataclass(slots=True, kw_only=True)
 class Classifying(Running[K]):
     """Scores the labels at the end of the prompt; in doubt, at the end of the next prompt too.
 
+    A long text is judged in windows: a prompt is asked about each of them, and the mean of the evidence counts.
+
     Attributes:
         further: the prompts that are left to ask. When one is asked, `memory` is None until there is room again.
         evidence: of each label, from the `asked` prompts so far.
         neutralities: tell the probability that the text has no feeling, by the `readings` of the prompts so far.
+        of_windows: the readings of the present prompt, one for each window so far.
         further_plain: such evidence that does not come from the model, in nats.
         own: what was learned from the operator's own texts, where that is to be used.
         spent: tokens of the prompts before the present one.
@@ -64,6 +81,7 @@ class Classifying(Running[K]):
     evidence: list[float]
     neutralities: Neutralities
     readings: list[Reading]
+    of_windows: list[Reading] = field(default_factory=list)
     further_plain: float = 0.0
     own: OwnCalibration | None = None
     asked: int = 0
@@ -96,13 +114,19 @@ class Classifying(Running[K]):
         if not all(map(math.isfinite, found)):
             self.fail(ModelError(NO_NUMBERS))
             return
-        self.evidence = add_opinion(self.evidence, found, self.opinion.prior)
+        self.evidence = add_opinion(self.evidence, found, self.opinion.prior, share=1 / self.opinion.windows)
         if self.neutralities.after:
-            self.readings.append(reading_of(words, prompt, self.neutralities.signals, prior=self.opinion.prior))
+            self.of_windows.append(reading_of(words, prompt, self.neutralities.signals, prior=self.opinion.prior))
+        usage = self.spent + self._usage()
+        if not self.opinion.is_last:
+            self._ask(next(self.further), spent=usage)
+            return
+        if self.of_windows:
+            self.readings.append(mean(self.of_windows))
+            self.of_windows = []
         self.asked += 1
         scores = pooled(self.evidence, self.asked)
         neutral = self._neutral()
-        usage = self.spent + self._usage()
         if self.spec.is_in_doubt(scores, neutral) and (opinion := next(self.further, None)) is not None:
             self._ask(opinion, spent=usage)
             return
@@ -135,7 +159,7 @@ class Classifying(Running[K]):
         self.opinion = opinion
         self.prompt = opinion.prompt.tokens
         # With the words of this prompt, the last token of the text may be split differently.
-        self.capacity = max(self.capacity, opinion.prompt.capacity)
+        self.capacity = max(self.capacity, opinion.capacity)
         self.memory = None
         self.cached = 0
 
@@ -170,7 +194,7 @@ class Classifier(Generic[K]):
             number=submitted.number,
             times=Times(submitted=submitted.at),
             prompt=first.prompt.tokens,
-            capacity=first.prompt.capacity + self.prepared.further_capacity.get((self.spec.name, work.language), 0),
+            capacity=first.capacity + self.prepared.further_capacity.get((self.spec.name, work.language), 0),
             bytes_per_token=model.bytes_per_token,
             spec=self.spec,
             opinion=first,
@@ -200,8 +224,10 @@ class Classifier(Generic[K]):
         judge = judge_of(self.spec, language, model=loaded.info.id, weight_format=loaded.info.format)
         if (own := loaded.own_calibrations.get(judge)) is not None:
             self.prepared.own[self.spec.questions(language)] = own
-        capacities = [ask(opinion, text="", language=language).capacity for opinion in opinions]
+        empty = [ask(opinion, text="", language=language) for opinion in opinions]
+        capacities = [each.capacity for each in empty]
         self.prepared.further_capacity[self.spec.name, language] = max(capacities) - capacities[0]
+        self.prepared.room[self.spec.name, language] = min(map(loaded.prompter.room_beside, empty)) - _SPLIT_OTHERWISE
 
     def warm_language(self, language: Language) -> Language:
         """The language, if its prompt was warmed up on this model; a model that was just switched to may lack it."""
@@ -212,24 +238,49 @@ class Classifier(Generic[K]):
 
     def _further_plain(self, work: Work) -> float:
         text = self.prepared.loaded.prompter.read(self.spec, work.text, work.language)
-        if self.spec.knows_instruments and is_reading(text):
-            return EVIDENCE
-        return 0.0
+        return EVIDENCE if self.spec.knows_instruments and is_reading(text) else 0.0
 
     def _opinions(self, work: Work) -> Iterator[Opinion]:
         """The prompts to ask, in order, each made when it is needed: for most texts only the first is.
 
         Raises:
-            TooLong: the text does not fit into the first prompt. A further prompt that it does not fit is left out.
+            TooLong: the text does not fit into the first prompt, or is longer than any that is judged. A further prompt
+                that it does not fit is left out.
         """
         prompter = self.prepared.loaded.prompter
         # What names a label of one prompt is cut out for all of them.
         text = prompter.read(self.spec, work.text, work.language)
+        shown = self._windows(text, work.language)
         for each in self.spec.opinions(work.language) if self.spec.doubt else (self.spec,):
             try:
-                prompt = prompter.classification(each, text=text, language=work.language)
+                prompts = [prompter.classification(each, text=one, language=work.language) for one in shown]
             except TooLong:
                 if each is self.spec:
                     raise
-            else:
-                yield Opinion(prompt=prompt, prior=self.prepared.priors[each.question(work.language)])
+                continue
+            for number, prompt in enumerate(prompts, start=1):
+                yield Opinion(
+                    prompt=prompt,
+                    prior=self.prepared.priors[each.question(work.language)],
+                    capacity=max(one.capacity for one in prompts),
+                    windows=len(shown),
+                    is_last=number == len(shown),
+                )
+
+    def _windows(self, text: str, language: Language) -> tuple[str, ...]:
+        """The windows of a text; the whole text where it is short, or the task judges it as a whole.
+
+        Raises:
+            TooLong: it is longer than any text that is judged in windows.
+        """
+        prompter = self.prepared.loaded.prompter
+        room = self.prepared.room.get((self.spec.name, language), 0)
+        most = min(self.spec.window_tokens.get(language, room), room)
+        is_short = len(text.encode()) <= most  # no token is shorter than a byte
+        if is_short or not self.spec.window_tokens or most < _LEAST_WINDOW:
+            return (text,)
+        if (tokens := prompter.count(text)) > _MOST_TOKENS:
+            raise TooLong(
+                f"the text does not fit: it has {tokens} tokens, and at most {_MOST_TOKENS} are judged", field="text"
+            )
+        return windows(text, count=prompter.count, most=most)

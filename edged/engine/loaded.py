@@ -77,6 +77,7 @@ class Prepared(Generic[K]):
         priors: the bias of each prompt, by `ClassifySpec.question`. The warm-up fills it.
         further_capacity: by task and language, how many more tokens the longest of the further prompts takes than the
             first one. The warm-up fills it.
+        room: by the same, how many tokens of a text fit into the longest of the prompts. The warm-up fills it.
         neutralities: how a plain text is known, after one prompt, after two, and so on, by `ClassifySpec.questions`.
             The warm-up fills it for tasks that can learn it.
         own: what was learned from the operator's texts, by the same. The warm-up fills it.
@@ -88,6 +89,7 @@ class Prepared(Generic[K]):
     constraints: Constraints
     priors: dict[Hashable, list[float]] = field(default_factory=dict)
     further_capacity: dict[tuple[str, Language], int] = field(default_factory=dict)
+    room: dict[tuple[str, Language], int] = field(default_factory=dict)
     neutralities: dict[Hashable, Neutralities] = field(default_factory=dict)
     own: dict[Hashable, OwnCalibration] = field(default_factory=dict)
 

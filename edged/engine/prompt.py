@@ -148,13 +148,20 @@ class Prompter:
             named=_named(spec, language),
             plain=tuple(place for place, word in words.items() if word in prompt.plain_words),
         )
-        room = self._max_context_tokens - result.capacity
-        if room < 0:
+        if (room := self.room_beside(result)) < 0:
             raise TooLong(
                 f"the text does not fit: it is {-room} tokens over the model's context of {self._max_context_tokens}",
                 field="text",
             )
         return result
+
+    def room_beside(self, prompt: ClassificationPrompt) -> int:
+        """The tokens of the context that a prompt leaves; below 0 where it does not fit."""
+        return self._max_context_tokens - prompt.capacity
+
+    def count(self, text: str) -> int:
+        """How many tokens a text has."""
+        return len(self._plain(text))
 
     def generation(
         self,

@@ -125,7 +125,9 @@ def plain_evidence(words: Sequence[float], *, plain: Sequence[int], named: Seque
     return float(np.logaddexp.reduce(found[list(plain)]) - np.logaddexp.reduce(found[list(named)]))
 
 
-def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float]) -> list[float]:
+def add_opinion(
+    evidence: Sequence[float], log_probabilities: Sequence[float], prior: Sequence[float], *, share: float = 1.0
+) -> list[float]:
     """Add the evidence of one prompt, without the prompt's own bias.
 
     That is log p(label | text) - log p(label | text without content) (Zhao et al. 2021).
@@ -134,8 +136,9 @@ def add_opinion(evidence: Sequence[float], log_probabilities: Sequence[float], p
         evidence: the sum over the prompts before; zeros for the first prompt.
         log_probabilities: of the labels, by this prompt.
         prior: the same for texts that favour no label.
+        share: of the text that the prompt shows, in a mean over all parts of the text.
     """
-    return [e + p - q for e, p, q in zip(evidence, log_probabilities, prior, strict=True)]
+    return [e + share * p - share * q for e, p, q in zip(evidence, log_probabilities, prior, strict=True)]
 
 
 def pooled(evidence: Sequence[float], prompts: int) -> list[float]:

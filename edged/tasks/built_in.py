@@ -175,6 +175,7 @@ _SENTIMENT = ClassifySpec(
     polar_doubt=0.48,
     knows_instruments=True,
     is_prose=True,
+    window_tokens={"en": 64},
 )
 
 # --------------------------------------------------------------------------------------------- replies, and both

@@ -108,7 +108,8 @@ def _patterns(says: _Says) -> tuple[re.Pattern[str], re.Pattern[str]]:
     name, word, heading = (_any(each) for each in (says.names, says.words, says.headings))
     is_to = r"[\"'*]*\s*(?:[:=：]|[-=]>)\s*[\"'*]*"
     closing = r"(?![\w-])[\"'*]*[.!]?[)}\]]?"
-    key = r"[({\[]?[\"'*]*[^\W\d_][\w-]*"
+    # Bounded, and never tried shorter: on a long text without spaces the search would take seconds otherwise.
+    key = r"[({\[]?[\"'*]{0,9}[^\W\d_](?:\w|-(?!>)){0,60}+"
     found = rf"{key}{is_to}(?:{name}){closing}|(?<!\w)(?:{heading}){is_to}(?:{word}){closing}"
     # A heading and, alone on the next line, what stands behind it.
     found += rf"|(?<!\w)(?:{heading})[ \t]*\n\s*[\"'*]*(?:{name}|{word}){closing}(?=[ \t]*(?:\n|$))"

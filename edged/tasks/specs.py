@@ -106,6 +106,9 @@ class ClassifySpec:
             others are nearer than `polar_doubt`.
         knows_instruments: whether lines of instruments count as plain, see `tasks/instruments.py`.
         is_prose: whether the text is read as prose, see `tasks/prose.py`.
+        window_tokens: by language, how long a text may be that is judged as a whole; a longer one is judged in windows
+            of at most so many tokens, see `tasks/windows.py`, and the mean of their evidence counts. In a language
+            without a number, this is as much as the model's context has room for. Without any, no text is cut.
     """
 
     name: str
@@ -119,6 +122,7 @@ class ClassifySpec:
     polar_doubt: float = 0.0
     knows_instruments: bool = False
     is_prose: bool = False
+    window_tokens: Mapping[Language, int] = field(default_factory=dict)
 
     kind: ClassVar[str] = "classify"
     keeps_history: ClassVar[bool] = False

@@ -32,6 +32,7 @@ from edged.tasks.conversation import Turn
 from edged.tasks.message_kinds import kind_of
 from edged.tasks.own_calibration import OwnCalibration
 from edged.tasks.specs import ClassifySpec, ExtractSpec, GenerateSpec, Sampling, SamplingWishes, Tasks
+from edged.tasks.windows import windows
 from tests.support import assets, tiny
 from tests.support.quantised import native_model, weights_of
 from tests.support.waiting import TIMEOUT, eventually
@@ -274,7 +275,7 @@ def spoken(name: str, *words: str) -> ClassifySpec:
     prompt = SENTIMENT.prompts["zh"]
     labels = tuple(replace(label, said={"zh": (word,)}) for label, word in zip(SENTIMENT.labels, words, strict=True))
     prompts = {**SENTIMENT.prompts, "zh": replace(prompt, examples=prompt.examples[::-1])}
-    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further={}, doubt=0.0)
+    return replace(SENTIMENT, name=name, labels=labels, prompts=prompts, further={}, doubt=0.0, window_tokens={})
 
 
 def test_in_doubt_further_prompts_are_asked_and_their_evidence_is_pooled(start: Start) -> None:
@@ -326,6 +327,35 @@ def test_a_text_that_has_no_room_for_a_further_prompt_is_judged_without_it(start
     text = "on " * (CONTEXT - 200)
     ends = run(engine, *(Work(key=spec.name, spec=spec, text=text, language="zh") for spec in (first, always)))
     assert scores_of(ends["always"]) == pytest.approx(scores_of(ends["first"]), rel=1e-3)
+
+
+def test_a_long_text_is_judged_in_parts_and_their_evidence_is_pooled(
+    start: Start, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    first, second = spoken("first", "好", "坏"), spoken("second", "满意", "失望")
+    both = replace(first, name="both", further={"zh": (second,)}, doubt=1.0, window_tokens={"zh": 40})
+    engine = start(tasks=Tasks([first, second, both]))
+    sentences = [f"{text} {n}." for n, text in enumerate(("今天心情很好,想出去走走,明天也一样", "这个产品太差了") * 5)]
+    prompter = Prompter(tokenizer, max_context_tokens=CONTEXT, half_width=True)
+    parts = windows(" ".join(sentences), count=prompter.count, most=40)
+    ends = run(
+        engine,
+        Work(key="both", spec=both, text=" ".join(sentences), language="zh"),
+        Work(key="short", spec=both, text=sentences[0], language="zh"),
+        *(
+            Work(key=f"{spec.name} {text}", spec=spec, text=text, language="zh")
+            for spec in (first, second)
+            for text in (*parts, sentences[0])
+        ),
+    )
+    assert len(parts) > 2
+    for key, texts in (("both", parts), ("short", sentences[:1])):
+        each_alone = [ends[f"{name} {text}"] for name in ("first", "second") for text in texts]
+        alone = [scores_of(end)["positive"] for end in each_alone]
+        odds = math.prod(each / (1 - each) for each in alone) ** (1 / len(alone))
+        assert scores_of(ends[key])["positive"] == pytest.approx(odds / (1 + odds), rel=1e-3)
+        spent = [end.usage.prompt_tokens for end in (*each_alone, ends[key]) if isinstance(end, Classified)]
+        assert spent[-1] == sum(spent[:-1])
 
 
 @pytest.mark.parametrize("params", [GREEDY, DRAWN], ids=["greedy", "drawn"])
@@ -500,7 +530,10 @@ def test_no_reply_is_longer_than_the_setting(start: Start) -> None:
 def test_a_text_over_the_context_is_refused_and_long_history_is_trimmed(start: Start) -> None:
     engine = start()
     assert isinstance(error_of(run(engine, reply("r", "很长" * CONTEXT))["r"]), TooLong)
-    assert isinstance(error_of(run(engine, sentiment("s", "很长" * CONTEXT))["s"]), TooLong)
+    whole = replace(SENTIMENT, window_tokens={})
+    assert isinstance(error_of(run(engine, sentiment("s", "很长" * CONTEXT, spec=whole))["s"]), TooLong)
+    assert scores_of(run(engine, sentiment("s", "很长" * CONTEXT))["s"]), "in two windows"
+    assert isinstance(error_of(run(engine, sentiment("s", "很长" * 16 * CONTEXT))["s"]), TooLong)
     turns = tuple(
         Turn(role=role, content=f"{i} 这是一句很长的话" * 4) for i in range(30) for role in ("user", "assistant")
     )

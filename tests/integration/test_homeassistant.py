@@ -78,8 +78,7 @@ def test_a_running_home_assistant_shows_the_daemon_and_asks_it(
     home.wait_state("sensor.edged_box_state", "offline")
     is_available = {key: each["state"] != "unavailable" for key, each in states_by_id(home, config).items()}
     assert is_available == {key: key == "state" for key in config["components"]}
-    daemon.more = {}
-    daemon.start()
+    publish(daemon.broker, CONFIG, "", "-r")  # as the daemon does when discovery is turned off: see the test below
     home.wait(lambda: not states_by_id(home, config), "the end of the entities")
     assert home.complaints() == []
 

@@ -115,6 +115,11 @@ def test_the_bill_of_materials_has_every_package_with_its_licence(builder: Modul
     assert written == builder.sbom.bill(builder.sbom.debian_package("edged", "2.0-1", "arm64"), parts, 0)
 
 
+def test_the_sources_that_are_released_name_no_path_of_the_box_that_packed_them() -> None:
+    targets = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert "/.git" in targets["sdist"]["exclude"]  # in a worktree it is a file
+
+
 @pytest.mark.parametrize(("machine", "torch"), [("x86_64", ">=2.12"), ("aarch64", "<2.10")])
 def test_the_bill_of_a_wheel_has_what_its_machine_asks_for(
     builder: ModuleType, tmp_path: Path, machine: str, torch: str
