@@ -91,7 +91,8 @@ def values4(packed: Packed) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     blocks, groups, _ = stored.shape
     nibbles = stored[..., : BLOCK * GROUP // 2].reshape(blocks, groups, GROUP // 8, BLOCK, 1, 4)
     values = torch.cat((nibbles & 15, nibbles >> 4), dim=4)  # (blocks, groups, eights, channels, 2, 4)
-    scale, minimum = (_ends(each).float() for each in stored[..., BLOCK * GROUP // 2 :].chunk(2, dim=2))
+    ends = stored[..., BLOCK * GROUP // 2 :]
+    scale, minimum = _ends(ends[..., :BLOCK]).float(), _ends(ends[..., BLOCK:]).float()
     ordered = values.permute(0, 3, 1, 2, 4, 5).reshape(blocks * BLOCK, groups * GROUP)
     return ordered, scale * factor, base - minimum * (_MINIMUM_STEP * factor)
 
