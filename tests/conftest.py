@@ -3,6 +3,7 @@
 import logging
 import os
 import random
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ if _workers > 1:  # read by torch when it is imported: workers side by side shar
 
 def pytest_configure() -> None:
     """Choose the random seed once: the workers of pytest-xdist inherit the environment."""
+    # A script that runs the tests in the background has SIGINT ignored, and so would every process that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.environ.setdefault(seeds.RANDOM, str(random.SystemRandom().randrange(1_000_000)))
     log_to_pytest()
 

@@ -58,11 +58,12 @@ def test_a_whole_report(model: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert abs(decode.context_tokens - 128) <= 1
         assert 0 < decode.new_tokens <= DECODE_TOKENS
         assert positive(decode.tokens_per_s)
-    for latency in (report.first_token, report.sentiment):
+    # So small a model is asked for the feeling before it replies, by up to three prompts.
+    for latency, most in ((report.first_token, 4 * 60), (report.sentiment, 60)):
         assert latency is not None
         assert latency.samples == 10
         assert 0 < latency.p50_ms <= latency.p95_ms
-        assert 30 <= latency.prefilled_tokens < 60
+        assert 30 <= latency.prefilled_tokens < most
     assert [(each.concurrency, each.history) for each in report.message] == [
         (1, "new"),
         (1, "known"),
