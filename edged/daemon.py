@@ -4,8 +4,8 @@ Nothing is decided here about a request; `serving` does that, and `monitoring` d
 """
 
 import contextlib
+import queue
 import signal
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -81,17 +81,39 @@ _FINAL_S = 5.0  # for the last message and the last disk write
 _HANDOVER_S = 1.0  # for another box of the group to take over the queue
 
 
+class Wake:
+    """Wakes the main thread.
+
+    A signal's handler may set it: the handler runs in the main thread, and would wait for ever for the lock of a
+    `threading.Event` that this thread holds just then. `SimpleQueue.put` may be called there.
+    """
+
+    def __init__(self) -> None:
+        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def set(self) -> None:
+        """Wake the main thread, now or at its next wait."""
+        self._told.put(None)
+
+    def wait(self, timeout: float) -> None:
+        """Wait until it is set, or was set since the last wait."""
+        with contextlib.suppress(queue.Empty):
+            self._told.get(timeout=timeout)
+            while True:
+                self._told.get_nowait()
+
+
 @dataclass(slots=True)
 class _Signals:
     """The requests of signals and other threads to the main thread."""
 
-    wake: threading.Event
+    wake: Wake
     asked_to_stop: int = 0
     asked_to_reload: bool = False
 
     def on_signal(self, number: int, _: FrameType | None) -> None:
-        log.info("signal", name=signal.Signals(number).name)
         self.ask()
+        log.info("signal", name=signal.Signals(number).name)
 
     def on_hangup(self, _number: int, _: FrameType | None) -> None:
         self.asked_to_reload = True
@@ -139,7 +161,7 @@ class Daemon:
         )
         self._clock = clock
         self._started = clock()
-        self._signals = _Signals(threading.Event())
+        self._signals = _Signals(Wake())
         self._notifier = Notifier(systemd.notify_socket)
         self._listening = contextlib.ExitStack()
         topics = self._live.contract.topics
@@ -345,7 +367,6 @@ class Daemon:
             if self._health.makes_progress:
                 self._notifier.watchdog()
             self._signals.wake.wait(_TICK_S)
-            self._signals.wake.clear()
 
     def _use(self, live: LiveSettings) -> None:
         """Change what no part of its own changes, after the settings did."""
@@ -467,7 +488,6 @@ def _hand_over(membership: Membership, signals: _Signals, clock: Callable[[], fl
     """
     until = clock() + _HANDOVER_S
     while membership.must_hand_over and signals.asked_to_stop == 1 and (left := until - clock()) > 0:
-        signals.wake.clear()
         signals.wake.wait(left)
 
 
