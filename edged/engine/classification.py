@@ -73,7 +73,6 @@ class Classifying(Running[K]):
     """
 
     urgency: ClassVar[Urgency] = Urgency.CLASSIFY
-    borrows_prefix: ClassVar[bool] = True  # it is over after a step or two
 
     spec: ClassifySpec
     opinion: Opinion
@@ -86,6 +85,10 @@ class Classifying(Running[K]):
     own: OwnCalibration | None = None
     asked: int = 0
     spent: Usage = NO_USAGE
+
+    @property
+    def borrows_prefix(self) -> bool:
+        return True  # it is over after a step or two
 
     def span(self, rows: int) -> Span[K]:
         """The next `rows` tokens of the prompt; with the last of them, the branches of the label trie."""

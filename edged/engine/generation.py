@@ -67,7 +67,6 @@ class Generating(Running[K]):
     """
 
     urgency: ClassVar[Urgency] = Urgency.GENERATE
-    borrows_prefix: ClassVar[bool] = False
 
     max_new_tokens: int
     said: Sequence[int]
@@ -85,6 +84,10 @@ class Generating(Running[K]):
     @property
     def completion_tokens(self) -> int:
         return len(self.generated)
+
+    @property
+    def borrows_prefix(self) -> bool:
+        return self.feeling is not None  # which is over after a step or two
 
     @property
     def reusable_tokens(self) -> Sequence[int]:

@@ -42,8 +42,6 @@ class Running(ABC, Generic[K]):
 
     Attributes:
         urgency: which sequences go first.
-        borrows_prefix: whether its keys and values may be read where the prefix cache has them. Then nothing of them
-            can be kept afterwards.
         prompt: all tokens of the prompt; the first `cached` of them were taken from the prefix cache.
         capacity: tokens that its keys and values need room for, at their longest.
         bytes_per_token: memory of the keys and values of one token.
@@ -52,7 +50,6 @@ class Running(ABC, Generic[K]):
     """
 
     urgency: ClassVar[Urgency]
-    borrows_prefix: ClassVar[bool]
 
     work: Work
     emit: Emit
@@ -81,6 +78,11 @@ class Running(ABC, Generic[K]):
     def completion_tokens(self) -> int:
         """Tokens generated so far."""
         return 0
+
+    @property
+    def borrows_prefix(self) -> bool:
+        """Whether its keys and values may be read where the prefix cache has them; then none of them can be kept."""
+        return False
 
     @property
     def reusable_tokens(self) -> Sequence[int]:

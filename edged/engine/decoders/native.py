@@ -4,6 +4,7 @@ Where the library cannot be compiled, `lean.py` runs the same weights by torch's
 """
 
 import ctypes
+import mmap
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -33,15 +34,27 @@ from edged.engine.weights.rope import Rope
 
 _TILE = 16  # positions whose keys stand together
 _BF16 = 2  # bytes
-
-
 _CACHE_LINE = 64  # bytes
+_MAPPED_BYTES = 256 << 10
 
 
 def _aligned(shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """Memory that begins at a cache line; what it holds is not defined."""
+    """Memory that begins at a cache line; what it holds is not defined.
+
+    Large memory is mapped, and so goes back to the system as soon as nobody refers to it. On the heap, keys and values
+    of many lengths would leave holes between them that the process keeps.
+
+    Raises:
+        MemoryError: there is none.
+    """
     wanted = np.dtype(dtype)
     nbytes = prod(shape) * wanted.itemsize
+    if nbytes >= _MAPPED_BYTES:
+        try:
+            mapped = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        except OSError as error:
+            raise MemoryError(f"no memory for {nbytes} bytes") from error
+        return np.frombuffer(mapped, wanted).reshape(shape)
     room = np.empty(nbytes + _CACHE_LINE, np.uint8)
     first = -room.ctypes.data % _CACHE_LINE
     return room[first : first + nbytes].view(wanted).reshape(shape)
